@@ -1,0 +1,40 @@
+"""One frozen object from a file, the environment and systemd's credentials.
+
+>>> from forwarder import config
+>>> config.load(environ={"FORWARDER_QUEUE_MAX_BYTES": "2GiB"}).queue.max_bytes  # doctest: +SKIP
+2147483648
+
+Everything is checked before anything is done, and all that is wrong is told at once
+(:func:`load`). The settings themselves are the table in :mod:`forwarder.config.settings`.
+"""
+
+from __future__ import annotations
+
+from forwarder.config.credentials import Credentials, load_credentials
+from forwarder.config.listing import Shown, describe
+from forwarder.config.reading import load
+from forwarder.config.settings import SETTINGS, Settings
+
+__all__ = [
+    "SETTINGS",
+    "Credentials",
+    "Settings",
+    "Shown",
+    "describe",
+    "import_url",
+    "load",
+    "load_credentials",
+]
+
+# https://developer.mixpanel.com/reference/overview (regional hosts)
+HOSTS = {
+    "us": "https://api.mixpanel.com",
+    "eu": "https://api-eu.mixpanel.com",
+    "in": "https://api-in.mixpanel.com",
+}
+
+
+def import_url(settings: Settings) -> str:
+    """Where events are posted to."""
+    base = settings.mixpanel.url or HOSTS[settings.mixpanel.region]
+    return f"{base.rstrip('/')}/import"

@@ -1,0 +1,104 @@
+"""Kinds that name a place or an account: the ones into which people paste a secret by mistake."""
+
+from __future__ import annotations
+
+import re
+
+from forwarder.config.kinds import Kind, UnfitError
+
+
+class Path(Kind):
+    """An absolute path. *secret*: of a file that holds a secret; a wrong value may be the secret itself."""
+
+    remedy = "Give an absolute path, one that begins with /"
+
+    def __init__(self, *, optional: bool = True, secret: bool = False) -> None:
+        self.optional, self.secret = optional, secret
+        if secret:
+            self.remedy += ": the path of a file that holds the secret, not the secret itself"
+
+    def check(self, value: object) -> str:
+        path = str(super().check(value))
+        if not path.startswith("/") and (path or not self.optional):
+            raise UnfitError("is empty" if not path else "is not an absolute path")
+        return path
+
+    def hides(self, value: object) -> bool:
+        return self.secret and bool(value) and not (isinstance(value, str) and value.startswith("/"))
+
+
+class ProjectId(Kind):
+    """A project's number, as a number or as text; never repeated when wrong, since it may be the token."""
+
+    remedy = "Give the project's number from Mixpanel's project settings, not its token"
+
+    def check(self, value: object) -> str:
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
+        text = str(super().check(value)).strip()
+        if text and not re.fullmatch("[0-9]+", text):
+            raise UnfitError("is not a number")
+        return text
+
+    def hides(self, value: object) -> bool:
+        return re.fullmatch("[0-9]*", str(value).strip()) is None
+
+
+class Username(Kind):
+    """A service account's name. HTTP's Basic scheme allows no colon in it (RFC 7617, 2)."""
+
+    remedy = "Give the service account's username only; its secret goes into a file named by secret_file"
+
+    def check(self, value: object) -> str:
+        name = str(super().check(value))
+        if re.search(r"[:\s]", name):
+            raise UnfitError("holds a colon or a space, which no username does")
+        return name
+
+    def hides(self, value: object) -> bool:
+        return ":" in str(value)
+
+
+class Url(Kind):
+    """The base of an API: https, or http to this very host, without user, password, query or fragment."""
+
+    remedy = "Give the API's base, such as https://api-eu.mixpanel.com"
+
+    def check(self, value: object) -> str:
+        url = str(super().check(value))
+        if not url:
+            return url
+        from urllib.parse import urlsplit
+
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            raise UnfitError("is not a URL") from None
+        if "@" in url:
+            raise UnfitError(
+                "holds a user or password, and a secret has no place in the settings",
+                "Take out what stands before the @; give service_account and secret_file, or token_file",
+            )
+        if parts.scheme not in ("http", "https") or not host or port == 0 or re.search(r"[\s\\]", url):
+            raise UnfitError("is not an http or https URL")
+        if "?" in url or "#" in url:
+            raise UnfitError("has a query or a fragment")
+        if parts.path.rstrip("/").endswith("/import"):
+            raise UnfitError("ends in /import, which is added to it", "Leave /import out")
+        if parts.scheme == "http" and not is_loopback(host):
+            raise UnfitError("is not encrypted: the key would travel in the clear", "Use https://")
+        return url.rstrip("/")
+
+    def hides(self, value: object) -> bool:
+        return any(mark in str(value) for mark in "@?#")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether *host* is this host's own: localhost, 127.0.0.0/8 or ::1. Looks no name up."""
+    from ipaddress import ip_address
+
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,150 @@
+"""The key to Mixpanel: from a file, a systemd credential or the environment, and never shown."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from forwarder.config.settings import Settings
+from forwarder.errors import ConfigError, NotPermittedError
+
+BOTH_WAYS = (
+    "Give a service account (mixpanel.service_account, mixpanel.project_id, and its secret "
+    "by mixpanel.secret_file, the systemd credential mixpanel-secret or $FORWARDER_MIXPANEL_SECRET), "
+    "or the project's token (by mixpanel.token_file, the systemd credential mixpanel-token "
+    "or $FORWARDER_MIXPANEL_TOKEN)"
+)
+
+# No key of Mixpanel's comes near it; a larger file is some other file.
+MOST_SECRET_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Credentials:
+    """What HTTP's Basic scheme sends; the text form shows none of the secrets.
+
+    With a service account: its *username*, its secret as *password*, and the *project_id*.
+    With a project's token: the token as *username*, an empty *password* and no *project_id*.
+    Source: https://developer.mixpanel.com/reference/import-events (authentication).
+    """
+
+    username: str
+    password: str
+    project_id: str | None = None
+
+    def __repr__(self) -> str:
+        if self.project_id is None:
+            return "Credentials(token: not shown)"
+        return f"Credentials({self.username!r}, secret: not shown, project_id={self.project_id!r})"
+
+
+class Origin(NamedTuple):
+    """Where a secret comes from: *path* for a file, *variable* for the environment."""
+
+    name: str
+    path: str = ""
+    variable: str = ""
+    guarded: bool = False  # systemd's: readable by the service alone
+
+
+def find_secret(settings: Settings, kind: str, environ: Mapping[str, str] | None = None) -> Origin | None:
+    """Where the secret of *kind* (``secret`` or ``token``) would come from, without reading it."""
+    environ = os.environ if environ is None else environ
+    directory = environ.get("CREDENTIALS_DIRECTORY", "")
+    path: str = settings.mixpanel.secret_file if kind == "secret" else settings.mixpanel.token_file
+    if path:
+        guarded = bool(directory) and os.path.dirname(path) == directory.rstrip("/")
+        return Origin(f"mixpanel.{kind}_file {path!r}", path=path, guarded=guarded)
+    credential = os.path.join(directory, f"mixpanel-{kind}")
+    if directory and os.path.lexists(credential):
+        return Origin(f"systemd credential mixpanel-{kind}", path=credential, guarded=True)
+    variable = f"FORWARDER_MIXPANEL_{kind}".upper()
+    return Origin(f"${variable}", variable=variable) if environ.get(variable) else None
+
+
+def load_credentials(
+    settings: Settings, environ: Mapping[str, str] | None = None
+) -> tuple[Credentials, list[str]]:
+    """The key that requests are signed with, and warnings about how it is kept.
+
+    Each secret comes from its file, else its systemd credential, else its environment variable: the first
+    that is given counts, and must be good.
+
+    Raises:
+        ConfigError: when there is no key, or more than one way to sign in, or a key's file is not there,
+            empty or not one printable word. No message repeats a secret.
+        NotPermittedError: when this user can't read a key's file.
+    """
+    environ = os.environ if environ is None else environ
+    warnings: list[str] = []
+    secret, token = (find_secret(settings, kind, environ) for kind in ("secret", "token"))
+    account, project_id = settings.mixpanel.service_account, settings.mixpanel.project_id
+    if account and token:
+        raise ConfigError(
+            "There are two ways to sign in: mixpanel.service_account "
+            f"({settings.source('mixpanel.service_account')}) and a project's token ({token.name})",
+            "Keep one of them",
+        )
+    if account:
+        if not secret:
+            raise ConfigError(
+                "There is no secret for mixpanel.service_account",
+                "Give it by mixpanel.secret_file, the systemd credential mixpanel-secret "
+                "or $FORWARDER_MIXPANEL_SECRET",
+            )
+        return Credentials(account, _read(secret, environ, warnings), project_id), warnings
+    if not token:
+        what = (
+            f"There is a secret ({secret.name}), but no mixpanel.service_account"
+            if secret
+            else "There is no key"
+        )
+        raise ConfigError(f"{what} to sign in to Mixpanel with", BOTH_WAYS)
+    if secret:
+        warnings.append(
+            f"The token is used; the secret ({secret.name}) is not: mixpanel.service_account is not set"
+        )
+    return Credentials(_read(token, environ, warnings), ""), warnings
+
+
+def _read(origin: Origin, environ: Mapping[str, str], warnings: list[str]) -> str:
+    if origin.variable:
+        return _one_word(environ[origin.variable], origin.name)
+    try:
+        with open(origin.path, "rb") as stream:
+            mode = os.fstat(stream.fileno()).st_mode
+            content = stream.read(MOST_SECRET_BYTES + 1)
+    except PermissionError:
+        raise NotPermittedError(
+            f"This user can't read the key's file ({origin.name})",
+            "Make it the property of the daemon's user, mode 0600",
+        ) from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise ConfigError(
+            f"The key's file ({origin.name}) is not there", "Put the key into it, mode 0600"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"The key's file ({origin.name}) can't be read: {error.strerror}") from None
+    if stat.S_ISREG(mode) and mode & 0o044 and not origin.guarded:
+        warnings.append(f"Others than its owner can read the key's file ({origin.name}): chmod 600 it")
+    if len(content) > MOST_SECRET_BYTES:
+        raise ConfigError(
+            f"The key's file ({origin.name}) is larger than any key", "Name the file that holds the key"
+        )
+    # Not ASCII becomes a character that is not printable, and is refused as such.
+    return _one_word(content.decode("ascii", "replace").replace("\ufffd", "\0"), origin.name)
+
+
+def _one_word(text: str, name: str) -> str:
+    text = text.removesuffix("\n").removesuffix("\r")
+    if not text:
+        raise ConfigError(f"The key ({name}) is empty", "Put the key there, on one line")
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ConfigError(
+            f"The key ({name}) has more than one line, or spaces or unprintable characters in it",
+            "Put the key there alone, on one line",
+        )
+    return text

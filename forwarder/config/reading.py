@@ -1,0 +1,242 @@
+"""Settings from a file and the environment, checked as a whole before anything is done with them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from forwarder.config.kinds import UnfitError, type_name
+from forwarder.config.settings import SECTIONS, SETTINGS, Setting, Settings
+from forwarder.errors import ConfigError, NotPermittedError
+
+DEFAULT_FILE = "/etc/forwarder/forwarder.toml"
+
+# Secrets given by environment. They are not settings: nothing shows them.
+SECRET_VARIABLES = ("FORWARDER_MIXPANEL_SECRET", "FORWARDER_MIXPANEL_TOKEN")
+
+
+class Given(NamedTuple):
+    """A value as somebody gave it, not checked yet."""
+
+    value: object
+    source: str
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong, with the remedy; *keys* are the settings it is about."""
+
+    what: str
+    remedy: str
+    keys: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.what}. {self.remedy}" if self.remedy else self.what
+
+
+def load(path: str | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """The effective settings.
+
+    The file is *path*, else ``$FORWARDER_CONFIG``, else ``/etc/forwarder/forwarder.toml`` if it is there;
+    a file that is named must be there. ``FORWARDER_<SECTION>_<KEY>`` overrides a key of the file; an empty
+    variable counts as not set, as in a unit or compose file that passes on what may not be there.
+
+    Args:
+        path: A TOML file.
+        environ: The environment; the process's own when None.
+
+    Raises:
+        ConfigError: naming everything that is wrong at once, with key, value, source and remedy.
+        NotPermittedError: when this user can't read the file.
+    """
+    environ = os.environ if environ is None else environ
+    problems: list[Problem] = []
+    file, table = _read_file(path, environ)
+    given = _given_by_file(table, file or "", problems)
+    given.update(_given_by_environment(environ, problems))
+    values = _check(given, problems)
+    settings = Settings(
+        **{name: section(**values[name]) for name, section in SECTIONS.items()},
+        sources=MappingProxyType({key: given[key].source if key in given else "default" for key in SETTINGS}),
+        file=file,
+    )
+    # A key that is wrong by itself stands at its default here: what it contradicts can't be known.
+    wrong = {key for problem in problems for key in problem.keys}
+    problems += [problem for problem in _contradictions(settings) if not wrong.intersection(problem.keys)]
+    if problems:
+        raise _error(problems)
+    return settings
+
+
+def _error(problems: list[Problem]) -> ConfigError:
+    if len(problems) == 1:
+        return ConfigError(problems[0].what, problems[0].remedy)
+    lines = "".join(f"\n  {problem}" for problem in problems)
+    return ConfigError(f"{len(problems)} things are wrong with the settings:{lines}")
+
+
+def _read_file(path: str | None, environ: Mapping[str, str]) -> tuple[str | None, dict[str, Any]]:
+    """The settings file's path and what is in it; None when there is none and none was named."""
+    named = path if path is not None else environ.get("FORWARDER_CONFIG") or None
+    by = "--config" if path is not None else "$FORWARDER_CONFIG"
+    file = DEFAULT_FILE if named is None else os.path.abspath(named)
+    try:
+        # utf-8-sig: some editors put a byte order mark first, which tomllib takes for a wrong statement.
+        with open(file, encoding="utf-8-sig", newline="") as stream:
+            text = stream.read()
+    except PermissionError:
+        raise NotPermittedError(
+            f"This user can't read the settings file {_printable(file)}",
+            "Run as a user or in a group that may",
+        ) from None
+    except (FileNotFoundError, NotADirectoryError):
+        if named is None:
+            return None, {}
+        raise ConfigError(
+            f"The settings file {_printable(file)}, named by {by}, is not there", "Name one that is"
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"The settings file {_printable(file)} is not UTF-8", "Save it as UTF-8") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"The settings file {_printable(file)} can't be read: {reason}") from None
+    return file, _parse(text, file)
+
+
+def _parse(text: str, file: str) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        # TOMLDecodeError names line and column, and repeats nothing of a value; int() refuses 4300 digits.
+        raise ConfigError(
+            f"The settings file {_printable(file)} is not TOML: {_printable(str(error))}",
+            'Text stands in quotes: region = "eu"',
+        ) from None
+
+
+def _given_by_file(table: dict[str, Any], file: str, problems: list[Problem]) -> dict[str, Given]:
+    given = {}
+    for section, content in table.items():
+        if section not in SECTIONS:
+            problems.append(_unknown_section(section, content, file))
+        elif not isinstance(content, dict):
+            what = f"{section} ({_printable(file)}) is {type_name(content)}, not a section"
+            problems.append(Problem(what, f"Write [{section}] on a line of its own, and its keys below"))
+        else:
+            for name, value in content.items():
+                key = f"{section}.{name}"
+                if key in SETTINGS:
+                    given[key] = Given(value, file)
+                else:
+                    problems.append(_unknown_key(section, name, file))
+    return given
+
+
+def _given_by_environment(environ: Mapping[str, str], problems: list[Problem]) -> dict[str, Given]:
+    variables = {setting.variable: setting for setting in SETTINGS.values()}
+    prefixes = tuple(f"FORWARDER_{section}_".upper() for section in SECTIONS)
+    given = {}
+    for name, text in environ.items():
+        if name in variables:
+            setting = variables[name]
+            if text:
+                given[setting.key] = Given(setting.kind.read(text), f"${name}")
+        elif name.startswith(prefixes) and name not in SECRET_VARIABLES:
+            remedy = _did_you_mean(name, (*variables, *SECRET_VARIABLES)) or "Unset it"
+            problems.append(Problem(f"The environment variable {_printable(name)} names no setting", remedy))
+    return given
+
+
+def _check(given: Mapping[str, Given], problems: list[Problem]) -> dict[str, dict[str, Any]]:
+    """Checked values by section and name; what is wrong goes to *problems* and is left out."""
+    values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    for key, (value, source) in given.items():
+        setting = SETTINGS[key]
+        try:
+            if isinstance(value, int) and abs(value) >= 2**63:
+                raise UnfitError("is larger than a number in TOML may be")
+            values[setting.section][setting.name] = setting.kind.check(value)
+        except UnfitError as wrong:
+            what = f"{key}{_value(setting, value)} ({_printable(source)}) {wrong.what}"
+            problems.append(Problem(what, wrong.remedy or setting.kind.remedy, (key,)))
+    return values
+
+
+def _contradictions(settings: Settings) -> Iterator[Problem]:
+    def name(key: str) -> str:
+        return f"{key} ({_printable(settings.source(key))})"
+
+    account, project = "mixpanel.service_account", "mixpanel.project_id"
+    secret, token = "mixpanel.secret_file", "mixpanel.token_file"
+    initial, most = "delivery.retry_initial_s", "delivery.retry_max_s"
+    mixpanel, delivery = settings.mixpanel, settings.delivery
+    if mixpanel.token_file:
+        for key in (account, secret):
+            if SETTINGS[key].of(settings):
+                what = f"{name(key)} and {name(token)} are both set"
+                yield Problem(what, "Keep the service account or the token, not both", (key, token))
+    if mixpanel.service_account and not mixpanel.project_id:
+        what = f"{name(account)} is set without {project}"
+        yield Problem(what, "Give the project's number, from Mixpanel's project settings", (account, project))
+    if mixpanel.secret_file and not mixpanel.service_account and not mixpanel.token_file:
+        what = f"{name(secret)} is set without {account}"
+        yield Problem(what, "Give the service account's username, or leave both out", (secret, account))
+    if delivery.retry_max_s < delivery.retry_initial_s:
+        what = (
+            f"{most} = {delivery.retry_max_s} ({_printable(settings.source(most))}) is below "
+            f"{initial} = {delivery.retry_initial_s} ({_printable(settings.source(initial))})"
+        )
+        yield Problem(what, "The longest wait can't be shorter than the first", (most, initial))
+
+
+def _unknown_section(section: str, content: object, file: str) -> Problem:
+    shown = _printable(section)
+    if not isinstance(content, dict):
+        homes = [setting.section for setting in SETTINGS.values() if setting.name == section]
+        remedy = f"Put it below [{homes[0]}]" if homes else "Put each key below its [section]"
+        return Problem(f"{shown} ({_printable(file)}) stands outside of any section", remedy)
+    remedy = (
+        _did_you_mean(section, SECTIONS, "[{}]") or f"There are {', '.join(f'[{name}]' for name in SECTIONS)}"
+    )
+    return Problem(f"[{shown}] ({_printable(file)}) is not a section", remedy)
+
+
+def _unknown_key(section: str, name: str, file: str) -> Problem:
+    what = f"{section}.{_printable(name)} ({_printable(file)}) is not a setting"
+    if section == "mixpanel" and name in ("secret", "token", "password", "api_secret"):
+        remedy = "No secret stands in the settings: name its file with secret_file or token_file"
+        return Problem(what, remedy)
+    names = [setting.name for setting in SETTINGS.values() if setting.section == section]
+    homes = [setting.section for setting in SETTINGS.values() if setting.name == name]
+    remedy = f"It belongs below [{homes[0]}]" if homes else _did_you_mean(name, names)
+    return Problem(what, remedy or f"[{section}] has {', '.join(names)}")
+
+
+def _did_you_mean(word: str, known: Iterable[str], form: str = "{}") -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(word, list(known), 1)
+    return f"Did you mean {form.format(close[0])}?" if close else ""
+
+
+def _value(setting: Setting, value: object) -> str:
+    """`` = VALUE`` for a message: on one line, cut short, and left out where it may hold a secret."""
+    if setting.kind.hides(value):
+        return " = (not shown)"
+    if isinstance(value, list | dict) or (isinstance(value, int) and abs(value) >= 2**63):
+        return ""
+    shown = (
+        str(value).lower()
+        if isinstance(value, bool)
+        else repr(value)
+        if isinstance(value, str)
+        else str(value)
+    )
+    return f" = {shown if len(shown) <= 80 else shown[:77] + '...'}"
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else repr(text)[1:-1]

@@ -1,0 +1,255 @@
+"""Every setting there is: its name, default, kind and meaning, in one table.
+
+Loading, checking, the names of environment variables, ``forwarder config show`` and the test of
+``etc/forwarder.toml`` are all derived from it. To add a setting, add a field here and its lines there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from forwarder.config.addresses import Path, ProjectId, Url, Username
+from forwarder.config.kinds import Choice, Flag, Kind, Number, Size, Whole
+
+MIB = 2**20
+GIB = 2**30
+TIB = 2**40
+
+# https://developer.mixpanel.com/reference/import-events: "2000 events and 10MB uncompressed per request".
+# Whether that is 10^7 or 10 * 2^20 is not said, and the array's brackets and commas count too.
+MOST_BATCH_EVENTS = 2000
+MOST_BATCH_BYTES = 9_500_000
+
+
+def about(kind: Kind, doc: str) -> Mapping[str, Any]:
+    """What a setting's field carries: what it may be, and its documentation."""
+    return {"kind": kind, "doc": doc}
+
+
+@dataclass(frozen=True, slots=True)
+class Mixpanel:
+    """``[mixpanel]``: where events go, and as whom."""
+
+    region: str = field(
+        default="us",
+        metadata=about(Choice("us", "eu", "in"), "Where the project's data is kept: us, eu or in."),
+    )
+    url: str = field(
+        default="",
+        metadata=about(
+            Url(),
+            "The API's base, which overrides region: events are posted to {url}/import; "
+            "https, or http to this host itself.",
+        ),
+    )
+    project_id: str = field(
+        default="",
+        metadata=about(ProjectId(), "The project's number, needed with a service account."),
+    )
+    service_account: str = field(
+        default="",
+        metadata=about(
+            Username(), "The service account's username; without one, the project's token is used."
+        ),
+    )
+    secret_file: str = field(
+        default="",
+        metadata=about(
+            Path(secret=True),
+            "The file that holds the service account's secret; when empty, the systemd credential "
+            "mixpanel-secret, else the environment variable FORWARDER_MIXPANEL_SECRET.",
+        ),
+    )
+    token_file: str = field(
+        default="",
+        metadata=about(
+            Path(secret=True),
+            "The file that holds the project's token, instead of a service account; when empty, the systemd "
+            "credential mixpanel-token, else the environment variable FORWARDER_MIXPANEL_TOKEN.",
+        ),
+    )
+    strict: bool = field(
+        default=True,
+        metadata=about(Flag(), "Whether Mixpanel checks each event and says what is wrong with it."),
+    )
+    geolocate: bool = field(
+        default=False,
+        metadata=about(
+            Flag(), "Whether Mixpanel may place events without an ip property where this host is."
+        ),
+    )
+    ca_file: str = field(
+        default="",
+        metadata=about(Path(), "A bundle of further certificate authorities to trust, in PEM."),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """``[queue]``: where events wait."""
+
+    path: str = field(
+        default="/var/lib/forwarder",
+        metadata=about(Path(optional=False), "The queue's directory, on a local disk."),
+    )
+    max_bytes: int = field(
+        default=10 * GIB,
+        metadata=about(
+            Size(MIB, 1024 * TIB), "How large the queue may grow on disk before it takes no more events."
+        ),
+    )
+    min_free_bytes: int = field(
+        default=256 * MIB,
+        metadata=about(
+            Size(0, 1024 * TIB),
+            "How much of the disk must stay free; below it the queue takes no more events.",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """``[delivery]``: how events leave."""
+
+    batch_events: int = field(
+        default=MOST_BATCH_EVENTS,
+        metadata=about(
+            Whole(1, MOST_BATCH_EVENTS), "The most events in one request; Mixpanel takes no more than 2000."
+        ),
+    )
+    batch_bytes: int = field(
+        default=2 * MIB,
+        metadata=about(
+            Size(MIB, MOST_BATCH_BYTES),
+            "The most bytes in one request, uncompressed, as Mixpanel counts them.",
+        ),
+    )
+    linger_s: float = field(
+        default=1.0,
+        metadata=about(
+            Number(0, 3600, "seconds"), "How many seconds a part-filled batch may wait for more events."
+        ),
+    )
+    connections: int = field(
+        default=10,
+        metadata=about(
+            Whole(1, 64), "The most requests at once; the daemon finds out by itself how many are good."
+        ),
+    )
+    connect_timeout_s: float = field(
+        default=5,
+        metadata=about(
+            Number(0, 300, "seconds", allow_low=False), "How many seconds a connection may take to open."
+        ),
+    )
+    read_timeout_s: float = field(
+        default=60,
+        metadata=about(Number(0, 3600, "seconds", allow_low=False), "How many seconds to wait for a reply."),
+    )
+    retry_initial_s: float = field(
+        default=2,
+        metadata=about(
+            Number(0, 3600, "seconds", allow_low=False),
+            "How many seconds to wait after the first failure; it doubles.",
+        ),
+    )
+    retry_max_s: float = field(
+        default=60,
+        metadata=about(
+            Number(0, 86400, "seconds", allow_low=False), "The most seconds to wait from one try to the next."
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetters:
+    """``[dead_letters]``: what becomes of refused events."""
+
+    max_age_days: float = field(
+        default=0,
+        metadata=about(
+            Number(0, 36500, "days"),
+            "After how many days dead letters are deleted; 0 keeps them until a person does.",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """``[log]``: what is told along the way, on standard error."""
+
+    level: str = field(
+        default="info",
+        metadata=about(Choice("debug", "info", "warning", "error"), "The least grave messages to log."),
+    )
+    format: str = field(
+        default="auto",
+        metadata=about(
+            Choice("console", "json", "auto"),
+            "How a line looks: console for people, json for programs; auto is console on a terminal, "
+            "key=value with a priority under the systemd journal, and json anywhere else.",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The effective settings; two are equal when their values are, wherever these came from.
+
+    Attributes:
+        sources: ``section.key`` → where it came from: a file, a ``$VARIABLE`` or ``default``.
+        file: The settings file that was read, or None.
+    """
+
+    mixpanel: Mixpanel = field(default_factory=Mixpanel)
+    queue: Queue = field(default_factory=Queue)
+    delivery: Delivery = field(default_factory=Delivery)
+    dead_letters: DeadLetters = field(default_factory=DeadLetters)
+    log: Log = field(default_factory=Log)
+    sources: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), compare=False)
+    file: str | None = field(default=None, compare=False)
+
+    def source(self, key: str) -> str:
+        """Where the value of *key* (``section.key``) came from."""
+        return self.sources.get(key, "default")
+
+
+class Setting(NamedTuple):
+    """One row of the table."""
+
+    section: str
+    name: str
+    default: Any
+    kind: Kind
+    doc: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.section}.{self.name}"
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that overrides it."""
+        return f"FORWARDER_{self.section}_{self.name}".upper()
+
+    def of(self, settings: Settings) -> Any:
+        """Its value in *settings*."""
+        return getattr(getattr(settings, self.section), self.name)
+
+
+SECTIONS: dict[str, type] = {
+    "mixpanel": Mixpanel,
+    "queue": Queue,
+    "delivery": Delivery,
+    "dead_letters": DeadLetters,
+    "log": Log,
+}
+SETTINGS: dict[str, Setting] = {
+    row.key: row
+    for section, values in SECTIONS.items()
+    for column in fields(values)
+    for row in (Setting(section, column.name, column.default, **column.metadata),)
+}
