@@ -1,0 +1,208 @@
+"""From a producer's JSON text to the bytes that are stored: checked, completed, otherwise untouched."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from forwarder.errors import EventError
+from forwarder.event import rules as careful
+from forwarder.event.rules import BAD_IDS, MAX_EVENT_BYTES, MAX_MEMBERS
+
+
+class _Shape(msgspec.Struct):
+    event: str
+    properties: msgspec.Raw
+
+
+_shape = msgspec.json.Decoder(_Shape).decode
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_insert_id = re.compile(rb'"[A-Za-z0-9-]{1,36}"').fullmatch
+_bad_ids = frozenset(form for text in BAD_IDS for form in (text.encode(), b'"%s"' % text.encode()))
+_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def accept(line: bytes, now_ms: int, rules: bool = True, insert_id: str = "") -> bytes:
+    """Check and complete one event.
+
+    Args:
+        line: One JSON text.
+        now_ms: The time to fill in where ``time`` is missing, and the clock that rules are held
+            against; ms since the epoch.
+        rules: Whether Mixpanel's rules are checked; structure always is.
+        insert_id: The ``$insert_id`` to fill in where it is missing; a random one if empty.
+
+    Returns:
+        the final bytes, free of line breaks.
+
+    Raises:
+        EventError: with the reason.
+    """
+    line = line.strip()
+    if len(line) > MAX_EVENT_BYTES:
+        raise EventError(f"{len(line)} bytes long; Mixpanel takes events of up to {MAX_EVENT_BYTES} bytes")
+    found = _read_fast(line, now_ms) if rules else None
+    if found is None:
+        found = _read_carefully(line, now_ms, rules)
+    head, tail, has_time, has_insert_id = found
+    if not (has_time and has_insert_id):
+        missing = [] if has_time else [b'"time":%d' % now_ms]
+        if not has_insert_id:
+            missing.append(b'"$insert_id":"%s"' % (insert_id or uuid.uuid4().hex).encode())
+        line = head + b",".join(missing) + (b"" if tail.lstrip()[:1] == b"}" else b",") + tail
+        if len(line) > MAX_EVENT_BYTES:
+            raise EventError(f"with 'time' and '$insert_id' filled in it has {len(line)} bytes, over 1 MB")
+    if b"\n" in line or b"\r" in line:
+        # Between tokens only: inside a JSON string they are written escaped.
+        line = line.replace(b"\n", b" ").replace(b"\r", b" ")
+    return line
+
+
+def accept_many(
+    lines: Sequence[bytes], now_ms: int, rules: bool = True
+) -> tuple[list[bytes], list[tuple[int, str]]]:
+    """`accept` for many lines: the good ones pass, whatever the bad ones are.
+
+    Returns:
+        the accepted events' bytes in order, and (index into *lines*, reason) of each refused line.
+        Blank lines are neither.
+    """
+    accepted: list[bytes] = []
+    refused: list[tuple[int, str]] = []
+    # 96 random bits for the chunk and a counter: as unique as a UUID, without a system call for each.
+    prefix = os.urandom(12).hex()
+    for index, line in enumerate(lines):
+        if line and not line.isspace():
+            try:
+                accepted.append(accept(line, now_ms, rules, f"{prefix}{index:08x}"))
+            except EventError as error:
+                refused.append((index, str(error)))
+    return accepted, refused
+
+
+def complete_foreign(data: object, accepted_at: float, queue_id: str, row_id: int) -> bytes:
+    """Complete an event that a stranger put into the queue, the same way each time.
+
+    Only its structure is checked; the rules are Mixpanel's to judge, since nobody waits for our word.
+
+    Args:
+        data: What stands in the row.
+        accepted_at: The row's timestamp, in seconds since the epoch; becomes ``time``.
+        queue_id: The queue's identity, with *row_id* the source of ``$insert_id``.
+
+    Raises:
+        EventError: with the reason why it is no event.
+    """
+    if isinstance(data, str):
+        data = data.encode(errors="surrogatepass")
+    if not isinstance(data, bytes):
+        raise EventError(f"not JSON: the row holds {type(data).__name__}, not bytes")
+    insert_id = uuid.uuid5(uuid.UUID(queue_id), str(row_id)).hex
+    return accept(data, int(accepted_at * 1000), rules=False, insert_id=insert_id)
+
+
+def encode(event: Mapping[str, Any]) -> bytes:
+    """A Python mapping as JSON bytes, ready for `accept`.
+
+    Raises:
+        EventError: if it holds what JSON can't: NaN, a lone surrogate, a key that is no string, an
+            object of another type, itself.
+    """
+    if not isinstance(event, Mapping):
+        raise EventError(f"an event is a mapping, not {type(event).__name__}")
+    try:
+        _check_keys(event)
+        return _encoder.encode(dict(event)).encode()
+    except UnicodeEncodeError:
+        raise EventError("a string holds half of a surrogate pair (\\ud800-\\udfff)") from None
+    except (TypeError, ValueError) as error:
+        raise EventError(f"not JSON: {error}") from None
+    except RecursionError:
+        raise EventError(f"nested more than {careful.MAX_DEPTH} levels deep, or in itself") from None
+
+
+def _check_keys(value: object) -> None:
+    # json turns 1, None and True into the keys "1", "null" and "true", perhaps onto one that is there.
+    if isinstance(value, Mapping):
+        for key, member in value.items():
+            if not isinstance(key, str):
+                raise EventError(f"the key {key!r} is not a string")
+            if isinstance(member, (Mapping, list, tuple)):
+                _check_keys(member)
+    elif isinstance(value, (list, tuple)):
+        for member in value:
+            _check_keys(member)
+
+
+def _read_fast(line: bytes, now_ms: int) -> tuple[bytes, bytes, bool, bool] | None:
+    """Find an ordinary, clean event clean; None: it needs the careful reading.
+
+    Returns:
+        the text before and after the place where missing properties go, and whether ``time`` and
+        ``$insert_id`` are there.
+    """
+    if not line.isascii():
+        try:
+            line.decode()
+        except UnicodeDecodeError:
+            return None
+    if b"\\" in line and (b"\\ud" in line or b"\\uD" in line):
+        return None
+    try:
+        shape = _shape(line)
+        members = _members(shape.properties)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    values = b"".join(members.values())
+    # Each key costs two quotes. A duplicate key, a third member beside event and properties, and an
+    # escape in a name all cost more than that, so equality rules all of them out.
+    if line.count(b'"') != values.count(b'"') + 2 * len(members) + 6:
+        return None
+    has_time, has_insert_id = "time" in members, "$insert_id" in members
+    if b"{" in values or b"[" in values or len(members) - has_time - has_insert_id > MAX_MEMBERS:
+        return None
+    if not shape.event.strip() or not _keeps_rules(members, now_ms):
+        return None
+    cut = line[:-1].rstrip()
+    start = len(cut) - len(shape.properties) + 1
+    if cut[start - 1 :] != bytes(shape.properties):
+        return None
+    return line[:start], line[start:], has_time, has_insert_id
+
+
+def _keeps_rules(members: dict[str, msgspec.Raw], now_ms: int) -> bool:
+    """Whether ``time``, ``$insert_id`` and ``distinct_id`` are certainly good, or missing."""
+    if "time" in members:
+        try:
+            time = float(bytes(members["time"]))
+        except ValueError:
+            return False
+        if careful.time_fault(time, now_ms):
+            return False
+    if "$insert_id" in members:
+        insert_id = bytes(members["$insert_id"])
+        if not _insert_id(insert_id) or insert_id.lower() in _bad_ids:
+            return False
+    if "distinct_id" in members:
+        identity = bytes(members["distinct_id"])
+        # An escape, or the Kelvin sign whose lower case is k, may spell a bad one.
+        return b"\\" not in identity and identity.isascii() and identity.lower() not in _bad_ids
+    return True
+
+
+def _read_carefully(line: bytes, now_ms: int, rules: bool) -> tuple[bytes, bytes, bool, bool]:
+    """`_read_fast` for any line, with the reason why it is refused."""
+    event = careful.parse(line)
+    if rules:
+        careful.check(event, now_ms)
+    members = _members(line)
+    properties = bytes(members.pop("properties"))
+    others = b"".join(b"%s:%s," % (json.dumps(key).encode(), bytes(raw)) for key, raw in members.items())
+    head = b'{%s"properties":{' % others
+    return head, properties[1:] + b"}", "time" in event["properties"], "$insert_id" in event["properties"]

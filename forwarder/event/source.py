@@ -1,0 +1,95 @@
+"""Where input comes from: bytes off a descriptor, in large blocks from a file, at once from a live stream."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+from forwarder.errors import InputError
+
+BLOCK_BYTES = 2 << 20
+# So long more is waited for after the first bytes of a block: what trickles in is committed 25 times a
+# second, and within 0.1 s of a pause.
+GATHER_S = 0.04
+
+
+class StoppedError(Exception):
+    """Reading was asked to stop; every block that was read has been handed out."""
+
+
+class BrokenInputError(InputError):
+    """From here on the input can't be understood; what came before it is good."""
+
+    exit_code = 65
+
+
+class Source:
+    """The bytes of a file, pipe, FIFO, socket or terminal.
+
+    Args:
+        fd: The descriptor to read; stays the caller's to close.
+        wake_fd: A descriptor that becomes readable when reading is to stop; -1 for none.
+    """
+
+    def __init__(self, fd: int, wake_fd: int = -1) -> None:
+        self.read_bytes = 0
+        self._fd = fd
+        self._wake_fd = wake_fd
+        self._ended = self._woken = False
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLIN)
+        if wake_fd >= 0:
+            self._poll.register(wake_fd, select.POLLIN)
+
+    def read_block(self) -> bytes:
+        """The next bytes, up to `BLOCK_BYTES`: what there is when the input pauses; b"" at its end.
+
+        Once woken it returns what is there without waiting, one block at most, and then stops: what a
+        producer has written to a pipe is gone for that producer.
+
+        Raises:
+            InputError: if the descriptor can't be read.
+            StoppedError: when woken, and all that was read before has been returned.
+        """
+        pieces: list[bytes] = []
+        missing, timeout_s, deadline = BLOCK_BYTES, -1.0, 0.0
+        last = self._woken  # the block before this was the last one
+        while not last and missing and not self._ended and timeout_s != 0.0:
+            piece = self._read(missing) if self._wait(timeout_s) else None
+            if piece is not None:
+                self._ended = not piece
+                pieces.append(piece)
+                missing -= len(piece)
+            elif pieces or self._woken:
+                break
+            deadline = deadline or time.monotonic() + GATHER_S
+            if pieces:
+                timeout_s = max(0.0, deadline - time.monotonic())
+        block = b"".join(pieces)
+        if not block:
+            # An end that comes together with a signal may be the signal's doing, amid a line; and the
+            # wait that found the end may have looked before the signal came.
+            self.raise_if_stopped()
+        self.read_bytes += len(block)
+        return block
+
+    def raise_if_stopped(self) -> None:
+        """Raise `StoppedError` if reading was asked to stop."""
+        self._wait(0.0)
+        if self._woken:
+            raise StoppedError
+
+    def _wait(self, timeout_s: float) -> bool:
+        """Wait for input, -1: for ever, or until woken; whether there is input."""
+        found = {fd for fd, _ in self._poll.poll(None if timeout_s < 0 else timeout_s * 1000)}
+        self._woken = self._woken or self._wake_fd in found
+        return self._fd in found
+
+    def _read(self, size: int) -> bytes | None:
+        try:
+            return os.read(self._fd, size)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise InputError(f"can't be read: {error.strerror}") from None

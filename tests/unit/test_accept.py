@@ -1,0 +1,460 @@
+"""An event is refused with a reason, or stored as the text it came as, with what was missing filled in."""
+
+import json
+import uuid
+from collections.abc import Iterable
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from forwarder.errors import EventError
+from forwarder.event import MAX_EVENT_BYTES, accept, accept_many, complete_foreign
+from forwarder.event.accept import _read_carefully, _read_fast
+from forwarder.event.rules import BAD_IDS
+
+NOW_MS = 1_700_000_000_000
+ID = "0123456789abcdef0123456789abcdef"
+FILLED = b'"time":%d,"$insert_id":"%s"' % (NOW_MS, ID.encode())
+GIVEN = b'"time":1600000000,"$insert_id":"mine-1"'
+QUEUE_ID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
+
+raw_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def event(properties: bytes | str, name: str = '"A"') -> bytes:
+    text = properties.encode() if isinstance(properties, str) else properties
+    return b'{"event":%s,"properties":{%s}}' % (name.encode(), text)
+
+
+def take(line: bytes, rules: bool = True) -> bytes:
+    return accept(line, NOW_MS, rules, ID)
+
+
+def reason(line: bytes, rules: bool = True) -> str:
+    with pytest.raises(EventError) as refusal:
+        take(line, rules)
+    return str(refusal.value)
+
+
+def keys(count: int) -> str:
+    return ",".join(f'"k{number}":1' for number in range(count))
+
+
+# What is missing is filled in; nothing else changes.
+
+
+def test_time_and_insert_id_are_filled_in():
+    """An event without time and $insert_id gets both, in front of its own properties."""
+    assert take(event('"a":1')) == event(FILLED + b',"a":1')
+
+
+def test_given_time_and_insert_id_stay():
+    """An event that has both is stored as the very bytes it came as."""
+    assert take(event(GIVEN)) == event(GIVEN)
+
+
+@pytest.mark.parametrize(
+    ("has", "gets"),
+    [('"time":1600000000', f'"$insert_id":"{ID}",'), ('"$insert_id":"mine-1"', f'"time":{NOW_MS},')],
+)
+def test_only_the_missing_one_is_filled_in(has, gets):
+    """Of time and $insert_id, one that is there stays as it is when the other is added."""
+    assert take(event(has)) == event(gets + has)
+
+
+@pytest.mark.parametrize("inside", ["", " ", "\n  \t"])
+def test_empty_properties_are_completed(inside):
+    """Properties that hold nothing but white space become valid JSON with the two filled in."""
+    assert json.loads(take(event(inside)))["properties"] == json.loads(b"{%s}" % FILLED)
+
+
+def test_line_breaks_become_spaces():
+    """An event over several lines is stored as one, its values unchanged."""
+    line = b'{\r\n "event": "A",\n "properties": {\n "a":\t"x y"\r\n}\n}\n'
+    stored = take(line)
+    assert not {b"\n"[0], b"\r"[0]} & set(stored)
+    assert json.loads(stored) == {
+        "event": "A",
+        "properties": {"a": "x y", "time": NOW_MS, "$insert_id": ID},
+    }
+
+
+@pytest.mark.parametrize("nested", ["", ',"nested":{"deep":[1.0]}'], ids=["fast", "careful"])
+@pytest.mark.parametrize(
+    "written",
+    [
+        *("12345678901234567890", "-0", "-0.0", "0.1", "1", "1.0", "1.00", "1e-7", "1E400", "1e+2"),
+        *("123456789012345678901234567890.123456789", "9007199254740993", "9" * 5000),
+    ],
+    ids=lambda written: written[:12],
+)
+def test_numbers_are_kept_as_they_were_written(written, nested):
+    """No number is read and written again: its digits, sign, fraction and exponent stay."""
+    assert f'"n":{written}'.encode() in take(event(f'"n":{written}{nested}'))
+
+
+@pytest.mark.parametrize("nested", ["", ',"nested":{}'], ids=["fast", "careful"])
+@pytest.mark.parametrize(
+    "written",
+    [
+        *(
+            "é",
+            "日本",
+            "\U0001f600",
+            "\u2028\u2029",
+            "\x7f",
+            "\\u00e9",
+            "\\u2028",
+            "\\u0000",
+            '\\n\\t\\/\\\\\\"',
+        ),
+        *("\\ud83d\\ude00", "\\uD83D\\uDE00", "[{", "}, {", ": , "),
+    ],
+    ids=ascii,
+)
+def test_strings_are_kept_as_they_were_written(written, nested):
+    """No string is read and written again: not its escapes, not what it holds beyond ASCII."""
+    assert f'"s":"{written}"'.encode() in take(event(f'"s":"{written}"{nested}', f'"n{written}"'))
+
+
+def test_members_beside_event_and_properties_are_kept():
+    """What else a producer puts beside event and properties goes on to Mixpanel as it was."""
+    line = b'{"v":1.0,"properties":{"a":1e2},"event":"A","w\xc3\xa9":{"x":[1.50]}}'
+    members = {key: bytes(raw) for key, raw in raw_members(take(line)).items()}
+    assert (members["v"], members["wé"], members["event"]) == (b"1.0", b'{"x":[1.50]}', b'"A"')
+    assert members["properties"] == b"{%s," % FILLED + b'"a":1e2}'
+
+
+TRICKY_VALUES = [
+    *(b"1 -1 0 -0 01 1. .5 1e5 1E400 NaN Infinity -Infinity nul true null 12345678901234567890".split()),
+    *(b'"" "x" "0" "-1" "Nil" "n\\/a" "\\u006eull" "\\ud83d\\ude00"'.split()),
+    *(b'"\\ud800" "\\uDC00" "\\x" "\x01"'.split()),
+    *(b'"\xff" "\xed\xa0\x80" "\xe2\x80\xa8" "a\\"b" "a\\\\" "time" "[]" "a'.split()),
+    "\u212aunKnown".encode(),
+    '"un\u212anown"'.encode(),
+    *(b'{} [] {"a":1} {"a":1,"a":2} [1,[2]] [NaN] {"b":"\\ud800"}'.split()),
+    *(b'1600000000 1600000000000 "1600000000" 1.6e9 99999999999 1700003600 1700003601 -5'.split()),
+]
+TRICKY_KEYS = (
+    b'"a" "\\u0061" "b" "" "time" "ti\\u006de" "$insert_id" "distinct_id" "event" "properties" "\xc3\xa9"'
+    b' "\\ud800" "a\\"b" "\xff" a'
+).split()
+GAPS = st.sampled_from([b"", b"", b"", b" ", b"\n", b"\t \r"])
+
+
+@st.composite
+def members(draw: st.DrawFn, keys: list[bytes], values: st.SearchStrategy[bytes], most: int) -> bytes:
+    pairs = draw(st.lists(st.tuples(st.sampled_from(keys), values), max_size=most))
+    gap = draw(GAPS)
+    return b"{" + gap + (gap + b",").join(key + gap + b":" + gap + value for key, value in pairs) + gap + b"}"
+
+
+@st.composite
+def lines(draw: st.DrawFn) -> bytes:
+    """Texts that are events, or nearly so."""
+    values = st.sampled_from(TRICKY_VALUES)
+    properties = members(TRICKY_KEYS, values, 4)
+    ordinary = st.builds(
+        lambda gap, name, inside: b'{%s"event":%s,%s"properties":%s%s}' % (gap, name, gap, inside, gap),
+        GAPS,
+        st.sampled_from([b'"A"', b'"A"', b'" "', b'"\xe2\x80\x83"', b'"a\\"b"', b'"\\ud800"', b"1"]),
+        properties,
+    )
+    strange = members([b'"event"', b'"properties"', b'"ev\\u0065nt"', b'"x"'], values | properties, 4)
+    line = draw(ordinary | ordinary | strange)
+    if draw(st.booleans()):
+        cut = draw(st.integers(0, len(line)))
+        patch = draw(
+            st.sampled_from([b"", b'"', b",", b"{", b"}", b"\\", b":", b"\x00", b"\xff", b" ", b"\n"])
+        )
+        line = line[:cut] + patch + line[cut + draw(st.integers(0, 1)) :]
+    return line
+
+
+def agree(line: bytes) -> bool:
+    """Hold the two readings against each other; False: the fast one did not take *line*."""
+    line = line.strip()
+    fast = _read_fast(line, NOW_MS)
+    if fast is None:
+        return False
+    careful = _read_carefully(line, NOW_MS, rules=True)
+    assert fast[2:] == careful[2:]
+    # Without the rules only the careful reading is used.
+    quick, slow = raw_members(take(line)), raw_members(take(line, rules=False))
+    assert {key: bytes(raw) for key, raw in quick.items()} == {key: bytes(raw) for key, raw in slow.items()}
+    return True
+
+
+def settled(line: bytes, rules: bool) -> bool:
+    """Check that what is accepted is accepted as it is; False: *line* is refused."""
+    try:
+        stored = accept(line, NOW_MS, rules, ID)
+    except EventError:
+        return False
+    assert accept(stored, NOW_MS, rules, "another-id") == stored
+    assert b"\n" not in stored
+    assert {"time", "$insert_id"} <= json.loads(stored.decode())["properties"].keys()
+    return True
+
+
+def test_fast_reading_only_takes_what_the_careful_one_takes():
+    """Whatever one property is, the fast reading accepts nothing that the careful one refuses, and both
+    store the same text."""
+    taken = [agree(event(key + b":" + value)) for key in TRICKY_KEYS for value in TRICKY_VALUES]
+    assert 100 < sum(taken) < len(taken) / 2
+
+
+def test_what_is_stored_is_accepted_as_it_is():
+    """Whatever one property is, what was accepted once is accepted again, unchanged, and is one line."""
+    singles = [event(key + b":" + value) for key in TRICKY_KEYS for value in TRICKY_VALUES]
+    taken = [settled(line, rules) for line in singles for rules in (True, False)]
+    assert 200 < sum(taken) < len(taken)
+
+
+@given(lines(), st.booleans())
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_readings_agree_on_any_text(line, rules):
+    """Also for several properties, odd white space, duplicates and damage the two readings agree, and
+    what was accepted once is accepted again, unchanged."""
+    agree(line)
+    settled(line, rules)
+
+
+def test_fast_reading_takes_ordinary_events():
+    """Ordinary events, also with escapes and text beyond ASCII, don't need the careful reading."""
+    for properties in ('"a":1', '"distinct_id":"u-1","b":"é"', '"a":"\\n","c":null', GIVEN.decode(), ""):
+        assert _read_fast(event(properties), NOW_MS) is not None, properties
+
+
+# Structure, which always holds.
+
+REFUSED = {
+    "nothing": (b"", "not JSON"),
+    "half": (b'{"event":"A","properties":{', "not JSON"),
+    "two in one line": (event("") + event(""), "not JSON: Extra data"),
+    "list": (b"[]", "not an event: a list"),
+    "string": (b'"A"', "not an event: a single value"),
+    "NaN": (event('"a":NaN'), "NaN is not JSON"),
+    "Infinity": (event('"a":[-Infinity]'), "-Infinity is not JSON"),
+    "escaped lone surrogate": (event('"a":"\\ud800"'), "half of a surrogate pair"),
+    "escaped lone surrogate, low and upper case": (event('"a":"\\uDFFF"'), "half of a surrogate pair"),
+    "lone surrogate in a key": (event('"\\ud800":1'), "half of a surrogate pair"),
+    "lone surrogate in a name": (event("", '"\\udbff x"'), "half of a surrogate pair"),
+    "raw lone surrogate": (event(b'"a":"\xed\xa0\x80"'), "not UTF-8 (byte"),
+    "Latin-1": (event('"a":"é"').decode().encode("latin-1"), "not UTF-8 (byte 33)"),
+    "byte order mark": (b"\xef\xbb\xbf" + event(""), "not JSON"),
+    "control character": (event(b'"a":"\x01"'), "not JSON: Invalid control character"),
+    "line break in a string": (event('"a":"x\ny"'), "not JSON: Invalid control character"),
+    "duplicate property": (event('"a":1,"a":2'), "duplicate key 'a'"),
+    "duplicate by escape": (event('"a":1,"\\u0061":1'), "duplicate key 'a'"),
+    "duplicate, nested": (event('"o":{"a":1,"a":1}'), "duplicate key 'a'"),
+    "duplicate in a list": (event('"o":[{"a":1,"a":1}]'), "duplicate key 'a'"),
+    "duplicate event": (b'{"event":"A","event":"A","properties":{}}', "duplicate key 'event'"),
+    "duplicate properties": (b'{"event":"A","properties":{},"properties":{}}', "duplicate key 'properties'"),
+    "duplicate insert id": (event(GIVEN + b',"$insert_id":"b"'), "duplicate key '$insert_id'"),
+    "no event": (b'{"properties":{}}', "'event' must not be missing or blank"),
+    "blank event": (event("", '" \\t "'), "'event' must not be missing or blank"),
+    "blank event beyond ASCII": (event("", '"\u2003"'), "'event' must not be missing or blank"),
+    "event is a number": (event("", "5"), "'event' must not be missing or blank"),
+    "no properties": (b'{"event":"A"}', "'properties' must not be missing"),
+    "properties are null": (b'{"event":"A","properties":null}', "'properties' must not be missing"),
+    "properties are a list": (b'{"event":"A","properties":[]}', "'properties' must not be missing"),
+    "101 levels": (event(f'"a":{"[" * 99}{"]" * 99}'), "more than 100 levels"),
+    "10 000 levels": (event(f'"a":{"[" * 10_000}{"]" * 10_000}'), "more than 100 levels"),
+    "10 000 levels, not closed": (event(f'"a":{"[" * 10_000}'), "more than 100 levels"),
+}
+
+
+@pytest.mark.parametrize("rules", [True, False], ids=["rules", "no rules"])
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_event_is_refused(name, rules):
+    """Structure always holds, and a refusal names what is wrong."""
+    line, what = REFUSED[name]
+    assert what in reason(line, rules)
+
+
+def test_a_hundred_levels_pass():
+    """Documented depth is not enforced by Mixpanel; up to 100 levels are left to it."""
+    line = event(f'"a":{"[" * 98}{"]" * 98}')
+    assert take(line).endswith(line[len(b'{"event":"A","properties":{') :])
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+def test_one_megabyte_is_the_most(extra):
+    """An event of exactly 1 MB passes, one byte more does not."""
+    around = len(event(GIVEN + b',"a":""'))
+    line = event(GIVEN + b',"a":"%s"' % (b"x" * (MAX_EVENT_BYTES - around + extra)))
+    assert len(line) == MAX_EVENT_BYTES + extra
+    if extra:
+        assert "1000001 bytes long" in reason(line)
+    else:
+        assert take(line) == line
+
+
+def test_size_counts_what_is_filled_in():
+    """An event that only gets too large by what is filled in is refused, not sent to be refused."""
+    line = event(b'"a":"%s"' % (b"x" * (MAX_EVENT_BYTES - len(event('"a":""')))))
+    assert len(line) == MAX_EVENT_BYTES
+    assert "filled in it has" in reason(line)
+
+
+# Mixpanel's rules, which can be left to Mixpanel.
+
+BROKEN_RULES = {
+    **{
+        f"time {written}": (event(f'"time":{written}'), f"'properties.time' is invalid: {what}")
+        for written, what in {
+            '"1600000000"': "must be specified as seconds",
+            '"2020-09-13"': "must be specified as seconds",
+            "true": "must be specified as seconds",
+            "null": "must be specified as seconds",
+            "{}": "must be specified as seconds",
+            "0": "must not be before 1971",
+            "-1": "must not be before 1971",
+            "31535999": "must not be before 1971",
+            "31535999.9": "must not be before 1971",
+            "1700003601": "must not be in the future",
+            "1700003600001": "must not be in the future",
+            "4102444800000": "must not be in the future",
+            "99999999999": "must not be in the future",
+            "1E400": "must not be in the future",
+            "9" * 400: "must not be in the future",
+        }.items()
+    },
+    **{
+        f"$insert_id {written}": (
+            event(f'"$insert_id":{written}'),
+            f"'properties.$insert_id' is invalid: {what}",
+        )
+        for written, what in {
+            '""': "must not be blank",
+            "null": "must be a string",
+            "12": "must be a string",
+            "[]": "must be a string",
+            '"a b"': "must only contain alphanumeric",
+            '"a:b"': "must only contain alphanumeric",
+            '"a\\n"': "must only contain alphanumeric",
+            '"é"': "must only contain alphanumeric",
+            '"٣"': "must only contain alphanumeric",
+            f'"{"x" * 37}"': "must be at most 36 bytes, not 37",
+            f'"{"é" * 19}"': "must be at most 36 bytes, not 38",
+            '"NULL"': "'NULL' is not an id",
+            '"n\\u0075ll"': "'null' is not an id",
+            '"-1"': "'-1' is not an id",
+        }.items()
+    },
+    **{
+        f"distinct_id {written}": (event(f'"distinct_id":{written}'), "'properties.distinct_id' is invalid")
+        for written in [f'"{bad}"' for bad in sorted(BAD_IDS)]
+        + [f'"{bad.upper()}"' for bad in sorted(BAD_IDS)]
+        + ["0", "-1", "true", "false", "null", "[]", "{}", '"n\\/a"', '"\\u006eull"', '"un\u212anown"']
+    },
+    "256 properties": (event(keys(256)), "256 keys, at most 255"),
+    "256 properties and the two": (event(GIVEN.decode() + "," + keys(256)), "256 keys, at most 255"),
+    "256 nested keys": (event(f'"o":[{{{keys(256)}}}]'), "'properties.o[]' is invalid: 256 keys"),
+    "256 elements": (event(f'"o":[{"1," * 255}1]'), "'properties.o' is invalid: 256 elements"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_RULES, ids=ascii)
+def test_broken_rules_are_refused(name):
+    """What Mixpanel would refuse is refused at once, in its words where they are known."""
+    line, what = BROKEN_RULES[name]
+    assert what in reason(line)
+
+
+@pytest.mark.parametrize("name", BROKEN_RULES, ids=ascii)
+def test_rules_can_be_left_to_mixpanel(name):
+    """Without rules the same events are taken, unchanged and completed."""
+    line, _ = BROKEN_RULES[name]
+    given, stored = json.loads(line)["properties"], json.loads(take(line, rules=False))["properties"]
+    assert stored == {"time": NOW_MS, "$insert_id": ID, **given}
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        *(f'"time":{written}' for written in ("31536000", "1600000000.123", "1.6e9", "1600000000000")),
+        *(f'"time":{written}' for written in ("1700003600", "1700003600000", "1700003600.0")),
+        *(f'"$insert_id":"{given}"' for given in ("a", "A-1", "x" * 36, str(uuid.UUID(int=1)), "00")),
+        *(
+            f'"distinct_id":{given}'
+            for given in ('""', '"u-1"', '"é"', "12", "0.0", "00" and '"00"', '"a\\/b"')
+        ),
+        keys(255),
+        GIVEN.decode() + "," + keys(255),
+        f'"o":{{{keys(255)}}},"l":[{"1," * 254}1]',
+    ],
+    ids=lambda properties: ascii(properties[:40]),
+)
+def test_what_mixpanel_takes_is_taken(properties):
+    """Nothing is refused that Mixpanel may take; and what was taken is taken again."""
+    stored = take(event(properties))
+    assert take(stored) == stored
+
+
+# Many at once.
+
+
+def test_many_are_accepted_and_refused_by_line():
+    """Of many lines the good ones pass in order, the bad ones are named by index, blank ones are neither."""
+    good, bad = event('"a":1'), event('"a":NaN')
+    accepted, refused = accept_many([good, b"", bad, b" \t", event('"a":2'), b"x"], NOW_MS)
+    assert [json.loads(line)["properties"]["a"] for line in accepted] == [1, 2]
+    assert [index for index, _ in refused] == [2, 5]
+    assert "NaN" in refused[0][1]
+
+
+def insert_ids(lines: Iterable[bytes]) -> list[str]:
+    return [json.loads(line)["properties"]["$insert_id"] for line in lines]
+
+
+def test_filled_in_ids_are_unique_and_allowed():
+    """Each filled in $insert_id is another, across chunks too, and one that Mixpanel takes."""
+    found = [
+        *insert_ids(accept_many([event("")] * 500, NOW_MS)[0]),
+        *insert_ids(accept_many([event("")] * 500, NOW_MS)[0]),
+        *insert_ids(accept(event(""), NOW_MS) for _ in range(100)),
+    ]
+    assert len(set(found)) == 1100
+    assert all(len(one) == 32 and one.isalnum() for one in found)
+
+
+# Rows of strangers.
+
+
+def test_foreign_row_is_completed_the_same_way_each_time():
+    """A stranger's event gets the row's time and an id of queue and row: the same at each try."""
+    data = b'{"event": "A", "properties": {}}'
+    once = complete_foreign(data, 1_600_000_000.5, QUEUE_ID, 7)
+    assert once == complete_foreign(data, 1_600_000_000.5, QUEUE_ID, 7)
+    properties = json.loads(once)["properties"]
+    assert properties["time"] == 1_600_000_000_500
+    assert properties["$insert_id"] == uuid.uuid5(uuid.UUID(QUEUE_ID), "7").hex
+
+
+def test_foreign_rows_are_told_apart():
+    """The same text in another row, or in another queue, gets another id."""
+    data = event("")
+    found = [
+        complete_foreign(data, 1.0, QUEUE_ID, 7),
+        complete_foreign(data, 1.0, QUEUE_ID, 8),
+        complete_foreign(data, 1.0, str(uuid.UUID(int=5)), 7),
+    ]
+    assert len(set(insert_ids(found))) == 3
+
+
+def test_foreign_rows_are_not_held_to_rules():
+    """What breaks Mixpanel's rules in a stranger's row is passed on: Mixpanel's answer goes with it."""
+    line = event('"distinct_id":"null",' + GIVEN.decode())
+    assert complete_foreign(line, 1.0, QUEUE_ID, 7) == line
+    assert complete_foreign(line.decode(), 1.0, QUEUE_ID, 7) == line
+
+
+@pytest.mark.parametrize("data", [None, 5, 0.5, b"\x80\x04K\x05.", b"", "\ud800", "x", event('"a":NaN')])
+def test_foreign_row_that_is_no_event_is_refused(data):
+    """Whatever stands in a row, the refusal is one of an event, not a crash."""
+    with pytest.raises(EventError):
+        complete_foreign(data, 1.0, QUEUE_ID, 7)

@@ -1,0 +1,133 @@
+"""Python objects become JSON that says the same, or are refused with the reason."""
+
+import collections
+import datetime
+import decimal
+import enum
+import json
+import types
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from forwarder.errors import EventError
+from forwarder.event import accept, encode
+
+NOW_MS = 1_700_000_000_000
+
+
+class Plan(enum.StrEnum):
+    FREE = "free"
+
+
+def event(value: object) -> dict[str, object]:
+    return {"event": "A", "properties": {"value": value}}
+
+
+def circular_dict() -> dict[str, object]:
+    value: dict[str, object] = {}
+    value["self"] = value
+    return value
+
+
+def circular_list() -> list[object]:
+    value: list[object] = []
+    value.append(value)
+    return value
+
+
+def deep(levels: int) -> list[object]:
+    value: list[object] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+REFUSED = {
+    "NaN": (float("nan"), "not JSON"),
+    "infinity": ([float("-inf")], "not JSON"),
+    "decimal": (decimal.Decimal("1.5"), "not JSON: Object of type Decimal"),
+    "datetime": (datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC), "not JSON: Object of type datetime"),
+    "bytes": (b"x", "not JSON: Object of type bytes"),
+    "set": ({1}, "not JSON: Object of type set"),
+    "integer as key": ({1: 2}, "the key 1 is not a string"),
+    "None as key, nested": ([({None: 2},)], "the key None is not a string"),
+    "bool as key": ({"1": {True: 2}}, "the key True is not a string"),
+    "circular dict": (circular_dict(), "nested more than 100 levels deep, or in itself"),
+    "circular list": (circular_list(), "nested more than 100 levels deep, or in itself"),
+    "10 000 levels": (deep(10_000), "nested more than 100 levels deep"),
+    "lone surrogate": ("\ud800", "half of a surrogate pair"),
+    "lone surrogate in a key": ({"\udfff": 1}, "half of a surrogate pair"),
+    "surrogates written apart": ("\ud83d\ude00", "half of a surrogate pair"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_json_cannot_hold_is_refused(name):
+    """What JSON can't hold is refused with the reason, and never turned into something else."""
+    value, what = REFUSED[name]
+    with pytest.raises(EventError) as refusal:
+        encode(event(value))
+    assert what in str(refusal.value)
+
+
+@pytest.mark.parametrize("what", [None, "A", b"{}", [("event", "A")], 5])
+def test_an_event_is_a_mapping(what):
+    """Anything but a mapping is refused as an event."""
+    with pytest.raises(EventError, match="an event is a mapping"):
+        encode(what)
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (2**64, "18446744073709551616"),
+        (-(10**30), "-1" + "0" * 30),
+        (1.0, "1.0"),
+        (-0.0, "-0.0"),
+        (1e-7, "1e-07"),
+        (0.1 + 0.2, "0.30000000000000004"),
+        ((1, (2,)), "[1,[2]]"),
+        (True, "true"),
+        (None, "null"),
+        ("é\U0001f600\u2028", '"é\U0001f600\u2028"'),
+        ('\x00\n"\\', '"\\u0000\\n\\"\\\\"'),
+        (Plan.FREE, '"free"'),
+        (collections.OrderedDict(b=1, a=2), '{"b":1,"a":2}'),
+    ],
+    ids=ascii,
+)
+def test_values_are_written_in_full(value, written):
+    """Numbers keep all their digits, tuples become lists, text stays text."""
+    assert encode(event(value)) == b'{"event":"A","properties":{"value":%s}}' % written.encode()
+
+
+def test_any_mapping_is_an_event():
+    """An event need not be a dict, as long as it is a mapping."""
+    assert (
+        encode(types.MappingProxyType({"event": "A", "properties": {}})) == b'{"event":"A","properties":{}}'
+    )
+
+
+def test_nothing_of_the_producer_is_changed():
+    """The producer's own objects stay as they are: nothing is filled in there."""
+    mine = {"event": "A", "properties": {"a": [1]}}
+    accept(encode(mine), NOW_MS)
+    assert mine == {"event": "A", "properties": {"a": [1]}}
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text().filter(lambda key: key not in ("time", "$insert_id")), values, max_size=4))
+@settings(max_examples=30, deadline=None)
+def test_what_is_put_is_what_is_stored(properties):
+    """Whatever JSON can hold comes out of encoding and accepting as it went in."""
+    stored = json.loads(accept(encode({"event": "A", "properties": properties}), NOW_MS, rules=False))
+    del stored["properties"]["time"], stored["properties"]["$insert_id"]
+    assert stored == {"event": "A", "properties": properties}
