@@ -1,0 +1,53 @@
+"""Where events wait: the only place that knows SQLite and persist-queue.
+
+The life of an event, and who cleans up after a crash:
+
+========= ============================== ======================================= ===========================
+state     where it is                    who moves it on                         after a crash
+========= ============================== ======================================= ===========================
+offered   the producer's own memory      `EventQueue` checks, completes, commits the producer still owns it
+waiting   a row of ``ack_queue_default`` `Consumer.claim` reads it               still waiting
+in flight still the same row             the reply; `Consumer.settle`            waiting, and sent again with
+                                                                                 the same ``$insert_id``
+delivered row gone, counted, batch in    nobody                                  delivered
+          ``deliveries``
+dead      row of ``dead_letters``        a person: `dead_letters`                dead
+========= ============================== ======================================= ===========================
+
+Statuses of a row are persist-queue's: 0 *inited* (put by plain persist-queue: checked and completed when
+it is claimed), 1 *ready* (put by us: final bytes), 2 *unack* and 9 *ack_failed* (a plain consumer's
+leftovers: taken up like 0), 5 *acked* (a plain consumer is done with it: swept, and counted as deleted).
+"""
+
+from forwarder.spool import books, control, dead_letters
+from forwarder.spool.ackqueue import AckQueue
+from forwarder.spool.consumer import Claim, Consumer, Control, Dead, Settlement
+from forwarder.spool.queue import EventQueue
+from forwarder.spool.records import DeadLetter, Delivery, Figures, Group, Selection, Waiting
+from forwarder.spool.sqlite_errors import QueueReplacedError, SpoolFullError
+from forwarder.spool.turnstile import open_shared
+from forwarder.spool.view import NoQueueError, View
+
+__all__ = [
+    "AckQueue",
+    "Claim",
+    "Consumer",
+    "Control",
+    "Dead",
+    "DeadLetter",
+    "Delivery",
+    "EventQueue",
+    "Figures",
+    "Group",
+    "NoQueueError",
+    "QueueReplacedError",
+    "Selection",
+    "Settlement",
+    "SpoolFullError",
+    "View",
+    "Waiting",
+    "books",
+    "control",
+    "dead_letters",
+    "open_shared",
+]

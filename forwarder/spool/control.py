@@ -1,0 +1,27 @@
+"""What a person asks of the daemon, durably and from any process."""
+
+from forwarder.spool.ackqueue import AckQueue
+
+
+def pause(path: str) -> None:
+    """Stop delivery, until `resume`; a daemon that runs sees it within 0.1 s."""
+    _update(path, "paused = 1")
+
+
+def resume(path: str) -> None:
+    """Start delivery again."""
+    _update(path, "paused = 0")
+
+
+def request_flush(path: str) -> None:
+    """Let the daemon forget its present wait and try now."""
+    _update(path, "flush_requests = flush_requests + 1")
+
+
+def _update(path: str, assignment: str) -> None:
+    queue = AckQueue(path)
+    try:
+        with queue.transaction() as connection:
+            connection.execute(f"UPDATE control SET {assignment}")
+    finally:
+        queue.close()

@@ -1,0 +1,134 @@
+"""A producer's way in: `EventQueue`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from forwarder.event import accept, encode
+from forwarder.spool import schema
+from forwarder.spool.ackqueue import INSERT, AckQueue
+from forwarder.spool.sqlite_errors import SpoolFullError, translated
+from forwarder.spool.status import READY
+
+GIB = 1024**3
+
+
+class EventQueue:
+    """The queue in a directory, for programs that hand events over.
+
+    Usable from several threads and processes at once, after a fork, and as a context manager. When a
+    call has returned, its events are on disk; when it has raised, none of them is.
+
+    Args:
+        path: The queue's directory; made if missing.
+        max_bytes: Refuse events once the queue takes this much disk.
+        min_free_bytes: Refuse events when the disk has less than this free.
+        lock_timeout_s: How long to wait for other writers.
+        rules: Whether events are held to Mixpanel's rules, or only to an event's structure.
+
+    Raises:
+        ConfigError: there is a database in *path* that is not a queue.
+        NotPermittedError: this user may not write there.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] = "/var/lib/forwarder",
+        *,
+        max_bytes: int = 10 * GIB,
+        min_free_bytes: int = GIB // 4,
+        lock_timeout_s: float = 10.0,
+        rules: bool = True,
+    ) -> None:
+        self.path = os.fspath(path)
+        self._max_bytes = max_bytes
+        self._min_free_bytes = min_free_bytes
+        self._rules = rules
+        self._queue = AckQueue(self.path, timeout=lock_timeout_s)
+
+    def put(self, event: Mapping[str, Any]) -> int:
+        """Store one event durably.
+
+        Args:
+            event: ``{"event": name, "properties": {...}}``; ``time`` and ``$insert_id`` are filled in
+                where they are missing.
+
+        Returns:
+            the id of its row.
+
+        Raises:
+            EventError: the event is refused, with the reason.
+            TryAgainError: the queue is full, or locked for too long.
+            StorageError: the disk answers with an error.
+        """
+        record = accept(encode(event), _now_ms(), self._rules)
+        self._check_room()
+        return self._queue.insert(record, READY)
+
+    def put_many(self, events: Iterable[Mapping[str, Any]]) -> int:
+        """Store events durably: all of them, or none. Raises as `put` does; returns how many."""
+        now_ms = _now_ms()
+        return self.append([accept(encode(event), now_ms, self._rules) for event in events])
+
+    def append(self, records: Sequence[bytes]) -> int:
+        """Store what :func:`forwarder.event.accept` has returned: all of it durably, or nothing.
+
+        Returns:
+            how many.
+
+        Raises:
+            TryAgainError, StorageError: as `put`.
+        """
+        if not records:
+            return 0
+        self._check_room()
+        accepted_at = time.time()
+        with self._queue.transaction() as connection:
+            connection.executemany(INSERT, [(record, accepted_at, READY) for record in records])
+        return len(records)
+
+    def close(self) -> None:
+        """Close the files; a later call opens them again."""
+        self._queue.close()
+
+    def __enter__(self) -> EventQueue:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check_room(self) -> None:
+        self._queue.connect()
+        with translated(self.path):
+            try:
+                disk = os.statvfs(self.path)
+                size_bytes = os.stat(self._queue.database_path).st_size
+                size_bytes += os.stat(self._queue.database_path + "-wal").st_size
+            except FileNotFoundError:
+                return  # gone since it was opened: the next transaction makes it anew
+        free_bytes = disk.f_bavail * disk.f_frsize
+        if free_bytes < self._min_free_bytes:
+            raise SpoolFullError(
+                f"the disk under {self.path} has {free_bytes:,} bytes free, less than queue.min_free_bytes "
+                f"({self._min_free_bytes:,})",
+                "Nothing was stored; what was accepted before is safe. Make room, or lower the setting",
+            )
+        if size_bytes >= self._max_bytes:
+            with translated(self.path):
+                used_bytes = schema.used_bytes(self._queue.connect())
+            if used_bytes >= self._max_bytes:
+                raise SpoolFullError(
+                    f"the queue in {self.path} takes {used_bytes:,} bytes, as much as queue.max_bytes allows "
+                    f"({self._max_bytes:,})",
+                    "Nothing was stored; try again when the daemon has delivered some",
+                )
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

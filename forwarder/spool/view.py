@@ -1,0 +1,216 @@
+"""Looking at the queue without touching it: read-only, in short reads, whatever the daemon does."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+from forwarder.errors import UnavailableError
+from forwarder.spool import schema
+from forwarder.spool.ackqueue import DATABASE
+from forwarder.spool.records import DeadLetter, Delivery, Figures, Group, Selection, Waiting, as_bytes
+from forwarder.spool.sqlite_errors import translated
+
+RATE_WINDOW_S = 60.0
+_NEWEST_DELIVERIES = 20_000
+_CHUNK_IDS = 50_000
+
+
+class NoQueueError(UnavailableError):
+    """There is no queue at the path yet."""
+
+
+class View:
+    """The queue in a directory, read-only.
+
+    Raises:
+        NoQueueError: there is none yet.
+        NotPermittedError: this user may not look.
+        ConfigError: the database there is not a queue.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._file = os.path.join(path, DATABASE)
+        with translated(path):
+            try:
+                os.stat(self._file)
+            except FileNotFoundError:
+                raise NoQueueError(f"there is no queue in {path} yet", "The first event makes it") from None
+            self._connection = sqlite3.connect(
+                f"file:{_quoted(os.path.abspath(self._file))}?mode=ro",
+                uri=True,
+                isolation_level=None,
+                timeout=10,
+            )
+            try:
+                self._verify()
+            except BaseException:
+                self._connection.close()
+                raise
+
+    def _verify(self) -> None:
+        if not schema.is_ours(self._connection):
+            schema.refuse_strangers(self._connection, self._file)
+            raise NoQueueError(
+                f"the queue in {self.path} has not been used by the forwarder yet",
+                "`forwarder run` or `forwarder enqueue` will adopt it as it is",
+            )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def __enter__(self) -> View:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def figures(self) -> Figures:
+        """The durable figures, read in one instant."""
+        with self._reading():
+            row = self._connection.execute(
+                f"SELECT {schema.SEQUENCE} - baseline, delivered, dead_lettered, deleted, retried, discarded,"
+                " short, last_delivery_at, created_at, (SELECT paused FROM control),"
+                f" (SELECT {schema.PUT_AT} FROM {schema.TABLE} ORDER BY _id LIMIT 1) FROM ledger"
+            ).fetchone()
+            rate = self._rate(time.time())
+        (
+            accepted,
+            delivered,
+            dead_lettered,
+            deleted,
+            retried,
+            discarded,
+            short,
+            last,
+            created,
+            paused,
+            oldest,
+        ) = row
+        disk = os.statvfs(self.path)
+        return Figures(
+            accepted=accepted,
+            delivered=delivered,
+            dead_lettered=dead_lettered,
+            deleted=deleted,
+            waiting=accepted - delivered - dead_lettered - deleted,
+            dead_letters=dead_lettered - retried - discarded,
+            retried=retried,
+            discarded=discarded,
+            short=short,
+            paused=bool(paused),
+            oldest_waiting_at=oldest,
+            last_delivery_at=last,
+            rate_1m=rate,
+            db_bytes=_size(self._file),
+            wal_bytes=_size(self._file + "-wal"),
+            disk_free_bytes=disk.f_bavail * disk.f_frsize,
+            created_at=created,
+        )
+
+    def peek(self, count: int, after_id: int = 0) -> list[Waiting]:
+        """The next *count* rows in the order of delivery, behind *after_id*."""
+        rows = self._rows(
+            f"SELECT _id, CAST(data AS BLOB), {schema.PUT_AT}, status FROM {schema.TABLE}"
+            " WHERE _id > ? ORDER BY _id LIMIT ?",
+            (after_id, count),
+        )
+        return [Waiting(row_id, as_bytes(data), at or 0.0, status) for row_id, data, at, status in rows]
+
+    def count_dead_letters(self, where: Selection) -> int:
+        """How many dead letters fit."""
+        condition, values = where.condition()
+        return int(self._rows(f"SELECT count(*) FROM dead_letters WHERE {condition}", values)[0][0])
+
+    def newest_dead_letter(self) -> int:
+        """The id of the newest dead letter that is there; 0: there is none."""
+        return int(self._rows("SELECT coalesce(max(id), 0) FROM dead_letters")[0][0])
+
+    def dead_letters(self, where: Selection, after_id: int = 0, limit: int = 1000) -> list[DeadLetter]:
+        """The dead letters that fit, oldest first, behind *after_id*."""
+        condition, values = where.condition()
+        rows = self._rows(
+            "SELECT id, event_id, CAST(data AS BLOB), event, insert_id, reason, field, http_status,"
+            f" accepted_at, dead_at FROM dead_letters WHERE id > ? AND {condition} ORDER BY id LIMIT ?",
+            (after_id, *values, limit),
+        )
+        return [DeadLetter(row[0], row[1], as_bytes(row[2]), *row[3:]) for row in rows]
+
+    def summary(self, where: Selection) -> list[Group]:
+        """The dead letters that fit, grouped by what they died of; the largest group first."""
+        condition, values = where.condition()
+        groups: dict[tuple[object, ...], Group] = {}
+        # In short reads, as a long one would keep the log from being checkpointed.
+        for first in range(0, self.newest_dead_letter() + 1, _CHUNK_IDS):
+            rows = self._rows(
+                "SELECT reason, field, http_status, event, count(*), min(dead_at), max(dead_at), min(id)"
+                f" FROM dead_letters WHERE id BETWEEN ? AND ? AND {condition}"
+                " GROUP BY reason, field, http_status, event",
+                (first, first + _CHUNK_IDS - 1, *values),
+            )
+            for row in rows:
+                new, old = Group(*row), groups.get(row[:4])
+                groups[row[:4]] = new if old is None else old.merged(new)
+        return sorted(groups.values(), key=lambda group: (-group.count, group.example_id))
+
+    def deliveries(self, limit: int) -> list[Delivery]:
+        """The newest settled batches, newest first."""
+        rows = self._rows(
+            "SELECT id, first_id, last_id, delivered, dead, short, size_bytes, http_status, tries, settled_at"
+            " FROM deliveries ORDER BY id DESC LIMIT ?",
+            (limit,),
+        )
+        return [Delivery(*row) for row in rows]
+
+    def used_bytes(self) -> int:
+        """The bytes of the database that hold something; the rest of the file is free for new events."""
+        with translated(self.path):
+            return schema.used_bytes(self._connection)
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The read-only connection, for the other readers of this package."""
+        return self._connection
+
+    def _rate(self, now: float) -> float:
+        (count,) = self._connection.execute(
+            "SELECT coalesce(sum(delivered), 0) FROM (SELECT delivered, settled_at FROM deliveries"
+            " ORDER BY id DESC LIMIT ?) WHERE settled_at >= ?",
+            (_NEWEST_DELIVERIES, now - RATE_WINDOW_S),
+        ).fetchone()
+        return float(count) / RATE_WINDOW_S
+
+    def _rows(self, query: str, values: Sequence[object] = ()) -> list[Any]:
+        with translated(self.path):
+            return self._connection.execute(query, values).fetchall()
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        with translated(self.path):
+            self._connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._connection.execute("COMMIT")
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _quoted(path: str) -> str:
+    from urllib.parse import quote
+
+    return quote(path)

@@ -1,0 +1,245 @@
+"""What the tests share: a queue of their own, a far end of their own, real processes, and the oracle."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from forwarder.sandbox import Sandbox
+
+TOKEN = "sandbox-token"
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test reads this host's settings, secrets or queue."""
+    for name in list(os.environ):
+        if name.startswith("FORWARDER_") or name in ("CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET"):
+            monkeypatch.delenv(name)
+    nowhere = tmp_path / "no-settings.toml"
+    nowhere.touch()
+    monkeypatch.setenv("FORWARDER_CONFIG", str(nowhere))
+
+
+@pytest.fixture
+def queue_path(tmp_path: Path) -> str:
+    """Where the test's queue is; nothing is there yet."""
+    return str(tmp_path / "queue")
+
+
+@pytest.fixture
+def far_end() -> Iterator[Sandbox]:
+    """A stand-in for Mixpanel, on a port of its own."""
+    with Sandbox(token=TOKEN) as sandbox:
+        yield sandbox
+
+
+def until(condition: Callable[[], Any], what: str = "", timeout_s: float = 20.0) -> Any:
+    """Wait until *condition* returns something true, and return it; fail after *timeout_s*."""
+    deadline = time.monotonic() + timeout_s
+    pause = threading.Event()
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"still not so after {timeout_s} s: {what or condition}"
+        pause.wait(0.005)
+    return found
+
+
+class Forwarder:
+    """The command, run as real processes with settings for one queue and one far end."""
+
+    def __init__(self, queue_path: str, url: str) -> None:
+        self.queue_path = queue_path
+        self.environ = {
+            **os.environ,
+            "FORWARDER_QUEUE_PATH": queue_path,
+            "FORWARDER_MIXPANEL_TOKEN": TOKEN,
+            "FORWARDER_MIXPANEL_URL": url,
+            "FORWARDER_DELIVERY_LINGER_S": "0.05",
+            "FORWARDER_DELIVERY_RETRY_INITIAL_S": "0.05",
+            "FORWARDER_DELIVERY_RETRY_MAX_S": "0.2",
+            "FORWARDER_QUEUE_MIN_FREE_BYTES": "0",
+            "FORWARDER_LOG_FORMAT": "json",
+        }
+        self._daemons: list[Daemon] = []
+
+    def __call__(
+        self, *arguments: str, stdin: str | bytes = b"", timeout_s: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        done = subprocess.run(
+            [sys.executable, "-m", "forwarder", *arguments],
+            env=self.environ,
+            input=stdin.encode() if isinstance(stdin, str) else stdin,
+            capture_output=True,
+            timeout=timeout_s,
+        )
+        return subprocess.CompletedProcess(
+            done.args, done.returncode, done.stdout.decode(), done.stderr.decode()
+        )
+
+    def json(self, *arguments: str) -> dict[str, Any]:
+        """Run a command that prints one JSON object, and return that."""
+        done = self(*arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        return dict(json.loads(done.stdout))
+
+    def daemon(self, *, wait: bool = True, **environ: str) -> Daemon:
+        """Start the daemon; with *wait*, return once it has said that it is ready."""
+        started = Daemon({**self.environ, **environ})
+        self._daemons.append(started)
+        if wait:
+            started.wait_for("daemon.started")
+        return started
+
+    def close(self) -> None:
+        """Kill what still runs."""
+        for daemon in self._daemons:
+            daemon.close()
+
+
+class Daemon:
+    """A running daemon, and what it has logged."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "forwarder", "run"], env=environ, stderr=subprocess.PIPE, text=True
+        )
+        self.log: list[dict[str, Any]] = []
+        self.other_output: list[str] = []
+        self._news = threading.Condition()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._news:
+                try:
+                    self.log.append(json.loads(line))
+                except ValueError:
+                    self.other_output.append(line)
+                self._news.notify_all()
+        with self._news:
+            self._news.notify_all()
+
+    def wait_for(self, event: str, timeout_s: float = 20) -> dict[str, Any]:
+        """Wait for a log line of that name, and return its fields."""
+
+        def found() -> dict[str, Any] | None:
+            return next((line for line in self.log if line["event"] == event), None)
+
+        with self._news:
+            assert self._news.wait_for(found, timeout_s), (event, self.log, self.other_output)
+        line = found()
+        assert line is not None
+        return line
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """The log lines of that name so far."""
+        return [line for line in self.log if line["event"] == event]
+
+    def kill(self) -> None:
+        """End it by SIGKILL."""
+        self.process.kill()
+        self.process.wait(20)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """End it by a signal; returns the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(40)
+
+    def close(self) -> None:
+        """Make sure that it is gone."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(20)
+        self._reader.join(20)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+
+@pytest.fixture
+def forwarder(queue_path: str, far_end: Sandbox) -> Iterator[Forwarder]:
+    """The command with settings for this test's queue and far end."""
+    command = Forwarder(queue_path, far_end.url)
+    yield command
+    command.close()
+
+
+def rows(queue_path: str, table: str = "ack_queue_default") -> list[bytes]:
+    """The events that stand in a table, as their bytes, read from the file."""
+    connection = sqlite3.connect(f"file:{queue_path}/data.db?mode=ro", uri=True)
+    try:
+        return [bytes(data) for (data,) in connection.execute(f"SELECT data FROM {table} ORDER BY rowid")]
+    finally:
+        connection.close()
+
+
+def insert_id_of(data: bytes) -> str:
+    """An event's identity."""
+    return str(json.loads(data)["properties"]["$insert_id"])
+
+
+def balanced(queue_path: str, far_end: Sandbox, offered: Iterable[bytes]) -> None:
+    """The oracle: every offered event is delivered, dead or waiting, once and unchanged; no other is.
+
+    Args:
+        offered: The final bytes of each event that a producer was told is accepted.
+    """
+    expected = {insert_id_of(data): data for data in offered}
+    delivered = {entry_id: entry.data for entry_id, entry in far_end.ledger.events.items()}
+    dead = {insert_id_of(data): data for data in rows(queue_path, "dead_letters")}
+    waiting = {insert_id_of(data): data for data in rows(queue_path)}
+    # A batch whose reply got lost is delivered and still waiting: it will be sent again.
+    found = {**waiting, **dead, **delivered}
+    assert not dead.keys() & waiting.keys(), "an event is both dead and waiting"
+    assert not dead.keys() & delivered.keys(), "an event is both dead and delivered"
+    assert expected.keys() - found.keys() == set(), "lost"
+    assert found.keys() - expected.keys() == set(), "never offered"
+    changed = [key for key, data in expected.items() if found[key] != data]
+    assert changed == [], "changed on the way"
+    assert not any(entry.changed for entry in far_end.ledger.events.values()), "a repeat differed"
+
+
+@pytest.fixture
+def oracle() -> Callable[[str, Sandbox, Iterable[bytes]], None]:
+    """`balanced`, for test modules."""
+    return balanced
+
+
+@pytest.fixture(name="until")
+def until_fixture() -> Callable[..., Any]:
+    """`until`, for test modules."""
+    return until
+
+
+@pytest.fixture(name="rows")
+def rows_fixture() -> Callable[..., list[bytes]]:
+    """`rows`, for test modules."""
+    return rows
+
+
+def sql(queue_path: str, statement: str, values: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
+    """Run a statement on the queue's database past the forwarder, and commit it."""
+    connection = sqlite3.connect(f"{queue_path}/data.db", isolation_level=None, timeout=10)
+    try:
+        return connection.execute(statement, tuple(values)).fetchall()
+    finally:
+        connection.close()
+
+
+@pytest.fixture(name="sql")
+def sql_fixture() -> Callable[..., list[tuple[Any, ...]]]:
+    """`sql`, for test modules."""
+    return sql

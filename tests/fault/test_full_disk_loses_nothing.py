@@ -1,0 +1,179 @@
+"""P2 on a full disk: producers are told to try again, nothing that was accepted is lost, and delivery,
+which frees space, goes on."""
+
+import os
+import subprocess
+
+import persistqueue
+import pytest
+from persistqueue.serializers import json as plain_json
+
+from forwarder.errors import TryAgainError
+from forwarder.spool import Consumer, Dead, EventQueue, Settlement, View, books
+from forwarder.spool.reserve import RESERVE_BYTES
+
+MIB = 1 << 20
+EVENT = {"event": "A", "properties": {"distinct_id": "u-1", "text": "x" * 500}}
+
+
+class Disk:
+    """A small disk of its own that can be filled to the last block."""
+
+    def __init__(self, path):
+        self.path = path
+        self._ballast = path / "ballast"
+
+    def fill(self):
+        fd = os.open(self._ballast, os.O_RDWR | os.O_CREAT)
+        end, step = os.fstat(fd).st_size, MIB
+        while step >= 4096:
+            try:
+                os.posix_fallocate(fd, end, step)
+                end += step
+            except OSError:
+                step //= 2
+        os.close(fd)
+        assert os.statvfs(self.path).f_bavail == 0
+
+    def free(self):
+        self._ballast.unlink()
+
+
+@pytest.fixture
+def disk(tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a disk to fill")
+    path = tmp_path / "disk"
+    path.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", path], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted here: {mounted.stderr.strip()}")
+    yield Disk(path)
+    unmounted = subprocess.run(["umount", path], capture_output=True, text=True)
+    if unmounted.returncode:
+        subprocess.run(["umount", "--lazy", path], check=True)
+    assert unmounted.returncode == 0, f"something is still open there: {unmounted.stderr}"
+
+
+@pytest.fixture
+def queue_path(disk):
+    return str(disk.path / "queue")
+
+
+@pytest.fixture
+def queue(queue_path):
+    with EventQueue(queue_path, min_free_bytes=0) as queue:
+        queue.put_many([EVENT] * 100)
+        yield queue
+
+
+def sound(queue_path):
+    """The books balance; returns the figures."""
+    with View(queue_path) as view:
+        assert [finding for finding in books.check(view) if not finding.ok] == []
+        return view.figures()
+
+
+def refused(store):
+    with pytest.raises(TryAgainError, match=r"disk under .* is full") as refusal:
+        store()
+    assert refusal.value.exit_code == 75
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+def test_producers_are_told_to_try_again(disk, queue, queue_path, rows, reopened):
+    """On a full disk put and put_many say to try again and store nothing; what was there stays, and it
+    works again as soon as there is room."""
+    stored = rows(queue_path)
+    if reopened:
+        queue.close()
+    disk.fill()
+    refused(lambda: queue.put_many([EVENT] * 5000))
+    with pytest.raises(TryAgainError):
+        # What is left of the log's last pages may still take some.
+        put_many_times(queue, 1000)
+    disk.free()
+    kept = rows(queue_path)
+    assert kept[:100] == stored
+    queue.put_many([EVENT] * 10)
+    assert len(rows(queue_path)) == len(kept) + 10
+    assert sound(queue_path).accepted == len(kept) + 10
+
+
+def put_many_times(queue, times):
+    for _ in range(times):
+        queue.put(EVENT)
+
+
+def test_new_queue_on_a_full_disk(disk, queue_path):
+    """Where there is no room for a new queue, that is said, and it is made once there is."""
+    disk.fill()
+    refused(lambda: EventQueue(queue_path, min_free_bytes=0).put(EVENT))
+    disk.free()
+    with EventQueue(queue_path, min_free_bytes=0) as queue:
+        assert queue.put(EVENT) == 1
+
+
+def exhaust(disk, queue):
+    """Fill the disk, and the room that is left inside the queue's own files."""
+    disk.fill()
+    with pytest.raises(TryAgainError):
+        put_many_times(queue, 10_000)
+
+
+def drain(consumer, after_id=0):
+    while (claim := consumer.claim(after_id, 50, MIB)).last_id > after_id:
+        if claim.ids:
+            dead = [Dead(claim.ids[0], claim.events[0], "bad")]
+            consumer.settle(Settlement(claim.ids, dead))
+        after_id = claim.last_id
+
+
+def test_settling_goes_on(disk, queue, queue_path):
+    """On a full disk events are settled, dead letters included, out of the space that was put by."""
+    consumer = Consumer(queue_path)
+    reserve = f"{queue_path}/reserve"
+    assert os.stat(reserve).st_size == RESERVE_BYTES
+    exhaust(disk, queue)
+    drain(consumer)
+    found = sound(queue_path)
+    assert (found.waiting, found.delivered + found.dead_lettered) == (0, found.accepted)
+    assert os.stat(reserve).st_size == 0, "the disk was not full"
+    disk.free()
+    while consumer.tidy():
+        pass
+    assert os.stat(reserve).st_size == RESERVE_BYTES
+    consumer.close()
+
+
+def test_daemon_starts_again(disk, queue, queue_path):
+    """A daemon that starts on a full disk opens the queue and empties it."""
+    Consumer(queue_path).close()
+    exhaust(disk, queue)
+    queue.close()
+    disk.fill()
+    with pytest.raises(TryAgainError):
+        queue.put(EVENT)
+    consumer = Consumer(queue_path)
+    drain(consumer)
+    assert sound(queue_path).waiting == 0
+    consumer.close()
+
+
+def test_what_strangers_left_is_cleared(disk, queue, queue_path):
+    """On a full disk rows that are to be swept or buried don't keep the rest from being delivered."""
+    plain = persistqueue.SQLiteAckQueue(queue_path, serializer=plain_json)
+    for _ in range(3):
+        plain.ack(plain.get())
+    for _ in range(40):
+        plain.put("no event" * 1000)
+    plain.close()
+    consumer = Consumer(queue_path)
+    exhaust(disk, queue)
+    drain(consumer)
+    found = sound(queue_path)
+    assert (found.waiting, found.deleted) == (0, 3)
+    assert found.dead_lettered >= 40
+    consumer.close()

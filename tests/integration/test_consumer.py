@@ -1,0 +1,329 @@
+"""The daemon's side of the queue: claiming in sets, settling in sets, and leaving no trace of either."""
+
+import hashlib
+import itertools
+import os
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+
+from forwarder.errors import TryAgainError
+from forwarder.spool import (
+    Claim,
+    Consumer,
+    Dead,
+    EventQueue,
+    QueueReplacedError,
+    Selection,
+    Settlement,
+    View,
+    books,
+    control,
+    dead_letters,
+)
+from forwarder.spool.reserve import RESERVE_BYTES
+
+ALL = Selection()
+MIB = 1 << 20
+
+
+def event(number):
+    return {"event": "A", "properties": {"distinct_id": "u-1", "number": number}}
+
+
+@pytest.fixture
+def queue(queue_path):
+    with EventQueue(queue_path, min_free_bytes=0) as queue:
+        yield queue
+
+
+@pytest.fixture
+def consumer(queue, queue_path):
+    """A consumer of ten events, ids 1 to 10."""
+    queue.put_many(event(number) for number in range(10))
+    consumer = Consumer(queue_path)
+    yield consumer
+    consumer.close()
+
+
+def figures(queue_path):
+    with View(queue_path) as view:
+        assert [finding for finding in books.check(view) if not finding.ok] == []
+        return view.figures()
+
+
+def ids_in(queue_path):
+    with View(queue_path) as view:
+        return [row.id for row in view.peek(1_000_000)]
+
+
+# Claiming
+
+
+def test_claim_takes_the_next_events_in_order(consumer, queue_path, rows):
+    """A claim has ids and stored bytes side by side, in the order of arrival, behind the given id."""
+    claim = consumer.claim(3, 4, MIB)
+    stored = rows(queue_path)
+    assert claim.ids == [4, 5, 6, 7]
+    assert claim.events == stored[3:7]
+    assert (claim.last_id, claim.size_bytes) == (7, sum(len(data) + 1 for data in claim.events))
+
+
+def test_claim_keeps_to_its_bytes(consumer, queue_path, rows):
+    """A claim takes as many events as fit with their line ends, not one byte more, and loses none."""
+    sizes = [len(data) + 1 for data in rows(queue_path)]
+    assert consumer.claim(0, 10, sum(sizes[:3])).ids == [1, 2, 3]
+    assert consumer.claim(0, 10, sum(sizes[:3]) - 1).ids == [1, 2]
+    found, after_id = [], 0
+    while (claim := consumer.claim(after_id, 10, sum(sizes[:3]))).ids:
+        found += claim.ids
+        after_id = claim.last_id
+    assert found == list(range(1, 11))
+
+
+def test_an_event_larger_than_the_claim_goes_alone(consumer, queue_path):
+    """An event that is larger than a claim may be is claimed by itself."""
+    assert consumer.claim(0, 10, 1).ids == [1]
+    assert consumer.claim(1, 10, 1).ids == [2]
+
+
+def test_claim_of_nothing(consumer):
+    """Behind the last event there is nothing, and the place to go on from stays."""
+    assert consumer.claim(10, 5, MIB) == Claim(last_id=10)
+
+
+def hashes(queue_path):
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in Path(queue_path).glob("data.db*")
+    }
+
+
+def test_claim_writes_nothing(consumer, queue_path, sql):
+    """Claiming leaves no trace: no byte of the database changes, and the next consumer gets the same."""
+    other = sqlite3.connect(f"{queue_path}/data.db")
+    other.execute("SELECT * FROM ledger").fetchall()
+    version = other.execute("PRAGMA data_version").fetchone()
+    before = hashes(queue_path)
+    claim = consumer.claim(0, 5, MIB)
+    changed = {name for name, digest in hashes(queue_path).items() if before.get(name) != digest}
+    assert changed <= {"data.db-shm"}  # the readers' marks
+    assert other.execute("PRAGMA data_version").fetchone() == version
+    other.close()
+    after_a_crash = Consumer(queue_path)
+    assert after_a_crash.claim(0, 5, MIB).events == claim.events
+    after_a_crash.close()
+
+
+def test_claim_needs_no_lock(consumer, queue_path):
+    """Claiming and looking for news don't wait for a writer."""
+    other = sqlite3.connect(f"{queue_path}/data.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    assert len(consumer.claim(0, 10, MIB).ids) == 10
+    assert consumer.last_id() == 10
+    assert not consumer.control().paused
+    other.close()
+
+
+def test_news_are_seen(consumer, queue, queue_path):
+    """The version changes when another has written, and only then; last_id is the newest event's."""
+    version = consumer.version()
+    consumer.claim(0, 10, MIB)
+    consumer.settle(Settlement([1]))
+    assert consumer.version() == version
+    queue.put(event(10))
+    assert consumer.version() != version
+    assert consumer.last_id() == 11
+    control.pause(queue_path)
+    control.request_flush(queue_path)
+    assert (consumer.control().paused, consumer.control().flush_requests) == (True, 1)
+    control.resume(queue_path)
+    assert not consumer.control().paused
+
+
+# Settling
+
+
+def test_settled_events_leave_the_queue(consumer, queue_path):
+    """Delivered events are gone and counted, dead ones are in the dead letters with all that is known."""
+    claim = consumer.claim(0, 10, MIB)
+    dead = Dead(4, claim.events[3], "must not be blank", "properties.x", 400)
+    consumer.settle(Settlement(claim.ids[:6], [dead], short=1, size_bytes=99, http_status=400, tries=3))
+    assert ids_in(queue_path) == [7, 8, 9, 10]
+    found = figures(queue_path)
+    assert (found.accepted, found.delivered, found.dead_lettered, found.waiting) == (10, 5, 1, 4)
+    assert (found.short, found.dead_letters, found.deleted) == (1, 1, 0)
+    with View(queue_path) as view:
+        [letter], [delivery] = view.dead_letters(ALL), view.deliveries(9)
+    assert (letter.event_id, letter.data, letter.reason) == (4, claim.events[3], "must not be blank")
+    assert (letter.field, letter.http_status, letter.event) == ("properties.x", 400, "A")
+    assert letter.accepted_at <= letter.dead_at
+    assert (delivery.first_id, delivery.last_id, delivery.delivered, delivery.dead) == (1, 6, 5, 1)
+    assert (delivery.short, delivery.size_bytes, delivery.http_status, delivery.tries) == (1, 99, 400, 3)
+    assert found.last_delivery_at == delivery.settled_at
+
+
+def test_rate_and_last_delivery_count_what_was_delivered(consumer, queue_path):
+    """Dead letters alone are no delivery; the rate is of the last minute."""
+    consumer.settle(Settlement([1], [Dead(1, b"{}", "bad")]))
+    assert (figures(queue_path).last_delivery_at, figures(queue_path).rate_1m) == (None, 0.0)
+    consumer.settle(Settlement([2, 3, 4]))
+    assert figures(queue_path).rate_1m == 3 / 60
+
+
+@pytest.mark.parametrize(
+    "ids", [ids for size in (1, 2, 3, 5) for ids in itertools.combinations(range(1, 6), size)], ids=str
+)
+def test_exactly_the_given_rows_leave(queue, queue_path, ids):
+    """Whatever gaps there are between the settled rows, those in the gaps stay."""
+    queue.put_many(event(number) for number in range(5))
+    consumer = Consumer(queue_path)
+    consumer.settle(Settlement(list(ids)))
+    assert ids_in(queue_path) == sorted({1, 2, 3, 4, 5} - set(ids))
+    consumer.close()
+
+
+def test_rows_that_a_neighbour_took_away_cost_no_others(consumer, queue_path, sql):
+    """When a neighbour has deleted a row that is in flight, settling it does not take one from a gap."""
+    sql(queue_path, "DELETE FROM ack_queue_default WHERE _id = 1")
+    consumer.settle(Settlement([1, 3]))
+    assert ids_in(queue_path) == [2, *range(4, 11)]
+
+
+def test_settling_is_all_or_nothing(consumer, queue_path, sql):
+    """When a part of settling fails, all is as before: rows, dead letters, totals and delivery log."""
+    before = figures(queue_path)
+    sql(
+        queue_path, "CREATE TRIGGER deny BEFORE INSERT ON deliveries BEGIN SELECT raise(ABORT, 'denied'); END"
+    )
+    settlement = Settlement([1, 2, 3], [Dead(2, b"{}", "bad")])
+    with pytest.raises(sqlite3.IntegrityError, match="denied"):
+        consumer.settle(settlement)
+    assert ids_in(queue_path) == list(range(1, 11))
+    after = figures(queue_path)
+    assert (after.delivered, after.dead_lettered) == (before.delivered, before.dead_lettered) == (0, 0)
+    sql(queue_path, "DROP TRIGGER deny")
+    consumer.settle(settlement)
+    assert figures(queue_path).delivered == 2
+
+
+def test_locked_queue_is_settled_later(queue, queue_path):
+    """While a neighbour holds the queue, settling says to try again, and nothing of it is done."""
+    queue.put(event(0))
+    consumer = Consumer(queue_path, lock_timeout_s=0.1)
+    other = sqlite3.connect(f"{queue_path}/data.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(TryAgainError):
+        consumer.settle(Settlement([1]))
+    other.close()
+    assert ids_in(queue_path) == [1]
+    consumer.settle(Settlement([1]))
+    assert ids_in(queue_path) == []
+    consumer.close()
+
+
+def test_delivery_log_is_bounded(consumer, queue_path, sql):
+    """The delivery log keeps the newest 100 000 batches, however many there were."""
+    sql(
+        queue_path,
+        "INSERT INTO deliveries WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE"
+        " i < 100000) SELECT i, 1, 1, 1, 0, 0, 0, 200, 1, 1e9 FROM n",
+    )
+    for row_id in (1, 2, 3):
+        consumer.settle(Settlement([row_id]))
+    assert sql(queue_path, "SELECT count(*), min(id), max(id) FROM deliveries") == [(100_000, 4, 100_003)]
+
+
+def test_database_that_was_replaced_is_not_settled_in(consumer, queue_path):
+    """When another database stands at the path, its rows are not taken for those that were claimed."""
+    claim = consumer.claim(0, 10, MIB)
+    for name in os.listdir(queue_path):
+        if name.startswith("data.db"):
+            os.rename(f"{queue_path}/{name}", f"{queue_path}/old.{name}")
+    with EventQueue(queue_path, min_free_bytes=0) as other:
+        other.put_many(event(number) for number in range(10))
+    for step in (
+        lambda: consumer.settle(Settlement(claim.ids)),
+        lambda: consumer.claim(0, 10, MIB),
+        consumer.version,
+        consumer.tidy,
+        lambda: consumer.discard_dead_letters(2e9),
+    ):
+        with pytest.raises(QueueReplacedError, match="Restart the daemon"):
+            step()
+    assert (figures(queue_path).waiting, figures(queue_path).delivered) == (10, 0)
+
+
+# Dead letters
+
+
+def test_retried_dead_letters_are_accepted_anew(consumer, queue_path):
+    """A retried dead letter leaves the dead letters and is a new row; the books know both."""
+    claim = consumer.claim(0, 10, MIB)
+    consumer.settle(Settlement([1, 2, 3], [Dead(2, claim.events[1], "bad"), Dead(3, claim.events[2], "bad")]))
+    assert dead_letters.retry(queue_path, [1, 99], lambda data, _: data) == (1, [])
+    assert consumer.claim(10, 10, MIB).events == [claim.events[1]]
+    found = figures(queue_path)
+    assert (found.accepted, found.delivered, found.dead_lettered, found.waiting) == (11, 1, 2, 8)
+    assert (found.retried, found.discarded, found.dead_letters) == (1, 0, 1)
+
+
+def test_deleted_dead_letters_are_counted(consumer, queue_path):
+    """Dead letters that a person or their age deletes are counted, and only those that were there."""
+    consumer.settle(Settlement([1, 2, 3], [Dead(n, b"{}", "bad") for n in (1, 2, 3)]))
+    assert dead_letters.delete(queue_path, [1, 99, 1]) == 1
+    assert consumer.discard_dead_letters(0.0) == 0
+    assert consumer.discard_dead_letters(2e10) == 2
+    found = figures(queue_path)
+    assert (found.dead_lettered, found.discarded, found.dead_letters) == (3, 3, 0)
+
+
+# Disk
+
+
+def test_drained_queue_gives_the_disk_back(queue, queue_path):
+    """After everything was delivered, tidying in short steps leaves less than 10 MiB on disk."""
+    queue.put_many({"event": "A", "properties": {"text": "x" * 1000}} for _ in range(30_000))
+    consumer = Consumer(queue_path)
+    after_id = 0
+    while (claim := consumer.claim(after_id, 2000, 10 * MIB)).ids:
+        consumer.settle(Settlement(claim.ids))
+        after_id = claim.last_id
+    on_disk = [path.stat().st_size for path in Path(queue_path).iterdir()]
+    assert sum(on_disk) > 30 * MIB
+    steps = 0
+    while consumer.tidy():
+        steps += 1
+    assert 2 < steps < 20
+    sizes = {path.name: path.stat().st_size for path in Path(queue_path).iterdir()}
+    assert sum(sizes.values()) < 10 * MIB + RESERVE_BYTES
+    assert sizes["data.db"] + sizes["data.db-wal"] < 10 * MIB
+    assert sizes["reserve"] == RESERVE_BYTES
+    assert figures(queue_path).delivered == 30_000
+    consumer.close()
+
+
+def test_tidying_hinders_nobody(consumer, queue, queue_path):
+    """While somebody reads for long, tidying neither waits for it nor lets producers wait; later it is
+    made up for."""
+    reader = sqlite3.connect(f"{queue_path}/data.db", isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM ack_queue_default").fetchone()
+    queue.put(event(11))
+    done = threading.Event()
+
+    def tidy():
+        assert consumer.tidy()
+        done.set()
+
+    thread = threading.Thread(target=tidy)
+    thread.start()
+    assert done.wait(5), "tidying waits for the reader"
+    thread.join()
+    queue.put(event(12))
+    reader.close()
+    assert not consumer.tidy()
+    assert os.stat(f"{queue_path}/data.db-wal").st_size == 0
+    # And it waits for others again.
+    assert consumer._queue.connect().execute("PRAGMA busy_timeout").fetchone() == (10_000,)

@@ -1,0 +1,598 @@
+"""A producer's way in: what `EventQueue` promises to those who hand events over."""
+
+import fcntl
+import json
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import persistqueue
+import pytest
+
+from forwarder.errors import ConfigError, EventError, TryAgainError
+from forwarder.spool import AckQueue, Consumer, EventQueue, Settlement, View, books
+from forwarder.spool import schema as schema_module
+
+EVENT = {"event": "A", "properties": {"distinct_id": "u-1"}}
+
+
+def event(number):
+    return {"event": "A", "properties": {"distinct_id": "u-1", "number": number}}
+
+
+def numbers(data):
+    return sorted(json.loads(one)["properties"]["number"] for one in data)
+
+
+def run_python(code, *arguments, timeout_s=60):
+    """Run a program of its own; returns what it printed, one JSON value a line."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture
+def queue(queue_path):
+    """A queue with room for everything."""
+    with EventQueue(queue_path, min_free_bytes=0) as queue:
+        yield queue
+
+
+# Putting
+
+
+def test_put_returns_the_row_id(queue, queue_path, rows):
+    """A put event is a row of the queue, complete, under the id that was returned."""
+    assert [queue.put(event(number)) for number in range(3)] == [1, 2, 3]
+    stored = [json.loads(data) for data in rows(queue_path)]
+    assert [one["properties"]["number"] for one in stored] == [0, 1, 2]
+    assert all({"time", "$insert_id"} <= one["properties"].keys() for one in stored)
+
+
+def test_put_many_returns_how_many(queue, queue_path, rows):
+    """Many events are stored in their order, and counted."""
+    assert queue.put_many(event(number) for number in range(100)) == 100
+    assert [json.loads(data)["properties"]["number"] for data in rows(queue_path)] == list(range(100))
+
+
+def test_put_many_of_nothing_is_nothing(queue, queue_path, rows):
+    """Nothing to store stores nothing, and says so."""
+    assert (queue.put_many([]), queue.append([])) == (0, 0)
+    assert rows(queue_path) == []
+
+
+def test_put_many_is_all_or_none(queue, queue_path, rows):
+    """One bad event among many, or a generator that fails, and none of them is stored."""
+    with pytest.raises(EventError):
+        queue.put_many([event(0), {"event": "", "properties": {}}, event(1)])
+
+    def failing():
+        yield event(0)
+        raise KeyError("the producer's own")
+
+    with pytest.raises(KeyError, match="the producer's own"):
+        queue.put_many(failing())
+    assert rows(queue_path) == []
+
+
+def test_refused_event_is_not_stored(queue, queue_path, rows):
+    """A refused event leaves nothing behind, and the queue goes on."""
+    with pytest.raises(EventError, match="in the future"):
+        queue.put({"event": "A", "properties": {"time": 4102444800000}})
+    assert queue.put(event(1)) == 1
+    assert numbers(rows(queue_path)) == [1]
+
+
+def test_rules_can_be_left_to_mixpanel(queue_path, rows):
+    """A queue without rules takes what Mixpanel would refuse, but no structure that is none."""
+    with EventQueue(queue_path, min_free_bytes=0, rules=False) as queue:
+        queue.put({"event": "A", "properties": {"distinct_id": "null"}})
+        with pytest.raises(EventError):
+            queue.put({"event": "A", "properties": []})
+    assert len(rows(queue_path)) == 1
+
+
+def test_threads_share_a_queue(queue, queue_path, rows):
+    """Eight threads put at once into one object; each event is there once, under its own id."""
+
+    def put_some(first):
+        return [queue.put(event(number)) for number in range(first, first + 50)]
+
+    with ThreadPoolExecutor(8) as pool:
+        ids = [row_id for found in pool.map(put_some, range(0, 400, 50)) for row_id in found]
+    assert sorted(ids) == list(range(1, 401))
+    assert numbers(rows(queue_path)) == list(range(400))
+
+
+PUT_SOME = """
+    import json, sys
+    from forwarder import EventQueue
+    path, first = sys.argv[1], int(sys.argv[2])
+    with EventQueue(path, min_free_bytes=0) as queue:
+        for number in range(first, first + 50):
+            print(queue.put({"event": "A", "properties": {"number": number}}))
+"""
+
+
+def test_processes_share_a_queue(queue_path, rows):
+    """Processes that all make the queue and put at once lose nothing and disturb nobody."""
+    with ThreadPoolExecutor(6) as pool:
+        ids = list(pool.map(lambda first: run_python(PUT_SOME, queue_path, first), range(0, 300, 50)))
+    assert sorted(row_id for found in ids for row_id in found) == list(range(1, 301))
+    assert numbers(rows(queue_path)) == list(range(300))
+
+
+def test_queue_works_on_both_sides_of_a_fork(queue_path, rows, sql):
+    """After a fork parent and child both go on with the queue that was open, and it stays sound."""
+    code = """
+        import os, sys
+        from forwarder import EventQueue
+        queue = EventQueue(sys.argv[1], min_free_bytes=0)
+        queue.put({"event": "A", "properties": {"number": 0}})
+        child = os.fork()
+        first = 100 if child else 200
+        for number in range(first, first + 50):
+            queue.put({"event": "A", "properties": {"number": number}})
+        if not child:
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        queue.put({"event": "A", "properties": {"number": 1}})
+    """
+    run_python(code, queue_path)
+    assert numbers(rows(queue_path)) == [0, 1, *range(100, 150), *range(200, 250)]
+    assert sql(queue_path, "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_fork_amid_busy_threads(queue_path, rows, sql):
+    """A fork while other threads put waits for their transactions, and the child's copy works too."""
+    code = """
+        import os, sys, threading
+        from forwarder import EventQueue
+        queue = EventQueue(sys.argv[1], min_free_bytes=0)
+        def put_some(first):
+            for number in range(first, first + 100):
+                queue.put({"event": "A", "properties": {"number": number}})
+        threads = [threading.Thread(target=put_some, args=(1000 * n,)) for n in range(1, 5)]
+        for thread in threads:
+            thread.start()
+        for n in range(10, 15):
+            child = os.fork()
+            if not child:
+                try:
+                    queue.put({"event": "A", "properties": {"number": n}})
+                    queue.put_many({"event": "A", "properties": {"number": 10 * n + k}} for k in range(10))
+                    os._exit(0)
+                finally:
+                    os._exit(1)
+            assert os.waitpid(child, 0)[1] == 0
+        for thread in threads:
+            thread.join()
+    """
+    run_python(code, queue_path)
+    by_threads = [1000 * n + k for n in range(1, 5) for k in range(100)]
+    assert numbers(rows(queue_path)) == [*range(10, 15), *range(100, 150), *by_threads]
+    assert sql(queue_path, "PRAGMA integrity_check") == [("ok",)]
+
+
+def open_files(path):
+    links = (Path("/proc/self/fd") / fd for fd in os.listdir("/proc/self/fd"))
+    return [str(target) for link in links if str(target := os.path.realpath(link)).startswith(path)]
+
+
+def test_closed_queue_can_be_used_again(queue_path, rows):
+    """Closing lets go of every file, at the end of a with block too; a later call opens them again."""
+    with EventQueue(queue_path, min_free_bytes=0) as queue:
+        queue.put(event(0))
+        assert open_files(queue_path)
+    assert open_files(queue_path) == []
+    queue.put(event(1))
+    queue.close()
+    queue.close()
+    assert open_files(queue_path) == []
+    assert numbers(rows(queue_path)) == [0, 1]
+
+
+# Who may use it
+
+
+@pytest.mark.parametrize("umask", ["077", "000", "022"])
+def test_files_belong_to_the_group(tmp_path, umask):
+    """Whatever the umask: the directory is 2770, its files are 0660, nothing is for the world."""
+    code = """
+        import json, os, stat, sys
+        os.umask(int(sys.argv[2], 8))
+        from forwarder.spool import Consumer, EventQueue
+        with EventQueue(sys.argv[1], min_free_bytes=0) as queue:
+            queue.put({"event": "A", "properties": {}})
+            consumer = Consumer(sys.argv[1])
+            paths = [sys.argv[1], *(entry.path for entry in os.scandir(sys.argv[1]))]
+            modes = {os.path.basename(path): oct(stat.S_IMODE(os.stat(path).st_mode)) for path in paths}
+            print(json.dumps(modes))
+            consumer.close()
+    """
+    [modes] = run_python(code, tmp_path / "queue", umask)
+    files = ("data.db", "data.db-wal", "data.db-shm", "turnstile", "reserve")
+    assert modes == {"queue": "0o2770", **dict.fromkeys(files, "0o660")}
+
+
+NOBODY = 65534
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+AS_NOBODY = """
+    import json, os, sys
+    from forwarder.errors import ForwarderError
+    from forwarder.spool import EventQueue, View
+    def attempt(step):
+        try:
+            step()
+        except ForwarderError as error:
+            return [type(error).__name__, error.exit_code, str(error)]
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+    def put():
+        with EventQueue(sys.argv[1], min_free_bytes=0) as queue:
+            queue.put({"event": "A", "properties": {}})
+    def look():
+        with View(sys.argv[1]) as view:
+            view.figures()
+    print(json.dumps([attempt(put), attempt(look)]))
+"""
+
+
+@pytest.fixture
+def public_path():
+    """A directory that other users can reach; pytest's own are private."""
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        yield Path(directory)
+
+
+@as_root
+@pytest.mark.parametrize("mode", [0o2770, 0o755, 0o700])
+def test_without_permission_the_reason_is_said(public_path, mode):
+    """A user who may not write in the queue's directory is told so, with the group as the remedy."""
+    path = public_path / "queue"
+    with EventQueue(path, min_free_bytes=0) as queue:
+        queue.put(EVENT)
+    path.chmod(mode)
+    [[put, look]] = run_python(AS_NOBODY, path)
+    assert put[:2] == ["NotPermittedError", 77]
+    assert "member of the group" in put[2]
+    assert look is None or look[:2] == ["NotPermittedError", 77]
+
+
+@as_root
+def test_queue_cannot_be_made_without_permission(public_path):
+    """Where the user may not make the queue's directory, that is a matter of permission as well."""
+    [[put, look]] = run_python(AS_NOBODY, public_path / "queue")
+    assert put[:2] == ["NotPermittedError", 77]
+    assert look[0] == "NoQueueError"
+
+
+@as_root
+def test_member_of_the_group_may_put(public_path, rows):
+    """A user with nothing but the group puts into a queue that another user has made."""
+    path = public_path / "queue"
+    EventQueue(path, min_free_bytes=0).close()
+    for file in (path, *path.iterdir()):
+        os.chown(file, 0, 12345)
+    path.chmod(0o2770)
+    code = AS_NOBODY.replace("os.setgroups([])", "os.setgroups([12345])")
+    assert run_python(code, path) == [[None, None]]
+    assert len(rows(str(path))) == 1
+
+
+# What is in the way
+
+
+def snapshot(directory):
+    return {path.name: path.read_bytes() for path in Path(directory).iterdir()}
+
+
+def foreign_database(path, *statements):
+    os.makedirs(path)
+    connection = sqlite3.connect(f"{path}/data.db")
+    for statement in statements:
+        connection.execute(statement)
+    connection.commit()
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        "users (id INTEGER PRIMARY KEY, name TEXT)",
+        "ack_queue_default (_id INTEGER PRIMARY KEY AUTOINCREMENT, data BLOB)",
+        "ack_queue_default (_id INTEGER PRIMARY KEY, data BLOB, timestamp FLOAT, status INTEGER)",
+    ],
+    ids=["another program's", "other columns", "ids used again"],
+)
+def test_database_of_something_else_is_left_alone(queue_path, columns):
+    """A database that is no queue is refused, and not a byte or file around it changes."""
+    foreign_database(queue_path, f"CREATE TABLE {columns}")
+    before = snapshot(queue_path)
+    with pytest.raises(ConfigError, match="made by something else"):
+        EventQueue(queue_path)
+    with pytest.raises(ConfigError, match="made by something else"):
+        View(queue_path)
+    assert snapshot(queue_path) == before
+
+
+def test_file_that_is_no_database_is_left_alone(queue_path):
+    """A file named data.db that is no SQLite file is refused, and stays as it is."""
+    os.makedirs(queue_path)
+    Path(queue_path, "data.db").write_text("dear diary, " * 1000)
+    before = snapshot(queue_path)
+    with pytest.raises(ConfigError, match="not a SQLite file"):
+        EventQueue(queue_path)
+    assert snapshot(queue_path) == before
+
+
+def test_file_where_the_directory_should_be(tmp_path):
+    """A file at the queue's path is a wrong setting."""
+    (tmp_path / "queue").write_text("")
+    with pytest.raises(ConfigError, match="in the way"):
+        EventQueue(tmp_path / "queue")
+
+
+def test_queue_of_a_newer_forwarder_is_left_alone(queue_path, sql):
+    """A database with a newer version is refused by readers and writers, and nothing is changed."""
+    EventQueue(queue_path).close()
+    sql(queue_path, "PRAGMA user_version = 2")
+    before = snapshot(queue_path)["data.db"]
+    for open_it in (EventQueue, View, Consumer):
+        with pytest.raises(ConfigError, match="version 2, this forwarder knows 1"):
+            open_it(queue_path)
+    assert snapshot(queue_path)["data.db"] == before
+
+
+def test_plain_queue_is_adopted_as_it_is(queue_path, rows, sql):
+    """A queue that plain persist-queue has made and used is taken over with its rows and their ids, its
+    history before counts as nobody's, and the books balance."""
+    plain = persistqueue.SQLiteAckQueue(queue_path, serializer=persistqueue.serializers.json)
+    for number in range(20):
+        plain.put(event(number))
+    for _ in range(10):
+        plain.ack(plain.get())
+    plain.clear_acked_data(keep_latest=4)
+    before = sql(queue_path, "SELECT * FROM ack_queue_default")
+    assert len(before) == 14
+    with EventQueue(queue_path, min_free_bytes=0) as queue:
+        assert sql(queue_path, "SELECT * FROM ack_queue_default") == before
+        assert queue.put(EVENT) == 21
+    consumer = Consumer(queue_path)
+    claim = consumer.claim(0, 100, 10**6)
+    assert claim.ids == list(range(11, 22))
+    consumer.settle(Settlement(claim.ids))
+    consumer.close()
+    with View(queue_path) as view:
+        figures = view.figures()
+        assert all(finding.ok for finding in books.check(view))
+    assert (figures.accepted, figures.delivered, figures.deleted, figures.waiting) == (15, 11, 4, 0)
+    plain.close()
+
+
+def test_two_adopt_at_once(queue_path, sql):
+    """Several processes that adopt or make the same queue at once make one set of books."""
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: EventQueue(queue_path).close(), range(16)))
+    assert sql(queue_path, "SELECT count(*) FROM ledger") == [(1,)]
+
+
+# Locked
+
+
+def test_locked_database_is_waited_for_and_then_given_up(queue_path, rows):
+    """While another program holds a write transaction, put waits for its time limit, then says to try
+    again, and has stored nothing; afterwards it works."""
+    queue = EventQueue(queue_path, min_free_bytes=0, lock_timeout_s=0.2)
+    other = sqlite3.connect(f"{queue_path}/data.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    began = time.monotonic()
+    with pytest.raises(TryAgainError, match="locked by another process") as refusal:
+        queue.put(EVENT)
+    assert 0.2 <= time.monotonic() - began < 5
+    assert refusal.value.exit_code == 75
+    with pytest.raises(TryAgainError):
+        queue.put_many([EVENT] * 3)
+    other.execute("ROLLBACK")
+    assert queue.put(EVENT) == 1
+    assert len(rows(queue_path)) == 1
+    other.close()
+    queue.close()
+
+
+def test_stopped_holder_of_the_turnstile(queue_path, rows, until):
+    """Behind a process that was stopped amid its turn, put gives up after its time limit; nothing is
+    stored, tries do not add up to threads or files, and once the holder is gone it works."""
+    queue = EventQueue(queue_path, min_free_bytes=0, lock_timeout_s=0.1)
+    code = (
+        "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], os.O_RDWR), 2); print(flush=True); input()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, f"{queue_path}/turnstile"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert holder.stdout.readline() == b"\n"
+        holder.send_signal(signal.SIGSTOP)
+        for _ in range(4):
+            with pytest.raises(TryAgainError, match="look for a stopped process"):
+                queue.put(EVENT)
+        assert sum(thread.name == "turnstile" for thread in threading.enumerate()) == 1
+        assert sum(path.endswith("turnstile") for path in open_files(queue_path)) == 2
+    finally:
+        holder.kill()
+        holder.communicate()
+    until(lambda: not any(thread.name == "turnstile" for thread in threading.enumerate()))
+    assert queue.put(EVENT) == 1
+    assert len(rows(queue_path)) == 1
+    queue.close()
+
+
+def test_queue_waits_its_turn(queue_path):
+    """A put that finds the turnstile taken is done as soon as it is free."""
+    queue = EventQueue(queue_path, min_free_bytes=0)
+    fd = os.open(f"{queue_path}/turnstile", os.O_RDWR)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(queue.put, EVENT)
+        with pytest.raises(TimeoutError):
+            waiting.result(0.1)
+        fcntl.flock(fd, fcntl.LOCK_UN)
+        assert waiting.result(5) == 1
+    os.close(fd)
+    queue.close()
+
+
+# Full
+
+
+def put_many_times(queue, one, times):
+    for _ in range(times):
+        queue.put(one)
+
+
+def test_queue_is_full_at_max_bytes(queue_path, rows):
+    """Once the queue takes max_bytes, events are refused for now; when some are delivered, taken again."""
+    queue = EventQueue(queue_path, min_free_bytes=0, max_bytes=500_000)
+    big = {"event": "A", "properties": {"text": "x" * 1000}}
+    assert queue.put_many([big] * 300) == 300
+    with pytest.raises(TryAgainError, match=r"as much as queue\.max_bytes allows") as refusal:
+        put_many_times(queue, big, 300)
+    assert refusal.value.exit_code == 75
+    count = len(rows(queue_path))
+    assert 300 < count < 550
+    with pytest.raises(TryAgainError):
+        queue.put_many([big])
+    assert len(rows(queue_path)) == count
+    consumer = Consumer(queue_path)
+    consumer.settle(Settlement(consumer.claim(0, 100, 10**6).ids))
+    queue.put(big)
+    consumer.close()
+    queue.close()
+
+
+def test_queue_is_full_at_min_free_bytes(queue_path, rows):
+    """When the disk has less free than min_free_bytes, events are refused for now."""
+    with EventQueue(queue_path, min_free_bytes=1 << 60) as queue:
+        for store in (lambda: queue.put(EVENT), lambda: queue.put_many([EVENT])):
+            with pytest.raises(TryAgainError, match=r"less than queue\.min_free_bytes") as refusal:
+                store()
+            assert refusal.value.exit_code == 75
+    assert rows(queue_path) == []
+
+
+# Replaced
+
+
+def set_aside(queue_path):
+    for name in os.listdir(queue_path):
+        if name.startswith("data.db"):
+            os.rename(f"{queue_path}/{name}", f"{queue_path}/old{name.removeprefix('data')}")
+
+
+@pytest.mark.parametrize("anew", [True, False], ids=["another file", "no file"])
+def test_put_goes_to_the_file_at_the_path(queue, queue_path, rows, anew):
+    """When the database was set aside under an open queue, the next event goes to the one at the path,
+    which is made if there is none."""
+    queue.put(event(0))
+    set_aside(queue_path)
+    if anew:
+        with EventQueue(queue_path, min_free_bytes=0) as other:
+            other.put(event(1))
+    queue.put(event(2))
+    assert numbers(rows(queue_path)) == ([1, 2] if anew else [2])
+
+
+def test_directory_that_is_gone_is_made_again(queue, queue_path, rows):
+    """When the whole directory was moved away, the next event makes it again."""
+    queue.put(event(0))
+    os.rename(queue_path, queue_path + ".old")
+    queue.put(event(1))
+    assert numbers(rows(queue_path)) == [1]
+    assert stat.S_IMODE(os.stat(queue_path).st_mode) == 0o2770
+
+
+# What it costs
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """Counts the steps of SQLite's virtual machine on all connections opened from now on."""
+    counted = []
+    connect = sqlite3.connect
+
+    def counting(*arguments, **options):
+        connection = connect(*arguments, **options)
+        connection.set_progress_handler(lambda: counted.append(1), 1)
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", counting)
+
+    def count(action):
+        counted.clear()
+        action()
+        return len(counted)
+
+    return count
+
+
+def test_nothing_is_read_that_grows(queue_path, sql, steps):
+    """Opening, putting, claiming and looking take as many steps with 200 000 events waiting, as many acked
+    and as many settled as with ten: nobody ever scans."""
+
+    def put():
+        with EventQueue(queue_path, min_free_bytes=0) as queue:
+            queue.put(EVENT)
+            queue.put_many([EVENT] * 2)
+
+    def claim():
+        consumer = Consumer(queue_path)
+        consumer.version(), consumer.last_id(), consumer.control(), consumer.claim(5, 4, 10**6)
+        consumer.close()
+
+    def look():
+        with View(queue_path) as view:
+            view.figures(), view.peek(2)
+
+    put()
+    add = (
+        "INSERT INTO ack_queue_default (data, timestamp, status) WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL"
+        " SELECT i + 1 FROM n WHERE i < ?)"
+        " SELECT (SELECT data FROM ack_queue_default LIMIT 1), 1.6e9, ? FROM n"
+    )
+    sql(queue_path, add, (20, 1))
+    few = [steps(put), steps(claim), steps(look)]
+    assert min(few) > 20
+    sql(queue_path, add, (200_000, 1))
+    sql(queue_path, add, (200_000, 5))
+    assert [steps(put), steps(claim), steps(look)] == few
+
+
+def test_synced_at_each_commit(queue_path):
+    """Every connection of ours syncs at each commit, also after it was opened again."""
+    queue = AckQueue(queue_path)
+    for _ in range(2):
+        assert queue.connect().execute("PRAGMA synchronous").fetchone() == (2,)
+        assert queue.connect().execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        queue.close()
+
+
+def test_new_queue_can_give_disk_back(queue_path):
+    """A queue of ours is made so that free space can be given back without rewriting the file."""
+    queue = AckQueue(queue_path)
+    assert queue.connect().execute("PRAGMA auto_vacuum").fetchone() == (2,)
+    assert schema_module.is_ours(queue.connect())
+    queue.close()

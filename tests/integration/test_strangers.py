@@ -1,0 +1,292 @@
+"""Programs that use the queue with plain persist-queue, and files that anybody may have written to."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import threading
+
+import persistqueue
+import pytest
+from persistqueue.serializers import json as plain_json
+
+from forwarder.spool import Consumer, EventQueue, Selection, Settlement, View, books
+
+MIB = 1 << 20
+ALL = Selection()
+
+
+def event(number):
+    return {"event": "A", "properties": {"distinct_id": "u-1", "number": number}}
+
+
+@pytest.fixture
+def queue(queue_path):
+    with EventQueue(queue_path, min_free_bytes=0) as queue:
+        yield queue
+
+
+@pytest.fixture
+def consumer(queue, queue_path):
+    consumer = Consumer(queue_path)
+    yield consumer
+    consumer.close()
+
+
+@pytest.fixture
+def plain(queue, queue_path):
+    """The same queue, opened by plain persist-queue."""
+    plain = persistqueue.SQLiteAckQueue(queue_path, serializer=plain_json)
+    yield plain
+    plain.close()
+
+
+def insert(sql, queue_path, value, timestamp="1.6e9", status=0):
+    sql(
+        queue_path,
+        f"INSERT INTO ack_queue_default (data, timestamp, status) VALUES ({value}, {timestamp}, {status})",
+    )
+
+
+def drain(consumer):
+    """Deliver everything; returns the events by row id."""
+    delivered, after_id = {}, 0
+    while (claim := consumer.claim(after_id, 100, MIB)).last_id > after_id:
+        delivered.update(zip(claim.ids, claim.events, strict=True))
+        if claim.ids:
+            consumer.settle(Settlement(claim.ids))
+        after_id = claim.last_id
+    return delivered
+
+
+def figures(queue_path):
+    with View(queue_path) as view:
+        assert [finding for finding in books.check(view) if not finding.ok] == []
+        return view.figures()
+
+
+def letters(queue_path):
+    with View(queue_path) as view:
+        return view.dead_letters(ALL)
+
+
+# Producers
+
+
+def test_plain_producer_is_a_producer(consumer, plain, queue_path):
+    """What plain persist-queue puts is an event: completed from its row, the same at each try."""
+    assert plain.put(event(7)) == 1
+    claim = consumer.claim(0, 10, MIB)
+    properties = json.loads(claim.events[0])["properties"]
+    [(_, _, put_at, _)] = plain._getter.execute("SELECT * FROM ack_queue_default").fetchall()
+    assert properties["time"] == int(put_at * 1000)
+    assert len(properties["$insert_id"]) == 32
+    again = Consumer(queue_path)
+    assert again.claim(0, 10, MIB) == claim
+    again.close()
+    consumer.settle(Settlement(claim.ids))
+    assert (figures(queue_path).accepted, figures(queue_path).delivered) == (1, 1)
+
+
+def test_plain_and_own_producers_at_once(consumer, queue, queue_path, until):
+    """A plain producer in another process, our own here, and the consumer amid both: each event is
+    delivered once, and the books balance."""
+    code = (
+        "import sys, persistqueue\n"
+        "from persistqueue.serializers import json\n"
+        "plain = persistqueue.SQLiteAckQueue(sys.argv[1], serializer=json)\n"
+        "for n in range(200): plain.put({'event': 'A', 'properties': {'number': n}})\n"
+    )
+    stranger = subprocess.Popen([sys.executable, "-c", code, queue_path])
+
+    def put_own():
+        for number in range(200, 400):
+            queue.put(event(number))
+
+    own = threading.Thread(target=put_own)
+    own.start()
+    delivered = {}
+    while stranger.poll() is None or own.is_alive() or consumer.last_id() > len(delivered):
+        delivered.update(drain(consumer))
+    own.join()
+    assert stranger.returncode == 0
+    found = sorted(json.loads(data)["properties"]["number"] for data in delivered.values())
+    assert found == list(range(400))
+    assert (figures(queue_path).delivered, figures(queue_path).waiting) == (400, 0)
+
+
+def test_rows_keep_their_order(consumer, queue, plain):
+    """Rows of strangers and our own are delivered in the order in which they came."""
+    for number in range(6):
+        (plain if number % 2 else queue).put(event(number))
+    delivered = [json.loads(data)["properties"]["number"] for data in drain(consumer).values()]
+    assert delivered == list(range(6))
+
+
+# Rows that are no events
+
+
+class Bomb:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("status", [0, 1, 2, 9])
+def test_pickles_are_never_unpickled(consumer, queue_path, sql, tmp_path, status):
+    """A pickle in a row is not loaded, whatever the row's status: it goes to the dead letters as it is."""
+    bomb = str(tmp_path / "bomb")
+    pickled = pickle.dumps(Bomb(bomb))
+    sql(queue_path, "INSERT INTO ack_queue_default VALUES (NULL, ?, 1.6e9, ?)", (pickled, status))
+    assert drain(consumer) == {}
+    [letter] = letters(queue_path)
+    assert (letter.event_id, letter.data, letter.accepted_at) == (1, pickled, 1.6e9)
+    assert letter.reason
+    assert not os.path.exists(bomb)
+    pickle.loads(pickled)
+    assert os.path.exists(bomb), "the bomb was none"
+
+
+def test_default_serializer_of_a_plain_producer(consumer, queue, queue_path):
+    """A plain producer that was left at its pickle default hurts only its own events."""
+    plain = persistqueue.SQLiteAckQueue(queue_path)
+    plain.put(event(1))
+    plain.close()
+    queue.put(event(2))
+    assert [json.loads(data)["properties"]["number"] for data in drain(consumer).values()] == [2]
+    assert len(letters(queue_path)) == 1
+    assert figures(queue_path).dead_lettered == 1
+
+
+NO_EVENTS = {
+    "NULL": ("NULL", b""),
+    "integer": ("5", b"5"),
+    "zero": ("0", b"0"),
+    "real": ("0.5", b"0.5"),
+    "empty text": ("''", b""),
+    "empty bytes": ("x''", b""),
+    "text that is no UTF-8": ("CAST(x'7bff7d' AS TEXT)", b"\x7b\xff\x7d"),
+    "text with a lone surrogate": ("CAST(x'eda080' AS TEXT)", b"\xed\xa0\x80"),
+    "text with a zero": ("CAST(x'7b007d' AS TEXT)", b"{\0}"),
+    "a JSON list": ("'[]'", b"[]"),
+    "no properties": ("""'{"event":"A"}'""", b'{"event":"A"}'),
+    "more than 1 MB": ("zeroblob(1000001)", bytes(1_000_001)),
+}
+
+
+@pytest.mark.parametrize("status", [0, 1])
+@pytest.mark.parametrize("name", NO_EVENTS)
+def test_whatever_stands_in_a_row(consumer, queue, queue_path, sql, name, status):
+    """A row that holds no event goes to the dead letters, as it was, and holds back no other."""
+    value, data = NO_EVENTS[name]
+    queue.put(event(1))
+    insert(sql, queue_path, value, status=status)
+    queue.put(event(2))
+    with View(queue_path) as view:
+        assert len(view.peek(10)) == 3
+    assert list(drain(consumer)) == [1, 3]
+    [letter] = letters(queue_path)
+    assert (letter.event_id, letter.data) == (2, data if value != "NULL" else letter.data)
+    found = figures(queue_path)
+    assert (found.accepted, found.delivered, found.dead_lettered, found.waiting) == (3, 2, 1, 0)
+
+
+@pytest.mark.parametrize("timestamp", ["NULL", "'yesterday'", "-1", "9e999", "1e300", "x'00'", "''"])
+def test_whatever_stands_as_timestamp(consumer, queue_path, sql, timestamp):
+    """An event whose row has no usable time gets the queue's, the same at each try; looking at it works."""
+    insert(sql, queue_path, "'" + json.dumps(event(1)) + "'", timestamp)
+    [stored] = consumer.claim(0, 10, MIB).events
+    again = Consumer(queue_path)
+    assert again.claim(0, 10, MIB).events == [stored]
+    again.close()
+    with View(queue_path) as view:
+        found = view.figures()
+        assert found.oldest_waiting_at is None
+        assert view.peek(1)[0].accepted_at == 0.0
+    assert json.loads(stored)["properties"]["time"] == int(found.created_at * 1000)
+    assert len(drain(consumer)) == 1
+
+
+def test_text_is_as_good_as_bytes(consumer, queue_path, sql):
+    """An event that somebody has put as text, by hand, is an event."""
+    text = json.dumps(event("é"), ensure_ascii=False)
+    insert(sql, queue_path, f"'{text}'")
+    [stored] = drain(consumer).values()
+    assert json.loads(stored)["properties"]["number"] == "é"
+
+
+@pytest.mark.parametrize("status", ["NULL", "'odd'", "7", "-1"])
+def test_whatever_stands_as_status(consumer, queue_path, sql, status):
+    """An event with a status that means nothing is delivered."""
+    insert(sql, queue_path, "'" + json.dumps(event(1)) + "'", status=status)
+    assert list(drain(consumer)) == [1]
+    assert figures(queue_path).delivered == 1
+
+
+# Consumers
+
+
+def test_leftovers_of_a_plain_consumer(consumer, queue, plain, queue_path, sql):
+    """What a plain consumer has taken, nacked or given up is delivered; what it has acked is swept and
+    counted as deleted; the books balance."""
+    for number in range(10):
+        (plain if number < 6 else queue).put(event(number))
+    taken = [plain.get(raw=True) for _ in range(8)]
+    plain.ack(taken[0])
+    plain.ack(taken[7])
+    plain.nack(taken[1])
+    plain.nack(taken[6])
+    plain.ack_failed(taken[2])
+    statuses = [status for (status,) in sql(queue_path, "SELECT status FROM ack_queue_default ORDER BY _id")]
+    assert statuses == [5, 1, 9, 2, 2, 2, 1, 5, 1, 1]
+    delivered = drain(consumer)
+    assert list(delivered) == [2, 3, 4, 5, 6, 7, 9, 10]
+    for number, data in zip([1, 2, 3, 4, 5, 6, 8, 9], delivered.values(), strict=True):
+        properties = json.loads(data)["properties"]
+        assert properties["number"] == number
+        assert {"time", "$insert_id"} <= properties.keys()
+    found = figures(queue_path)
+    assert (found.accepted, found.delivered, found.deleted, found.waiting) == (10, 8, 2, 0)
+
+
+def test_nacked_row_is_completed_like_before(consumer, plain, queue_path):
+    """A row that a plain consumer puts back as ready, unchecked, is still completed, to the same bytes."""
+    plain.put(event(1))
+    before = consumer.claim(0, 10, MIB).events
+    plain.nack(plain.get(raw=True))
+    assert consumer.claim(0, 10, MIB).events == before
+    assert b'"$insert_id"' in before[0]
+
+
+def test_only_acked_rows(consumer, plain, queue_path):
+    """A claim that only finds acked rows sweeps them and moves on."""
+    for number in range(5):
+        plain.put(event(number))
+        plain.ack(plain.get())
+    claim = consumer.claim(0, 3, MIB)
+    assert (claim.ids, claim.last_id) == ([], 3)
+    assert consumer.claim(3, 3, MIB).last_id == 5
+    found = figures(queue_path)
+    assert (found.accepted, found.deleted, found.waiting, found.last_delivery_at) == (5, 5, 0, None)
+
+
+def test_plain_consumer_reads_our_events(queue, plain, rows, queue_path):
+    """A queue of ours opens in plain persist-queue: what we put it gets, as the same JSON."""
+    queue.put(event(1))
+    assert plain.get() == json.loads(rows(queue_path)[0])
+
+
+def test_opening_by_a_stranger_harms_nothing(consumer, queue, queue_path):
+    """A stranger that opens the queue while events are in flight neither loses nor settles any."""
+    queue.put_many(event(number) for number in range(3))
+    claim = consumer.claim(0, 10, MIB)
+    stranger = persistqueue.SQLiteAckQueue(queue_path, serializer=plain_json)
+    assert stranger.qsize() == 3
+    stranger.close()
+    consumer.settle(Settlement(claim.ids))
+    assert figures(queue_path).delivered == 3

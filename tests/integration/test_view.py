@@ -1,0 +1,353 @@
+"""Looking never disturbs: what `View` reads is right, and reading it leaves no trace."""
+
+import json
+import os
+import sqlite3
+
+import pytest
+
+from forwarder.errors import ConfigError, StorageError
+from forwarder.spool import (
+    Consumer,
+    Dead,
+    EventQueue,
+    NoQueueError,
+    Selection,
+    Settlement,
+    View,
+    books,
+    control,
+    dead_letters,
+)
+
+ALL = Selection()
+MIB = 1 << 20
+
+
+def event(number, name="A"):
+    return {"event": name, "properties": {"distinct_id": "u-1", "number": number}}
+
+
+@pytest.fixture
+def busy_path(queue_path):
+    """A queue with a history: 20 accepted, 5 delivered, 4 dead, of these 1 retried and 1 deleted."""
+    with EventQueue(queue_path, min_free_bytes=0) as queue:
+        queue.put_many(event(number, "AB"[number % 2]) for number in range(20))
+    consumer = Consumer(queue_path)
+    claim = consumer.claim(0, 9, MIB)
+    dead = [
+        Dead(row_id, claim.events[row_id - 1], reason, "properties.x", 400)
+        for row_id, reason in ((2, "Too Long"), (4, "too long"), (5, "blank"), (7, "Too Long"))
+    ]
+    consumer.settle(Settlement(claim.ids, dead, size_bytes=100, http_status=400))
+    dead_letters.retry(queue_path, [1], lambda data, _: data)
+    dead_letters.delete(queue_path, [2])
+    consumer.close()
+    return queue_path
+
+
+def look(view):
+    """Everything that a view can be asked."""
+    view.figures(), view.peek(100), view.dead_letters(ALL), view.summary(ALL), view.deliveries(100)
+    view.count_dead_letters(ALL)
+    assert all(finding.ok for finding in books.check(view))
+
+
+# Disturbing nobody
+
+
+def test_looking_waits_for_no_writer(busy_path):
+    """All looking works while somebody holds a write transaction, and shows what was before it."""
+    writer = sqlite3.connect(f"{busy_path}/data.db", isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")
+    writer.execute("DELETE FROM ack_queue_default")
+    with View(busy_path) as view:
+        look(view)
+        assert view.figures().waiting == len(view.peek(100)) == 12
+    writer.execute("ROLLBACK")
+    writer.close()
+
+
+def test_looking_changes_nothing(busy_path):
+    """No looking is seen as a change by others, or leaves a byte of database or log different."""
+    other = sqlite3.connect(f"{busy_path}/data.db", isolation_level=None)
+    before = (
+        other.execute("PRAGMA data_version").fetchone(),
+        other.execute("SELECT total_changes()").fetchone(),
+    )
+
+    def files():
+        names = [name for name in sorted(os.listdir(busy_path)) if not name.endswith("-shm")]
+        return [(name, open_bytes(f"{busy_path}/{name}")) for name in names]
+
+    def open_bytes(path):
+        with open(path, "rb") as file:
+            return file.read()
+
+    content = files()
+    with View(busy_path) as view:
+        look(view)
+        assert files() == content
+    assert files() == content
+    after = (
+        other.execute("PRAGMA data_version").fetchone(),
+        other.execute("SELECT total_changes()").fetchone(),
+    )
+    assert after == before
+    other.close()
+
+
+def test_looking_cannot_write(busy_path):
+    """The connection that looks is refused any writing."""
+    with View(busy_path) as view, pytest.raises(sqlite3.OperationalError, match="readonly"):
+        view.connection.execute("DELETE FROM dead_letters")
+
+
+def test_looking_holds_nothing_between_calls(busy_path, sql):
+    """Between two looks nothing is held: the log can be written back and cut to nothing."""
+    with View(busy_path) as view:
+        for step in (
+            view.figures,
+            lambda: view.peek(1),
+            lambda: view.dead_letters(ALL, limit=1),
+            lambda: view.summary(ALL),
+            lambda: view.deliveries(1),
+            lambda: books.check(view),
+        ):
+            sql(busy_path, "UPDATE control SET flush_requests = flush_requests + 1")
+            step()
+            assert not view.connection.in_transaction
+            assert sql(busy_path, "PRAGMA wal_checkpoint(TRUNCATE)") == [(0, 0, 0)]
+
+
+def test_figures_are_of_one_instant(busy_path):
+    """The figures are read in one instant: they balance, whatever others do meanwhile."""
+    with View(busy_path) as view, EventQueue(busy_path, min_free_bytes=0) as queue:
+        # A statement of its own for each figure would see what is put in between.
+        view.connection.set_trace_callback(lambda _: queue.put(event(0)))
+        figures = view.figures()
+        view.connection.set_trace_callback(None)
+        assert figures.waiting == figures.accepted - 9
+        assert figures.accepted <= view.figures().accepted
+
+
+# What is shown
+
+
+def test_figures_balance(busy_path):
+    """accepted = delivered + dead-lettered + deleted + waiting, and each is what has happened."""
+    with View(busy_path) as view:
+        found = view.figures()
+        newest = view.deliveries(1)[0]
+    assert (found.accepted, found.delivered, found.dead_lettered, found.deleted) == (21, 5, 4, 0)
+    assert (found.waiting, found.dead_letters, found.retried, found.discarded) == (12, 2, 1, 1)
+    assert found.accepted == found.delivered + found.dead_lettered + found.deleted + found.waiting
+    assert found.created_at <= found.oldest_waiting_at <= found.last_delivery_at == newest.settled_at
+    assert (found.paused, found.short, found.rate_1m) == (False, 0, 5 / 60)
+    assert found.db_bytes + found.wal_bytes > 0
+    assert found.disk_free_bytes > 0
+
+
+def test_empty_queue_has_figures(queue_path):
+    """A queue that nothing has happened in yet has figures: nothing of everything."""
+    EventQueue(queue_path).close()
+    with View(queue_path) as view:
+        found = view.figures()
+        look(view)
+        assert (view.peek(5), view.dead_letters(ALL), view.summary(ALL), view.deliveries(5)) == (
+            [],
+            [],
+            [],
+            [],
+        )
+    assert (found.accepted, found.waiting, found.oldest_waiting_at, found.last_delivery_at) == (
+        0,
+        0,
+        None,
+        None,
+    )
+
+
+def test_paused_is_shown(busy_path):
+    """A person's pause and resume are seen."""
+    control.pause(busy_path)
+    with View(busy_path) as view:
+        assert view.figures().paused
+        control.resume(busy_path)
+        assert not view.figures().paused
+
+
+def test_peek_shows_the_next_rows(busy_path):
+    """The next events are shown in the order of delivery, as they are stored, page by page."""
+    with View(busy_path) as view:
+        first = view.peek(3)
+        assert [row.id for row in first] == [10, 11, 12]
+        assert [row.id for row in view.peek(100, after_id=12)] == list(range(13, 22))
+    assert [json.loads(row.data)["properties"]["number"] for row in first] == [9, 10, 11]
+    assert all(row.status == 1 and row.accepted_at > 1e9 for row in first)
+
+
+@pytest.mark.parametrize(
+    ("where", "ids"),
+    [
+        (ALL, [1, 2, 3, 4]),
+        (Selection(ids=(4, 2, 99)), [2, 4]),
+        (Selection(ids=()), []),
+        (Selection(reason="TOO"), [1, 2, 4]),
+        (Selection(reason="100%"), []),
+        (Selection(event="A"), [3, 4]),
+        (Selection(event="a"), []),
+        (Selection(since=150.0), [3, 4]),
+        (Selection(since=150.0, reason="too", event="A"), [4]),
+    ],
+    ids=str,
+)
+def test_dead_letters_are_selected(queue_path, sql, where, ids):
+    """A selection finds the dead letters that fit all its parts, for listing, counting and summing up."""
+    EventQueue(queue_path).close()
+    dead = [
+        ("B", "Too Long", 100.0),
+        ("B", "too long", 100.0),
+        ("A", "blank", 150.0),
+        ("A", "Too Long", 200.0),
+    ]
+    for name, reason, dead_at in dead:
+        sql(
+            queue_path,
+            "INSERT INTO dead_letters (event_id, data, event, insert_id, reason, field, accepted_at, dead_at)"
+            " VALUES (7, x'7b7d', ?, 'id', ?, 'f', 50.0, ?)",
+            (name, reason, dead_at),
+        )
+    with View(queue_path) as view:
+        assert [letter.id for letter in view.dead_letters(where)] == ids
+        assert [letter.id for letter in view.dead_letters(where, after_id=1, limit=1)] == [
+            row_id for row_id in ids if row_id > 1
+        ][:1]
+        assert view.count_dead_letters(where) == len(ids)
+        assert sum(group.count for group in view.summary(where)) == len(ids)
+
+
+def test_summary_groups_what_died_of_the_same(busy_path):
+    """Dead letters are summed up by reason, field, HTTP status and event, the largest group first."""
+    consumer = Consumer(busy_path)
+    claim = consumer.claim(9, 4, MIB)
+    consumer.settle(
+        Settlement(claim.ids, [Dead(row_id, b'{"event":"Z"}', "blank", "f") for row_id in claim.ids])
+    )
+    consumer.close()
+    with View(busy_path) as view:
+        groups = view.summary(ALL)
+    assert [(group.reason, group.event, group.count) for group in groups] == [
+        ("blank", "Z", 4),
+        ("blank", "A", 1),
+        ("Too Long", "A", 1),
+    ]
+    assert groups[0].example_id == 5
+    assert groups[0].first_at == groups[0].last_at
+
+
+# Finding faults
+
+
+def faults(queue_path):
+    with View(queue_path) as view:
+        return {finding.name for finding in books.check(view) if not finding.ok}
+
+
+@pytest.mark.parametrize(
+    ("harm", "found"),
+    [
+        ("DELETE FROM ack_queue_default WHERE _id = 15", {"books: queue"}),
+        ("DELETE FROM dead_letters WHERE id = 3", {"books: dead letters"}),
+        ("UPDATE ledger SET delivered = delivered + 1", {"books: queue"}),
+        ("UPDATE ledger SET deleted = deleted - 1", {"books: queue"}),
+        ("UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = 'ack_queue_default'", {"books: queue"}),
+        ("UPDATE ledger SET discarded = discarded + 1", {"books: dead letters"}),
+    ],
+)
+def test_books_that_do_not_balance_are_found(busy_path, sql, harm, found):
+    """A row that is missing, or a total that is wrong, is found by checking the books."""
+    assert faults(busy_path) == set()
+    sql(busy_path, harm)
+    assert faults(busy_path) == found
+
+
+def test_books_balance_while_others_go_on(queue_path, monkeypatch):
+    """Checking the books in short reads raises no false alarm while events come and go."""
+    monkeypatch.setattr(books, "CHUNK_IDS", 10)
+    with EventQueue(queue_path, min_free_bytes=0) as queue, View(queue_path) as view:
+        queue.put_many(event(number) for number in range(100))
+        consumer = Consumer(queue_path)
+        settled = iter(range(1, 101))
+
+        def go_on(statement):
+            queue.put(event(0))
+            consumer.settle(Settlement([next(settled)]))
+
+        view.connection.set_trace_callback(go_on)
+        findings = books.check(view)
+        view.connection.set_trace_callback(None)
+        consumer.close()
+    assert next(settled) > 10
+    assert [finding for finding in findings if not finding.ok] == []
+
+
+def test_damage_is_found(busy_path, sql):
+    """A damaged page is found, and looking at it is an error of storage, not a bug."""
+    sql(busy_path, "PRAGMA wal_checkpoint(TRUNCATE)")
+    [(page,)] = sql(busy_path, "SELECT rootpage FROM sqlite_master WHERE name = 'ack_queue_default'")
+    with open(f"{busy_path}/data.db", "r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(b"\xff" * 4096)
+    assert "integrity" in faults(busy_path)
+    with View(busy_path) as view, pytest.raises(StorageError, match="damaged"):
+        view.peek(100)
+
+
+# Where there is nothing to look at
+
+
+def test_no_queue_is_said(queue_path):
+    """Where there is no queue yet, that is said, and none is made by looking."""
+    with pytest.raises(NoQueueError, match="no queue") as error:
+        View(queue_path)
+    assert error.value.exit_code == 69
+    assert not os.path.exists(queue_path)
+
+
+def test_directory_without_a_queue_is_said(queue_path):
+    """In an empty directory as well there is no queue, and nothing is put there by looking."""
+    os.mkdir(queue_path)
+    with pytest.raises(NoQueueError):
+        View(queue_path)
+    assert os.listdir(queue_path) == []
+
+
+def test_queue_that_was_not_adopted_yet_is_said(queue_path):
+    """A queue that only plain persist-queue has used is no queue of ours yet, and is not made one."""
+    import persistqueue
+
+    plain = persistqueue.SQLiteAckQueue(queue_path, serializer=persistqueue.serializers.json)
+    plain.put(event(0))
+    with pytest.raises(NoQueueError, match="will adopt it"):
+        View(queue_path)
+    assert plain.qsize() == 1
+    plain.close()
+
+
+def test_path_with_odd_characters(tmp_path):
+    """Characters that mean something in a URI are ordinary ones in a path."""
+    path = str(tmp_path / "a b?c=%41#d")
+    EventQueue(path).close()
+    with View(path) as view:
+        assert view.figures().accepted == 0
+
+
+def test_database_of_something_else_is_a_setting(queue_path):
+    """A path to another program's database is a wrong setting."""
+    os.mkdir(queue_path)
+    connection = sqlite3.connect(f"{queue_path}/data.db")
+    connection.execute("CREATE TABLE users (id)")
+    connection.close()
+    with pytest.raises(ConfigError, match="made by something else"):
+        View(queue_path)
