@@ -1,0 +1,99 @@
+"""``/import``: from a request and the faults planned for it to what is answered and taken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from forwarder.sandbox import answers, intake, rules
+from forwarder.sandbox.answers import Answer
+from forwarder.sandbox.intake import Account, Batch, Request
+from forwarder.sandbox.ledger import Ledger
+from forwarder.sandbox.rules import Verdict
+from forwarder.sandbox.schedule import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The answer to a request, if there is to be one, and what became of its events."""
+
+    answer: Answer | None
+    events: int = 0
+    size_bytes: int = 0
+    new: int = 0
+    repeats: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A project's ``/import``: its credentials, its kind, its limit and its ledger."""
+
+    ledger: Ledger
+    token: str
+    account: Account
+    project: str
+    max_body_bytes: int
+
+    def settle(self, request: Request, plan: Plan, now_s: float) -> Settled:
+        """Judge *request* by the server's clock *now_s*, and take what passes unless the plan forbids it."""
+        found = intake.read(request, self.max_body_bytes)
+        batch = Batch((), len(request.body)) if isinstance(found, Answer) else found
+        nothing_taken = Settled(None, len(batch.events), batch.size_bytes)
+        if plan.instead is not None or not plan.taken:
+            return replace(nothing_taken, answer=plan.instead)
+        refusal = self._refuse(request) or (found if isinstance(found, Answer) else None)
+        settled = (
+            replace(nothing_taken, answer=refusal) if refusal else self._judge(request, batch, plan, now_s)
+        )
+        answer = settled.answer
+        for distort in plan.distortions:
+            answer = distort(answer) if answer else None
+        return replace(settled, answer=answer) if plan.distortions else settled
+
+    def _refuse(self, request: Request) -> Answer | None:
+        if request.path.rstrip("/") != "/import":
+            return answers.not_found()
+        if request.method != "POST":
+            return answers.method_not_allowed()
+        return intake.authenticate(request, self.token, self.account)
+
+    def _judge(self, request: Request, batch: Batch, plan: Plan, now_s: float) -> Settled:
+        if request.strict:
+            verdict = rules.judge(batch.events, now_s, self.project)
+        else:
+            verdict = rules.judge_leniently(batch.events)
+        outcome = _alter(verdict, plan, request.strict)
+        if isinstance(outcome, Verdict) and outcome.identity_events:
+            outcome = answers.identity_refused(outcome.identity_events)
+        if isinstance(outcome, Answer):
+            return Settled(outcome, len(batch.events), batch.size_bytes)
+        new, repeats = self.ledger.take(outcome.events)
+        failed = len({failure.index for failure in outcome.failures})
+        return Settled(_answer(request, outcome), outcome.sent, batch.size_bytes, new, repeats, failed)
+
+
+def _alter(verdict: Verdict, plan: Plan, strict: bool) -> Verdict | Answer:
+    """Let those faults have their part that depend on what the batch holds."""
+    for injection in plan.conditional:
+        fault = injection.fault
+        outcome: Verdict | Answer | None = None
+        if injection.exceeds(verdict.sent):
+            outcome = answers.throttled(strict, fault.retry_after_s)
+        elif fault.alter is not None:
+            outcome = fault.alter(verdict)
+        if outcome is None or not injection.use():
+            continue
+        plan.names.append(fault.name)
+        if isinstance(outcome, Answer):
+            return outcome
+        verdict = outcome
+    return verdict
+
+
+def _answer(request: Request, verdict: Verdict) -> Answer:
+    imported = len(verdict.events)
+    if not request.strict:
+        return answers.lenient(imported, verbose=request.query.get("verbose") == "1")
+    if verdict.failures:
+        return answers.strict_failed(imported, verdict.failures)
+    return answers.strict_ok(imported)
