@@ -1,0 +1,65 @@
+"""A batch: events that are sent together, and what has come of it so far."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Events on their way, ids and final bytes side by side, in the order of the queue.
+
+    Attributes:
+        size_bytes: Of the uncompressed request body.
+        tries: How often it, or the batch it is a part of, has been sent.
+        recounted: It was sent again because the far end's count was short.
+        refused_at: How many batches had been sent when the far end first refused this without a reason,
+            or last made it a suspect; None: it has not.
+        not_before: The instant (monotonic) before which it is not to be sent.
+        ticket: From `backoff.Connections`, taken when it was sent.
+        number: Of its last sending, counted from 1.
+    """
+
+    ids: Sequence[int]
+    events: Sequence[bytes]
+    size_bytes: int
+    tries: int = 0
+    recounted: bool = False
+    refused_at: int | None = None
+    not_before: float = 0.0
+    ticket: int = 0
+    number: int = 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def part(self, indexes: Sequence[int] | range) -> Batch:
+        """The events at *indexes* as a batch of their own, with the same past."""
+        events = [self.events[index] for index in indexes]
+        return Batch(
+            [self.ids[index] for index in indexes],
+            events,
+            sum(map(len, events)) + len(events),
+            self.tries,
+            self.recounted,
+            self.refused_at,
+        )
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """Two batches of half the events each."""
+        middle = len(self) // 2
+        return self.part(range(middle)), self.part(range(middle, len(self)))
+
+    def without(self, indexes: Container[int]) -> Batch:
+        """The events that are not at *indexes*."""
+        return self.part([index for index in range(len(self)) if index not in indexes])
+
+
+def pack(events: Sequence[bytes]) -> bytes:
+    """The request body for *events*: NDJSON, gzip. The same bytes for the same events."""
+    from isal import igzip
+
+    # Level 1 of isal costs a quarter of zlib's, at about the same size.
+    packed: bytes = igzip.compress(b"\n".join(events) + b"\n", 1, mtime=0)
+    return packed

@@ -1,0 +1,291 @@
+"""What is sent when, and what follows from a reply. No thread, no sleep, no clock of its own."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from forwarder.config.settings import Delivery
+from forwarder.delivery.backoff import BatchSize, Connections
+from forwarder.delivery.batch import Batch
+from forwarder.delivery.gate import Gate, Schedule
+from forwarder.delivery.outcome import Kind, Outcome, Reply, judge
+from forwarder.delivery.suspects import Suspects
+from forwarder.delivery.waiting import Waiting
+from forwarder.spool import Consumer, Dead, Settlement
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one reply has led to; *delivered*, *dead* and *short* count events."""
+
+    outcome: Outcome
+    http_status: int | None
+    sent: int
+    delivered: int = 0
+    dead: int = 0
+    short: int = 0
+
+
+class Courier:
+    """Claims batches from a queue and settles them by the replies.
+
+    For one thread. Call `next` for what may be sent now, send it, and hand the reply to `settle`, which
+    is the only place where events are acked.
+
+    Attributes:
+        paused: Nothing is sent while it is set.
+        linger_s: How long a part-filled batch may wait for company.
+        gate: Whether the far end may be bothered now.
+    """
+
+    def __init__(
+        self,
+        spool: Consumer,
+        settings: Delivery,
+        *,
+        strict: bool = True,
+        random: Callable[[], float] = random.random,
+    ) -> None:
+        self._spool = spool
+        self._cursor = 0
+        self._newest = 0
+        self._unclaimed_since = 0.0
+        self._waiting = Waiting()
+        self._out: set[Batch] = set()
+        self._suspects = Suspects()
+        self._sent = 0
+        self._connections = Connections(settings.connections)
+        self.paused = False
+        self.gate = Gate(Schedule(settings.retry_initial_s, settings.retry_max_s), random)
+        self.apply(settings, strict)
+
+    def apply(self, settings: Delivery, strict: bool) -> None:
+        """Take new settings; what is in flight stays so, and waiting for the far end begins anew."""
+        self._settings = settings
+        self._strict = strict
+        self._size = BatchSize(settings.batch_bytes)
+        self.linger_s = settings.linger_s
+        self.gate.schedule = Schedule(settings.retry_initial_s, settings.retry_max_s)
+        before, self._connections = self._connections, Connections(settings.connections)
+        # What is in flight was sent with the old settings: that it fails says nothing about the new ones.
+        self._connections.ticket = before.ticket + 1
+        self.gate.try_now()
+
+    @property
+    def in_flight(self) -> int:
+        """Events that are out, and not answered for."""
+        return sum(map(len, self._out))
+
+    @property
+    def connections(self) -> int:
+        """How many requests may be out at once just now."""
+        return self._connections.allowed
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is left to send or to wait for."""
+        return not (self._out or self._waiting or self._suspects or self._newest > self._cursor)
+
+    def flush(self) -> None:
+        """Forget the present wait."""
+        self.gate.try_now()
+        self._unclaimed_since = float("-inf")
+        self._waiting.flush()
+
+    def notice(self, now: float) -> None:
+        """See what has been put into the queue since."""
+        newest = self._spool.last_id()
+        if newest > self._newest:
+            if self._newest <= self._cursor:
+                self._unclaimed_since = now
+            self._newest = newest
+
+    def wait_s(self, now: float) -> float:
+        """How long `next` has nothing to give for, if there is no news and no reply; may be infinite."""
+        if self.paused:
+            return math.inf
+        due = [self._waiting.due_at()]
+        if self._may_claim:
+            due.append(self._unclaimed_since + self.linger_s)
+        if self._suspects.due(self._has_asked_all):
+            due.append(now)
+        return max(min(due), self.gate.opens_at, now) - now
+
+    def next(self, now: float) -> Batch | None:
+        """The batch to send now; None: nothing, until there is a reply, news or a later *now*."""
+        if self.paused or self.gate.is_closed(now) or len(self._out) >= self._connections.allowed:
+            return None
+        batch = self._suspects.pop(self._has_asked_all) or self._due(now) or self._claim(now)
+        if batch is not None:
+            self._sent += 1
+            batch.number = self._sent
+            batch.tries += 1
+            batch.ticket = self._connections.ticket
+            self._out.add(batch)
+        return batch
+
+    def settle(self, batch: Batch, reply: Reply, now: float) -> Report:
+        """Do what *reply* to *batch* asks for; the settled events have left the queue on return.
+
+        Raises:
+            ForwarderError: the queue could not be written. Nothing has changed: call again with the same.
+        """
+        outcome = judge(reply, batch.events, self._strict)
+        rule = _RULES[outcome.kind]
+        report = rule(self, batch, outcome, reply.status, now)
+        self._out.discard(batch)
+        return report
+
+    def bury_suspects(self) -> int:
+        """Dead-letter the suspects that are known to be bad by now; see `suspects`. Returns how many.
+
+        Raises:
+            ForwarderError: the queue could not be written; the rest is still suspected.
+        """
+        condemned = self._suspects.condemned(self._has_asked_all)
+        for batch, letter in condemned:
+            self._bury(batch, letter)
+            self._suspects.release(batch)
+        return len(condemned)
+
+    @property
+    def _has_asked_all(self) -> bool:
+        """Whether there is nothing but suspects to ask the far end about."""
+        return not (self._out or self._waiting or self._newest > self._cursor)
+
+    def _due(self, now: float) -> Batch | None:
+        # The neighbours of suspects may be as bad: what is far from them tells more.
+        return self._waiting.pop(now, last_first=self._suspects.are_all())
+
+    def _claim(self, now: float) -> Batch | None:
+        is_full = self._newest - self._cursor >= self._settings.batch_events
+        if not self._may_claim or (not is_full and now < self._unclaimed_since + self.linger_s):
+            return None
+        while self._newest > self._cursor:
+            claim = self._spool.claim(self._cursor, self._settings.batch_events, self._size.allowed_bytes)
+            # A claim that gets nowhere: no row stands behind the rest of the numbers any more.
+            self._cursor = claim.last_id if claim.last_id > self._cursor else self._newest
+            if claim.ids:
+                return Batch(claim.ids, claim.events, claim.size_bytes)
+        return None
+
+    @property
+    def _may_claim(self) -> bool:
+        """Whether rows are left to claim, and room to hold them."""
+        held_bytes = self._suspects.size_bytes + sum(b.size_bytes for b in (*self._out, *self._waiting))
+        room_bytes = self._settings.connections * self._settings.batch_bytes
+        return self._newest > self._cursor and held_bytes <= room_bytes
+
+    def _delivered(
+        self, batch: Batch, outcome: Outcome, status: int | None, _now: float, short: int = 0
+    ) -> Report:
+        dead = _letters(batch, outcome, status)
+        self._spool.settle(Settlement(batch.ids, dead, short, batch.size_bytes, status, batch.tries))
+        self._said_yes(batch)
+        return Report(outcome, status, len(batch), len(batch) - len(dead), len(dead), short)
+
+    def _short(self, batch: Batch, outcome: Outcome, status: int | None, now: float) -> Report:
+        named = {rejection.index for rejection in outcome.rejections}
+        rest = batch.without(named)
+        # While it names more, it may be that it names only so many at a time.
+        if not rest or (batch.recounted and not named):
+            short = max(len(batch) - len(named) - outcome.imported, 0)
+            return self._delivered(batch, outcome, status, now, short)
+        if named:
+            letters = _letters(batch, outcome, status)
+            ids = [letter.event_id for letter in letters]
+            self._spool.settle(Settlement(ids, letters, http_status=status, tries=batch.tries))
+        if outcome.imported:
+            self._said_yes(batch)
+        rest.recounted = True
+        self._waiting.add(rest)
+        return Report(outcome, status, len(batch), dead=len(named))
+
+    def _too_large(self, batch: Batch, outcome: Outcome, _status: int | None, now: float) -> Report:
+        self._size.too_large(batch.size_bytes, outcome.limit_bytes)
+        return self._divide(batch, outcome, 413, now)
+
+    def _refused(self, batch: Batch, outcome: Outcome, status: int | None, now: float) -> Report:
+        return self._divide(batch, outcome, status, now)
+
+    def _divide(self, batch: Batch, outcome: Outcome, status: int | None, now: float) -> Report:
+        letter = Dead(batch.ids[0], batch.events[0], outcome.detail, "", status)
+        if len(batch) == 1 and self._suspects.are_dead(batch):
+            self._bury(batch, letter)
+            self._suspects.buried()
+            return Report(outcome, status, 1, dead=1)
+        if self._suspects.are_all():
+            self.gate.block(f"every event that was tried is refused: {letter.reason}", now)
+        elif batch.ticket == self._connections.ticket:
+            self.gate.open()
+        if len(batch) == 1:
+            self._suspects.hold(batch, letter, self._sent)
+            return Report(outcome, status, 1)
+        batch.refused_at = self._sent if batch.refused_at is None else batch.refused_at
+        for half in batch.halves():
+            if outcome.kind is Kind.REFUSED:
+                self._waiting.add_refused(half, now)
+            else:
+                self._waiting.add(half)
+        return Report(outcome, status, len(batch))
+
+    def _throttled(self, batch: Batch, outcome: Outcome, status: int | None, now: float) -> Report:
+        self._back_off(batch, outcome, now)
+        self._connections.throttled(batch.ticket)
+        return self._again(batch, outcome, status)
+
+    def _unreachable(self, batch: Batch, outcome: Outcome, status: int | None, now: float) -> Report:
+        self._back_off(batch, outcome, now)
+        self._connections.failed(batch.ticket)
+        return self._again(batch, outcome, status)
+
+    def _misconfigured(self, batch: Batch, outcome: Outcome, status: int | None, now: float) -> Report:
+        if batch.ticket == self._connections.ticket:
+            self.gate.block(outcome.detail, now)
+        self._connections.failed(batch.ticket)
+        return self._again(batch, outcome, status)
+
+    def _back_off(self, batch: Batch, outcome: Outcome, now: float) -> None:
+        floor_s = outcome.retry_after_s or 0.0
+        if batch.ticket == self._connections.ticket:
+            self.gate.back_off(outcome.detail, now, floor_s)
+        else:
+            # One of those that were out together: they fail as one, the longest Retry-After counts.
+            self.gate.opens_at = max(self.gate.opens_at, now + floor_s)
+
+    def _again(self, batch: Batch, outcome: Outcome, status: int | None) -> Report:
+        self._waiting.add(batch)
+        return Report(outcome, status, len(batch))
+
+    def _said_yes(self, batch: Batch) -> None:
+        saturated = len(self._out) >= self._connections.allowed
+        self._connections.succeeded(batch.ticket, saturated=saturated)
+        self._suspects.said_yes(batch)
+        self._size.succeeded()
+        if batch.ticket == self._connections.ticket or not self.gate.tries:
+            self.gate.open()
+
+    def _bury(self, batch: Batch, letter: Dead) -> None:
+        status = letter.http_status
+        self._spool.settle(Settlement(batch.ids, [letter], 0, batch.size_bytes, status, batch.tries))
+
+
+def _letters(batch: Batch, outcome: Outcome, status: int | None) -> list[Dead]:
+    return [
+        Dead(batch.ids[said.index], batch.events[said.index], said.message, said.field, status)
+        for said in outcome.rejections
+    ]
+
+
+_RULES: dict[Kind, Callable[[Courier, Batch, Outcome, int | None, float], Report]] = {
+    Kind.DELIVERED: Courier._delivered,
+    Kind.SHORT: Courier._short,
+    Kind.TOO_LARGE: Courier._too_large,
+    Kind.REFUSED: Courier._refused,
+    Kind.THROTTLED: Courier._throttled,
+    Kind.UNREACHABLE: Courier._unreachable,
+    Kind.MISCONFIGURED: Courier._misconfigured,
+}

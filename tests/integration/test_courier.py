@@ -1,0 +1,802 @@
+"""The courier on a real queue: what is sent when, and what follows from each reply; time is the test's."""
+
+import json
+import math
+import sqlite3
+import time
+from contextlib import closing, contextmanager
+
+import pytest
+
+from forwarder.config import Credentials
+from forwarder.config.settings import Delivery
+from forwarder.delivery.batch import pack
+from forwarder.delivery.client import Client
+from forwarder.delivery.courier import Courier
+from forwarder.delivery.outcome import Kind, Reply
+from forwarder.errors import TryAgainError
+from forwarder.event import accept
+from forwarder.sandbox import Fault, Sandbox
+from forwarder.spool import Consumer, EventQueue, Selection, View
+
+HTML = {"content-type": "text/html"}
+EVERYTHING = Selection()
+
+
+def event(number, name="signup", **properties):
+    """The final bytes of one event."""
+    given = {"time": 1_700_000_000 + number, "$insert_id": f"id-{number}", "distinct_id": "d", **properties}
+    text = json.dumps({"event": name, "properties": given}).encode()
+    return accept(text, int(time.time() * 1000))
+
+
+def answer(status, value, **headers):
+    """A reply in JSON."""
+    return Reply(status, headers, json.dumps(value).encode())
+
+
+def yes(batch, imported=None):
+    """Mixpanel's yes to all of a batch, or the count given."""
+    imported = len(batch) if imported is None else imported
+    return answer(200, {"code": 200, "num_records_imported": imported, "status": "OK"})
+
+
+def partly(batch, failed, imported=None):
+    """Mixpanel's 400 that names the events at the indexes *failed*."""
+    records = [
+        {"index": index, "insert_id": json.loads(batch.events[index])["properties"]["$insert_id"]}
+        | {"field": "properties.time", "message": "'properties.time' is invalid"}
+        for index in failed
+    ]
+    said = {
+        "code": 400,
+        "error": "some data points in the request failed validation",
+        "failed_records": records,
+    }
+    return answer(
+        400, said | {"num_records_imported": len(batch) - len(failed) if imported is None else imported}
+    )
+
+
+def refusal(_batch=None):
+    """A 400 that explains nothing."""
+    return answer(400, {"code": 400, "error": "Bad Request", "status": "Bad Request"})
+
+
+def unless(is_bad, otherwise=refusal):
+    """A far end that refuses each batch with a bad event in it as a whole, and takes the others."""
+    return lambda batch: otherwise(batch) if any(map(is_bad, batch.events)) else yes(batch)
+
+
+class Trip:
+    """A courier at work: offer events, then let time pass."""
+
+    def __init__(self, path, random=0.5, **settings):
+        self.path = path
+        self.queue = EventQueue(path, min_free_bytes=0)
+        self.spool = Consumer(path, lock_timeout_s=0.05)
+        self.settings = Delivery(**settings)
+        self.courier = Courier(self.spool, self.settings, random=lambda: random)
+        self.now = 1000.0
+        self.sent = []
+        self.outcomes = []
+
+    def close(self):
+        self.spool.close()
+        self.queue.close()
+
+    def offer(self, events):
+        """Put events into the queue, and have the courier see them."""
+        self.queue.append(events)
+        self.courier.notice(self.now)
+        return events
+
+    def next(self, after_s=0.0):
+        """What may be sent *after_s* from now."""
+        self.now += after_s
+        return self.courier.next(self.now)
+
+    def settle(self, batch, reply):
+        """Act on a reply as the daemon does."""
+        report = self.courier.settle(batch, reply, self.now)
+        self.outcomes.append(report.outcome.kind)
+        self.courier.bury_suspects()
+        return report
+
+    def deliver(self, far_end, for_s=600.0, until=lambda: False):
+        """Send what may be sent, as much at once as may be, for so much of the test's time, or until idle.
+
+        Returns how much time it took.
+        """
+        began_at = self.now
+        while not self.courier.is_idle and not until() and self.now < began_at + for_s:
+            flight = []
+            while (batch := self.courier.next(self.now)) is not None:
+                flight.append(batch)
+            for batch in flight:
+                self.sent.append(list(batch.events))
+                self.settle(batch, far_end(batch))
+            if not flight:
+                self.now += min(max(self.courier.wait_s(self.now), 0.001), 1.0)
+        return self.now - began_at
+
+    def figures(self):
+        with View(self.path) as view:
+            return view.figures()
+
+    def dead(self):
+        with View(self.path) as view:
+            return view.dead_letters(EVERYTHING)
+
+    def deliveries(self):
+        with View(self.path) as view:
+            return list(view.deliveries(100))
+
+    def counts(self):
+        """delivered, dead-lettered, waiting"""
+        figures = self.figures()
+        return figures.delivered, figures.dead_lettered, figures.waiting
+
+
+@pytest.fixture
+def trip(queue_path):
+    """A courier that doesn't linger, and otherwise has the default settings."""
+    made = []
+
+    def start(**settings):
+        made.append(Trip(queue_path, **{"linger_s": 0.0, **settings}))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.close()
+
+
+@contextmanager
+def locked(path):
+    """Somebody else is in the middle of writing."""
+    with closing(sqlite3.connect(f"{path}/data.db", isolation_level=None)) as stranger:
+        stranger.execute("BEGIN IMMEDIATE")
+        yield
+        stranger.execute("ROLLBACK")
+
+
+# The outcomes, one by one
+
+
+def test_delivered_events_leave_the_queue(trip):
+    """What Mixpanel has accounted for is gone from the queue, counted, and in the delivery log."""
+    t = trip()
+    t.offer([event(n) for n in range(3)])
+    batch = t.next()
+    report = t.settle(batch, yes(batch))
+    assert (report.outcome.kind, report.sent, report.delivered) == (Kind.DELIVERED, 3, 3)
+    assert t.counts() == (3, 0, 0)
+    (entry,) = t.deliveries()
+    assert (entry.first_id, entry.last_id, entry.delivered, entry.dead) == (1, 3, 3, 0)
+    assert (entry.http_status, entry.tries, entry.size_bytes) == (200, 1, sum(map(len, batch.events)) + 3)
+
+
+def test_partial_success_parts_the_batch(trip):
+    """A 400 that names events makes these dead letters with field, message, status; others are delivered."""
+    t = trip()
+    events = t.offer([event(n) for n in range(5)])
+    batch = t.next()
+    report = t.settle(batch, partly(batch, [1, 4]))
+    assert (report.delivered, report.dead) == (3, 2)
+    assert t.counts() == (3, 2, 0)
+    found = [(d.data, d.reason, d.field, d.http_status, d.event_id) for d in t.dead()]
+    reason = "'properties.time' is invalid"
+    assert sorted(found, key=lambda each: each[-1]) == [
+        (events[1], reason, "properties.time", 400, 2),
+        (events[4], reason, "properties.time", 400, 5),
+    ]
+
+
+LATER = [
+    (Reply(None, {}, b"", "DNS: api.mixpanel.com can't be found"), Kind.UNREACHABLE, "backing_off"),
+    (Reply(408, HTML, b"<title>Request Timeout</title>"), Kind.UNREACHABLE, "backing_off"),
+    (Reply(500, {}, b""), Kind.UNREACHABLE, "backing_off"),
+    (Reply(503, {}, b"upstream connect error"), Kind.UNREACHABLE, "backing_off"),
+    (Reply(200, HTML, b"<title>Sign in</title>"), Kind.UNREACHABLE, "backing_off"),
+    (answer(200, {"status": 0, "error": "a temporary failure occurred"}), Kind.UNREACHABLE, "backing_off"),
+    (Reply(400, HTML, b"<title>Bad Request</title>"), Kind.UNREACHABLE, "backing_off"),
+    (answer(429, {"code": 429, "error": "rate"}), Kind.THROTTLED, "backing_off"),
+    (answer(401, {"code": 401, "error": "Invalid credentials"}), Kind.MISCONFIGURED, "blocked"),
+    (Reply(403, HTML, b"<title>403 Forbidden</title>"), Kind.MISCONFIGURED, "blocked"),
+    (Reply(404, HTML, b"<title>Not Found</title>"), Kind.MISCONFIGURED, "blocked"),
+    (Reply(405, {}, b""), Kind.MISCONFIGURED, "blocked"),
+    (Reply(302, {"location": "https://login.example.invalid/?next=1"}, b""), Kind.MISCONFIGURED, "blocked"),
+]
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind", "state"), LATER, ids=lambda value: f"{value.status}" if isinstance(value, Reply) else ""
+)
+def test_what_is_not_about_events_settles_nothing(trip, reply, kind, state):
+    """Every other answer closes the gate with its reason; then the same bytes are sent again, until a yes."""
+    t = trip()
+    events = t.offer([event(n) for n in range(4)])
+    batch = t.next()
+    assert t.settle(batch, reply).outcome.kind is kind
+    assert (t.courier.gate.state, t.counts()) == (state, (0, 0, 4))
+    assert t.courier.gate.reason
+    assert t.next() is None
+    again = t.next(after_s=t.courier.wait_s(t.now))
+    assert (again.events, again.tries) == (events, 2)
+    t.settle(again, yes(again))
+    assert (t.courier.gate.state, t.courier.gate.reason, t.counts()) == ("running", "", (4, 0, 0))
+
+
+# Short counts
+
+
+def test_short_count_is_asked_about_once_more_and_then_believed(trip):
+    """Named events are settled at once, the rest is sent once more; short again, it counts as delivered."""
+    t = trip()
+    events = t.offer([event(n) for n in range(10)])
+    batch = t.next()
+    first = t.settle(batch, partly(batch, [0], imported=6))
+    assert (first.outcome.kind, first.dead, first.delivered) == (Kind.SHORT, 1, 0)
+    assert t.counts() == (0, 1, 9)
+    again = t.next()
+    assert again.events == events[1:]
+    second = t.settle(again, yes(again, imported=6))
+    assert (second.delivered, second.short) == (9, 3)
+    assert (t.counts(), t.figures().short, t.courier.is_idle) == ((9, 1, 0), 3, True)
+    assert [(entry.delivered, entry.dead, entry.short, entry.tries) for entry in t.deliveries()] == [
+        (9, 0, 3, 2),
+        (0, 1, 0, 1),
+    ]
+
+
+def test_second_count_that_adds_up_is_no_shortfall(trip):
+    """A count that was short only once leaves no trace in the books."""
+    t = trip()
+    t.offer([event(n) for n in range(10)])
+    batch = t.next()
+    t.settle(batch, yes(batch, imported=6))
+    assert t.counts() == (0, 0, 10)
+    again = t.next()
+    t.settle(again, yes(again))
+    assert (t.counts(), t.figures().short) == ((10, 0, 0), 0)
+
+
+def test_failures_named_a_few_at_a_time_all_become_dead_letters(trip):
+    """A far end that names only some of the failed events each time is asked until it names no more."""
+    t = trip()
+    t.offer([event(n) for n in range(10)])
+    bad = {event(n) for n in range(6)}
+
+    def far_end(batch):
+        found = [index for index, data in enumerate(batch.events) if data in bad]
+        return partly(batch, found[:2], imported=len(batch) - len(found)) if found else yes(batch)
+
+    t.deliver(far_end)
+    assert (t.counts(), t.figures().short) == ((4, 6, 0), 0)
+
+
+# Too large, and how large then
+
+
+def test_named_limit_is_learned(trip):
+    """After a 413 that names its limit the batch goes out in parts, and no later batch is larger."""
+    t = trip()
+    events = t.offer([event(n, pad="x" * 1000) for n in range(1000)])
+    limit = 100_000
+
+    def far_end(batch):
+        if batch.size_bytes > limit:
+            return answer(413, {"code": 413, "error": f"request exceeds max limit of {limit} bytes"})
+        return yes(batch)
+
+    t.deliver(far_end)
+    assert t.counts() == (1000, 0, 0)
+    refused = t.outcomes.count(Kind.TOO_LARGE)
+    more = t.offer([event(n, pad="x" * 1000) for n in range(1000, 3000)])
+    t.deliver(far_end)
+    assert t.counts() == (3000, 0, 0)
+    assert t.outcomes.count(Kind.TOO_LARGE) == refused, "the limit was known"
+    taken = [data for batch in t.sent if sum(map(len, batch)) < limit for data in batch]
+    assert sorted(taken) == sorted(events + more)
+
+
+def test_limit_that_nobody_names_is_found_and_tried_again(trip):
+    """A 413 without a limit makes batches smaller for a while, not for ever."""
+    t = trip()
+    limit = 50_000
+
+    def far_end(batch):
+        return Reply(413, HTML, b"<title>Error 413</title>") if batch.size_bytes > limit else yes(batch)
+
+    t.offer([event(n, pad="x" * 1000) for n in range(1900)])
+    t.deliver(far_end)
+    assert t.counts() == (1900, 0, 0)
+    assert len(t.sent) < 4 * 1900 * 1100 / limit, "not many more requests than the limit needs"
+    limit = math.inf
+    t.offer([event(n, pad="x" * 1000) for n in range(10_000, 20_000)])
+    t.sent.clear()
+    t.deliver(far_end)
+    assert t.counts() == (11_900, 0, 0)
+    assert max(map(len, t.sent)) > 300, "batches have grown again"
+
+
+def test_event_too_large_alone_is_a_dead_letter(trip):
+    """413 for one event whose neighbours pass: it is dead-lettered, with the far end's words."""
+    t = trip()
+    big = event(7, pad="x" * 200_000)
+    t.offer([event(1), event(2), big, event(3)])
+    said = Reply(413, HTML, b"<title>Error 413</title>")
+    t.deliver(lambda batch: said if batch.size_bytes > 100_000 else yes(batch))
+    assert t.counts() == (3, 1, 0)
+    (letter,) = t.dead()
+    assert (letter.data, letter.http_status) == (big, 413)
+    assert "Error 413" in letter.reason
+
+
+# One bad event, and suspects
+
+
+@pytest.mark.parametrize("place", [0, 999, 1999])
+def test_one_poison_event_is_found_by_halving(trip, place):
+    """Among 2000 events the one that is refused without a reason is found in about 2·log2(2000) requests."""
+    t = trip()
+    events = t.offer([event(n) for n in range(2000)])
+    took_s = t.deliver(unless(lambda data: data == events[place]))
+    assert t.counts() == (1999, 1, 0)
+    (letter,) = t.dead()
+    assert (letter.data, letter.http_status) == (events[place], 400)
+    assert "Bad Request" in letter.reason
+    assert len(t.sent) <= 2 * math.ceil(math.log2(2000)) + 3
+    assert took_s < 5, "nothing was held up"
+
+
+@pytest.mark.parametrize("count", [3, 20])
+def test_neighbouring_poison_events_hold_nothing_up(trip, count):
+    """Poison events side by side at the head of the queue are found, and never block the good ones behind."""
+    t = trip()
+    events = t.offer([event(n) for n in range(2000)])
+    bad = set(events[:count])
+    states = set()
+
+    def far_end(batch):
+        states.add(t.courier.gate.state)
+        return unless(bad.__contains__)(batch)
+
+    took_s = t.deliver(far_end)
+    assert t.counts() == (2000 - count, count, 0)
+    assert {letter.data for letter in t.dead()} == bad
+    assert states == {"running"}
+    assert took_s < 20
+
+
+@pytest.mark.parametrize("status", [400, 413])
+@pytest.mark.parametrize("count", [3, 2000, 4500])
+def test_refusal_of_everything_is_nobodys_death(trip, count, status):
+    """While everything is refused nothing is dead-lettered and delivery blocks; then all is delivered."""
+    t = trip()
+    t.offer([event(n) for n in range(count)])
+    said = refusal() if status == 400 else Reply(413, HTML, b"<title>Error 413</title>")
+    t.deliver(lambda batch: said, for_s=3600)
+    assert t.counts() == (0, 0, count)
+    assert t.courier.gate.state == "blocked"
+    assert "every event that was tried is refused" in t.courier.gate.reason
+    assert len(t.sent) < 150, "tried again slowly"
+    t.deliver(yes, for_s=300)
+    assert (t.counts(), t.courier.gate.state) == ((count, 0, 0), "running")
+
+
+def test_events_that_trickle_in_while_everything_is_refused_survive(trip):
+    """Alone in the queue, one after the other, no more than two are given up before the far end says yes."""
+    t = trip()
+    for number in range(10):
+        t.offer([event(number)])
+        t.deliver(lambda batch: refusal(), for_s=100)
+    _, dead, waiting = t.counts()
+    assert (dead, waiting) == (2, 8)
+    assert t.courier.gate.state == "blocked"
+    t.deliver(yes, for_s=300)
+    assert t.counts() == (8, 2, 0)
+
+
+def test_far_end_that_refuses_everything_for_a_while_again_and_again(trip):
+    """Spells of refusing everything, with a yes between them, cost a few events each, not the backlog."""
+    t = trip()
+    t.offer([event(n) for n in range(6000)])
+    for _ in range(3):
+        t.deliver(lambda batch: refusal(), for_s=200)
+        say = iter([yes])
+        t.deliver(lambda batch, say=say: next(say, refusal)(batch), for_s=200)
+    t.deliver(yes)
+    delivered, dead, waiting = t.counts()
+    assert waiting == 0
+    assert dead <= 5 * 3
+    assert delivered == 6000 - dead
+
+
+def test_lone_poison_event_is_a_dead_letter(trip):
+    """With nothing else to ask the far end about, one event that is refused is dead at once."""
+    t = trip()
+    (bad,) = t.offer([event(1)])
+    assert t.deliver(lambda batch: refusal()) < 5
+    assert t.counts() == (0, 1, 0)
+    assert [letter.data for letter in t.dead()] == [bad]
+    assert len(t.sent) == 1
+
+
+def test_suspect_is_asked_again_before_it_is_buried(trip):
+    """What was refused while everything was gets another hearing when the far end says yes again."""
+    t = trip()
+    t.offer([event(n) for n in range(3)])
+    t.deliver(lambda batch: refusal(), for_s=100)
+    (bad,) = t.offer([event(9)])
+    t.sent.clear()
+    t.deliver(unless(bad.__eq__), for_s=400)
+    assert t.counts() == (3, 1, 0)
+    assert [letter.data for letter in t.dead()] == [bad]
+
+
+def test_yes_to_something_sent_before_is_no_evidence(trip):
+    """A yes that was on its way when everything began to be refused condemns none."""
+    t = trip(batch_events=10)
+    t.offer([event(n) for n in range(30)])
+    first = t.next()
+    t.settle(first, yes(first))
+    left, right = t.next(), t.next()
+    t.settle(left, refusal())
+    t.settle(right, yes(right))
+    t.deliver(lambda batch: refusal(), for_s=1000)
+    assert t.counts() == (20, 0, 10)
+
+
+# Waiting for the far end
+
+
+@pytest.mark.parametrize(("random", "jitter_s"), [(0.0, 1.0), (1.0, 5.0)])
+def test_documented_schedule(trip, random, jitter_s):
+    """By default: 2 s, doubled with each failure to 60 s, plus 1 to 5 s; from the start after a yes."""
+    t = trip(random=random)
+    t.offer([event(1)])
+    expected = [2, 4, 8, 16, 32, 60, 60, 60]
+
+    def waits():
+        for _ in expected:
+            batch = t.next()
+            t.settle(batch, Reply(503, {}, b""))
+            wait_s = t.courier.wait_s(t.now)
+            assert t.next(after_s=wait_s - 0.01) is None
+            t.now += 0.02
+            yield round(wait_s - jitter_s, 3)
+
+    assert list(waits()) == expected
+    batch = t.next()
+    t.settle(batch, yes(batch))
+    t.offer([event(2)])
+    assert next(waits()) == expected[0]
+
+
+@pytest.mark.parametrize(("asked_s", "wait_s"), [(None, 5.0), ("2", 5.0), ("100", 100.0)])
+def test_retry_after_is_a_floor(trip, asked_s, wait_s):
+    """Retry-After makes the wait longer where it asks for more than the schedule, and never shorter."""
+    t = trip()
+    t.offer([event(1)])
+    batch = t.next()
+    headers = {} if asked_s is None else {"retry-after": asked_s}
+    t.settle(batch, Reply(429, headers, b"{}"))
+    assert t.courier.wait_s(t.now) == pytest.approx(wait_s)
+
+
+def grown(t, connections):
+    """Deliver until so many connections are in use."""
+    number = 0
+    while t.courier.connections < connections:
+        t.offer([event(number + n) for n in range(connections)])
+        number += connections
+        t.deliver(yes)
+        assert number < 100_000
+    return number
+
+
+def flight_of(t, count, number):
+    """Batches that are out at the same time."""
+    t.offer([event(number + n) for n in range(count)])
+    flight = [t.next() for _ in range(count)]
+    assert all(flight)
+    return flight
+
+
+@pytest.mark.parametrize("reply", [Reply(429, {}, b"{}"), Reply(503, {}, b""), Reply(None, {}, b"", "cut")])
+def test_those_that_fail_together_count_as_one_failure(trip, reply):
+    """Ten requests that were out together and all failed make one step of backoff."""
+    t = trip(batch_events=1)
+    flight = flight_of(t, 10, grown(t, 10))
+    for batch in flight:
+        t.settle(batch, reply)
+    assert t.courier.wait_s(t.now) == pytest.approx(2 + 3)
+    assert (t.courier.gate.tries, t.courier.in_flight) == (1, 0)
+
+
+def test_longest_retry_after_of_a_flight_counts(trip):
+    """Of several replies that ask for patience the one that asks for most is heard, in any order."""
+    t = trip(batch_events=1)
+    flight = flight_of(t, 3, grown(t, 4))
+    for batch, asked_s in zip(flight, ("20", "90", "40"), strict=True):
+        t.settle(batch, Reply(429, {"retry-after": asked_s}, b"{}"))
+    assert t.courier.wait_s(t.now) == pytest.approx(90)
+
+
+def test_late_yes_does_not_open_the_gate(trip):
+    """A yes to a request from before the failure says nothing about now: the wait stays."""
+    t = trip(batch_events=1)
+    failed, late = flight_of(t, 2, grown(t, 4))
+    t.settle(failed, Reply(503, {}, b""))
+    wait_s = t.courier.wait_s(t.now)
+    t.settle(late, yes(late))
+    assert t.courier.wait_s(t.now) == wait_s > 0
+    assert t.courier.gate.state == "backing_off"
+
+
+def test_fewer_connections_after_failures(trip):
+    """Too many requests: half as many connections. No answer: one. Successes bring them back."""
+    t = trip(batch_events=1)
+    number = grown(t, 8)
+    (batch,) = flight_of(t, 1, number)
+    t.settle(batch, Reply(429, {}, b"{}"))
+    assert t.courier.connections == 4
+    t.deliver(yes)
+    batch = flight_of(t, 1, number + 1)[0]
+    t.settle(batch, Reply(503, {}, b""))
+    assert t.courier.connections == 1
+    t.deliver(yes)
+    grown(t, 10)
+    assert t.courier.connections == 10
+
+
+def test_blocked_is_tried_slowly_and_at_once_after_flush(trip):
+    """A wrong key is tried again about once a minute, and immediately when somebody asks for it."""
+    t = trip()
+    t.offer([event(1)])
+    for _ in range(3):
+        batch = t.next()
+        t.settle(batch, answer(401, {"code": 401, "error": "Invalid credentials"}))
+        assert 60 < t.courier.wait_s(t.now) <= 65
+        assert t.next(after_s=59) is None
+        t.courier.flush()
+        assert t.courier.wait_s(t.now) == 0
+    assert t.courier.gate.state == "blocked", "until it has worked"
+    batch = t.next()
+    t.settle(batch, yes(batch))
+    assert (t.courier.gate.state, t.counts()) == ("running", (1, 0, 0))
+
+
+def test_new_settings_are_tried_at_once(trip):
+    """After a reload nothing waits, and an old request's 401 that comes in late doesn't block again."""
+    t = trip(batch_events=1)
+    first, old = flight_of(t, 2, grown(t, 4))
+    unauthorized = answer(401, {"code": 401, "error": "Invalid credentials"})
+    t.settle(first, unauthorized)
+    t.courier.apply(Delivery(batch_events=1, linger_s=0), True)
+    t.settle(old, unauthorized)
+    again = t.next()
+    assert again.events == first.events
+    t.settle(again, yes(again))
+    assert t.courier.gate.state == "running"
+
+
+# What is sent when
+
+
+def test_part_filled_batch_waits_for_company(trip):
+    """A part-filled batch goes out linger_s after its first event, with what has come meanwhile."""
+    t = trip(linger_s=5.0)
+    t.offer([event(1)])
+    assert t.next() is None
+    assert t.courier.wait_s(t.now) == pytest.approx(5.0)
+    t.now += 4.9
+    t.offer([event(2)])
+    assert t.next() is None
+    assert t.next(after_s=0.1).events == [event(1), event(2)]
+    assert t.next() is None
+
+
+def test_full_batch_does_not_wait(trip):
+    """A full batch goes out at once; what is left over waits no longer than its own first event has."""
+    t = trip(linger_s=5.0, batch_events=10)
+    t.offer([event(n) for n in range(10)])
+    batch = t.next()
+    assert len(batch) == 10
+    t.settle(batch, yes(batch))
+    t.offer([event(n) for n in range(10, 15)])
+    assert t.next() is None
+    assert len(t.next(after_s=5.0)) == 5
+
+
+def test_flush_ends_the_wait_for_company(trip):
+    """`flush` sends a part-filled batch at once; the next one lingers again."""
+    t = trip(linger_s=3600.0)
+    t.offer([event(1)])
+    t.courier.flush()
+    batch = t.next()
+    t.settle(batch, yes(batch))
+    t.offer([event(2)])
+    assert t.next(after_s=3599) is None
+
+
+def test_nothing_is_sent_while_paused(trip):
+    """Paused, nothing goes out, new or waiting, not even after a flush; what is out is settled."""
+    t = trip()
+    t.offer([event(1)])
+    batch = t.next()
+    t.courier.paused = True
+    t.offer([event(2)])
+    t.settle(batch, Reply(503, {}, b""))
+    t.courier.flush()
+    assert (t.next(after_s=1000), t.courier.wait_s(t.now)) == (None, math.inf)
+    t.courier.paused = False
+    t.deliver(yes)
+    assert t.counts() == (2, 0, 0)
+
+
+def test_what_is_held_in_memory_is_bounded(trip):
+    """However many wait and fail, no more than about one batch for each connection is held."""
+    t = trip(connections=2, batch_bytes=1024 * 1024)
+    t.offer([event(n, pad="x" * 10_000) for n in range(1500)])
+    held = set()
+
+    def far_end(batch):
+        held.update(batch.ids)
+        return refusal()
+
+    t.deliver(far_end, for_s=1000)
+    assert 100 < len(held) < 4 * 1024 * 1024 / 10_000
+    assert t.deliver(yes) < 200
+    assert t.counts() == (1500, 0, 0)
+
+
+def test_order_is_kept_over_failures(trip):
+    """What failed goes out again before what came after it, in the order of the queue."""
+    t = trip(batch_events=5, connections=1)
+    events = t.offer([event(n) for n in range(20)])
+    failures = iter([True, True, False, True])
+    t.deliver(lambda batch: Reply(503, {}, b"") if next(failures, False) else yes(batch))
+    assert [data for batch in t.sent[2:3] + t.sent[4:] for data in batch] == events
+
+
+# A queue that can't be written
+
+
+def said_partly(batch):
+    return partly(batch, [0, 2])
+
+
+def said_short(batch):
+    return partly(batch, [0, 2], imported=1)
+
+
+@pytest.mark.parametrize("say", [yes, said_partly, said_short])
+def test_settling_may_be_tried_again(trip, say):
+    """When the queue is locked nothing changes, and the same reply settles the batch later, counted once."""
+    t = trip()
+    t.offer([event(n) for n in range(5)])
+    batch = t.next()
+    reply = say(batch)
+    with locked(t.path):
+        for _ in range(2):
+            with pytest.raises(TryAgainError):
+                t.settle(batch, reply)
+            assert (t.counts(), t.courier.in_flight, t.next()) == ((0, 0, 5), 5, None)
+    t.settle(batch, reply)
+    t.deliver(yes)
+    dead = 0 if say is yes else 2
+    assert t.counts() == (5 - dead, dead, 0)
+    assert (t.figures().short, t.courier.is_idle) == (0, True)
+
+
+def test_burying_may_be_tried_again(trip):
+    """A locked queue only delays what becomes of a refused event: it is buried later, once."""
+    t = trip()
+    (bad, *_) = t.offer([event(n) for n in range(2)])
+    far_end = unless(bad.__eq__)
+    with locked(t.path):
+        batch = t.next()
+        t.settle(batch, far_end(batch))
+        left, right = t.next(after_s=1), None
+        t.settle(left, far_end(left))
+        right = t.next(after_s=1)
+        with pytest.raises(TryAgainError):
+            t.settle(right, far_end(right))
+    t.settle(right, far_end(right))
+    (again,) = [t.next()]
+    with locked(t.path):
+        for _ in range(2):
+            with pytest.raises(TryAgainError):
+                t.settle(again, far_end(again))
+    t.settle(again, far_end(again))
+    assert (t.counts(), t.courier.is_idle) == ((1, 1, 0), True)
+
+
+def test_lone_suspect_is_buried_once(trip):
+    """`bury_suspects` on a locked queue leaves the suspect, and buries it when the lock is gone."""
+    t = trip()
+    t.offer([event(1)])
+    batch = t.next()
+    with locked(t.path):
+        t.courier.settle(batch, refusal(), t.now)
+        with pytest.raises(TryAgainError):
+            t.courier.bury_suspects()
+    assert t.counts() == (0, 0, 1)
+    assert (t.courier.bury_suspects(), t.courier.bury_suspects()) == (1, 0)
+    assert (t.counts(), t.courier.is_idle) == ((0, 1, 0), True)
+
+
+# The same with the stand-in for Mixpanel
+
+
+@contextmanager
+def sent_to(sandbox):
+    """Answers a batch by sending it."""
+    client = Client(f"{sandbox.url}/import", Credentials("sandbox-token", "", None), read_timeout_s=5)
+    try:
+        yield lambda batch: client.post(pack(batch.events))
+    finally:
+        client.close()
+
+
+@pytest.fixture
+def over_http(far_end):
+    """Answers a batch by sending it to the test's far end."""
+    with sent_to(far_end) as post:
+        yield post
+
+
+def test_poison_over_http(trip, far_end, over_http, oracle):
+    """Halving over HTTP: the far end sees about 2·log2(2000) requests, and each good event exactly once."""
+    t = trip()
+    events = [event(n) for n in range(1999)]
+    events.insert(1234, event(5000, name="poison"))
+    t.offer(events)
+    far_end.inject(Fault.poison(event="poison"))
+    t.deliver(over_http)
+    assert t.counts() == (1999, 1, 0)
+    assert 20 <= far_end.ledger.request_count <= 26
+    assert far_end.ledger.repeats == 0
+    oracle(t.path, far_end, events)
+
+
+def test_drop_filter_over_http(trip, far_end, over_http):
+    """A drop filter at the far end: every event is sent twice at most, and the shortfall is counted."""
+    t = trip()
+    t.offer([event(n, name="noise" if n % 10 == 0 else "signup") for n in range(2000)])
+    far_end.inject(Fault.drop(event="noise"))
+    t.deliver(over_http)
+    assert (t.counts(), t.figures().short) == ((2000, 0, 0), 200)
+    assert (far_end.ledger.accepted, far_end.ledger.repeats, far_end.ledger.request_count) == (1800, 1800, 2)
+
+
+def test_limit_over_http(trip, oracle):
+    """A far end that takes less than a batch names its limit; after the first 413 nothing exceeds it."""
+    t = trip()
+    events = t.offer([event(n, pad="x" * 1000) for n in range(3000)])
+    with Sandbox(max_body_bytes=300_000) as far_end, sent_to(far_end) as post:
+        t.deliver(post)
+    assert t.counts() == (3000, 0, 0)
+    requests = far_end.ledger.requests
+    first_yes = next(index for index, request in enumerate(requests) if request.status == 200)
+    assert first_yes >= 1
+    assert {request.status for request in requests[:first_yes]} == {413}
+    assert all(request.size_bytes <= 300_000 for request in requests if request.status == 200)
+    oracle(t.path, far_end, events)
+
+
+@pytest.mark.parametrize("kind", ["strings", "out_of_range", "repeated", "contradicting"])
+def test_odd_failed_records_over_http(trip, far_end, over_http, oracle, kind):
+    """Failed records in shapes that can't be believed lose no event and take none down with another."""
+    t = trip()
+    events = t.offer([event(n) for n in range(50)])
+    injection = far_end.inject(Fault.failed_records(kind), times=1)
+    t.deliver(over_http)
+    delivered, dead, waiting = t.counts()
+    assert injection.used == 1
+    assert (delivered + dead, waiting) == (50, 0)
+    assert dead == (1 if kind == "repeated" else 0)
+    oracle(t.path, far_end, events)
