@@ -1,0 +1,187 @@
+"""What the daemon logs: transitions, not repetitions; never an event's properties, never a secret."""
+
+from __future__ import annotations
+
+from forwarder import log
+from forwarder.config import Settings, import_url
+from forwarder.delivery.courier import Report
+from forwarder.delivery.gate import Gate
+from forwarder.delivery.outcome import Kind
+from forwarder.errors import ForwarderError
+
+CLOCK_WARNS_S = 300.0
+SUMMARY_S = 60.0
+_AWAY = (Kind.THROTTLED, Kind.UNREACHABLE, Kind.MISCONFIGURED)
+_REFUSED = (Kind.REFUSED, Kind.TOO_LARGE)
+
+
+class Journal:
+    """Turns what happens into log lines, and remembers the last error for `status`."""
+
+    def __init__(self) -> None:
+        self.last_error = ""
+        self._log = log.get("daemon")
+        self._far_end = log.Repeats()
+        self._storage = log.Repeats()
+        self._short = log.Repeats()
+        self._clock = log.Repeats(interval_s=3600.0)
+        self._delivered = self._dead = 0
+        self._summary_at = float("-inf")
+
+    def started(self, settings: Settings) -> None:
+        """The daemon is ready."""
+        self._log.info(
+            "daemon.started",
+            queue=settings.queue.path,
+            url=import_url(settings),
+            strict=settings.mixpanel.strict,
+            config=settings.file or "defaults",
+        )
+
+    def secrets_warned(self, warnings: list[str]) -> None:
+        """A secret is kept carelessly."""
+        for warning in warnings:
+            self._log.warning("secret.exposed", detail=warning)
+
+    def stopping(self, in_flight: int, hurry: bool) -> None:
+        """The daemon was told to stop."""
+        self._log.info("daemon.stopping", in_flight=in_flight, hurry=hurry)
+
+    def stopped(self, in_flight: int) -> None:
+        """The daemon is about to end."""
+        self._summarise()
+        if in_flight:
+            self._log.warning(
+                "daemon.stopped",
+                unanswered=in_flight,
+                detail="these events still wait in the queue and will be sent again; Mixpanel drops repeats",
+            )
+        else:
+            self._log.info("daemon.stopped")
+
+    def reloaded(self, settings: Settings, warnings: list[str]) -> None:
+        """New settings are in force."""
+        self._log.info("settings.reloaded", config=settings.file or "defaults", url=import_url(settings))
+        self.secrets_warned(warnings)
+
+    def reload_failed(self, error: ForwarderError) -> None:
+        """New settings can't be used."""
+        self.last_error = f"reload: {error}"
+        self._log.error("settings.refused", detail=str(error), now="the old settings stay in force")
+
+    def needs_restart(self, key: str) -> None:
+        """A setting has changed that is only read at the start."""
+        self._log.warning("settings.restart_needed", key=key, now="the old value stays in force")
+
+    def flushed(self) -> None:
+        """Somebody asked to try now."""
+        self._log.info("delivery.flushed")
+
+    def paused(self, paused: bool) -> None:
+        """Somebody paused or resumed delivery."""
+        self._log.info("delivery.paused" if paused else "delivery.resumed")
+
+    def discarded(self, count: int) -> None:
+        """Dead letters have passed their age."""
+        if count:
+            self._log.info("dead_letters.expired", count=count)
+
+    def buried(self, count: int, reason: str = "") -> None:
+        """Events have gone to the dead letters."""
+        if count:
+            self._dead += count
+            self._log.warning("events.dead_lettered", count=count, reason=reason or "refused alone")
+
+    def settled(self, report: Report, gate: Gate, now: float) -> None:
+        """A reply has been acted on."""
+        outcome = report.outcome
+        self._log.debug(
+            "batch.settled",
+            outcome=outcome.kind.value,
+            status=report.http_status,
+            sent=report.sent,
+            delivered=report.delivered,
+            dead=report.dead,
+        )
+        # A refusal blocks when everything is refused.
+        if outcome.kind in _AWAY or (outcome.kind in _REFUSED and gate.state == "blocked"):
+            self._away(report, gate, now)
+            return
+        if gate.state == "running":
+            self._returned(now)
+        self._delivered += report.delivered
+        if report.dead:
+            first = outcome.rejections[0].message if outcome.rejections else outcome.detail
+            self.last_error = first
+            self.buried(report.dead, first)
+        if report.short:
+            self._shortfall(report, now)
+        if outcome.kind in _REFUSED:
+            self.last_error = outcome.detail
+            self._log.info(
+                "batch.divided", reason=outcome.detail, sent=report.sent, status=report.http_status
+            )
+        self._watch_clock(outcome.clock_skew_s, now)
+        if now >= self._summary_at + SUMMARY_S:
+            self._summary_at = now
+            self._summarise()
+
+    def _shortfall(self, report: Report, now: float) -> None:
+        # With a drop filter in force every batch is short.
+        told = self._short.failed("short", now)
+        if told:
+            self._log.warning(
+                "batch.short",
+                short=report.short,
+                sent=report.sent,
+                batches=told.failures,
+                detail="Mixpanel counted fewer events than it took, twice: drop filters do this",
+            )
+
+    def storage_failed(self, error: ForwarderError, now: float) -> None:
+        """The queue can't be read or written."""
+        self.last_error = str(error)
+        told = self._storage.failed(str(error), now)
+        if told:
+            self._log.error("queue.failed", detail=str(error), failures=told.failures)
+
+    def storage_recovered(self, now: float) -> None:
+        """The queue can be read and written again."""
+        told = self._storage.recovered(now)
+        if told:
+            self._log.info("queue.recovered", failures=told.failures, after_s=round(told.for_s, 1))
+
+    def _away(self, report: Report, gate: Gate, now: float) -> None:
+        detail = gate.reason if report.outcome.kind in _REFUSED else report.outcome.detail
+        self.last_error = detail
+        told = self._far_end.failed(f"{report.outcome.kind.value}: {detail}", now)
+        if told:
+            write = self._log.error if gate.state == "blocked" else self._log.warning
+            write(
+                f"delivery.{gate.state}",
+                reason=detail,
+                status=report.http_status,
+                failures=told.failures,
+                next_try_s=round(max(gate.opens_at - now, 0.0), 1),
+                detail="nothing is lost; events wait in the queue",
+            )
+
+    def _returned(self, now: float) -> None:
+        told = self._far_end.recovered(now)
+        if told:
+            self._log.info("delivery.recovered", failures=told.failures, after_s=round(told.for_s, 1))
+
+    def _watch_clock(self, skew_s: float | None, now: float) -> None:
+        if skew_s is not None and abs(skew_s) > CLOCK_WARNS_S:
+            side = "ahead of" if skew_s > 0 else "behind"
+            detail = f"this host's clock is {abs(skew_s) / 60:.0f} minutes {side} Mixpanel's"
+            self.last_error = detail
+            if self._clock.failed("clock", now):
+                self._log.warning("clock.wrong", detail=detail, skew_s=round(skew_s))
+        else:
+            self._clock.recovered(now)
+
+    def _summarise(self) -> None:
+        if self._delivered or self._dead:
+            self._log.info("events.settled", delivered=self._delivered, dead=self._dead)
+        self._delivered = self._dead = 0

@@ -1,0 +1,63 @@
+"""Threads that wait for the far end, so that nothing else has to."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from forwarder.delivery.batch import Batch, pack
+
+if TYPE_CHECKING:
+    from forwarder.delivery.client import Client
+    from forwarder.delivery.outcome import Reply
+
+
+class Senders:
+    """As many threads as there have been batches out at once; each packs, sends and hands the reply back.
+
+    Args:
+        client: Sends the batches from now on; may be replaced at any time.
+        done: Called from a sender's thread with each batch and its reply.
+    """
+
+    def __init__(self, client: Client, done: Callable[[Batch, Reply], None]) -> None:
+        self.client = client
+        self._done = done
+        self._batches: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._idle = 0
+        self._threads = 0
+
+    def send(self, batch: Batch) -> None:
+        """Send *batch* as soon as a thread is free for it; returns at once."""
+        with self._lock:
+            if self._idle > 0:
+                self._idle -= 1
+            else:
+                self._threads += 1
+                # They are not waited for: a process that is told to hurry may leave them behind.
+                threading.Thread(target=self._work, name=f"sender-{self._threads}", daemon=True).start()
+        self._batches.put(batch)
+
+    def close(self) -> None:
+        """Let the threads end when they are done."""
+        for _ in range(self._threads):
+            self._batches.put(None)
+
+    def _work(self) -> None:
+        while (batch := self._batches.get()) is not None:
+            reply = self._post(batch)
+            with self._lock:
+                self._idle += 1
+            self._done(batch, reply)
+
+    def _post(self, batch: Batch) -> Reply:
+        from forwarder.delivery.outcome import Reply
+
+        try:
+            return self.client.post(pack(batch.events))
+        except Exception as error:  # whatever it is, the batch must come back, or it is never settled
+            return Reply(None, {}, b"", f"could not be sent: {type(error).__name__}: {error}", time.time())
