@@ -1,0 +1,85 @@
+"""The command ``forwarder``: how people drive it. One module per noun, each loaded when it is called for."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from importlib import import_module
+
+import click
+
+import forwarder
+from forwarder.cli.command import Context, config_option
+from forwarder.errors import ForwarderError
+
+# name: (module, attribute, line of the overview)
+COMMANDS = {
+    "enqueue": ("enqueue", "enqueue", "Put events into the queue."),
+    "run": ("run", "run", "Deliver what waits, until stopped: the daemon."),
+    "drain": ("drain", "drain", "Deliver what waits, then exit."),
+    "status": ("status", "status", "How the queue and the daemon are."),
+    "peek": ("peek", "peek", "Show the next events, without touching them."),
+    "dead-letters": ("dead_letters", "dead_letters", "Look at refused events, retry or delete them."),
+    "pause": ("control", "pause", "Stop delivery; events are still taken in."),
+    "resume": ("control", "resume", "Start delivery again after a pause."),
+    "flush": ("control", "flush", "Forget the present wait and try now."),
+    "check": ("check", "check", "Check settings, permissions, disk, database and books."),
+    "config": ("config", "config", "Show the effective settings."),
+    "sandbox": ("sandbox", "sandbox", "Run a stand-in for Mixpanel's /import."),
+    "demo": ("demo", "demo", "Show the whole way of an event on this machine."),
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module only when that command is called."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        found: click.Command = getattr(import_module(f"forwarder.cli.{module}"), attribute)
+        return found
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
+
+
+@click.group("forwarder", cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(forwarder.__version__, prog_name="forwarder")
+@config_option
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Keep events for Mixpanel in a durable queue on disk, and deliver them."""
+    ctx.ensure_object(Context)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command line and exit with its code (``sysexits.h``; see :mod:`forwarder.errors`)."""
+    try:
+        code = cli.main(arguments, prog_name="forwarder", standalone_mode=False)
+    except click.UsageError as error:
+        error.show()
+        code = 64
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        code = 130
+    except ForwarderError as error:
+        click.echo(f"forwarder: {error}", err=True)
+        code = error.exit_code
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): nothing to say, and nobody to say it to.
+        sys.stderr.close()
+        code = 141
+    except Exception:
+        # A bug: with all there is to know, for the report.
+        traceback.print_exc()
+        click.echo("forwarder: this is a bug; please report it with the lines above.", err=True)
+        code = 70
+    sys.exit(code if isinstance(code, int) else 0)

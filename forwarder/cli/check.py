@@ -1,0 +1,204 @@
+"""``forwarder check``: whether everything is in place, and what is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from forwarder.cli.command import Context, command, json_option, printable
+from forwarder.cli.table import size, styled
+from forwarder.errors import (
+    ConfigError,
+    ForwarderError,
+    NotPermittedError,
+    StorageError,
+    TryAgainError,
+    UnavailableError,
+)
+
+if TYPE_CHECKING:
+    from forwarder.config import Settings
+    from forwarder.spool import View
+
+OK, WARNING, FAIL = "ok", "warning", "FAIL"
+UNBALANCED = 1
+# With less than this share of queue.max_bytes left, there is still time to act.
+SCARCE = 0.1
+_COLOURS = {OK: "green", WARNING: "yellow", FAIL: "red"}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one check has found; *exit_code* is 0 unless it fails."""
+
+    name: str
+    result: str
+    detail: str
+    exit_code: int = 0
+
+
+@command("check", short_help="Check settings, permissions, disk, database and books.")
+@click.option("--online", is_flag=True, help="Also ask Mixpanel whether it takes the key; nothing is stored.")
+@json_option
+def check(context: Context, online: bool, as_json: bool) -> int:
+    """Check settings, key, permissions, disk, database and books, and whether a daemon runs.
+
+    Each is a line: ok, warning or FAIL, then its name. Nothing is changed, and the daemon may go on. The
+    database is read through, which takes a while when millions wait.
+
+    Exit code: 0 if nothing fails, else that of the first that does: 78 settings or key, 77 permissions, 75
+    no room, 74 a damaged database, 1 books that do not balance, 69 Mixpanel's answer.
+    """
+    code = 0
+    for found in examine(context, online):
+        code = code or found.exit_code
+        if as_json:
+            click.echo(json.dumps({"name": found.name, "result": found.result, "detail": found.detail}))
+        else:
+            word = styled(f"{found.result:<7}", fg=_COLOURS[found.result])
+            lines = map(printable, found.detail.splitlines())
+            click.echo(f"{word} {found.name}: " + "\n        ".join(line.strip() for line in lines))
+    return code
+
+
+def examine(context: Context, online: bool) -> Iterator[Result]:
+    """Check one thing after the other; without good settings there is nothing to check."""
+    try:
+        settings = context.settings
+    except ForwarderError as error:
+        yield _failed("settings", error)
+        return
+    yield Result("settings", OK, settings.file or "there is no settings file; defaults and environment")
+    key = list(_check_key(settings))
+    yield from key
+    directory = list(_check_directory(settings.queue.path))
+    yield from directory
+    if not any(found.exit_code for found in directory) and os.path.isdir(settings.queue.path):
+        yield _check_disk(settings)
+        yield from _check_queue(settings)
+    yield _check_daemon(settings.queue.path)
+    if online and not any(found.exit_code for found in key):
+        yield _ask_far_end(settings)
+
+
+def _failed(name: str, error: ForwarderError) -> Result:
+    return Result(name, FAIL, str(error), error.exit_code)
+
+
+def _check_key(settings: Settings) -> Iterator[Result]:
+    from forwarder.config import load_credentials
+
+    try:
+        credentials, warnings = load_credentials(settings)
+    except ForwarderError as error:
+        yield _failed("key", error)
+        return
+    for warning in warnings:
+        yield Result("key", WARNING, warning)
+    if not warnings:
+        yield Result("key", OK, "a service account" if credentials.project_id else "a project's token")
+
+
+def _check_directory(path: str) -> Iterator[Result]:
+    name = "directory"
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        yield _check_parent(path)
+        return
+    except OSError as error:
+        yield Result(name, FAIL, f"{path}: {error.strerror}", NotPermittedError.exit_code)
+        return
+    if not stat.S_ISDIR(mode):
+        yield Result(name, FAIL, f"{path} is not a directory", ConfigError.exit_code)
+    elif not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        detail = f"this user can't write in {path}, which reading the queue needs too"
+        yield Result(name, FAIL, detail, NotPermittedError.exit_code)
+    else:
+        open_to = list(_find_strangers_rights(path))
+        for detail in open_to:
+            yield Result(name, WARNING, detail)
+        if not open_to:
+            yield Result(name, OK, f"{path}, mode {stat.S_IMODE(mode):o}")
+
+
+def _check_parent(path: str) -> Result:
+    parent = os.path.dirname(path)
+    while not os.path.exists(parent):
+        parent = os.path.dirname(parent)
+    if os.access(parent, os.W_OK | os.X_OK):
+        return Result("directory", OK, f"{path} is not there yet; the first event makes it")
+    detail = f"{path} is not there, and this user can't make it in {parent}"
+    return Result("directory", FAIL, detail, NotPermittedError.exit_code)
+
+
+def _find_strangers_rights(path: str) -> Iterator[str]:
+    for place, remedy in ((path, "chmod o= it"), (os.path.join(path, "data.db"), "chmod 660 it")):
+        try:
+            mode = os.stat(place).st_mode
+        except OSError:
+            continue
+        if mode & stat.S_IWOTH:
+            yield f"everyone on this host can write {place}, and so put in or delete events: {remedy}"
+        elif mode & stat.S_IROTH:
+            yield f"everyone on this host can read {place}: {remedy}"
+
+
+def _check_disk(settings: Settings) -> Result:
+    disk = os.statvfs(settings.queue.path)
+    free, least = disk.f_bavail * disk.f_frsize, settings.queue.min_free_bytes
+    detail = f"{size(free)} free; queue.min_free_bytes is {size(least)}"
+    if free < least:
+        return Result("disk", FAIL, f"{detail}: no more events are taken in", TryAgainError.exit_code)
+    return Result("disk", OK, detail)
+
+
+def _check_queue(settings: Settings) -> Iterator[Result]:
+    from forwarder.spool import NoQueueError, View, books
+
+    try:
+        with View(settings.queue.path) as view:
+            yield _check_room(view, settings.queue.max_bytes)
+            for finding in books.check(view):
+                code = StorageError.exit_code if finding.name == "integrity" else UNBALANCED
+                result = OK if finding.ok else FAIL
+                yield Result(finding.name, result, finding.detail, 0 if finding.ok else code)
+    except NoQueueError as error:
+        yield Result("queue", OK, str(error))
+    except ForwarderError as error:
+        yield _failed("queue", error)
+
+
+def _check_room(view: View, max_bytes: int) -> Result:
+    used = view.used_bytes()
+    detail = f"{size(used)} used; queue.max_bytes is {size(max_bytes)}"
+    if used >= max_bytes:
+        return Result("room", FAIL, f"{detail}: no more events are taken in", TryAgainError.exit_code)
+    return Result("room", WARNING if used > max_bytes * (1 - SCARCE) else OK, detail)
+
+
+def _check_daemon(path: str) -> Result:
+    from forwarder.service import state
+
+    daemon = state.read(path)
+    if daemon is None:
+        return Result("daemon", WARNING, "none runs; events are taken in, and wait")
+    reason = f": {daemon.state_reason}" if daemon.state_reason else ""
+    detail = f"process {daemon.pid}, {daemon.state}{reason}"
+    return Result("daemon", OK if daemon.state == "running" else WARNING, detail)
+
+
+def _ask_far_end(settings: Settings) -> Result:
+    from forwarder.delivery.probe import probe
+
+    try:
+        taken, detail = probe(settings)
+    except ForwarderError as error:
+        return _failed("Mixpanel", error)
+    return Result("Mixpanel", OK if taken else FAIL, detail, 0 if taken else UnavailableError.exit_code)

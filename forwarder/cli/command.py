@@ -1,0 +1,80 @@
+"""How a command is declared, and what every command is given."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from forwarder.config import Settings
+
+
+class Context:
+    """What the command line says for all commands; the settings are read when first asked for."""
+
+    def __init__(self, config_file: str | None = None) -> None:
+        self.config_file = config_file
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The effective settings.
+
+        Raises:
+            ConfigError: naming every wrong key at once.
+        """
+        from forwarder import config
+
+        return config.load(self.config_file)
+
+    @property
+    def queue_path(self) -> str:
+        """The queue's directory."""
+        return self.settings.queue.path
+
+
+pass_context = click.make_pass_decorator(Context, ensure=True)
+
+
+def _take_config(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        ctx.ensure_object(Context).config_file = value
+
+
+def config_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``--config FILE``, understood before and after the command's name."""
+    return click.option(
+        "--config",
+        metavar="FILE",
+        expose_value=False,
+        is_eager=True,
+        callback=_take_config,
+        help="Settings file [default: $FORWARDER_CONFIG, else /etc/forwarder/forwarder.toml].",
+    )(function)
+
+
+def command(name: str, **attributes: Any) -> Callable[[Callable[..., Any]], click.Command]:
+    """Declare the command *name*: its function gets a `Context` first, then its options."""
+
+    def declare(function: Callable[..., Any]) -> click.Command:
+        made: click.Command = click.command(name, **attributes)(config_option(pass_context(function)))  # type: ignore[no-untyped-call]
+        return made
+
+    return declare
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
+
+
+def print_json(values: Iterable[Mapping[str, Any]]) -> None:
+    """One JSON object a line."""
+    for value in values:
+        click.echo(json.dumps(value, ensure_ascii=True))
+
+
+def printable(text: str) -> str:
+    """*text* from elsewhere, made safe for a terminal: control characters are shown escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

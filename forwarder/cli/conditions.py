@@ -1,0 +1,78 @@
+"""``--fail-if``: what a person calls a failure, as a condition on one key of `status`."""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from forwarder.errors import UsageError
+
+OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
+    ">": operator.gt,
+    ">=": operator.ge,
+    "<": operator.lt,
+    "<=": operator.le,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
+_form = re.compile(r"\s*(\w+)\s*(>=|<=|==|!=|>|<)(?!=)\s*(.*?)\s*", re.DOTALL).fullmatch
+_booleans = {"true": True, "false": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """``key operator value``; *empty* stands for a null."""
+
+    text: str
+    key: str
+    operator: str
+    value: float | str | bool
+    empty: float | str | bool
+
+    def holds(self, found: Mapping[str, Any]) -> bool:
+        """Whether it is so in *found*."""
+        value = found[self.key]
+        return OPERATORS[self.operator](self.empty if value is None else value, self.value)
+
+
+def understand(text: str, known: Mapping[str, float | str | bool]) -> Condition:
+    """Read a condition such as ``oldest_waiting_s>600`` or ``state == blocked``.
+
+    Args:
+        known: Every key, with a value of its type.
+
+    Raises:
+        UsageError: if it is no condition, or its key or value does not fit.
+    """
+    match = _form(text)
+    if not match:
+        raise UsageError(
+            f"--fail-if {text!r} is no condition", "Write KEY OPERATOR VALUE, such as 'oldest_waiting_s>600'"
+        )
+    key, sign, given = match.groups()
+    if key not in known:
+        raise UsageError(f"--fail-if {text!r}: there is no {key!r}", f"There are {', '.join(known)}")
+    empty = known[key]
+    # An eta that is unknown is that of a queue which does not move.
+    return Condition(text, key, sign, _value(text, given, empty), math.inf if key == "eta_s" else empty)
+
+
+def _value(text: str, given: str, like: float | str | bool) -> float | str | bool:
+    if isinstance(like, str):
+        quoted = len(given) > 1 and given[0] == given[-1] and given[0] in "'\""
+        return given[1:-1] if quoted else given
+    if isinstance(like, bool):
+        if given.lower() not in _booleans:
+            raise UsageError(f"--fail-if {text!r}: {given!r} is neither true nor false")
+        return _booleans[given.lower()]
+    try:
+        number = float(given)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise UsageError(f"--fail-if {text!r}: {given!r} is not a number", "Give seconds, bytes or a count")
+    return number

@@ -1,0 +1,251 @@
+"""``forwarder dead-letters``: look at refused events, put them back, take them out, delete them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import click
+
+from forwarder.cli import edits as editing
+from forwarder.cli.command import Context, config_option, json_option, pass_context, print_json, printable
+from forwarder.cli.letter import (
+    LIST,
+    SUMMARY,
+    cells,
+    fields,
+    full_line,
+    group_cells,
+    group_fields,
+    one_line,
+    portrait,
+)
+from forwarder.cli.selection import MOST_NAMED, Wanted, confirm, flat, letters, read_ids, selecting
+from forwarder.cli.stored import escaped, json_text, open_view
+from forwarder.cli.table import print_lines, print_table
+from forwarder.errors import EventError, UsageError
+from forwarder.spool import DeadLetter, Selection
+from forwarder.spool import dead_letters as graveyard
+
+REFUSED, NOT_FOUND = 65, 1
+yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+@click.group("dead-letters")
+@config_option
+def dead_letters() -> None:
+    """Look at refused events, and retry, export or delete them.
+
+    A dead letter is an event that was refused, kept with the reason until a person decides. Select some by
+    ids, as arguments or with - on standard input, or by options; those that fit every part are meant.
+
+    \b
+      forwarder dead-letters summary
+      forwarder dead-letters list --reason time --since 1h
+      forwarder dead-letters retry --event Signup --set event="Signed Up" --dry-run
+      forwarder dead-letters list --json --event Test | jq .id | forwarder dead-letters delete -
+
+    An id that is not there is named, the others are done, and the exit code is 1.
+    """
+
+
+def subcommand(name: str) -> Callable[[Callable[..., Any]], click.Command]:
+    """Declare a command of the group, with what all of them have."""
+
+    def declare(function: Callable[..., Any]) -> click.Command:
+        return dead_letters.command(name)(config_option(json_option(pass_context(function))))
+
+    return declare
+
+
+@subcommand("list")
+@selecting
+def list_(context: Context, wanted: Wanted, as_json: bool) -> int:
+    """List dead letters, oldest first: all, or those selected. Each line begins with the id."""
+    with open_view(context.queue_path) as view:
+        found = flat(wanted.pages(view))
+        if as_json:
+            print_lines(json.dumps(fields(letter)) for letter in found)
+        elif not print_table(LIST, map(cells, found)) and view:
+            _say_none(wanted)
+    return NOT_FOUND if wanted.missing() else 0
+
+
+@subcommand("summary")
+@selecting
+def summary(context: Context, wanted: Wanted, as_json: bool) -> None:
+    """Count dead letters by what they died of, the most frequent first."""
+    with open_view(context.queue_path) as view:
+        groups = view.summary(wanted.where) if view else []
+    now = time.time()
+    if as_json:
+        print_json(group_fields(group) for group in groups)
+    elif not print_table(SUMMARY, (group_cells(group, now) for group in groups)) and view:
+        _say_none(wanted)
+
+
+@subcommand("show")
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+def show(context: Context, ids: tuple[str, ...], as_json: bool) -> int:
+    """Show dead letters whole, each with its cause."""
+    wanted = Wanted(Selection(read_ids(ids)))
+    with open_view(context.queue_path) as view:
+        found = flat(wanted.pages(view))
+        print_lines(map(full_line, found) if as_json else ("\n".join(portrait(letter)) for letter in found))
+    return NOT_FOUND if wanted.missing() else 0
+
+
+@subcommand("export")
+@selecting
+@click.option("--with-reason", is_flag=True, help="Wrap each event: id, reason and all else that is known.")
+def export(context: Context, wanted: Wanted, with_reason: bool, as_json: bool) -> int:
+    """Write dead letters to standard output, one a line.
+
+    Each is written byte by byte as it is stored. They stay where they are. `forwarder enqueue` takes the
+    lines; with --with-reason (or --json, which is the same) it does not. Bytes that are not JSON and have
+    line breaks in them make no line: they are named and left out, with exit code 65, unless wrapped, which
+    gives them in base64.
+    """
+    wanted.require("export")
+    left_out = False
+    with open_view(context.queue_path) as view:
+        for page in wanted.pages(view):
+            if with_reason or as_json:
+                print_lines(map(full_line, page))
+                continue
+            lines = []
+            for letter in page:
+                line = one_line(letter.data)
+                if line is None:
+                    left_out = True
+                    what = "is not JSON and has line breaks in it; --with-reason exports it"
+                    click.echo(f"forwarder: dead letter {letter.id} {what}.", err=True)
+                else:
+                    lines.append(line + b"\n")
+            click.echo(b"".join(lines), nl=False)
+    missing = wanted.missing()
+    return REFUSED if left_out else NOT_FOUND if missing else 0
+
+
+@subcommand("retry")
+@selecting
+@click.option(
+    "--set", "sets", metavar="PATH=TEXT", multiple=True, help="Give a member a text; PATH:=JSON any value."
+)
+@click.option("--unset", "unsets", metavar="PATH", multiple=True, help="Take a member away.")
+@click.option("--dry-run", is_flag=True, help="Only show each event before and after.")
+@click.option("--no-check", is_flag=True, help="Check the structure only; Mixpanel judges the rest.")
+@yes_option
+def retry(
+    context: Context,
+    wanted: Wanted,
+    sets: tuple[str, ...],
+    unsets: tuple[str, ...],
+    dry_run: bool,
+    no_check: bool,
+    yes: bool,
+    as_json: bool,
+) -> int:
+    """Put dead letters back into the queue, edited if asked.
+
+    $insert_id stays as it is, so that nothing counts twice at Mixpanel. A PATH is event, or properties. and
+    a name; properties.a.b is b in the object a, and a dot in a name is written \\. :
+
+    \b
+      --set properties.plan=pro --set properties.seats:=3 --set event="Signed Up"
+      --unset properties.time              the time it was accepted is filled in
+      --unset 'properties.$insert_id'      a new one is filled in
+
+    Each event is checked again; one that is refused stays a dead letter, and the exit code is 65.
+    """
+    wanted.require("retry")
+    edits = editing.understand(sets, unsets)
+    now_ms = time.time_ns() // 1_000_000
+
+    def edit(data: bytes, accepted_at: float) -> bytes:
+        return editing.renew(data, accepted_at, edits, now_ms, rules=not no_check)
+
+    with open_view(context.queue_path) as view:
+        gives_id = any(edit.path == editing.INSERT_ID and edit.value is not None for edit in edits)
+        if gives_id and wanted.count(view) > 1:
+            raise UsageError(
+                "--set properties.$insert_id would give several events the same one",
+                "Mixpanel would keep one of them: --unset it, and each gets a new one",
+            )
+        if dry_run:
+            code = _rehearse(flat(wanted.pages(view)), edit, as_json)
+            return NOT_FOUND if wanted.missing() and not code else code
+        if wanted.everything:
+            question = f"Put {letters(wanted.count(view))} back into the queue?"
+            if not confirm(question, yes):
+                click.echo("Nothing was changed.", err=True)
+                return NOT_FOUND
+        count = 0
+        stayed: list[tuple[int, str]] = []
+        for page in wanted.pages(view):
+            done, refused = graveyard.retry(context.queue_path, [letter.id for letter in page], edit)
+            count += done
+            stayed += refused
+    for letter_id, reason in stayed[:MOST_NAMED]:
+        click.echo(f"forwarder: dead letter {letter_id} stays: {printable(reason)}", err=True)
+    if len(stayed) > MOST_NAMED:
+        click.echo(f"forwarder: and {len(stayed) - MOST_NAMED:,} more; --dry-run tells why.", err=True)
+    missing = wanted.missing()
+    if as_json:
+        refused_fields = [{"id": letter_id, "reason": reason} for letter_id, reason in stayed]
+        click.echo(json.dumps({"retried": count, "refused": refused_fields, "missing": missing}))
+    else:
+        rest = f", {len(stayed):,} stayed" if stayed else ""
+        click.echo(f"{letters(count)} put back into the queue{rest}.")
+    return REFUSED if stayed else NOT_FOUND if missing else 0
+
+
+@subcommand("delete")
+@selecting
+@yes_option
+def delete(context: Context, wanted: Wanted, yes: bool, as_json: bool) -> int:
+    """Delete dead letters for good. To keep a copy, `forwarder dead-letters export` them first."""
+    wanted.require("delete")
+    with open_view(context.queue_path) as view:
+        if wanted.is_broad:
+            question = f"Delete {letters(wanted.count(view))} for good?"
+            if not confirm(question, yes):
+                click.echo("Nothing was changed.", err=True)
+                return NOT_FOUND
+        count = 0
+        for page in wanted.pages(view):
+            count += graveyard.delete(context.queue_path, [letter.id for letter in page])
+    missing = wanted.missing()
+    click.echo(
+        json.dumps({"deleted": count, "missing": missing}) if as_json else f"{letters(count)} deleted."
+    )
+    return NOT_FOUND if missing else 0
+
+
+def _rehearse(found: Iterator[DeadLetter], edit: Callable[[bytes, float], bytes], as_json: bool) -> int:
+    code = 0
+    for letter in found:
+        try:
+            after, refusal = edit(letter.data, letter.accepted_at), ""
+        except EventError as error:
+            after, refusal, code = b"", str(error), REFUSED
+        if as_json:
+            before = json_text(letter.data)
+            click.echo(
+                f'{{"id": {letter.id}, "before": {before or "null"}, "after": {json_text(after) or "null"}, '
+                f'"refused": {json.dumps(refusal or None)}}}'
+            )
+        else:
+            click.echo(f"{letter.id}  before  {escaped(letter.data)}")
+            outcome = f"refused {printable(refusal)}" if refusal else f"after   {escaped(after)}"
+            click.echo(f"{' ' * len(str(letter.id))}  {outcome}")
+    return code
+
+
+def _say_none(wanted: Wanted) -> None:
+    if wanted.where == Selection():
+        click.echo("There are no dead letters.")
+    elif wanted.is_broad:
+        click.echo("No dead letter fits.")

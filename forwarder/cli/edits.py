@@ -1,0 +1,188 @@
+"""``--set`` and ``--unset``: change members of an event, and leave all others as they are written."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from forwarder.errors import EventError, UsageError
+from forwarder.event import accept
+
+REMEDY = "A path is `event`, or `properties.` and a name; a dot in a name is written \\."
+INSERT_ID = ("properties", "$insert_id")
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+_gap = re.compile(r"[ \t\r\n]*").match
+# Only to see where a value ends: nothing is converted, so numbers may have any length.
+_decoder = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse_constant)
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """Give the member at *path* the JSON text *value*; None takes it away."""
+
+    path: tuple[str, ...]
+    value: str | None
+
+
+def understand(sets: Iterable[str], unsets: Iterable[str]) -> tuple[Edit, ...]:
+    """Read the options: ``PATH=TEXT`` and ``PATH:=JSON`` of --set, ``PATH`` of --unset.
+
+    Raises:
+        UsageError: one can't be understood, or two are about the same member.
+    """
+    edits = [_understand_set(given) for given in sets]
+    for given in unsets:
+        path, rest = _read_path(given)
+        if rest:
+            raise UsageError(f"--unset {given!r}: only a path is expected", REMEDY)
+        edits.append(Edit(_check_path(path, f"--unset {given!r}"), None))
+    paths = [edit.path for edit in edits]
+    for path in paths:
+        if any(other[: len(path)] == path for other in paths if other is not path):
+            raise UsageError(f"two edits are about {'.'.join(path)}, or a part of it", "Keep one of them")
+    return tuple(edits)
+
+
+def apply(data: bytes, edits: Sequence[Edit]) -> bytes:
+    """The stored bytes of an event, edited.
+
+    Raises:
+        EventError: *data* is no JSON object, or a part that an edit leads through is none.
+    """
+    if not edits:
+        return data
+    try:
+        text = data.decode()
+        for edit in edits:
+            text = _apply(text, edit.path, edit.value, "the event")
+        return text.encode()
+    except UnicodeDecodeError:
+        raise EventError("can't be edited: it is not UTF-8") from None
+    except RecursionError:
+        raise EventError("can't be edited: it is nested too deep") from None
+    except ValueError as error:
+        raise EventError(f"can't be edited: it is not JSON ({error})") from None
+
+
+def renew(data: bytes, accepted_at: float, edits: Sequence[Edit], now_ms: int, rules: bool) -> bytes:
+    """A dead letter's bytes, edited, checked and completed for another delivery.
+
+    ``$insert_id`` stays as it is; ``time``, where it is missing, becomes *accepted_at*.
+
+    Raises:
+        EventError: with the reason why it can't be delivered like this.
+    """
+    renewed = accept(apply(data, edits), int(accepted_at * 1000), rules=False)
+    return accept(renewed, now_ms) if rules else renewed
+
+
+def _understand_set(given: str) -> Edit:
+    option = f"--set {given!r}"
+    path, rest = _read_path(given)
+    if rest.startswith("="):
+        return Edit(_check_path(path, option), _json_string(rest[1:], option))
+    if not rest.startswith(":="):
+        raise UsageError(f"{option}: write PATH=TEXT or PATH:=JSON", REMEDY)
+    try:
+        rest.encode()
+        _decoder.decode(rest[2:])
+    except (ValueError, RecursionError) as error:
+        raise UsageError(
+            f"{option}: what follows := is not JSON: {error}", "For text write PATH=TEXT"
+        ) from None
+    return Edit(_check_path(path, option), rest[2:].strip())
+
+
+def _read_path(given: str) -> tuple[tuple[str, ...], str]:
+    r"""The path that *given* begins with, and what follows it from ``=`` or ``:=`` on; \ quotes a sign."""
+    names = [""]
+    at = 0
+    while at < len(given) and given[at] != "=" and not given.startswith(":=", at):
+        if given[at] == "\\" and at + 1 < len(given):
+            at += 1
+            names[-1] += given[at]
+        elif given[at] == ".":
+            names.append("")
+        else:
+            names[-1] += given[at]
+        at += 1
+    return tuple(names), given[at:]
+
+
+def _check_path(path: tuple[str, ...], option: str) -> tuple[str, ...]:
+    fits = path == ("event",) or (path[0] == "properties" and len(path) > 1 and all(path))
+    if not fits:
+        close = "." not in path[0] and len(path) == 1 and path[0] not in ("", "properties")
+        raise UsageError(
+            f"{option} does not lead to a member of an event",
+            f"Did you mean properties.{path[0]}? {REMEDY}" if close else REMEDY,
+        )
+    _json_string("".join(path), option)
+    return path
+
+
+def _json_string(text: str, option: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{option} is not UTF-8") from None
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _apply(text: str, path: tuple[str, ...], value: str | None, where: str) -> str:
+    members = _split(text, where)
+    name, rest = path[0], path[1:]
+    found = [index for index, (key, _) in enumerate(members) if json.loads(key) == name]
+    if not found and value is None:
+        return text
+    if rest:
+        if len(found) > 1:
+            raise EventError(f"can't be edited: duplicate key {name!r}")
+        value = _apply(members[found[0]][1] if found else "{}", rest, value, f"{name!r} in {where}")
+    slot = found[0] if found else len(members)
+    new = [] if value is None else [(json.dumps(name, ensure_ascii=False), value)]
+    # Nothing that stands before the slot is taken out, so it stays where it is.
+    kept = [member for index, member in enumerate(members) if index not in found]
+    return "{" + ",".join(f"{key}:{raw}" for key, raw in kept[:slot] + new + kept[slot:]) + "}"
+
+
+def _split(text: str, where: str) -> list[tuple[str, str]]:
+    """The members of a JSON object, keys and values as they are written."""
+    at = _skip(text, 0)
+    if text[at : at + 1] != "{":
+        raise EventError(f"can't be edited: {where} is not an object")
+    members: list[tuple[str, str]] = []
+    at = _skip(text, at + 1)
+    closed = text[at : at + 1] == "}"
+    while not closed:
+        if text[at : at + 1] != '"':
+            raise ValueError(f"a name is expected at character {at + 1}")
+        _, end = _decoder.raw_decode(text, at)
+        colon = _skip(text, end)
+        if text[colon : colon + 1] != ":":
+            raise ValueError(f"a colon is expected at character {colon + 1}")
+        start = _skip(text, colon + 1)
+        _, stop = _decoder.raw_decode(text, start)
+        members.append((text[at:end], text[start:stop]))
+        at = _skip(text, stop)
+        closed = text[at : at + 1] == "}"
+        if not closed:
+            if text[at : at + 1] != ",":
+                raise ValueError(f"a comma is expected at character {at + 1}")
+            at = _skip(text, at + 1)
+    if _skip(text, at + 1) != len(text):
+        raise ValueError(f"more follows at character {at + 2}")
+    return members
+
+
+def _skip(text: str, at: int) -> int:
+    found = _gap(text, at)
+    assert found is not None
+    return found.end()

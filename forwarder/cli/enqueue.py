@@ -1,0 +1,152 @@
+"""``forwarder enqueue``: events into the queue."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import click
+
+from forwarder.cli.command import Context, command, json_option
+from forwarder.cli.intake import Intake, Interrupts
+from forwarder.cli.one_event import build_event
+from forwarder.cli.progress import Progress, echo
+from forwarder.errors import EventError, ForwarderError, UsageError
+from forwarder.event import accept
+from forwarder.event.reader import StoppedError
+
+Store = Callable[[list[bytes]], object]
+
+
+@command("enqueue", short_help="Put events into the queue.")
+@click.argument("files", metavar="[FILE]...", nargs=-1)
+@click.option(
+    "-e", "--event", "name", metavar="NAME", help="Enqueue one event of this name, instead of files."
+)
+@click.option("-d", "--distinct-id", metavar="ID", help="The event's distinct_id.")
+@click.option(
+    "-p",
+    "--property",
+    "properties",
+    metavar="KEY=TEXT",
+    multiple=True,
+    help="A property of the event, as text; KEY:=JSON for a number, true, a list, ... Repeatable.",
+)
+@click.option(
+    "--time",
+    "at",
+    metavar="T",
+    help="When it happened: epoch seconds or ms, or ISO 8601 with Z or an offset [default: now].",
+)
+@click.option("--insert-id", metavar="ID", help="The event's $insert_id [default: a new one].")
+@click.option("--check", is_flag=True, help="Only check; store nothing.")
+@click.option("--no-check", is_flag=True, help="Check the structure only; Mixpanel judges the rest.")
+@click.option(
+    "--skip", metavar="N", type=click.IntRange(min=0), default=0, help="Pass over the first N lines."
+)
+@json_option
+def enqueue(
+    context: Context,
+    files: tuple[str, ...],
+    name: str | None,
+    distinct_id: str | None,
+    properties: tuple[str, ...],
+    at: str | None,
+    insert_id: str | None,
+    check: bool,
+    no_check: bool,
+    skip: int,
+    as_json: bool,
+) -> int:
+    """Put events into the queue, durably, and print how many.
+
+    Each FILE holds one JSON event a line, or one JSON array of events, or gzip of either; "-" or no
+    FILE is standard input, which may be a live stream. Or give one event by options:
+
+    \b
+      forwarder enqueue events.ndjson more.json.gz
+      tail -F app.log | forwarder enqueue
+      forwarder enqueue -e "Signed Up" -d user-1 -p plan=pro -p seats:=3
+
+    A line that is refused is reported as FILE:LINE: reason and does not stop the others. In an array
+    the elements are counted in place of lines, here and for --skip.
+
+    Exit code: 0; 65 if a line was refused; 66 or 77 if a file could not be read, the others were; 75 if
+    the queue is full or locked, 130 or 143 when interrupted, both saying how to go on.
+    """
+    single = any(given is not None for given in (distinct_id, at, insert_id)) or bool(properties)
+    if name is None and single:
+        raise UsageError("-d, -p, --time and --insert-id describe one event", "Give its name with -e NAME")
+    if name is not None and (files or skip):
+        raise UsageError(
+            "-e gives one event, so there is no FILE and no --skip", "Leave out one or the other"
+        )
+    line = None if name is None else build_event(name, distinct_id, properties, at, insert_id)
+    with _store(context, check, not no_check) as store:
+        if line is not None:
+            return _take_one(line, store, not no_check, as_json)
+        return _take_files(files or ("-",), store, not no_check, skip, as_json)
+
+
+@contextmanager
+def _store(context: Context, check: bool, rules: bool) -> Iterator[Store | None]:
+    """What commits events; None if they are only checked, for which there need be no queue."""
+    if check:
+        yield None
+        return
+    from forwarder.spool import EventQueue
+
+    queue = context.settings.queue
+    with EventQueue(
+        queue.path, max_bytes=queue.max_bytes, min_free_bytes=queue.min_free_bytes, rules=rules
+    ) as opened:
+        yield opened.append
+
+
+def _take_one(line: bytes, store: Store | None, rules: bool, as_json: bool) -> int:
+    try:
+        record = accept(line, time.time_ns() // 1_000_000, rules)
+    except EventError as error:
+        echo(f"forwarder: the event is refused: {error}", err=True)
+        _print_counts(0, 1, 1, store is None, as_json)
+        return error.exit_code
+    if store:
+        store([record])
+    _print_counts(1, 0, 1, store is None, as_json)
+    return 0
+
+
+def _take_files(names: Sequence[str], store: Store | None, rules: bool, skip: int, as_json: bool) -> int:
+    if "-" in names and sys.stdin is not None and sys.stdin.isatty():
+        echo("Reading events from the terminal, one JSON object a line; Ctrl-D ends.", err=True)
+    progress = Progress(names)
+    with Interrupts() as interrupts:
+        intake = Intake(store, rules=rules, skip=skip, progress=progress, wake_fd=interrupts.fd)
+        last_words, code = "", 0
+        try:
+            intake.take(names)
+        except StoppedError:
+            last_words, code = f"interrupted: {intake.how_to_go_on()}", interrupts.exit_code()
+        except ForwarderError as error:
+            last_words, code = f"forwarder: {error}", error.exit_code
+            if intake.lines > skip:
+                last_words += f"\n{intake.how_to_go_on()}"
+        finally:
+            progress.close()
+        if last_words:
+            echo(last_words, err=True)
+        _print_counts(intake.accepted, intake.refused, intake.lines, store is None, as_json)
+    return code or intake.exit_code
+
+
+def _print_counts(accepted: int, refused: int, lines: int, only_checked: bool, as_json: bool) -> None:
+    """The last word on standard output; with *as_json*, ``lines`` is what --skip would go on from."""
+    if as_json:
+        echo(json.dumps({"accepted": accepted, "refused": refused, "lines": lines}))
+        return
+    events = "1 event" if accepted == 1 else f"{accepted} events"
+    text = f"would accept {events}" if only_checked else f"accepted {events}"
+    echo(f"{text}, refused {refused}" if refused else text)

@@ -1,0 +1,175 @@
+"""Files of events into the queue: chunk by chunk, each in one commit, and always knowing how far it is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from forwarder.cli.command import printable
+from forwarder.cli.progress import Progress
+from forwarder.errors import InputError
+from forwarder.event import accept_many
+from forwarder.event.reader import BrokenInputError, Chunk, Source, read_chunks
+
+
+class UnreadableError(InputError):
+    """A file that this user may not read."""
+
+    exit_code = 77
+
+
+class Intake:
+    """Takes events in and counts.
+
+    Args:
+        store: Commits accepted events; None to check them only.
+        rules: Whether Mixpanel's rules are checked.
+        skip: How many lines to pass over at the start of the first file and on.
+        progress: Told how far it is, and what was refused.
+        wake_fd: Becomes readable when the intake is to stop.
+
+    Attributes:
+        accepted: Events that were stored, or found good.
+        refused: Lines that were refused, each told to *progress* as ``FILE:LINE: reason``.
+        lines: Lines that are settled, skipped ones included.
+        exit_code: 0, 65 if anything was refused, 66 if a file can't be read, 77 if that was for want of
+            permission: the highest that applies.
+    """
+
+    def __init__(
+        self,
+        store: Callable[[list[bytes]], object] | None,
+        *,
+        rules: bool,
+        skip: int,
+        progress: Progress,
+        wake_fd: int = -1,
+    ) -> None:
+        self.accepted = self.refused = self.lines = self.exit_code = 0
+        self._store = store
+        self._rules = rules
+        self._skip = skip
+        self._progress = progress
+        self._wake_fd = wake_fd
+        self._read_bytes = 0  # of the files before the present one
+        self._left_out: list[str] = []
+        self._left_out_lines = 0
+
+    def take(self, names: Sequence[str]) -> None:
+        """Take in the files *names* in order; one that can't be read does not stop the others.
+
+        Raises:
+            StoppedError: when woken; complete lines that were read by then are in.
+            ForwarderError: if a chunk can't be stored; the ones before it are in.
+        """
+        for name in names:
+            self._take_file(name)
+        if self._skip > self.lines:
+            raise InputError(
+                f"--skip {self._skip}: the input has no more than {self.lines} lines",
+                "Nothing was taken in; is it the same input as before?",
+            )
+
+    def how_to_go_on(self) -> str:
+        """What is in, and how to take in the rest, when it had to end early."""
+        what = "are in" if self._store else "are checked"
+        remedy = f"{self.lines} lines {what}; go on with --skip {self.lines - self._left_out_lines}"
+        if self._left_out:
+            remedy += f", leaving out {' '.join(map(printable, self._left_out))}"
+        return remedy
+
+    def _take_file(self, name: str) -> None:
+        shown = "<stdin>" if name == "-" else printable(name)
+        before = self.lines
+        try:
+            with _opened(name) as fd:
+                source = Source(fd, self._wake_fd)
+                for chunk in read_chunks(source):
+                    self._take_chunk(shown, chunk)
+                    self._progress.update(self._read_bytes + source.read_bytes, self.accepted)
+                self._read_bytes += source.read_bytes
+        except InputError as error:
+            done = self.lines - before
+            if self._skip > self.lines:
+                raise type(error)(f"{shown}: {error}", "Without it --skip can't be counted") from None
+            self.exit_code = max(self.exit_code, error.exit_code)
+            self.refused += isinstance(error, BrokenInputError)
+            self._left_out.append(name)
+            self._left_out_lines += done
+            text = f"{shown}: {error}"
+            if done or isinstance(error, BrokenInputError):
+                again = f"--skip {done}" if name == "-" else f"--skip {done} {shown}"
+                text = f"{shown}:{done + 1}: {error}. The rest was not read; once mended, go on with {again}"
+            self._progress.say(text)
+
+    def _take_chunk(self, shown: str, chunk: Chunk) -> None:
+        lines, first_line = chunk.lines, chunk.first_line
+        behind = min(self._skip - self.lines, len(lines))
+        if behind > 0:
+            lines, first_line = lines[behind:], first_line + behind
+        records, found = accept_many(lines, time.time_ns() // 1_000_000, self._rules)
+        if records and self._store:
+            self._store(records)
+        refused = [(first_line + index, reason) for index, reason in found]
+        refused += [(number, reason) for number, reason in chunk.refused if number >= first_line]
+        self.lines += len(chunk.lines)
+        self.accepted += len(records)
+        if refused:
+            self.refused += len(refused)
+            self.exit_code = max(self.exit_code, 65)
+            refused.sort()
+            self._progress.say("\n".join(f"{shown}:{number}: {printable(why)}" for number, why in refused))
+
+
+class Interrupts:
+    """While entered, SIGINT and SIGTERM only make `fd` readable: nothing is cut off in its middle.
+
+    A second signal changes nothing; wrappers often send the terminal's Ctrl-C on, so that it comes twice.
+    """
+
+    def __enter__(self) -> Interrupts:
+        self.fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        # The interpreter writes the signal's number there at once: no gap between looking and waiting.
+        self._wakeup_before = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
+        # One that is ignored, as in the background of a shell script, stays so.
+        heeded = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) is not signal.SIG_IGN]
+        self._before = {signum: signal.signal(signum, lambda *_: None) for signum in heeded}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+        signal.set_wakeup_fd(self._wakeup_before)
+        os.close(self.fd)
+        os.close(self._write_fd)
+
+    def exit_code(self) -> int:
+        """What a shell would show for the signal that came: 130 or 143."""
+        return 128 + os.read(self.fd, 1)[0]
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[int]:
+    if name == "-":
+        if sys.stdin is None:
+            raise InputError("standard input is closed", "Name a FILE, or give an event with -e")
+        yield 0
+        return
+    try:
+        # Not blocking, or opening a FIFO would wait for its writer, deaf to signals.
+        fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except PermissionError:
+        raise UnreadableError("can't be read: permission denied") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"can't be read: {getattr(error, 'strerror', error)}") from None
+    try:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise InputError("is a directory", "Name the files in it")
+        yield fd
+    finally:
+        os.close(fd)

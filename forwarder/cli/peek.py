@@ -1,0 +1,66 @@
+"""``forwarder peek``: the next events, without touching them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import click
+
+from forwarder.cli.command import Context, command, json_option
+from forwarder.cli.stored import glance, json_line, open_view
+from forwarder.cli.table import PAGE, Column, duration, instant, print_lines, print_table, since, size
+from forwarder.spool import View, Waiting
+
+COLUMNS = (
+    Column("ID", right=True),
+    Column("AGE", right=True),
+    Column("EVENT"),
+    Column("DISTINCT_ID"),
+    Column("SIZE", right=True),
+)
+
+
+@command("peek", short_help="Show the next events, without touching them.")
+@click.option(
+    "-n", "count", metavar="N", type=click.IntRange(min=1), default=10, help="How many [default: 10]."
+)
+@json_option
+def peek(context: Context, count: int, as_json: bool) -> None:
+    """Show the next events in the order of delivery: id, age, name, distinct_id and size.
+
+    Those in flight are among them, as they wait until Mixpanel has said yes.
+
+    With --json: id, accepted_at, status and event, a line each; event is the JSON that is stored, or null
+    if that is not JSON, with the bytes in base64. A status other than 1 was put there by plain
+    persist-queue, and is checked when it is its turn.
+    """
+    with open_view(context.queue_path) as view:
+        if view is None:
+            return
+        rows = _next(view, count)
+        if as_json:
+            print_lines(map(_as_json, rows))
+        elif not print_table(COLUMNS, (_cells(row, time.time()) for row in rows)):
+            click.echo("Nothing waits.")
+
+
+def _next(view: View, count: int) -> Iterator[Waiting]:
+    # In short reads, so that millions neither fill the memory nor hold up a checkpoint.
+    after_id = 0
+    while count > 0 and (page := view.peek(min(count, PAGE), after_id)):
+        yield from page
+        after_id = page[-1].id
+        count -= len(page)
+
+
+def _cells(row: Waiting, now: float) -> tuple[str, ...]:
+    name, distinct_id = glance(row.data)
+    # 0: a stranger has put no time there.
+    age = duration(since(row.accepted_at, now)) if row.accepted_at else "-"
+    return str(row.id), age, name, distinct_id, size(len(row.data))
+
+
+def _as_json(row: Waiting) -> str:
+    accepted_at = instant(row.accepted_at or None)
+    return json_line({"id": row.id, "accepted_at": accepted_at, "status": row.status}, row.data)

@@ -1,0 +1,96 @@
+"""How far a long intake has come: a bar on a terminal, and lines of text that don't tear it."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+SHOW_AFTER_S = 1.0
+REFRESH_S = 0.1
+
+
+class Progress:
+    """A bar on standard error, once it took `SHOW_AFTER_S`, if that is a terminal and input is not.
+
+    Args:
+        names: The files that will be read; ``-`` is standard input.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        typed = "-" in names and sys.stdin is not None and sys.stdin.isatty()
+        self._names = names if sys.stderr is not None and sys.stderr.isatty() and not typed else ()
+        self._bar: Bar | None = None
+        self._next_at = time.monotonic() + SHOW_AFTER_S
+
+    def update(self, read_bytes: int, events: int) -> None:
+        """Say that *read_bytes* have been read of all files, and *events* of them taken in."""
+        if self._names and time.monotonic() >= self._next_at:
+            if self._bar is None:
+                self._bar = _make_bar(_total_bytes(self._names))
+            self._bar.update(self._bar.task_ids[0], completed=read_bytes, events=f"{events:,}", refresh=True)
+            self._next_at = time.monotonic() + REFRESH_S
+
+    def say(self, text: str) -> None:
+        """Print *text* on standard error, above the bar; silently not, once its reader has gone."""
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            echo(text, err=True)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def echo(text: str, err: bool = False) -> None:
+    """Print *text*; what is in the queue does not depend on whether anyone still reads us."""
+    try:
+        click.echo(text, err=err)
+    except BrokenPipeError:
+        # Or Python would fail again when it flushes the rest at exit.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2 if err else 1)
+        os.close(nowhere)
+
+
+def _total_bytes(names: Sequence[str]) -> int | None:
+    """How long all files together are; None if that can't be known, as with a pipe."""
+    total = 0
+    for name in names:
+        try:
+            found = os.stat(0 if name == "-" else name)
+        except OSError:
+            continue
+        if not stat.S_ISREG(found.st_mode):
+            return None
+        total += found.st_size
+    return total
+
+
+def _make_bar(total_bytes: int | None) -> Bar:
+    from rich import progress
+    from rich.console import Console
+
+    bar = progress.Progress(
+        progress.BarColumn(),
+        progress.DownloadColumn(),
+        progress.TextColumn("{task.fields[events]} events"),
+        progress.TimeRemainingColumn(),
+        console=Console(stderr=True),
+        auto_refresh=False,
+        transient=True,
+    )
+    bar.add_task("", total=total_bytes, events="0")
+    bar.start()
+    return bar

@@ -1,0 +1,21 @@
+"""``forwarder run``: the daemon, in the foreground."""
+
+from __future__ import annotations
+
+from forwarder.cli.command import Context, command
+
+
+@command("run")
+def run(context: Context) -> None:
+    """Deliver what waits, until stopped: the daemon, in the foreground.
+
+    SIGTERM and SIGINT let requests in flight finish and end it, a second one hurries; SIGHUP reloads
+    settings and secrets; SIGUSR1 tries now. One daemon per queue: a second one says who has it and
+    exits with 75.
+    """
+    from forwarder import config, log
+    from forwarder.service.run import run as run_daemon
+
+    settings = context.settings
+    log.configure(settings.log.level, settings.log.format)
+    run_daemon(settings, lambda: config.load(context.config_file))

@@ -1,0 +1,137 @@
+"""``forwarder sandbox``: a stand-in for Mixpanel in the foreground."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from forwarder.cli.command import Context, command, json_option, printable
+from forwarder.errors import UnavailableError, UsageError
+
+if TYPE_CHECKING:
+    from forwarder.sandbox import Exchange, Sandbox
+
+
+@command("sandbox")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8087, show_default=True, help="0: any free one."
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--token", default="sandbox-token", show_default=True, help="Project token to accept.")
+@click.option(
+    "--project", type=click.Choice(["simplified", "original"]), default="simplified", show_default=True
+)
+@click.option("--fault", "faults", multiple=True, metavar="NAME[:KEY=VALUE,…]", help="Begin with this fault.")
+@click.option("--latency-ms", type=click.IntRange(0), default=0, help="Let each request take so long.")
+@click.option("--max-body-bytes", type=click.IntRange(1), default=10 * 1024 * 1024, show_default=True)
+@json_option
+def sandbox(
+    _context: Context,
+    port: int,
+    host: str,
+    token: str,
+    project: str,
+    faults: tuple[str, ...],
+    latency_ms: int,
+    max_body_bytes: int,
+    as_json: bool,
+) -> None:
+    """Run a stand-in for Mixpanel's /import on this machine, until interrupted.
+
+    It checks and answers as Mixpanel does, drops repeats, and prints a line for each request. Faults are
+    chosen with --fault, for instance --fault throttle:times=3,retry_after_s=2 or --fault slow:delay_s=0.25,
+    or while it runs by POST to /sandbox/faults. An unknown name lists those there are.
+    """
+    from forwarder.sandbox import Sandbox
+
+    # Before the first line is printed: who waits for it may stop us at once.
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    far_end = Sandbox(
+        port,
+        host=host,
+        token=token,
+        project=project,
+        max_body_bytes=max_body_bytes,
+        latency_s=latency_ms / 1000,
+        keep_data=False,
+        on_request=_printer(as_json, stop),
+    )
+    try:
+        far_end.start()
+    except OSError as error:
+        raise UnavailableError(
+            f"can't listen on {host} port {port}: {error.strerror}",
+            "Choose another --port; 0 takes a free one.",
+        ) from None
+    try:
+        _inject(far_end, faults)
+        _say_ready(far_end, as_json)
+        stop.wait()
+    finally:
+        far_end.close()
+    _say_summary(far_end, as_json)
+
+
+def _inject(far_end: Sandbox, faults: tuple[str, ...]) -> None:
+    from forwarder.sandbox import control
+
+    for text in faults:
+        try:
+            control.inject(far_end, control.parse_fault(text))
+        except ValueError as error:
+            raise UsageError(f"--fault {text}: {error}") from None
+
+
+def _say_ready(far_end: Sandbox, as_json: bool) -> None:
+    endpoint = far_end.endpoint
+    username, secret, project_id = endpoint.account
+    if as_json:
+        ready = {"url": far_end.url, "token": endpoint.token, "service_account": username}
+        click.echo(
+            json.dumps({**ready, "secret": secret, "project_id": project_id, "project": endpoint.project})
+        )
+    else:
+        accounts = f"service account {username}, secret {secret}, project {project_id}"
+        click.echo(f"Sandbox ready at {far_end.url} - token {endpoint.token}, or {accounts}")
+
+
+def _printer(as_json: bool, stop: threading.Event) -> Any:
+    def say(exchange: Exchange) -> None:
+        try:
+            click.echo(json.dumps(_record(exchange)) if as_json else _line(exchange))
+        except OSError:
+            stop.set()  # whoever read our lines has gone
+
+    return say
+
+
+def _record(exchange: Exchange) -> dict[str, Any]:
+    return {name: getattr(exchange, name) for name in exchange.__slots__}
+
+
+def _line(exchange: Exchange) -> str:
+    clock = time.strftime("%H:%M:%S", time.localtime(exchange.at))
+    outcome = str(exchange.status) if exchange.status else "---"
+    words = [clock, exchange.method, printable(exchange.path.partition("?")[0]), outcome]
+    words += [f"{exchange.events} events,", f"{exchange.new} new, {exchange.repeats} repeated,"]
+    words += [f"{exchange.failed} failed, {exchange.size_bytes} bytes, {exchange.took_s * 1000:.0f} ms"]
+    return " ".join([*words, f"[{exchange.fault}]"] if exchange.fault else words)
+
+
+def _say_summary(far_end: Sandbox, as_json: bool) -> None:
+    figures = far_end.ledger.figures()
+    del figures["version"], figures["in_progress"]
+    if as_json:
+        click.echo(json.dumps({"summary": figures}))
+    else:
+        click.echo(
+            f"Stopped after {figures['requests']} requests: {figures['accepted']} events, "
+            f"{figures['repeats']} repeats, {figures['altered']} of them with other bytes."
+        )

@@ -1,0 +1,224 @@
+"""``forwarder status``: how the queue and the daemon are."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
+
+from forwarder.cli.command import Context, command, json_option, printable
+from forwarder.cli.conditions import Condition, understand
+from forwarder.cli.table import counted, duration, instant, since, size, styled
+from forwarder.service import state as daemon_state
+from forwarder.spool import NoQueueError, View
+
+WATCH_S = 1.0
+
+# Every key, in the order of printing, at its value while there is no queue.
+NOTHING: Mapping[str, Any] = {
+    "accepted": 0,
+    "delivered": 0,
+    "dead_lettered": 0,
+    "deleted": 0,
+    "waiting": 0,
+    "in_flight": 0,
+    "oldest_waiting_s": 0.0,
+    "state": "stopped",
+    "state_reason": "",
+    "last_delivery_at": "",
+    "last_error": "",
+    "rate_1m": 0.0,
+    "eta_s": 0.0,
+    "db_bytes": 0,
+    "wal_bytes": 0,
+    "disk_free_bytes": 0,
+    "dead_letters": 0,
+    "retried": 0,
+    "discarded": 0,
+    "short": 0,
+    "paused": False,
+    "pid": 0,
+    "connections": 0,
+    "queue_path": "",
+    "exists": False,
+}
+# What is unknown, or has never been, is null; --fail-if compares with the value in `NOTHING`.
+_NULL_WHEN_EMPTY = ("last_delivery_at", "last_error", "pid")
+_MOVING = ("running", "backing_off")
+_COLOURS = {"running": "green", "backing_off": "yellow", "blocked": "red", "paused": "yellow"}
+
+
+@command("status", short_help="How the queue and the daemon are.")
+@json_option
+@click.option("--watch", is_flag=True, help="Show it anew each second, until interrupted.")
+@click.option(
+    "--fail-if",
+    "expressions",
+    metavar="EXPRESSION",
+    multiple=True,
+    help="Exit with 1 if this holds, such as 'oldest_waiting_s>600' or 'state==blocked'. Repeatable.",
+)
+def status(context: Context, as_json: bool, watch: bool, expressions: tuple[str, ...]) -> int:
+    """Say how things are: whether events are being delivered, how many wait, and whether the books balance.
+
+    The state is one of running, backing_off (the far end can't be reached, or asks for patience), blocked
+    (a person has to put something right), paused and stopped (no daemon runs). waiting counts all events
+    in the queue, those in flight included; dead_lettered all that ever were refused, dead_letters those
+    that are there now. Durations are in seconds, sizes in bytes, rate_1m in events a second over the last
+    minute. eta_s is null while nothing moves.
+
+    Exit code: 0 whatever it says, unless --fail-if asks for another: a key of --json, one of > >= < <= ==
+    !=, and a number or text. An eta_s that is null counts as endless. With --watch, the first that holds
+    ends it.
+    """
+    conditions = [understand(expression, NOTHING) for expression in expressions]
+    path = context.queue_path
+    if not watch:
+        return _show_once(gather(path), as_json, conditions)
+    try:
+        return _watch(path, as_json, conditions)
+    except KeyboardInterrupt:
+        return 0
+
+
+def gather(path: str) -> dict[str, Any]:
+    """All keys of ``status --json`` for the queue in *path*."""
+    found = {**NOTHING, "queue_path": path}
+    try:
+        with View(path) as view:
+            figures = view.figures()
+    except NoQueueError as error:
+        return {**found, "state_reason": str(error), **dict.fromkeys(_NULL_WHEN_EMPTY)}
+    now = time.time()
+    for key in NOTHING.keys() & set(figures.__slots__):
+        found[key] = getattr(figures, key)
+    found["exists"] = True
+    found["last_delivery_at"] = instant(figures.last_delivery_at)
+    if figures.waiting:
+        oldest_at = figures.oldest_waiting_at
+        found["oldest_waiting_s"] = round(since(oldest_at, now), 3) if oldest_at is not None else 0.0
+    daemon = daemon_state.read(path)
+    if daemon:
+        for key in ("state", "state_reason", "in_flight", "last_error", "pid", "connections"):
+            found[key] = getattr(daemon, key)
+    elif figures.paused:
+        found["state_reason"] = "no daemon runs, and delivery is paused (`forwarder resume`)"
+    else:
+        found["state_reason"] = "no daemon runs"
+    found["rate_1m"] = round(figures.rate_1m, 2)
+    if figures.waiting:
+        moves = figures.rate_1m and found["state"] in _MOVING
+        found["eta_s"] = round(figures.waiting / figures.rate_1m, 1) if moves else None
+    return found | {key: found[key] or None for key in _NULL_WHEN_EMPTY}
+
+
+def sentence(found: Mapping[str, Any]) -> str:
+    """In one sentence how things are."""
+    if not found["exists"]:
+        return printable(found["state_reason"])
+    state, reason = found["state"], printable(found["state_reason"]).rstrip(".")
+    waiting = found["waiting"]
+    waits = (
+        f"{counted(waiting, 'event')} {'waits' if waiting == 1 else 'wait'}" if waiting else "nothing waits"
+    )
+    if waiting:
+        waits += f", {'' if waiting == 1 else 'the oldest '}for {duration(found['oldest_waiting_s'])}"
+    because = f": {reason}" if reason else ""
+    if state == "running":
+        return f"{'Delivering' if waiting else 'Running'}: {waits}."
+    if state in ("backing_off", "blocked"):
+        return f"{'Blocked' if state == 'blocked' else 'Backing off'}{because}; nothing is lost, {waits}."
+    if state == "paused":
+        return f"Paused: {waits}. `forwarder resume` goes on."
+    return f"{state.capitalize()}{because}; {waits}."
+
+
+def describe(found: Mapping[str, Any]) -> Iterator[str]:
+    """The lines for a person: a sentence, the table, the books."""
+    first, mark, rest = sentence(found).partition(":" if found["exists"] else "\0")
+    colour = _COLOURS.get(found["state"])
+    yield (styled(first, fg=colour, bold=True) if colour else first) + mark + rest
+    if not found["exists"]:
+        return
+    yield ""
+    for name, text in _table(found):
+        yield f"{name:<15}{text}"
+    yield ""
+    yield (
+        f"accepted {found['accepted']:,} = delivered {found['delivered']:,} + dead-lettered "
+        f"{found['dead_lettered']:,} + deleted {found['deleted']:,} + waiting {found['waiting']:,}"
+    )
+
+
+def _table(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    now = time.time()
+    yield "waiting", f"{counted(found['waiting'], 'event')}, {found['in_flight']:,} of them in flight"
+    rate, eta_s = found["rate_1m"], found["eta_s"]
+    until = f", done in about {duration(eta_s)}" if eta_s else ""
+    yield "rate", f"{rate:,.{0 if rate >= 10 or not rate else 1}f} events/s over the last minute{until}"
+    yield "last delivery", _when(found["last_delivery_at"], now)
+    if found["last_error"]:
+        yield "last error", printable(found["last_error"])
+    dead = f"{found['dead_letters']:,}"
+    if found["dead_letters"]:
+        dead += " (`forwarder dead-letters summary`)"
+    if found["retried"] or found["discarded"]:
+        dead += f"; {found['retried']:,} were retried, {found['discarded']:,} deleted"
+    yield "dead letters", dead
+    if found["short"]:
+        yield "short", f"{counted(found['short'], 'event')} delivered that Mixpanel did not count"
+    yield (
+        "disk",
+        f"database {size(found['db_bytes'])}, its log {size(found['wal_bytes'])}, "
+        f"free {size(found['disk_free_bytes'])}",
+    )
+    if found["pid"]:
+        yield "daemon", f"process {found['pid']}, {counted(found['connections'], 'connection')}"
+    else:
+        yield "daemon", "none runs"
+    yield "queue", printable(found["queue_path"])
+
+
+def _when(at: str | None, now: float) -> str:
+    from datetime import datetime
+
+    if at is None:
+        return "never"
+    return f"{at} ({duration(since(datetime.fromisoformat(at).timestamp(), now))} ago)"
+
+
+def _show_once(found: Mapping[str, Any], as_json: bool, conditions: list[Condition]) -> int:
+    click.echo(json.dumps(found) if as_json else "\n".join(describe(found)))
+    return _judge(found, conditions)
+
+
+def _judge(found: Mapping[str, Any], conditions: list[Condition]) -> int:
+    held = [condition for condition in conditions if condition.holds(found)]
+    for condition in held:
+        click.echo(f"forwarder: {condition.text} holds: {condition.key} is {found[condition.key]}", err=True)
+    return 1 if held else 0
+
+
+def _watch(path: str, as_json: bool, conditions: list[Condition]) -> int:
+    if as_json or not sys.stdout.isatty():
+        while True:
+            found = gather(path)
+            click.echo(json.dumps(found) if as_json else f"{instant(time.time())}  {sentence(found)}")
+            if _judge(found, conditions):
+                return 1
+            time.sleep(WATCH_S)
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(auto_refresh=False) as live:
+        while True:
+            found = gather(path)
+            live.update(Text.from_ansi("\n".join(describe(found))), refresh=True)
+            if any(condition.holds(found) for condition in conditions):
+                break
+            time.sleep(WATCH_S)
+    return _judge(found, conditions)

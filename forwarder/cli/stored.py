@@ -1,0 +1,90 @@
+"""What stands in the queue, for people and programs to look at: shown as it is, never written anew."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import click
+import msgspec
+
+from forwarder.cli.command import printable
+from forwarder.spool import NoQueueError, View
+
+_check = msgspec.json.Decoder(msgspec.Raw).decode
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_broken = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+@contextmanager
+def open_view(path: str) -> Iterator[View | None]:
+    """The queue in *path* to look at; None, said on standard error, if there is none yet."""
+    try:
+        view = View(path)
+    except NoQueueError as error:
+        click.echo(_sentence(str(error)), err=True)
+        yield None
+        return
+    with view:
+        yield view
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
+
+
+def json_text(data: bytes) -> str | None:
+    """*data* as one line of JSON, numbers and names as they were stored; None if it is not JSON.
+
+    What a terminal may take for a command stands escaped, which means the same to a program.
+    """
+    try:
+        _check(data)
+        text = data.decode()
+    except _broken:
+        return None
+    if text.isprintable():
+        return text
+    # Line breaks and tabs can only be between tokens, everything else only inside a string.
+    return "".join(
+        c if c.isprintable() else " " if c in "\t\r\n" else json.dumps(c)[1:-1] for c in text
+    ).strip()
+
+
+def escaped(data: bytes) -> str:
+    """Any bytes as text for a terminal."""
+    return printable(data.decode(errors="backslashreplace"))
+
+
+def json_line(values: Mapping[str, Any], data: bytes) -> str:
+    """A JSON object of *values* and ``event``, the stored JSON; if that is none: ``null``, and ``base64``."""
+    text = json_text(data)
+    if text is None:
+        return json.dumps({**values, "event": None, "base64": b64encode(data).decode()})
+    return f'{json.dumps(values)[:-1]}, "event": {text}}}'
+
+
+def glance(data: bytes) -> tuple[str, str]:
+    """An event's name and ``distinct_id`` for a person; empty where there is none.
+
+    Instead of the name of what is not JSON, its first bytes.
+    """
+    if json_text(data) is None:
+        return f"not JSON: {escaped(data[:60])}", ""
+    try:
+        members = _members(data)
+        name = _word(members.get("event"))
+        return name, _word(_members(members.get("properties", b"{}")).get("distinct_id"))
+    except _broken:
+        return f"not an event: {escaped(data[:60])}", ""
+
+
+def _word(raw: msgspec.Raw | None) -> str:
+    """A string's text, or any other JSON as it is written."""
+    if raw is None:
+        return ""
+    text = bytes(raw)
+    return str(msgspec.json.decode(text)) if text.startswith(b'"') else text.decode()

@@ -1,0 +1,306 @@
+"""``forwarder check``: each thing that can be out of order is found, and gives its exit code."""
+
+import json
+import os
+import sqlite3
+import sys
+import tempfile
+from contextlib import closing
+
+import pytest
+
+from forwarder.cli import main
+from forwarder.sandbox import Fault
+from forwarder.spool import EventQueue
+
+
+@pytest.fixture(autouse=True)
+def settings(queue_path, monkeypatch):
+    """Settings with which all is in order."""
+    monkeypatch.setenv("FORWARDER_QUEUE_PATH", queue_path)
+    monkeypatch.setenv("FORWARDER_QUEUE_MIN_FREE_BYTES", "0")
+    monkeypatch.setenv("FORWARDER_MIXPANEL_TOKEN", "sandbox-token")
+
+
+@pytest.fixture
+def run(capsys):
+    """Run ``forwarder check`` in this process; returns the exit code, and what was found by name."""
+
+    def check(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            main(["check", "--json", *arguments])
+        out, err = capsys.readouterr()
+        assert err == ""
+        found = [json.loads(line) for line in out.splitlines()]
+        return ended.value.code, {row["name"]: (row["result"], row["detail"]) for row in found}
+
+    return check
+
+
+@pytest.fixture
+def queue(queue_path):
+    """A sound queue in which 3 events wait; its path."""
+    with EventQueue(queue_path, min_free_bytes=0) as opened:
+        opened.put_many([{"event": "E", "properties": {}}] * 3)
+    return queue_path
+
+
+def spoil(path, statement):
+    """Change the database behind the forwarder's back."""
+    with closing(sqlite3.connect(f"{path}/data.db")) as connection:
+        connection.execute(statement)
+        connection.commit()
+
+
+def test_all_in_order(run, queue):
+    """With everything in place nothing fails; that no daemon runs is a warning."""
+    code, found = run()
+
+    assert code == 0
+    assert {name: result for name, (result, _) in found.items()} == {
+        "settings": "ok",
+        "key": "ok",
+        "directory": "ok",
+        "disk": "ok",
+        "room": "ok",
+        "integrity": "ok",
+        "books: queue": "ok",
+        "books: dead letters": "ok",
+        "daemon": "warning",
+    }
+
+
+def test_a_line_for_each(queue, capsys):
+    """A person reads a line for each: ok, warning or FAIL, the name, and what was found."""
+    with pytest.raises(SystemExit) as ended:
+        main(["check"])
+
+    out, err = capsys.readouterr()
+    assert (ended.value.code, err) == (0, "")
+    assert all(line.split()[0] in ("ok", "warning") and ": " in line for line in out.splitlines())
+    assert f"ok      directory: {queue}, mode 2770" in out.splitlines()
+    assert "\x1b" not in out
+
+
+def test_without_a_queue(run, queue_path):
+    """Before the first event all is in order, and nothing is made."""
+    code, found = run()
+
+    assert code == 0
+    assert found["directory"] == ("ok", f"{queue_path} is not there yet; the first event makes it")
+    assert not os.path.exists(queue_path)
+
+
+def test_wrong_settings(run, queue, monkeypatch):
+    """Every wrong setting is named, with 78; nothing else can be checked."""
+    monkeypatch.setenv("FORWARDER_LOG_LEVEL", "loud")
+    monkeypatch.setenv("FORWARDER_DELIVERY_CONNECTIONS", "0")
+
+    code, found = run()
+
+    assert code == 78
+    assert found.keys() == {"settings"}
+    result, detail = found["settings"]
+    assert result == "FAIL"
+    assert "log.level" in detail
+    assert "delivery.connections" in detail
+
+
+def test_no_key(run, queue, monkeypatch):
+    """A missing key fails with 78; all else is checked, but Mixpanel is not asked."""
+    monkeypatch.delenv("FORWARDER_MIXPANEL_TOKEN")
+
+    code, found = run("--online")
+
+    assert (code, found["key"][0]) == (78, "FAIL")
+    assert found["books: queue"][0] == "ok"
+    assert "Mixpanel" not in found
+
+
+def test_a_key_that_others_can_read(run, queue, monkeypatch, tmp_path):
+    """A key's file that others can read is a warning which does not show the key."""
+    token = tmp_path / "token"
+    token.write_text("not-to-be-shown")
+    token.chmod(0o644)
+    monkeypatch.delenv("FORWARDER_MIXPANEL_TOKEN")
+    monkeypatch.setenv("FORWARDER_MIXPANEL_TOKEN_FILE", str(token))
+
+    code, found = run()
+
+    assert (code, found["key"][0]) == (0, "warning")
+    assert "not-to-be-shown" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("place", "mode", "told"),
+    [
+        (".", 0o2775, "everyone on this host can read"),
+        (".", 0o2777, "everyone on this host can write"),
+        ("data.db", 0o664, "everyone on this host can read"),
+        ("data.db", 0o666, "everyone on this host can write"),
+    ],
+)
+def test_what_strangers_may_do(place, mode, told, run, queue):
+    """Rights of everyone to the directory or the database are a warning."""
+    os.chmod(os.path.join(queue, place), mode)
+
+    code, found = run()
+
+    assert (code, found["directory"][0]) == (0, "warning")
+    assert told in found["directory"][1]
+
+
+def test_a_file_in_the_way(run, queue_path):
+    """A file where the directory should be fails with 78."""
+    with open(queue_path, "w"):
+        pass
+
+    code, found = run()
+
+    assert (code, found["directory"]) == (78, ("FAIL", f"{queue_path} is not a directory"))
+
+
+def check_as_nobody(output):
+    """Run the command as a user without rights, in a process of its own; its exit code and output."""
+    with open(output, "w+") as file:
+        pid = os.fork()
+        if pid == 0:
+            code = 70
+            try:
+                sys.stdout = file
+                if os.geteuid() == 0:
+                    os.setgroups([])
+                    os.setgid(65534)
+                    os.setuid(65534)
+                main(["check"])
+            except SystemExit as ended:
+                code = ended.code
+                file.flush()
+            finally:
+                os._exit(code)
+        _, status = os.waitpid(pid, 0)
+        file.seek(0)
+        return os.waitstatus_to_exitcode(status), file.read()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_user_without_rights(there, monkeypatch):
+    """Who can't write in the directory, or can't make it, is told so, with 77."""
+    # Not below pytest's own directory, which only its owner can enter.
+    with tempfile.TemporaryDirectory() as directory:
+        queue, settings_file = os.path.join(directory, "queue"), os.path.join(directory, "settings.toml")
+        EventQueue(queue).close()
+        with open(settings_file, "w"):
+            pass
+        os.chmod(directory, 0o755)
+        os.chmod(queue, 0o555)
+        monkeypatch.setenv("FORWARDER_CONFIG", settings_file)
+        monkeypatch.setenv("FORWARDER_QUEUE_PATH", queue if there else f"{queue}/inner/queue")
+
+        code, out = check_as_nobody(os.path.join(directory, "output"))
+
+    assert code == 77
+    assert "FAIL    directory: " in out
+    assert ("which reading the queue needs too" in out) == there
+
+
+def test_a_full_disk(run, queue, monkeypatch):
+    """Less free space than queue.min_free_bytes fails with 75."""
+    monkeypatch.setenv("FORWARDER_QUEUE_MIN_FREE_BYTES", "1024TiB")
+
+    code, found = run()
+
+    assert (code, found["disk"][0]) == (75, "FAIL")
+
+
+def test_a_full_queue(run, queue, monkeypatch):
+    """A queue as large as queue.max_bytes fails with 75, one near to it is a warning."""
+    monkeypatch.setenv("FORWARDER_QUEUE_MAX_BYTES", "1MiB")
+    assert run()[1]["room"][0] == "ok"
+    with EventQueue(queue, min_free_bytes=0) as opened:
+        while run()[1]["room"][0] == "ok":
+            opened.put({"event": "E", "properties": {"pad": "x" * 20_000}})
+        assert run()[1]["room"][0] == "warning"
+        assert run()[0] == 0
+        for _ in range(10):
+            opened.put({"event": "E", "properties": {"pad": "x" * 20_000}})
+
+    code, found = run()
+
+    assert (code, found["room"][0]) == (75, "FAIL")
+
+
+@pytest.mark.parametrize(
+    ("statement", "name"),
+    [
+        ("DELETE FROM ack_queue_default WHERE _id = 2", "books: queue"),
+        ("UPDATE ledger SET delivered = 1", "books: queue"),
+        ("UPDATE ledger SET retried = 1", "books: dead letters"),
+    ],
+)
+def test_books_that_do_not_balance(statement, name, run, queue):
+    """A row that went without being counted, or a wrong count, fails with 1."""
+    spoil(queue, statement)
+
+    code, found = run()
+
+    assert (code, found[name][0]) == (1, "FAIL")
+
+
+def test_a_damaged_database(run, queue):
+    """Damage inside the database fails with 74, and the other checks are still told."""
+    with EventQueue(queue, min_free_bytes=0) as opened:
+        opened.put_many([{"event": "E", "properties": {"pad": "x" * 1000}}] * 500)
+    with closing(sqlite3.connect(f"{queue}/data.db")) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    with open(f"{queue}/data.db", "r+b") as file:
+        file.seek(40 * 4096)
+        file.write(b"\xa5" * 40 * 4096)
+
+    code, found = run()
+
+    assert code == 74
+    assert found["integrity"][0] == "FAIL"
+    assert {"books: queue", "books: dead letters", "daemon"} <= found.keys()
+
+
+def test_another_database_in_the_way(run, queue_path):
+    """What is no queue of ours is named, with 78."""
+    os.mkdir(queue_path, 0o770)
+    spoil(queue_path, "CREATE TABLE books (title)")
+
+    code, found = run()
+
+    assert (code, found["queue"][0]) == (78, "FAIL")
+    assert "made by something else" in found["queue"][1]
+
+
+def test_a_running_daemon(forwarder, queue_path):
+    """A daemon that runs is named, and the books balance while it does."""
+    pid = forwarder.daemon().process.pid
+    forwarder("enqueue", "-e", "E")
+
+    done = forwarder("check")
+
+    assert done.returncode == 0, done.stdout
+    assert f"daemon: process {pid}, " in done.stdout
+
+
+def test_online(run, queue, far_end, monkeypatch):
+    """--online asks the far end about the key, and leaves no event there."""
+    monkeypatch.setenv("FORWARDER_MIXPANEL_URL", far_end.url)
+
+    assert "Mixpanel" not in run()[1]
+    code, found = run("--online")
+    assert (code, found["Mixpanel"][0]) == (0, "ok")
+    assert len(far_end.ledger.events) == 0
+
+    monkeypatch.setenv("FORWARDER_MIXPANEL_TOKEN", "wrong")
+    code, found = run("--online")
+    assert (code, found["Mixpanel"][0]) == (69, "FAIL")
+    assert "wrong" not in str(found)
+
+    monkeypatch.setenv("FORWARDER_MIXPANEL_TOKEN", "sandbox-token")
+    far_end.inject(Fault.login_page())
+    code, found = run("--online")
+    assert (code, found["Mixpanel"][0]) == (69, "FAIL")

@@ -1,0 +1,90 @@
+"""``forwarder pause``, ``resume`` and ``flush``: what they do, and what they say is now the case."""
+
+import json
+import os
+
+import pytest
+
+from forwarder.cli import main
+from forwarder.sandbox import Fault
+from forwarder.spool import EventQueue, View
+
+
+@pytest.fixture
+def run(queue_path, monkeypatch, capsys):
+    """Run a command in this process; returns exit code, output and errors."""
+
+    def command(*arguments):
+        monkeypatch.setenv("FORWARDER_QUEUE_PATH", queue_path)
+        with pytest.raises(SystemExit) as ended:
+            main([*arguments])
+        return ended.value.code, *capsys.readouterr()
+
+    return command
+
+
+def is_paused(path):
+    """Whether a pause is on disk."""
+    with View(path) as view:
+        return view.figures().paused
+
+
+def test_pause_and_resume_without_a_daemon(run, queue_path):
+    """A pause is kept on disk for the daemon to come, and each command says how things are after it."""
+    EventQueue(queue_path).close()
+
+    code, out, err = run("pause")
+    assert (code, err) == (0, "")
+    assert out.startswith("Delivery is paused; no daemon runs, and one that is started will not deliver")
+    assert is_paused(queue_path)
+    assert run("pause")[1].startswith("Delivery was paused already")
+
+    assert run("resume")[1].startswith("Delivery is no longer paused; no daemon runs")
+    assert not is_paused(queue_path)
+    assert run("resume")[1].startswith("Delivery was not paused")
+
+
+def test_the_first_daemon_can_be_kept_waiting(run, queue_path):
+    """Pausing where there is no queue makes one, so that the pause holds; resuming does not make one."""
+    code, out, _ = run("resume")
+    assert (code, os.path.exists(queue_path)) == (0, False)
+    assert out.startswith("Delivery was not paused")
+
+    assert json.loads(run("pause", "--json")[1]) == {"paused": True, "pid": None}
+    assert is_paused(queue_path)
+    assert json.loads(run("resume", "--json")[1]) == {"paused": False, "pid": None}
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_flush_needs_a_daemon(there, run, queue_path):
+    """With no daemon to tell, flush says so with 69, and makes no queue."""
+    if there:
+        EventQueue(queue_path).close()
+
+    code, out, err = run("flush")
+
+    assert (code, out) == (69, "")
+    assert f"no daemon delivers from {queue_path}" in err
+    assert os.path.exists(queue_path) == there
+
+
+def test_a_running_daemon_obeys(forwarder, far_end, until):
+    """Paused, the daemon sends nothing; resumed, it delivers; flushed, it forgets a long wait."""
+    forwarder.environ["FORWARDER_DELIVERY_RETRY_INITIAL_S"] = "3600"
+    forwarder.environ["FORWARDER_DELIVERY_RETRY_MAX_S"] = "3600"
+    daemon = forwarder.daemon()
+    pid = daemon.process.pid
+
+    assert forwarder("pause").stdout == "Delivery is paused. `forwarder resume` goes on.\n"
+    until(lambda: forwarder.json("status")["state"] == "paused")
+    forwarder("enqueue", "-e", "E")
+    assert f"process {pid}) is told; but delivery is paused" in forwarder("flush").stdout
+    until(lambda: daemon.logged("delivery.flushed"))
+    assert len(far_end.ledger.events) == 0
+
+    far_end.inject(Fault.server_error())
+    assert forwarder("resume").stdout == "Delivery is no longer paused.\n"
+    until(lambda: forwarder.json("status")["state"] == "backing_off")
+    far_end.clear()
+    assert forwarder("flush").stdout == f"The daemon (process {pid}) is told and tries now.\n"
+    far_end.wait_for(lambda ledger: len(ledger.events) == 1)

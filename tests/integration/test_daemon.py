@@ -1,0 +1,523 @@
+"""The daemon as a process: one per queue, its signals, its settings, what it tells, trouble with the disk."""
+
+import base64
+import json
+import os
+import resource
+import signal
+import socket
+import sqlite3
+import statistics
+import subprocess
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from forwarder.event import accept
+from forwarder.sandbox import Fault
+from forwarder.service import state as state_file
+from forwarder.spool import EventQueue
+
+TOKEN = "sandbox-token"
+PATIENT = {
+    "FORWARDER_DELIVERY_RETRY_INITIAL_S": "60",
+    "FORWARDER_DELIVERY_RETRY_MAX_S": "60",
+}
+
+
+def event(number, name="signup", **properties):
+    """The final bytes of one event."""
+    given = {"time": 1_700_000_000 + number, "$insert_id": f"id-{number}", "distinct_id": "d", **properties}
+    return accept(json.dumps({"event": name, "properties": given}).encode(), int(time.time() * 1000))
+
+
+@pytest.fixture
+def offer(queue_path):
+    """Put events into the queue, as another process would; returns their final bytes."""
+
+    def put(*numbers, **properties):
+        events = [event(number, **properties) for number in numbers]
+        with EventQueue(queue_path, min_free_bytes=0) as queue:
+            queue.append(events)
+        return events
+
+    return put
+
+
+@pytest.fixture
+def emptied(queue_path, rows, until):
+    """Wait until nothing waits."""
+    return lambda timeout_s=20: until(lambda: not rows(queue_path), "the queue is empty", timeout_s)
+
+
+@pytest.fixture
+def in_progress(far_end):
+    """Wait until so many requests are at the far end, unanswered."""
+    return lambda count=1: far_end.wait_for(lambda ledger: ledger.in_progress >= count)
+
+
+def cpu_s(pid):
+    """The processor time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+# One per queue
+
+
+def test_second_daemon_is_turned_away(forwarder, offer, emptied):
+    """A second daemon for a queue ends with 75 and says which process has it; the first goes on."""
+    first = forwarder.daemon()
+    second = forwarder("run")
+    assert second.returncode == 75
+    assert f"process {first.process.pid}" in second.stderr
+    offer(1)
+    emptied()
+    assert first.process.poll() is None
+
+
+def test_killed_daemon_leaves_no_lock(forwarder, offer, emptied):
+    """After SIGKILL the next daemon starts and delivers, without any clearing up."""
+    forwarder.daemon().kill()
+    offer(1)
+    forwarder.daemon()
+    emptied()
+
+
+# Stopping
+
+
+def test_stop_lets_requests_in_flight_finish(forwarder, far_end, offer, rows, queue_path, in_progress):
+    """SIGTERM: what is in flight is answered and settled, nothing new is sent, and the exit code is 0."""
+    daemon = forwarder.daemon()
+    far_end.inject(Fault.slow(1.0), times=1)
+    offer(1, 2, 3)
+    in_progress()
+    daemon.process.send_signal(signal.SIGTERM)
+    daemon.wait_for("daemon.stopping")
+    late = offer(4)
+    assert daemon.process.wait(20) == 0
+    assert rows(queue_path) == late
+    assert (far_end.ledger.accepted, far_end.ledger.request_count) == (3, 1)
+    assert "unanswered" not in daemon.wait_for("daemon.stopped")
+
+
+def test_idle_daemon_stops_at_once(forwarder):
+    """With nothing in flight SIGTERM and SIGINT end the daemon within a moment, with 0."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        daemon = forwarder.daemon()
+        asked_at = time.monotonic()
+        assert daemon.stop(number) == 0
+        assert time.monotonic() - asked_at < 3
+
+
+def test_second_stop_hurries(forwarder, far_end, offer, oracle, rows, queue_path, in_progress, emptied):
+    """A second SIGTERM ends it at once; what was in flight waits, and the next daemon delivers it."""
+    daemon = forwarder.daemon()
+    far_end.inject(Fault.hang(taken=True))
+    events = offer(1, 2, 3)
+    in_progress()
+    daemon.process.send_signal(signal.SIGTERM)
+    daemon.wait_for("daemon.stopping")
+    assert daemon.process.poll() is None
+    asked_at = time.monotonic()
+    assert daemon.stop() == 0
+    assert time.monotonic() - asked_at < 5
+    assert daemon.wait_for("daemon.stopped")["unanswered"] == 3
+    assert rows(queue_path) == events
+    far_end.clear()
+    forwarder.daemon()
+    emptied()
+    assert far_end.ledger.repeats == 3
+    oracle(queue_path, far_end, events)
+
+
+def test_stopping_while_the_far_end_is_away(forwarder, far_end, offer, rows, queue_path):
+    """A daemon that waits for the far end stops at once, and the events stay."""
+    far_end.stop_listening()
+    daemon = forwarder.daemon(**PATIENT)
+    events = offer(1, 2)
+    daemon.wait_for("delivery.backing_off")
+    asked_at = time.monotonic()
+    assert daemon.stop() == 0
+    assert time.monotonic() - asked_at < 5
+    assert rows(queue_path) == events
+
+
+# Reloading
+
+
+@pytest.fixture
+def token_file(forwarder, tmp_path):
+    """The daemon's token, in a file."""
+    path = tmp_path / "token"
+    path.touch(0o600)
+    path.write_text(TOKEN)
+    del forwarder.environ["FORWARDER_MIXPANEL_TOKEN"]
+    forwarder.environ["FORWARDER_MIXPANEL_TOKEN_FILE"] = str(path)
+    return path
+
+
+@pytest.fixture
+def config_file(forwarder, tmp_path):
+    """The daemon's settings file."""
+    path = tmp_path / "forwarder.toml"
+    path.write_text("")
+    forwarder.environ["FORWARDER_CONFIG"] = str(path)
+    return path
+
+
+def test_reload_delivers_with_the_mended_key_at_once(forwarder, far_end, offer, token_file, emptied):
+    """A wrong token blocks, loudly; mended and reloaded, everything is delivered without waiting."""
+    token_file.write_text("wrong-token")
+    daemon = forwarder.daemon(**PATIENT)
+    offer(1, 2)
+    line = daemon.wait_for("delivery.blocked")
+    assert (line["level"], line["status"]) == ("error", 401)
+    assert line["next_try_s"] > 30
+    found = forwarder.json("status")
+    assert (found["state"], found["waiting"], found["dead_lettered"]) == ("blocked", 2, 0)
+    assert "401" in found["state_reason"]
+    token_file.write_text(TOKEN)
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.wait_for("settings.reloaded")
+    emptied(10)
+    assert daemon.wait_for("delivery.recovered")["failures"] >= 1
+    assert far_end.ledger.accepted == 2
+
+
+def test_reload_takes_new_settings(forwarder, far_end, offer, config_file, emptied, queue_path):
+    """Settings from the file are in force after SIGHUP; the queue's path is not, and it says so."""
+    del forwarder.environ["FORWARDER_DELIVERY_LINGER_S"], forwarder.environ["FORWARDER_QUEUE_PATH"]
+    config_file.write_text(f'[queue]\npath = "{queue_path}"\n[delivery]\nlinger_s = 3600\n')
+    daemon = forwarder.daemon()
+    offer(1, 2)
+    config_file.write_text(f'[queue]\npath = "{queue_path}2"\n[delivery]\nlinger_s = 0\nbatch_events = 1\n')
+    daemon.process.send_signal(signal.SIGHUP)
+    assert daemon.wait_for("settings.restart_needed")["key"] == "queue.path"
+    emptied(10)
+    assert [request.events for request in far_end.ledger.requests] == [1, 1]
+    assert not Path(queue_path + "2").exists()
+
+
+@pytest.mark.parametrize(
+    ("broken", "named"),
+    [
+        ("linger_s = 5", "linger_s"),
+        ("[delivery]\nlinger_s = -5", "delivery.linger_s"),
+        ("[[", "forwarder.toml"),
+    ],
+)
+def test_bad_new_settings_leave_the_old_in_force(forwarder, offer, config_file, emptied, broken, named):
+    """Settings that can't be used are refused loudly, by name; delivery goes on with the old ones."""
+    del forwarder.environ["FORWARDER_DELIVERY_LINGER_S"]
+    config_file.write_text("[delivery]\nlinger_s = 0")
+    daemon = forwarder.daemon()
+    config_file.write_text(broken)
+    daemon.process.send_signal(signal.SIGHUP)
+    line = daemon.wait_for("settings.refused")
+    assert line["level"] == "error"
+    assert named in line["detail"]
+    offer(1)
+    emptied()
+    assert daemon.logged("settings.reloaded") == []
+
+
+def test_missing_key_at_reload_leaves_the_old_in_force(forwarder, offer, token_file, emptied, until):
+    """A token file that is gone at a reload doesn't take the daemon's token away, and is told."""
+    daemon = forwarder.daemon()
+    token_file.unlink()
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.wait_for("settings.refused")
+    offer(1)
+    emptied()
+    until(lambda: str(token_file) in (forwarder.json("status")["last_error"] or ""))
+
+
+# Trying now, pausing
+
+
+@pytest.mark.parametrize("how", ["signal", "command"])
+def test_flush_tries_now(forwarder, far_end, offer, emptied, how):
+    """SIGUSR1 and `forwarder flush` end a long wait for the far end at once."""
+    far_end.stop_listening()
+    daemon = forwarder.daemon(**PATIENT)
+    offer(1)
+    assert daemon.wait_for("delivery.backing_off")["next_try_s"] > 30
+    far_end.listen_again()
+    if how == "signal":
+        daemon.process.send_signal(signal.SIGUSR1)
+    else:
+        assert forwarder("flush").returncode == 0
+    daemon.wait_for("delivery.flushed")
+    emptied(10)
+
+
+def test_flush_ends_the_wait_for_company(forwarder, offer, emptied):
+    """`forwarder flush` sends a part-filled batch that would have lingered for an hour."""
+    daemon = forwarder.daemon(FORWARDER_DELIVERY_LINGER_S="3600")
+    offer(1)
+    assert forwarder("flush").returncode == 0
+    daemon.wait_for("delivery.flushed")
+    emptied(10)
+
+
+def test_pause_lasts_over_a_restart(forwarder, far_end, offer, emptied, until):
+    """`pause` stops delivery, not intake; a new daemon begins paused; `resume` delivers at once."""
+    daemon = forwarder.daemon()
+    assert forwarder("pause").returncode == 0
+    daemon.wait_for("delivery.paused")
+    offer(1, 2)
+    until(lambda: forwarder.json("status")["state"] == "paused")
+    assert daemon.stop() == 0
+    again = forwarder.daemon()
+    again.wait_for("delivery.paused")
+    offer(3)
+    assert forwarder("flush").returncode == 0
+    again.wait_for("delivery.flushed")
+    found = forwarder.json("status")
+    assert (found["state"], found["waiting"], far_end.ledger.request_count) == ("paused", 3, 0)
+    assert forwarder("resume").returncode == 0
+    again.wait_for("delivery.resumed")
+    emptied()
+    assert far_end.ledger.accepted == 3
+
+
+def test_pause_settles_what_is_in_flight(forwarder, far_end, offer, rows, queue_path, in_progress, until):
+    """What is on its way when delivery is paused is settled, what came after it stays."""
+    daemon = forwarder.daemon()
+    far_end.inject(Fault.slow(0.5), times=1)
+    offer(1)
+    in_progress()
+    assert forwarder("pause").returncode == 0
+    daemon.wait_for("delivery.paused")
+    late = offer(2)
+    until(lambda: rows(queue_path) == late, "the first event is settled")
+
+
+# Noticing
+
+
+def test_events_are_noticed_fast(forwarder, far_end, offer):
+    """From another process's commit to Mixpanel's yes: linger_s and a little more."""
+    forwarder.daemon()
+    took_s = []
+    for number in range(8):
+        began_at = time.monotonic()
+        offer(number)
+        far_end.wait_for(lambda ledger, count=number + 1: ledger.accepted == count)
+        took_s.append(time.monotonic() - began_at)
+    assert statistics.median(took_s) < 0.05 + 0.3, took_s
+
+
+def test_idle_daemon_is_idle(forwarder, offer, emptied):
+    """With nothing to do, the daemon takes next to no processor time."""
+    daemon = forwarder.daemon()
+    offer(1)
+    emptied()
+    began_at, began_s = time.monotonic(), cpu_s(daemon.process.pid)
+    with pytest.raises(subprocess.TimeoutExpired):
+        daemon.process.wait(2)
+    assert (cpu_s(daemon.process.pid) - began_s) / (time.monotonic() - began_at) < 0.03
+
+
+@pytest.mark.parametrize("state", ["backing_off", "blocked", "paused"])
+def test_waiting_daemon_is_idle(forwarder, far_end, offer, state):
+    """A backlog that can't be delivered just now costs next to no processor time either."""
+    daemon = forwarder.daemon(**PATIENT)
+    if state == "paused":
+        forwarder("pause")
+    far_end.inject(Fault.server_error() if state == "backing_off" else Fault.forbidden())
+    offer(*range(5000))
+    daemon.wait_for(f"delivery.{state}")
+    began_at, began_s = time.monotonic(), cpu_s(daemon.process.pid)
+    with pytest.raises(subprocess.TimeoutExpired):
+        daemon.process.wait(1)
+    assert (cpu_s(daemon.process.pid) - began_s) / (time.monotonic() - began_at) < 0.05
+
+
+# What it tells
+
+
+def test_log_tells_transitions_not_repetitions(forwarder, far_end, offer, until, queue_path, emptied):
+    """An outage of many tries is told once when it begins and once when it ends, with the number of tries."""
+    daemon = forwarder.daemon()
+    far_end.inject(Fault.server_error())
+    offer(1)
+    until(lambda: state_file.read(queue_path).failures >= 10)
+    far_end.clear()
+    emptied()
+    recovered = daemon.wait_for("delivery.recovered")
+    assert recovered["failures"] >= 10
+    assert recovered["after_s"] >= 0.5
+    assert far_end.ledger.request_count > 10
+    (line,) = daemon.logged("delivery.backing_off")
+    assert (line["level"], line["status"]) == ("warning", 503)
+    assert daemon.stop() == 0
+    daemon.wait_for("daemon.stopped")
+    assert len(daemon.log) <= 8, daemon.log
+
+
+def test_drop_filter_is_told_once_and_counted(forwarder, far_end, offer, emptied, until):
+    """Short counts, batch after batch, make one line in the log, and the shortfall stands in `status`."""
+    daemon = forwarder.daemon()
+    far_end.inject(Fault.drop(by=1))
+    for number in range(4):
+        offer(2 * number, 2 * number + 1)
+        emptied()
+    assert len(daemon.logged("batch.short")) == 1
+    found = forwarder.json("status")
+    assert (found["delivered"], found["short"], found["dead_lettered"]) == (8, 4, 0)
+
+
+def test_no_secret_and_no_property_in_log_or_status(forwarder, far_end, queue_path, emptied, until):
+    """Whatever goes wrong, at the finest level: neither the key nor an event's values are told to anybody."""
+    value = "private-4711"
+    daemon = forwarder.daemon(FORWARDER_LOG_LEVEL="debug")
+    with EventQueue(queue_path, min_free_bytes=0, rules=False) as queue:
+        for fault in (
+            Fault.unauthorized(),
+            Fault.throttle(),
+            Fault.redirect(f"https://user:{value}@login.example.invalid/{value}?k={value}"),
+            Fault.reset_after(),
+            Fault.half_answer(),
+            Fault.bad_request(),
+            Fault.control_characters(),
+            Fault.failed_records("contradicting"),
+            Fault.login_page(),
+        ):
+            far_end.inject(fault, times=1)
+            queue.put({"event": "signup", "properties": {"distinct_id": value, "email": value}})
+            queue.put({"event": value, "properties": {"distinct_id": value, value: value, "time": value}})
+            queue.put({"event": "signup", "properties": {"distinct_id": [value], "time": 1}})
+            emptied()
+    told = [json.dumps(daemon.log), *daemon.other_output, Path(queue_path, "daemon.json").read_text()]
+    for arguments in (("status",), ("status", "--json"), ("check",), ("config", "show")):
+        done = forwarder(*arguments)
+        told += [done.stdout, done.stderr]
+    assert forwarder.json("status")["dead_lettered"] > 5
+    credentials = base64.b64encode(f"{TOKEN}:".encode()).decode()
+    for secret in (TOKEN, credentials, credentials[:-4], value):
+        assert [text for text in told if secret in text] == []
+    assert daemon.other_output == []
+
+
+def test_wrong_clock_is_told(forwarder, far_end, offer, emptied, until):
+    """A clock ten minutes ahead of Mixpanel's is warned of once, and shown; delivery goes on."""
+    far_end.inject(Fault.clock(skew_s=-600))
+    daemon = forwarder.daemon()
+    for number in range(3):
+        offer(number)
+        emptied()
+    line = daemon.wait_for("clock.wrong")
+    assert line["level"] == "warning"
+    assert 590 <= line["skew_s"] <= 610
+    assert len(daemon.logged("clock.wrong")) == 1
+    until(lambda: "10 minutes ahead" in (forwarder.json("status")["last_error"] or ""))
+
+
+def test_state_file_is_the_daemons_memory(forwarder, far_end, offer, until, queue_path, in_progress):
+    """`status` tells what is in flight; the state file goes with the daemon, not believed after a kill."""
+    daemon = forwarder.daemon()
+    far_end.inject(Fault.hang())
+    offer(1, 2, 3)
+    in_progress()
+    until(lambda: state_file.read(queue_path).in_flight == 3)
+    found = forwarder.json("status")
+    assert (found["state"], found["in_flight"], found["waiting"]) == ("running", 3, 3)
+    assert found["pid"] == daemon.process.pid
+    daemon.kill()
+    assert Path(queue_path, "daemon.json").exists()
+    found = forwarder.json("status")
+    assert (found["state"], found["in_flight"], found["waiting"], found["pid"]) == ("stopped", 0, 3, None)
+    far_end.clear()
+    again = forwarder.daemon()
+    assert again.stop() == 0
+    assert not Path(queue_path, "daemon.json").exists()
+
+
+def test_service_manager_is_told(forwarder, tmp_path):
+    """Ready, reloading and stopping are told to the socket that systemd names, in this order."""
+    with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as sock:
+        sock.bind(str(tmp_path / "notify"))
+        sock.settimeout(20)
+        daemon = forwarder.daemon(NOTIFY_SOCKET=str(tmp_path / "notify"))
+        assert sock.recv(1000) == b"READY=1"
+        daemon.process.send_signal(signal.SIGHUP)
+        assert sock.recv(1000).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+        assert sock.recv(1000) == b"READY=1"
+        assert daemon.stop() == 0
+        assert sock.recv(1000) == b"STOPPING=1"
+
+
+def test_dead_letters_past_their_age_are_deleted(forwarder, far_end, offer, emptied, queue_path, until):
+    """dead_letters.max_age_days, off by default, deletes what is older, and the books show it."""
+    far_end.inject(Fault.reject(event="signup"))
+    daemon = forwarder.daemon()
+    offer(1, 2)
+    emptied()
+    assert daemon.stop() == 0
+    with closing(sqlite3.connect(f"{queue_path}/data.db")) as connection, connection:
+        connection.execute("UPDATE dead_letters SET dead_at = dead_at - 172800 WHERE event_id = 1")
+    keeping = forwarder.daemon()
+    offer(3)
+    emptied()
+    assert keeping.stop() == 0
+    assert forwarder.json("status")["dead_letters"] == 3
+    forwarder.daemon(FORWARDER_DEAD_LETTERS_MAX_AGE_DAYS="1").wait_for("dead_letters.expired")
+    found = forwarder.json("status")
+    assert (found["dead_lettered"], found["dead_letters"], found["discarded"]) == (3, 2, 1)
+
+
+# Trouble with the disk
+
+
+def test_disk_error_does_not_end_the_daemon(forwarder, far_end, offer, emptied, until, in_progress):
+    """While the queue can't be written the reply is kept; then it is settled, and nothing is sent twice."""
+    daemon = forwarder.daemon()
+    far_end.inject(Fault.slow(0.5), times=1)
+    offer(1, 2, 3)
+    in_progress()
+    before = resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (0, before[1]))
+    line = daemon.wait_for("queue.failed")
+    assert line["level"] == "error"
+    assert forwarder.json("status")["waiting"] == 3
+    resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, before)
+    emptied()
+    daemon.wait_for("queue.recovered")
+    assert (far_end.ledger.accepted, far_end.ledger.repeats) == (3, 0)
+    assert forwarder.json("status")["delivered"] == 3
+
+
+def test_foreign_writer_only_delays(forwarder, far_end, offer, emptied, until, queue_path, rows):
+    """While a stranger holds the write lock events are delivered and not yet settled; then they are, once."""
+    forwarder.daemon()
+    far_end.inject(Fault.slow(0.3), times=1)
+    events = offer(1, 2)
+    with closing(sqlite3.connect(f"{queue_path}/data.db", isolation_level=None)) as stranger:
+        stranger.execute("BEGIN IMMEDIATE")
+        far_end.wait_for(lambda ledger: ledger.accepted == 2 and not ledger.in_progress)
+        assert rows(queue_path) == events
+        assert forwarder.json("status")["waiting"] == 2
+        stranger.execute("ROLLBACK")
+    emptied()
+    assert far_end.ledger.repeats == 0
+
+
+def test_foreign_reader_hinders_nobody(forwarder, far_end, offer, emptied, queue_path):
+    """A stranger who leaves a read transaction open doesn't hold up delivery."""
+    forwarder.daemon()
+    offer(1)
+    emptied()
+    with closing(
+        sqlite3.connect(f"file:{queue_path}/data.db?mode=ro", uri=True, isolation_level=None)
+    ) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM ack_queue_default").fetchone()
+        for number in range(2, 6):
+            offer(number)
+            far_end.wait_for(lambda ledger, count=number: ledger.accepted == count, 5)
+            emptied(5)

@@ -1,0 +1,200 @@
+"""``forwarder drain``: alone, and beside a running daemon."""
+
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from forwarder.event import accept
+from forwarder.sandbox import Fault
+from forwarder.spool import EventQueue
+
+PATIENT = {
+    "FORWARDER_DELIVERY_LINGER_S": "3600",
+    "FORWARDER_DELIVERY_RETRY_INITIAL_S": "60",
+    "FORWARDER_DELIVERY_RETRY_MAX_S": "60",
+}
+
+
+@pytest.fixture
+def offer(queue_path):
+    """Put events into the queue; returns their final bytes."""
+
+    def put(*numbers):
+        texts = [
+            b'{"event":"e","properties":{"distinct_id":"d","time":1700000000,"$insert_id":"id-%d"}}' % number
+            for number in numbers
+        ]
+        events = [accept(text, int(time.time() * 1000)) for text in texts]
+        with EventQueue(queue_path, min_free_bytes=0) as queue:
+            queue.append(events)
+        return events
+
+    return put
+
+
+@contextmanager
+def draining(forwarder, *arguments):
+    """A drain that goes on beside the test."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "forwarder", "drain", *arguments],
+        env=forwarder.environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate(timeout=20)
+
+
+# Alone
+
+
+def test_delivers_all_without_lingering(forwarder, far_end, offer, oracle, queue_path):
+    """It delivers what waits, doesn't wait for company, ends with 0, and leaves the queue to others."""
+    forwarder.environ["FORWARDER_DELIVERY_LINGER_S"] = "3600"
+    events = offer(*range(4500))
+    done = forwarder("drain")
+    assert (done.returncode, done.stdout) == (0, "The queue is empty.\n")
+    assert [request.events for request in far_end.ledger.requests].count(2000) == 2
+    oracle(queue_path, far_end, events)
+    assert forwarder.json("status")["state"] == "stopped"
+
+
+def test_empty_queue_is_success(forwarder, far_end):
+    """Nothing to do is 0, also where there is no queue yet, and where delivery is paused."""
+    assert forwarder("drain").returncode == 0
+    assert forwarder("pause").returncode == 0
+    assert forwarder("drain").returncode == 0
+    assert far_end.ledger.request_count == 0
+
+
+def test_what_is_left_is_75(forwarder, far_end, offer, rows, queue_path):
+    """When time is up it says how many are left and that they wait, and ends with 75."""
+    far_end.stop_listening()
+    events = offer(1, 2, 3)
+    done = forwarder("drain", "--timeout", "0.5")
+    assert (done.returncode, done.stdout) == (75, f"3 events are left; they wait in {queue_path}.\n")
+    assert rows(queue_path) == events
+
+
+def test_timeout_holds_while_the_far_end_hangs(forwarder, far_end, offer, rows, queue_path):
+    """--timeout is the most it takes, also with a request unanswered."""
+    far_end.inject(Fault.hang())
+    events = offer(1)
+    began_at = time.monotonic()
+    assert forwarder("drain", "--timeout", "1").returncode == 75
+    assert 1 <= time.monotonic() - began_at < 10
+    assert [request.fault for request in far_end.ledger.requests] == ["hang"]
+    assert rows(queue_path) == events
+
+
+@pytest.mark.parametrize("fault", [Fault.unauthorized(), Fault.forbidden(), Fault.not_found()])
+def test_blocked_is_69_at_once(forwarder, far_end, offer, rows, queue_path, fault):
+    """What a person must mend ends it at once with 69 and the reason; nothing is lost."""
+    far_end.inject(fault)
+    events = offer(1, 2)
+    done = forwarder("drain")
+    assert done.returncode == 69
+    assert f"HTTP {fault.instead.status}" in done.stderr
+    assert far_end.ledger.request_count == 1
+    assert rows(queue_path) == events
+
+
+def test_paused_is_69(forwarder, far_end, offer, rows, queue_path):
+    """Paused, it delivers nothing and says so."""
+    events = offer(1)
+    forwarder("pause")
+    done = forwarder("drain")
+    assert done.returncode == 69
+    assert "forwarder resume" in done.stderr
+    assert (rows(queue_path), far_end.ledger.request_count) == (events, 0)
+
+
+def test_stopped_by_a_signal(forwarder, far_end, offer, rows, queue_path, until):
+    """SIGTERM ends it as it ends the daemon; what is left is 75."""
+    far_end.stop_listening()
+    events = offer(1)
+    with draining(forwarder) as process:
+        until(lambda: forwarder.json("status")["state"] == "backing_off")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 75
+    assert rows(queue_path) == events
+
+
+def test_outage_that_ends_is_waited_out(forwarder, far_end, offer):
+    """Without --timeout it goes on over an outage."""
+    far_end.inject(Fault.server_error(), times=3)
+    offer(1)
+    assert forwarder("drain").returncode == 0
+    assert [request.status for request in far_end.ledger.requests] == [503, 503, 503, 200]
+
+
+# Beside a running daemon
+
+
+def test_running_daemon_is_flushed_and_waited_for(forwarder, far_end, offer, oracle, queue_path):
+    """With a daemon that would linger for an hour, that one delivers, and drain returns when it has."""
+    daemon = forwarder.daemon(**PATIENT)
+    events = offer(1, 2, 3)
+    done = forwarder("drain")
+    assert (done.returncode, done.stdout) == (0, "The queue is empty.\n")
+    assert len(daemon.logged("delivery.flushed")) == 1
+    oracle(queue_path, far_end, events)
+    assert daemon.process.poll() is None
+
+
+def test_running_daemon_left_with_something_is_75(forwarder, far_end, offer, rows, queue_path):
+    """A daemon that doesn't get it done in time is left to it, with 75."""
+    far_end.stop_listening()
+    forwarder.daemon()
+    events = offer(1)
+    assert forwarder("drain", "--timeout", "0.5").returncode == 75
+    assert rows(queue_path) == events
+
+
+def test_running_daemon_that_is_blocked_tries_once_more(forwarder, far_end, offer, rows, queue_path):
+    """Blocked before, it is flushed first: 69 if it is blocked still, 0 if that is mended by now."""
+    daemon = forwarder.daemon(**PATIENT)
+    injection = far_end.inject(Fault.unauthorized())
+    events = offer(1)
+    assert forwarder("flush").returncode == 0
+    daemon.wait_for("delivery.blocked")
+    done = forwarder("drain")
+    assert done.returncode == 69
+    assert "401" in done.stderr
+    assert (rows(queue_path), injection.used) == (events, 2)
+    far_end.clear()
+    assert forwarder("drain").returncode == 0
+
+
+def test_running_daemon_that_is_paused_is_69(forwarder, far_end, offer):
+    """A paused daemon is not waited for; one that was just resumed is."""
+    forwarder.daemon()
+    forwarder("pause")
+    offer(1)
+    done = forwarder("drain")
+    assert done.returncode == 69
+    assert "forwarder resume" in done.stderr
+    forwarder("resume")
+    assert forwarder("drain").returncode == 0
+
+
+def test_daemon_that_dies_meanwhile_is_told(forwarder, far_end, offer, until):
+    """When the daemon that is waited for ends, drain says so with 69, instead of waiting for nobody."""
+    daemon = forwarder.daemon()
+    far_end.stop_listening()
+    offer(1)
+    with draining(forwarder) as process:
+        daemon.wait_for("delivery.flushed")
+        daemon.kill()
+        _, told = process.communicate(timeout=20)
+    assert process.returncode == 69
+    assert "1 events wait" in told or "1 event waits" in told

@@ -1,0 +1,309 @@
+"""``forwarder status``: what it says of a queue in each state, and how it is watched."""
+
+import json
+import os
+import pty
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from datetime import UTC, datetime
+
+import pytest
+
+from forwarder.cli import main
+from forwarder.cli.status import NOTHING, sentence
+from forwarder.sandbox import Fault
+from forwarder.spool import Consumer, Dead, EventQueue, Settlement, control, dead_letters
+
+# The contract: others read these names.
+CONTRACT = [
+    *("accepted", "delivered", "dead_lettered", "deleted", "waiting", "in_flight", "oldest_waiting_s"),
+    *("state", "state_reason", "last_delivery_at", "last_error", "rate_1m", "eta_s"),
+    *("db_bytes", "wal_bytes", "disk_free_bytes", "dead_letters"),
+]
+
+
+@pytest.fixture
+def run(queue_path, monkeypatch, capsys):
+    """Run ``forwarder status`` in this process; returns exit code, output and errors."""
+
+    def status(*arguments):
+        monkeypatch.setenv("FORWARDER_QUEUE_PATH", queue_path)
+        with pytest.raises(SystemExit) as ended:
+            main(["status", *arguments])
+        return ended.value.code, *capsys.readouterr()
+
+    return status
+
+
+def fill(path, waiting=2, delivered=3, dead=4):
+    """Make a queue in which so many events wait, and as many were delivered and refused before."""
+    with EventQueue(path) as queue:
+        queue.put_many({"event": "E", "properties": {}} for _ in range(delivered + dead + waiting))
+    if delivered + dead:
+        consumer = Consumer(path)
+        claim = consumer.claim(0, delivered + dead, 10**6)
+        rows = zip(claim.ids[:dead], claim.events[:dead], strict=True)
+        letters = [Dead(row_id, data, "bad") for row_id, data in rows]
+        consumer.settle(Settlement(claim.ids, letters, http_status=200))
+        consumer.close()
+
+
+def alter(path, statement, *values):
+    """Change the database as a stranger might."""
+    with closing(sqlite3.connect(f"{path}/data.db")) as connection:
+        connection.execute(statement, values)
+        connection.commit()
+
+
+def test_all_figures_are_there_and_balance(run, queue_path):
+    """--json has every key of the contract, and accepted = delivered + dead-lettered + deleted + waiting."""
+    fill(queue_path)
+    dead_letters.delete(queue_path, [1])
+    dead_letters.retry(queue_path, [2], lambda data, _: data)
+
+    code, out, err = run("--json")
+
+    found = json.loads(out)
+    assert (code, err) == (0, "")
+    assert list(found)[: len(CONTRACT)] == CONTRACT
+    # The retried one is accepted once more.
+    expected = {"accepted": 10, "delivered": 3, "dead_lettered": 4, "deleted": 0, "waiting": 3}
+    assert {key: found[key] for key in expected} == expected
+    assert (found["dead_letters"], found["retried"], found["discarded"]) == (2, 1, 1)
+    assert found["db_bytes"] > 0
+    assert found["disk_free_bytes"] > 0
+    delivered_at = datetime.fromisoformat(found["last_delivery_at"])
+    assert found["last_delivery_at"].endswith("Z")
+    assert abs(datetime.now(UTC) - delivered_at).total_seconds() < 60
+    assert found["rate_1m"] == 0.05
+    assert (found["state"], found["state_reason"], found["last_error"]) == ("stopped", "no daemon runs", None)
+
+
+def test_a_person_reads_a_sentence_a_table_and_the_books(run, queue_path):
+    """The human form begins with how things are, ends with the books, and has no colour in a pipe."""
+    fill(queue_path)
+
+    code, out, err = run()
+
+    lines = out.splitlines()
+    assert (code, err) == (0, "")
+    assert lines[0].startswith("Stopped: no daemon runs; 2 events wait, the oldest for ")
+    assert lines[-1] == "accepted 9 = delivered 3 + dead-lettered 4 + deleted 0 + waiting 2"
+    assert "dead letters   4 (`forwarder dead-letters summary`)" in lines
+    assert "\x1b" not in out
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_without_a_queue_it_says_so(form, run, queue_path):
+    """Where there is no queue yet, that is said, all figures are zero, and none is made."""
+    code, out, err = run(*form)
+
+    assert (code, err) == (0, "")
+    assert f"there is no queue in {queue_path} yet. The first event makes it" in out
+    assert not os.path.exists(queue_path)
+    if form:
+        found = json.loads(out)
+        assert [key for key in CONTRACT if found[key]] == ["state", "state_reason"]
+        assert (found["state"], found["exists"]) == ("stopped", False)
+
+
+def test_an_empty_queue_has_no_oldest_event(run, queue_path):
+    """When nothing waits, the oldest waits for 0 s and it takes 0 s to be done."""
+    fill(queue_path, waiting=0)
+
+    found = json.loads(run("--json")[1])
+
+    assert (found["oldest_waiting_s"], found["eta_s"], found["waiting"]) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("age_s", "told_s"), [(500, 500), (-9999, 0), (None, 0), ("never", 0), (-9e99, 0), (9e99, 0)]
+)
+def test_a_wrong_timestamp_gives_no_impossible_age(age_s, told_s, run, queue_path):
+    """A clock that was set back, or a stranger's odd timestamp, never makes an age negative or an error."""
+    fill(queue_path, waiting=1)
+    timestamp = time.time() - age_s if isinstance(age_s, int | float) else age_s
+    alter(queue_path, "UPDATE ack_queue_default SET timestamp = ?", timestamp)
+
+    code, out, _ = run("--json")
+
+    assert code == 0
+    assert told_s <= json.loads(out)["oldest_waiting_s"] <= told_s * 1.2
+
+
+def test_paused_and_stopped(run, queue_path):
+    """A pause is told also while no daemon runs: stopped is the state, and the reason names the pause."""
+    fill(queue_path)
+    control.pause(queue_path)
+
+    found = json.loads(run("--json")[1])
+
+    assert (found["state"], found["paused"], found["pid"]) == ("stopped", True, None)
+    assert "paused (`forwarder resume`)" in found["state_reason"]
+
+
+def test_what_the_daemon_says_is_shown(forwarder, far_end, until):
+    """While a daemon runs, state, reason, last error and process are its own; after it, it is stopped."""
+    daemon = forwarder.daemon()
+    assert until(lambda: forwarder.json("status")["state"] == "running")
+
+    far_end.inject(Fault.unauthorized())
+    forwarder("enqueue", "-e", "E")
+    blocked = until(lambda: (found := forwarder.json("status"))["state"] == "blocked" and found)
+    told = forwarder("status").stdout
+    far_end.clear()
+    forwarder("pause")
+    until(lambda: forwarder.json("status")["state"] == "paused")
+    daemon.stop()
+
+    assert blocked["pid"] == daemon.process.pid
+    assert blocked["state_reason"]
+    assert blocked["last_error"]
+    assert (blocked["waiting"], blocked["eta_s"]) == (1, None)
+    assert told.startswith("Blocked: ")
+    assert "; nothing is lost, 1 event waits, for " in told.splitlines()[0]
+    assert forwarder.json("status")["state"] == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("figures", "told"),
+    [
+        ({"state": "running"}, "Running: nothing waits."),
+        (
+            {"state": "running", "waiting": 1234, "oldest_waiting_s": 3.2},
+            "Delivering: 1,234 events wait, the oldest for 3 s.",
+        ),
+        (
+            {"state": "blocked", "state_reason": "401 \x1b[31m.", "waiting": 1, "oldest_waiting_s": 7300.0},
+            r"Blocked: 401 \x1b[31m; nothing is lost, 1 event waits, for 2 h 1 min.",
+        ),
+        (
+            {"state": "backing_off", "state_reason": "no route"},
+            "Backing off: no route; nothing is lost, nothing waits.",
+        ),
+        (
+            {"state": "paused", "waiting": 2, "oldest_waiting_s": 400_000.0},
+            "Paused: 2 events wait, the oldest for 4 d 15 h. `forwarder resume` goes on.",
+        ),
+    ],
+)
+def test_the_sentence_fits_the_state(figures, told):
+    """Each state has a plain sentence, and nothing in it can drive a terminal."""
+    assert sentence({**NOTHING, "exists": True, **figures}) == told
+
+
+@pytest.mark.parametrize(
+    ("expression", "code"),
+    [
+        ("waiting>1", 1),
+        ("waiting > 2", 0),
+        ("waiting>=2", 1),
+        ("waiting<=1", 0),
+        ("waiting==2.0", 1),
+        ("waiting!=2", 0),
+        ("waiting<3", 1),
+        ("state==stopped", 1),
+        ("state == 'stopped'", 1),
+        ("state!=stopped", 0),
+        ("last_error!=''", 0),
+        ("paused==true", 0),
+        ("exists == TRUE", 1),
+        ("eta_s>1e12", 1),
+    ],
+)
+def test_fail_if(expression, code, run, queue_path):
+    """--fail-if exits with 1 exactly if its condition holds; an unknown eta counts as endless."""
+    fill(queue_path, delivered=0)
+
+    found, out, err = run("--fail-if", expression)
+
+    assert found == code
+    assert out.startswith("Stopped")
+    assert err.startswith(f"forwarder: {expression} holds: ") if code else err == ""
+
+
+def test_every_condition_that_holds_is_named(run):
+    """Of several conditions those that hold are named; without a queue too."""
+    wanted = ("--fail-if=waiting>5", "--fail-if=exists==false", "--fail-if=accepted<1")
+    code, out, err = run("--json", *wanted)
+
+    assert code == 1
+    assert json.loads(out)["exists"] is False
+    assert err.splitlines() == [
+        "forwarder: exists==false holds: exists is False",
+        "forwarder: accepted<1 holds: accepted is 0",
+    ]
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        *("wating>1", "waiting", "waiting>", "waiting>ten", "waiting>nan", "waiting=1", "waiting=>1", ">1"),
+        *("", "waiting>>1", "state===stopped", "paused==yes", "waiting>1 or waiting<0", "__class__==x"),
+    ],
+)
+def test_a_condition_that_makes_no_sense_is_a_usage_error(expression, run):
+    """An unknown key, operator or value is refused with 64, not taken for "does not hold"."""
+    code, out, err = run("--fail-if", expression)
+
+    assert (code, out) == (64, "")
+    assert "--fail-if" in err
+
+
+def watch(queue_path, *arguments, **options):
+    """Start ``forwarder status --watch`` as a process."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "forwarder", "status", "--watch", *arguments],
+        env={**os.environ, "FORWARDER_QUEUE_PATH": queue_path},
+        **options,
+    )
+
+
+def test_watch_prints_a_line_each_second(queue_path):
+    """In a pipe --watch goes on line by line, as things are by then, until interrupted: no failure."""
+    with watch(queue_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        first = process.stdout.readline()
+        fill(queue_path, waiting=5)
+        lines = [process.stdout.readline() for _ in range(2)]
+        process.send_signal(signal.SIGINT)
+        err = process.stderr.read()
+
+    assert "there is no queue" in first
+    assert "5 events wait" in lines[-1]
+    assert (process.returncode, err) == (0, "")
+
+
+def test_watch_prints_objects(queue_path):
+    """With --json, --watch prints an object a line; a condition that holds ends it."""
+    with watch(
+        queue_path, "--json", "--fail-if", "waiting>4", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        first = json.loads(process.stdout.readline())
+        fill(queue_path, waiting=5)
+        rest = process.stdout.read()
+
+    assert (first["waiting"], json.loads(rest.splitlines()[-1])["waiting"]) == (0, 5)
+    assert process.returncode == 1
+
+
+def test_watch_redraws_on_a_terminal(queue_path):
+    """On a terminal --watch shows the whole, anew each second, until interrupted."""
+    fill(queue_path, waiting=5)
+    master, slave = pty.openpty()
+    with (
+        os.fdopen(master, "rb", buffering=0) as screen,
+        watch(queue_path, stdout=slave, stderr=slave) as process,
+    ):
+        os.close(slave)
+        seen = b""
+        while seen.count(b"+ waiting 5") < 2:
+            seen += screen.read(4096)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+
+    assert seen.count(b"5 events wait") >= 2
+    assert b"\x1b[" in seen
