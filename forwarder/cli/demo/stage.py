@@ -1,0 +1,217 @@
+"""Where the demo takes place: a directory, processes with settings of their own, and the end of both."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import TypeVar
+
+from forwarder.cli.demo.narrator import Narrator
+from forwarder.errors import CannotCreateError, ForwarderError
+
+T = TypeVar("T")
+
+POLL_S = 0.02
+# Each step takes a second or two; a machine that is busy with other things may need longer.
+PATIENCE_S = 30.0
+KILLED_S = 10.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# What this user or a service manager has set must not reach the demo's processes.
+_PRIVATE = ("FORWARDER_", "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "JOURNAL_STREAM", "WATCHDOG_", "LISTEN_")
+
+SHORT_WAITS = {
+    "FORWARDER_DELIVERY_LINGER_S": "0.3",
+    "FORWARDER_DELIVERY_RETRY_INITIAL_S": "0.4",
+    "FORWARDER_DELIVERY_RETRY_MAX_S": "0.8",
+}
+
+
+class Interruption:
+    """A signal handler that only takes note, so that nothing is cut off in its middle."""
+
+    def __init__(self) -> None:
+        self._number = 0
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        self._number = number
+
+    def heed(self) -> None:
+        """Raise KeyboardInterrupt or SystemExit if a signal has come."""
+        if self._number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self._number:
+            raise SystemExit(128 + self._number)
+
+
+class Stage:
+    """A directory, the processes started in it, and the wait for what they do.
+
+    Attributes:
+        directory, queue_path: The demo's own directory, and the queue in it.
+        environment: What the processes are given.
+        narrator: Says what happens.
+        watch: Called again and again during every wait.
+    """
+
+    def __init__(self, directory: str, interruption: Interruption) -> None:
+        self.directory = directory
+        self.queue_path = os.path.join(directory, "queue")
+        self.narrator = Narrator()
+        self.watch: Callable[[], None] = lambda: None
+        no_settings = os.path.join(directory, "no-settings.toml")
+        open(no_settings, "x").close()
+        self.environment = {
+            **_environment_of_others(os.environ),
+            **SHORT_WAITS,
+            "FORWARDER_CONFIG": no_settings,
+            "FORWARDER_QUEUE_PATH": self.queue_path,
+            # A few MB are written; a small /tmp is no reason to fail.
+            "FORWARDER_QUEUE_MIN_FREE_BYTES": "0",
+            "FORWARDER_LOG_FORMAT": "json",
+        }
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._interruption = interruption
+        self._never = threading.Event()
+
+    def path(self, name: str) -> str:
+        """The path of the file *name* of the demo's directory."""
+        return os.path.join(self.directory, name)
+
+    def start(self, name: str, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+        """Start Python with *arguments*; its output goes to the files ``NAME.out`` and ``NAME.log``."""
+        # -P: a queue.py in somebody's working directory is not ours to import.
+        command = [sys.executable, "-P", *arguments]
+        with open(self.path(f"{name}.out"), "wb") as out, open(self.path(f"{name}.log"), "wb") as log:
+            process = subprocess.Popen(  # noqa: S603 - our own Python, our own arguments
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=log,
+                cwd=self.directory,
+                env=self.environment,
+                # The terminal's Ctrl-C is for us: who is started here is ended by `end_processes`.
+                process_group=0,
+            )
+        self._processes.append(process)
+        return process
+
+    def forwarder(self, name: str, *arguments: str) -> str:
+        """Run a command of the forwarder to its end; returns what it has printed.
+
+        Raises:
+            ForwarderError: it has failed.
+        """
+        process = self.start(name, ["-m", "forwarder", *arguments])
+        self.until(lambda: process.poll() is not None, f"`forwarder {arguments[0]}` has ended")
+        if process.returncode:
+            said = self.read(f"{name}.log").strip()
+            raise ForwarderError(
+                f"`forwarder {' '.join(arguments)}` has ended with {process.returncode}: {said}"
+            )
+        return self.read(f"{name}.out")
+
+    def read(self, name: str) -> str:
+        """The text of a file of the demo's directory."""
+        with open(self.path(name), encoding="utf-8", errors="backslashreplace") as file:
+            return file.read()
+
+    def until(self, condition: Callable[[], T], what: str) -> T:
+        """Wait until *condition* returns something true, and return that.
+
+        Raises:
+            ForwarderError: it did not for too long; *what* is the sentence that did not become true.
+            KeyboardInterrupt, SystemExit: a signal has come.
+        """
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            self._interruption.heed()
+            found = condition()
+            self.watch()
+            if found:
+                return found
+            if time.monotonic() > deadline:
+                raise ForwarderError(f"after {PATIENCE_S:g} s it is not so that {what}")
+            self._never.wait(POLL_S)
+
+    def end_processes(self) -> None:
+        """Kill what still runs."""
+        for process in self._processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait(KILLED_S)
+
+
+@contextmanager
+def opened() -> Iterator[Stage]:
+    """A stage; in the end its processes are gone, and its directory too unless the demo has failed.
+
+    Raises:
+        CannotCreateError: there is no room for temporary files.
+        ForwarderError: the demo has failed; says where its files are.
+    """
+    interruption = Interruption()
+    # A signal that is ignored, as in the background of a shell script, stays so.
+    heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interruption) for number in heeded}
+    try:
+        stage = _make_stage(interruption)
+        is_kept = False
+        try:
+            yield stage
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            is_kept = True
+            raise _failure(error, stage.directory) from error
+        finally:
+            stage.end_processes()
+            if not is_kept:
+                shutil.rmtree(stage.directory)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _make_stage(interruption: Interruption) -> Stage:
+    directory = ""
+    try:
+        directory = tempfile.mkdtemp(prefix="forwarder-demo-")
+        return Stage(directory, interruption)
+    except OSError as error:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise CannotCreateError(
+            f"no temporary files can be made: {error.strerror or error}",
+            "Set TMPDIR to a directory with room",
+        ) from None
+
+
+def _failure(error: Exception, directory: str) -> ForwarderError:
+    what = error.what if isinstance(error, ForwarderError) else f"{type(error).__name__}: {error}"
+    return ForwarderError(
+        f"the demo has failed: {what}", f"All files are kept in {directory}; daemon.log is the daemon's log"
+    )
+
+
+def _environment_of_others(environ: Mapping[str, str]) -> dict[str, str]:
+    kept = {
+        name: value
+        for name, value in environ.items()
+        if not name.startswith(_PRIVATE) and not name.lower().endswith("_proxy")
+    }
+    # What we could import they can import, wherever they are started.
+    paths = [os.path.abspath(path) for path in sys.path if path]
+    return {
+        **kept,
+        "NO_PROXY": "127.0.0.1,localhost",
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONUNBUFFERED": "1",
+    }
