@@ -1,0 +1,70 @@
+# On a fresh clone, with Python 3.11 or newer and make:  make demo  and  make test
+
+PYTHON ?= python3
+# Test files run side by side, after the unit tests.
+JOBS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+MAKEFLAGS += --no-print-directory
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint check bench dist clean
+
+help: ## list these targets
+	@echo "usage: make TARGET [PYTHON=python3.12]"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/runtime ## show the whole way of an event on this machine, in seconds
+	@$(BIN)/forwarder demo
+
+test: $(VENV)/dev ## run all tests
+	@$(BIN)/python -m pytest -q tests/unit
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile tests/integration tests/fault tests/system
+
+lint: $(VENV)/dev ## check style, types and the direction of imports
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+check: ## what every change must pass: lint, test, demo
+	@.ci/run
+
+bench: $(VENV)/runtime ## measure, side by side with a bare loop
+	@$(BIN)/python -m benchmarks
+
+dist: $(VENV)/dev ## build sdist and wheel into dist/
+	@$(BIN)/python -m build --no-isolation
+
+clean: ## remove what make and the tools have made, the environment too
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environment is made anew when what it is made from has changed, or when it was left half made.
+$(VENV)/runtime: setup.cfg setup.py
+	@$(call need_python)
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+	@$(call install,.)
+	@touch $@
+
+$(VENV)/dev: $(VENV)/runtime
+	@$(call install,.[dev])
+	@touch $@
+
+# pip is only heard when it fails.
+define install
+echo "Installing '$(1)' into $(VENV) ..."; \
+$(BIN)/python -m pip install --disable-pip-version-check --no-input --use-pep517 -e '$(1)' \
+    >$(VENV)/pip.log 2>&1 || { cat $(VENV)/pip.log >&2; exit 1; }
+endef
+
+define need_python
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+    echo "This needs Python 3.11 or newer; $(PYTHON) is: $$($(PYTHON) --version 2>&1)" >&2; \
+    echo "Name another one: make PYTHON=python3.12" >&2; exit 1; }; \
+$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+    echo "$(PYTHON) can't make virtual environments: its modules venv and ensurepip are missing." >&2; \
+    echo "On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+endef

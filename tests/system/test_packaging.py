@@ -1,0 +1,117 @@
+"""What is built from the source: complete, nothing too much, and at work away from the checkout."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from email import message_from_string
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NOT_SOURCE = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__")
+
+
+def _run(*arguments: str | Path, cwd: Path, **options: Any) -> str:
+    done = subprocess.run(
+        [*map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=100, **options
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the sdist, and the wheel that was built from that sdist."""
+    source = tmp_path_factory.mktemp("source") / "source"
+    shutil.copytree(ROOT, source, ignore=NOT_SOURCE)
+    shutil.copytree(ROOT / ".ci", source / ".ci")
+    _run(sys.executable, "-m", "build", "--no-isolation", cwd=source)
+    return source / "dist"
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> Path:
+    """The wheel."""
+    (found,) = built.glob("*.whl")
+    return found
+
+
+def test_the_sdist_holds_all_that_the_repository_is_for(built: Path) -> None:
+    """From the sdist alone one can read, test, install and run the forwarder."""
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    expected = {"README.rst", "CHANGELOG.rst", "LICENSE", "Makefile", "ruff.toml", "setup.cfg", "setup.py"}
+    expected |= {".ci/run", "etc/forwarder.toml", "benchmarks/__main__.py", "forwarder/py.typed"}
+    expected |= {f"systemd/forwarder.{end}" for end in ("service", "sysusers.conf", "tmpfiles.conf")}
+    expected |= {str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("*.py")}
+    assert expected - names == set()
+    assert [name for name in names if "__pycache__" in name or name.endswith(".pyc")] == []
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+    """Every module of the product is in the wheel, with the mark that it is typed; no test, no benchmark."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "forwarder").rglob("*.py")}
+    inside = {name for name in names if ".dist-info/" not in name}
+    assert inside == modules | {"forwarder/py.typed"}
+
+
+def test_the_description_is_the_readme_and_can_be_rendered(wheel: Path) -> None:
+    """A package index is given the README as reStructuredText without a fault in it, and the licence."""
+    from docutils.core import publish_string
+
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = message_from_string(archive.read(name).decode())
+        assert name.replace("METADATA", "licenses/LICENSE") in archive.namelist()
+    assert metadata["Description-Content-Type"] == "text/x-rst"
+    description = metadata.get_payload()
+    assert description.strip() == (ROOT / "README.rst").read_text().strip()
+    # As a package index does: no file is included, no raw HTML is let through, and any warning is an error.
+    strictly = {"file_insertion_enabled": False, "raw_enabled": False, "halt_level": 2, "report_level": 2}
+    page = publish_string(description, writer="html5", settings_overrides=strictly).decode()
+    assert "<h2>" in page
+
+
+@pytest.fixture
+def installed(wheel: Path, tmp_path: Path) -> Path:
+    """The ``bin`` of an environment with this wheel, which sees the dependencies of the one that tests."""
+    _run(sys.executable, "-m", "venv", "--without-pip", "venv", cwd=tmp_path)
+    python = tmp_path / "venv/bin/python"
+    pip = (sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check")
+    _run(*pip, "install", "--quiet", "--no-deps", "--no-index", wheel, cwd=tmp_path)
+    here = _run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip()
+    # Only a path: the .pth file in there that leads to the checkout is not read.
+    (Path(here) / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return python.parent
+
+
+def test_an_installed_wheel_works_away_from_the_checkout(
+    installed: Path, wheel: Path, forwarder: Any, far_end: Any, tmp_path: Path
+) -> None:
+    """What the wheel installs says its version, takes events in and delivers them, from any directory."""
+    empty = tmp_path / "elsewhere"
+    empty.mkdir()
+    environ = {name: value for name, value in forwarder.environ.items() if name != "PYTHONPATH"}
+
+    def run(*arguments: str | Path, **options: Any) -> str:
+        return _run(*arguments, cwd=empty, env=environ, **options)
+
+    origin = run(installed / "python", "-c", "import forwarder; print(forwarder.__file__)").strip()
+    assert Path(origin).is_relative_to(installed.parent)
+    command = installed / "forwarder"
+    assert f"-{run(command, '--version').split()[-1]}-" in wheel.name
+    event = json.dumps({"event": "Installed", "properties": {"distinct_id": "u-1"}})
+    assert run(command, "enqueue", input=event) == "accepted 1 event\n"
+    run(command, "drain", "--timeout", "30")
+    assert [json.loads(entry.data)["event"] for entry in far_end.ledger.events.values()] == ["Installed"]

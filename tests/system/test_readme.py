@@ -1,0 +1,194 @@
+"""The README is true: its commands run, and what it names is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import click
+import pytest
+from docutils import nodes
+from docutils.core import publish_doctree
+
+from forwarder import errors
+from forwarder.cli import COMMANDS, cli
+from forwarder.config import SETTINGS
+from forwarder.config.settings import SECTIONS
+from forwarder.sandbox import Sandbox
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.rst").read_text()
+OTHER_VARIABLES = {"FORWARDER_CONFIG", "FORWARDER_MIXPANEL_SECRET", "FORWARDER_MIXPANEL_TOKEN"}
+SECRET = "the-secret-of-the-account"
+
+
+@cache
+def _page() -> nodes.document:
+    """The README, parsed; any warning is an error."""
+    strictly = {"halt_level": 2, "report_level": 2, "raw_enabled": False, "file_insertion_enabled": False}
+    return publish_doctree(README, settings_overrides=strictly)
+
+
+def _literals() -> list[str]:
+    return [node.astext() for node in _page().findall(nodes.literal)]
+
+
+def _blocks() -> list[nodes.literal_block]:
+    return list(_page().findall(nodes.literal_block))
+
+
+def _table(title: str) -> list[list[str]]:
+    """The rows of the table whose first column has this title."""
+    for table in _page().findall(nodes.table):
+        head, *body = ([cell.astext() for cell in row] for row in table.findall(nodes.row))
+        if head[0] == title:
+            return body
+    raise AssertionError(f"no table of {title}")
+
+
+def _command_lines() -> list[str]:
+    """Every line that calls the forwarder, in blocks and amid text."""
+    lines = [line for block in _blocks() for line in block.astext().splitlines()] + _literals()
+    calls = [call.strip() for line in lines for call in line.split("|")]
+    calls = [re.sub(r"^[A-Z_]+=\S+ ", "", call) for call in calls]
+    return [call for call in calls if call.startswith("forwarder ")]
+
+
+def test_the_readme_and_the_changelog_are_valid() -> None:
+    """Both are reStructuredText in which docutils finds nothing to complain of."""
+    assert "mixpanel-forwarder" in _page()["names"]
+    publish_doctree((ROOT / "CHANGELOG.rst").read_text(), settings_overrides={"halt_level": 2})
+
+
+def test_each_command_is_documented() -> None:
+    """The table of commands names those there are, in their order, and no other."""
+    assert [row[0] for row in _table("Command")] == list(COMMANDS)
+
+
+@pytest.mark.parametrize("line", sorted(set(_command_lines())))
+def test_each_command_line_is_understood(line: str) -> None:
+    """Every subcommand and option that the README uses exists."""
+    group: click.Command = cli
+    names: list[str] = []
+    words = [word for word in shlex.split(line.replace("…", ""))[1:] if word != "COMMAND"]
+    while isinstance(group, click.Group) and words and not words[0].startswith("-"):
+        names.append(words.pop(0))
+        found = group.get_command(click.Context(group), names[-1])
+        assert found is not None, f"there is no {' '.join(names)}"
+        group = found
+    known = {option for parameter in group.params for option in parameter.opts} | {"--help"}
+    used = {word.partition("=")[0] for word in words if re.match("--?[a-z]", word)}
+    assert used - known == set()
+
+
+def test_each_setting_and_variable_that_is_named_exists() -> None:
+    """No key of a removed setting stays behind in the README, and the table shows the defaults there are."""
+    keys = {
+        text for text in _literals() if text.partition(".")[0] in SECTIONS and re.fullmatch(r"\w+\.\w+", text)
+    }
+    assert keys
+    assert keys - set(SETTINGS) == set()
+    variables = set(re.findall(r"\bFORWARDER_[A-Z_]+[A-Z]\b", README))
+    assert variables - {setting.variable for setting in SETTINGS.values()} - OTHER_VARIABLES == set()
+    for key, default, _ in _table("Setting"):
+        assert SETTINGS[key].kind.show(SETTINGS[key].default).strip('"') == default, key
+
+
+def test_each_exit_code_is_explained() -> None:
+    """The table of exit codes has the code of every error, and no code that nothing exits with."""
+    kinds = [errors.ForwarderError, *errors.ForwarderError.__subclasses__()]
+    there = {str(kind.exit_code) for kind in kinds if kind.__module__ == errors.__name__}
+    assert {code for code, _ in _table("Code")} == there | {"0"}
+
+
+def test_each_file_and_target_that_is_named_exists() -> None:
+    """Paths into the repository lead somewhere, and so do the targets of make."""
+    text = "\n".join(
+        [*_literals(), *(block.astext() for block in _blocks() if "run" not in block["classes"])]
+    )
+    inside = {path.name for path in ROOT.iterdir()} - {".venv"}
+    paths = {
+        path for path in re.findall(r"(?<![\w/])[\w.-]+(?:/[\w.-]+)+", text) if path.split("/")[0] in inside
+    }
+    assert {"etc/forwarder.toml", "systemd/forwarder.service"} <= paths
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    modules = {path for path in _literals() if path.endswith(".py") and "/" in path}
+    assert [path for path in modules if not (ROOT / "forwarder" / path).exists()] == []
+    targets = set(re.findall(r"\bmake ([a-z]+)", text))
+    makefile = (ROOT / "Makefile").read_text()
+    assert {"demo", "test"} <= targets
+    assert [target for target in targets if not re.search(rf"^{target}:", makefile, re.MULTILINE)] == []
+
+
+def test_each_room_of_the_house_is_on_the_map() -> None:
+    """The developers' map names every package of the product, and every module that stands by itself."""
+    rooms = {path.name for path in (ROOT / "forwarder").iterdir() if (path / "__init__.py").exists()}
+    rooms |= {path.name for path in (ROOT / "forwarder").glob("[a-z]*.py")}
+    assert set(re.findall(r"^forwarder/([\w.]+)  ", README, re.MULTILINE)) == rooms
+
+
+def _session() -> str:
+    """The blocks that are marked to be run, as one script: what stays in the foreground goes to the back."""
+    parts = []
+    for block in _blocks():
+        if "run" not in block["classes"]:
+            continue
+        text = block.astext()
+        if "python" in block["classes"]:
+            text = f"python - <<'PYTHON'\n{text}\nPYTHON"
+        parts.append(text)
+    script = "\n".join(parts)
+    assert script.count("\nforwarder run\n") == 1
+    started = "until forwarder status --fail-if 'state!=running' 2>status.log; do kill -0 $!; done"
+    script = script.replace("\nforwarder run\n", f"\nforwarder run 2>daemon.log &\n{started}\n")
+    return f"set -euo pipefail\n{script}\nkill $!\nwait $!\n"
+
+
+@pytest.fixture
+def account() -> Iterator[Sandbox]:
+    """The project of the README, with its service account."""
+    found = [
+        re.search(rf'^ *{key} = "(.*)"', README, re.MULTILINE) for key in ("service_account", "project_id")
+    ]
+    assert all(found)
+    username, project_id = (match[1] for match in found if match)
+    with Sandbox(service_account=(username, SECRET, project_id), token="another") as sandbox:
+        yield sandbox
+
+
+def test_the_five_minutes_work_as_they_stand(account: Sandbox, tmp_path: Path) -> None:
+    """The first steps with a real project, run word by word, bring every event to Mixpanel."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("FORWARDER_")}
+    environ |= {"HOME": str(tmp_path), "FORWARDER_MIXPANEL_URL": account.url, "PYTHONPATH": str(ROOT)}
+    environ["PATH"] = f"{Path(sys.executable).parent}:{environ['PATH']}"
+    session = subprocess.Popen(
+        ["bash", "-c", _session()],
+        cwd=tmp_path,
+        env=environ,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, _ = session.communicate(f"{SECRET}\n", timeout=90)
+    finally:
+        if session.poll() is None:
+            os.killpg(session.pid, signal.SIGKILL)
+            session.communicate()
+    assert session.returncode == 0, output
+    names = Counter(json.loads(entry.data)["event"] for entry in account.ledger.events.values())
+    assert names == {"Signed Up": 1, "Logged In": 1, "Invited": 1, "Seen": 10, "Renewed": 1}, output
+    assert "The queue is empty." in output
+    assert "accepted 14 = delivered 14 + dead-lettered 0 + deleted 0 + waiting 0" in output
+    assert (tmp_path / "forwarder/secret").stat().st_mode & 0o777 == 0o600
