@@ -22,7 +22,7 @@ from forwarder.service.journal import Journal
 from forwarder.service.notify import notify
 from forwarder.service.senders import Senders
 from forwarder.service.state import DaemonState
-from forwarder.spool import Consumer
+from forwarder.spool import Consumer, QueueReplacedError
 
 POLL_S = 0.05
 PUBLISH_S = 0.2
@@ -87,12 +87,18 @@ class Daemon:
         return (not self.courier.in_flight and not self._replies) or time.monotonic() >= self._stop_at
 
     def turn(self, wait_s: float = POLL_S) -> None:
-        """One turn of the loop: settle replies, look for news, send what may be sent, wait."""
+        """One turn of the loop: settle replies, look for news, send what may be sent, wait.
+
+        Raises:
+            QueueReplacedError: the database at the path is another by now; only a new start can take it up.
+        """
         now = time.monotonic()
         if now >= self._storage_ok_at:
             try:
                 self._work(now)
                 self._storage_recovered(now)
+            except QueueReplacedError:
+                raise
             except ForwarderError as error:
                 self._storage_failed(error, now)
         self._publish(now)

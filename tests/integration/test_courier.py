@@ -402,6 +402,9 @@ def test_events_that_trickle_in_while_everything_is_refused_survive(trip):
 def test_far_end_that_refuses_everything_for_a_while_again_and_again(trip):
     """Spells of refusing everything, with a yes between them, cost a few events each, not the backlog."""
     t = trip()
+    for number in range(30):
+        t.offer([event(10_000 + number)])
+        t.deliver(yes)
     t.offer([event(n) for n in range(6000)])
     for _ in range(3):
         t.deliver(lambda batch: refusal(), for_s=200)
@@ -411,7 +414,7 @@ def test_far_end_that_refuses_everything_for_a_while_again_and_again(trip):
     delivered, dead, waiting = t.counts()
     assert waiting == 0
     assert dead <= 5 * 3
-    assert delivered == 6000 - dead
+    assert delivered == 6030 - dead
 
 
 def test_lone_poison_event_is_a_dead_letter(trip):
@@ -567,6 +570,19 @@ def test_blocked_is_tried_slowly_and_at_once_after_flush(trip):
     batch = t.next()
     t.settle(batch, yes(batch))
     assert (t.courier.gate.state, t.counts()) == ("running", (1, 0, 0))
+
+
+def test_refusal_shows_that_the_far_end_is_back(trip):
+    """A 400 about the events ends an outage as a yes does: the next failure begins the schedule anew."""
+    t = trip()
+    t.offer([event(n) for n in range(10)])
+    for reply in (Reply(503, {}, b""), Reply(503, {}, b""), refusal()):
+        t.now += t.courier.wait_s(t.now)
+        t.settle(t.next(), reply)
+    assert (t.courier.gate.state, t.courier.gate.reason) == ("running", "")
+    t.now += t.courier.wait_s(t.now)
+    t.settle(t.next(), Reply(503, {}, b""))
+    assert t.courier.wait_s(t.now) == pytest.approx(2 + 3)
 
 
 def test_new_settings_are_tried_at_once(trip):

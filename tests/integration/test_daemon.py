@@ -521,3 +521,19 @@ def test_foreign_reader_hinders_nobody(forwarder, far_end, offer, emptied, queue
             offer(number)
             far_end.wait_for(lambda ledger, count=number: ledger.accepted == count, 5)
             emptied(5)
+
+
+def test_replaced_database_ends_the_daemon(forwarder, offer, emptied, oracle, far_end, queue_path):
+    """A daemon whose database is replaced ends with 75, and the next one delivers from the new file."""
+    daemon = forwarder.daemon()
+    first = offer(1)
+    emptied()
+    for name in ("data.db", "data.db-wal", "data.db-shm"):
+        os.replace(f"{queue_path}/{name}", f"{queue_path}/old-{name}")
+    second = offer(2)
+
+    assert 75 == daemon.process.wait(20)
+
+    forwarder.daemon()
+    emptied()
+    oracle(queue_path, far_end, first + second)

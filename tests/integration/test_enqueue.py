@@ -37,6 +37,8 @@ class Desk:
         self.directory = directory
         self.path = directory / "queue"
         self.environ = {**os.environ, "FORWARDER_QUEUE_PATH": str(self.path)}
+        # Buffered, as people run it: what can't be flushed at exit is a fault of its own.
+        self.environ.pop("PYTHONUNBUFFERED", None)
 
     def file(self, name: str, content: bytes) -> str:
         """A file of that content, by its name in the working directory."""

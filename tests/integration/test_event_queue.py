@@ -144,6 +144,8 @@ def test_queue_works_on_both_sides_of_a_fork(queue_path, rows, sql):
         queue = EventQueue(sys.argv[1], min_free_bytes=0)
         queue.put({"event": "A", "properties": {"number": 0}})
         child = os.fork()
+        links = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+        assert not any(link.startswith(sys.argv[1]) for link in links), "a file crossed the fork"
         first = 100 if child else 200
         for number in range(first, first + 50):
             queue.put({"event": "A", "properties": {"number": number}})
@@ -410,6 +412,20 @@ def test_locked_database_is_waited_for_and_then_given_up(queue_path, rows):
     other.execute("ROLLBACK")
     assert queue.put(EVENT) == 1
     assert len(rows(queue_path)) == 1
+    other.close()
+    queue.close()
+
+
+def test_write_transaction_holds_the_queue_from_its_beginning(queue_path):
+    """Who reads first and writes later in one transaction is not overtaken in between."""
+    queue = AckQueue(queue_path)
+    other = sqlite3.connect(f"{queue_path}/data.db", isolation_level=None, timeout=0)
+    with queue.transaction() as connection:
+        connection.execute("SELECT * FROM ledger").fetchall()
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("UPDATE control SET paused = 1")
+        connection.execute("UPDATE control SET flush_requests = 1")
+    other.execute("UPDATE control SET paused = 1")
     other.close()
     queue.close()
 

@@ -222,6 +222,14 @@ def test_readings_agree_on_any_text(line, rules):
     settled(line, rules)
 
 
+@pytest.mark.parametrize("has", ["", '"a":1', GIVEN.decode(), '"a":{}'])
+def test_event_may_come_behind_the_properties(has):
+    """The name may also be written behind the properties, whatever these hold."""
+    line = b'{"properties":{%s},"event":"A"}' % has.encode()
+    assert json.loads(take(line)) == json.loads(take(event(has)))
+    agree(line)
+
+
 def test_fast_reading_takes_ordinary_events():
     """Ordinary events, also with escapes and text beyond ASCII, don't need the careful reading."""
     for properties in ('"a":1', '"distinct_id":"u-1","b":"é"', '"a":"\\n","c":null', GIVEN.decode(), ""):
