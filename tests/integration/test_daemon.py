@@ -532,7 +532,7 @@ def test_replaced_database_ends_the_daemon(forwarder, offer, emptied, oracle, fa
         os.replace(f"{queue_path}/{name}", f"{queue_path}/old-{name}")
     second = offer(2)
 
-    assert 75 == daemon.process.wait(20)
+    assert daemon.process.wait(20) == 75
 
     forwarder.daemon()
     emptied()
