@@ -36,14 +36,15 @@ class Turnstile:
         Raises:
             TryAgainError: it was not free within *timeout_s*.
         """
-        if self._depth == 0:
-            self._enter(timeout_s)
-        self._depth += 1
+        depth = self._depth
         try:
+            if depth == 0:
+                self._enter(timeout_s)
+            self._depth = depth + 1
             yield
         finally:
-            self._depth -= 1
-            if self._depth == 0 and self._fd is not None:
+            self._depth = depth
+            if depth == 0 and self._fd is not None:
                 # Not by closing it: a forked child may have the same open file, and would keep the lock.
                 fcntl.flock(self._fd, fcntl.LOCK_UN)
 
@@ -65,7 +66,13 @@ class Turnstile:
                 self._waiter.start()
             # One that was walked away from is come back to, or they would add up behind a stopped holder.
             waiter = self._waiter
-            if not waiter.has_lock(timeout_s):
+            try:
+                has_lock = waiter.has_lock(timeout_s)
+            except BaseException:
+                # A signal handler has raised: who does not wait any more must not be given the lock.
+                waiter.walk_away()
+                raise
+            if not has_lock:
                 raise TryAgainError(
                     f"the queue has been locked by another process for {timeout_s:g} s ({self._path})",
                     "Nothing was stored; try again, or look for a stopped process that has this file open",
@@ -97,6 +104,14 @@ class _Waiter(threading.Thread):
         with self._decision:
             self._abandoned = False
             return not self._locked.is_set()
+
+    def walk_away(self) -> None:
+        """Wait no more; the lock goes back, now or when it comes."""
+        with self._decision:
+            if self._locked.is_set() and not self._abandoned:
+                fcntl.flock(self.fd, fcntl.LOCK_UN)
+                os.close(self.fd)
+            self._abandoned = True
 
     def has_lock(self, timeout_s: float) -> bool:
         """Wait for the lock; False: given up, and the lock goes back when it comes."""

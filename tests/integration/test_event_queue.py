@@ -13,6 +13,7 @@ import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import persistqueue
@@ -612,3 +613,64 @@ def test_new_queue_can_give_disk_back(queue_path):
     assert queue.connect().execute("PRAGMA auto_vacuum").fetchone() == (2,)
     assert schema_module.is_ours(queue.connect())
     queue.close()
+
+
+class TooLongError(Exception):
+    """What the signal handler of these tests raises, as time limits of task runners do."""
+
+
+@contextmanager
+def limited(seconds):
+    def too_long(*_):
+        raise TooLongError
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_put_broken_off_at_the_turnstile_locks_nobody_out(queue_path):
+    """A put that a signal handler breaks off while it waits its turn does not take the turn later."""
+    with EventQueue(queue_path, min_free_bytes=0, lock_timeout_s=5) as queue:
+        queue.put(EVENT)
+        with open(f"{queue_path}/turnstile", "rb+") as holder:
+            fcntl.flock(holder, fcntl.LOCK_EX)
+            with pytest.raises(TooLongError), limited(0.2):
+                queue.put(EVENT)
+        with EventQueue(queue_path, min_free_bytes=0, lock_timeout_s=5) as another:
+            another.put(EVENT)
+        queue.put(EVENT)
+    with View(queue_path) as view:
+        assert view.figures().waiting == 3
+
+
+def test_put_broken_off_at_the_database_leaves_no_transaction(queue_path):
+    """A put that a signal handler breaks off while SQLite is locked leaves no transaction open."""
+    with EventQueue(queue_path, min_free_bytes=0, lock_timeout_s=5) as queue:
+        queue.put(EVENT)
+        # A process of its own: SQLite's wait holds on to this one's signals until the lock is gone.
+        script = (
+            "import sqlite3, sys\n"
+            "db = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+            "db.execute('BEGIN IMMEDIATE')\n"
+            "print('locked', flush=True)\n"
+            "sys.stdin.read()\n"
+        )
+        command = [sys.executable, "-c", script, f"{queue_path}/data.db"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+            holder.stdout.readline()
+            letting_go = threading.Timer(0.6, holder.stdin.close)
+            letting_go.start()
+            with pytest.raises(TooLongError), limited(0.2):
+                queue.put(EVENT)
+            letting_go.join()
+            holder.stdin = None
+        with EventQueue(queue_path, min_free_bytes=0, lock_timeout_s=5) as another:
+            another.put(EVENT)
+        queue.put(EVENT)
+    with View(queue_path) as view:
+        assert view.figures().waiting == 3
