@@ -12,7 +12,7 @@ from forwarder.delivery.backoff import BatchSize, Connections
 from forwarder.delivery.batch import Batch
 from forwarder.delivery.gate import Gate, Schedule
 from forwarder.delivery.outcome import Kind, Outcome, Reply, judge
-from forwarder.delivery.suspects import Suspects
+from forwarder.delivery.suspects import SUSPECTS_BYTES, Suspects
 from forwarder.delivery.waiting import Waiting
 from forwarder.spool import Consumer, Dead, Settlement
 
@@ -110,7 +110,7 @@ class Courier:
         due = [self._waiting.due_at()]
         if self._may_claim:
             due.append(self._unclaimed_since + self.linger_s)
-        if self._suspects.due(self._has_asked_all):
+        if self._suspects.due(self._has_only_suspects):
             due.append(now)
         return max(min(due), self.gate.opens_at, now) - now
 
@@ -118,7 +118,7 @@ class Courier:
         """The batch to send now; None: nothing, until there is a reply, news or a later *now*."""
         if self.paused or self.gate.is_closed(now) or len(self._out) >= self._connections.allowed:
             return None
-        batch = self._suspects.pop(self._has_asked_all) or self._due(now) or self._claim(now)
+        batch = self._suspects.pop(self._has_only_suspects) or self._due(now) or self._claim(now)
         if batch is not None:
             self._sent += 1
             batch.number = self._sent
@@ -154,7 +154,12 @@ class Courier:
     @property
     def _has_asked_all(self) -> bool:
         """Whether there is nothing but suspects to ask the far end about."""
-        return not (self._out or self._waiting or self._newest > self._cursor)
+        return self._has_only_suspects and self._newest <= self._cursor
+
+    @property
+    def _has_only_suspects(self) -> bool:
+        """Whether nothing else can be sent just now, were it only for want of room."""
+        return not (self._out or self._waiting or self._may_claim)
 
     def _due(self, now: float) -> Batch | None:
         # The neighbours of suspects may be as bad: what is far from them tells more.
@@ -175,9 +180,11 @@ class Courier:
     @property
     def _may_claim(self) -> bool:
         """Whether rows are left to claim, and room to hold them."""
-        held_bytes = self._suspects.size_bytes + sum(b.size_bytes for b in (*self._out, *self._waiting))
+        held_bytes = sum(batch.size_bytes for batch in (*self._out, *self._waiting))
         room_bytes = self._settings.connections * self._settings.batch_bytes
-        return self._newest > self._cursor and held_bytes <= room_bytes
+        # Suspects have room of their own: a few large ones must not keep all others from being asked.
+        has_room = held_bytes <= room_bytes and self._suspects.size_bytes <= SUSPECTS_BYTES
+        return self._newest > self._cursor and has_room
 
     def _delivered(
         self, batch: Batch, outcome: Outcome, status: int | None, _now: float, short: int = 0

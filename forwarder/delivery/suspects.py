@@ -15,6 +15,7 @@ from forwarder.spool import Dead
 MANY = 3
 DEAD_PER_YES = 5
 DEAD_MOST = 100
+SUSPECTS_BYTES = 32 * 1024 * 1024  # held at once; beyond, they are asked again before others are claimed
 
 
 class Suspects:

@@ -816,3 +816,24 @@ def test_odd_failed_records_over_http(trip, far_end, over_http, oracle, kind):
     assert (delivered + dead, waiting) == (50, 0)
     assert dead == (1 if kind == "repeated" else 0)
     oracle(t.path, far_end, events)
+
+
+def test_large_suspect_leaves_room_for_others(trip):
+    """A suspect larger than all the room for batches does not keep the others from being asked about."""
+    t = trip(batch_bytes=500_000, connections=1, batch_events=10)
+    (bad,) = t.offer([event(0, text="x" * 600_000)])
+    t.offer([event(n) for n in range(1, 40)])
+    t.deliver(unless(bad.__eq__))
+    assert t.counts() == (39, 1, 0)
+    assert [letter.data for letter in t.dead()] == [bad]
+
+
+def test_suspects_without_room_are_asked_again(trip, monkeypatch):
+    """When everything was refused until the suspects' room was full, all is delivered once that ends."""
+    monkeypatch.setattr("forwarder.delivery.courier.SUSPECTS_BYTES", 20_000)
+    t = trip(batch_events=100)
+    t.offer([event(n, text="x" * 3000) for n in range(300)])
+    t.deliver(refusal, for_s=100_000)
+    assert t.counts() == (0, 0, 300)
+    t.deliver(yes, for_s=100_000)
+    assert t.counts() == (300, 0, 0)
