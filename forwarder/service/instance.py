@@ -7,7 +7,7 @@ import os
 import struct
 
 from forwarder.errors import TryAgainError
-from forwarder.spool import open_shared
+from forwarder.spool import open_shared, translated
 
 # struct flock: l_type, l_whence, l_start, l_len, l_pid (fcntl(2), Linux).
 _FLOCK = "hhqqi"
@@ -24,7 +24,8 @@ class InstanceLock:
     """
 
     def __init__(self, path: str) -> None:
-        self._fd = open_shared(_file(path))
+        with translated(path):
+            self._fd = open_shared(_file(path))
         try:
             fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

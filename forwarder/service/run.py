@@ -12,7 +12,7 @@ from forwarder.errors import TryAgainError, UnavailableError
 from forwarder.service import state as state_file
 from forwarder.service.daemon import POLL_S, Daemon
 from forwarder.service.instance import InstanceLock
-from forwarder.spool import AckQueue, NoQueueError, View, control
+from forwarder.spool import NoQueueError, View, control, prepare_directory
 
 NO_PROGRESS_S = 60.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
@@ -55,7 +55,7 @@ def drain(settings: Settings, timeout_s: float | None) -> int:
 
 @contextmanager
 def _daemon(settings: Settings, load: Callable[[], Settings], lingering: bool = True) -> Iterator[Daemon]:
-    AckQueue(settings.queue.path).close()  # makes the directory, or says why not
+    prepare_directory(settings.queue.path)
     lock = InstanceLock(settings.queue.path)
     try:
         daemon = Daemon(settings, load)

@@ -20,11 +20,12 @@ leftovers: taken up like 0), 5 *acked* (a plain consumer is done with it: swept,
 """
 
 from forwarder.spool import books, control, dead_letters
-from forwarder.spool.ackqueue import AckQueue
-from forwarder.spool.consumer import Claim, Consumer, Control, Dead, Settlement
+from forwarder.spool.ackqueue import AckQueue, prepare_directory
+from forwarder.spool.consumer import Consumer
 from forwarder.spool.queue import EventQueue
 from forwarder.spool.records import DeadLetter, Delivery, Figures, Group, Selection, Waiting
-from forwarder.spool.sqlite_errors import QueueReplacedError, SpoolFullError
+from forwarder.spool.settlement import Claim, Control, Dead, Settlement
+from forwarder.spool.sqlite_errors import QueueReplacedError, SpoolFullError, translated
 from forwarder.spool.turnstile import open_shared
 from forwarder.spool.view import NoQueueError, View
 
@@ -50,4 +51,6 @@ __all__ = [
     "control",
     "dead_letters",
     "open_shared",
+    "prepare_directory",
+    "translated",
 ]

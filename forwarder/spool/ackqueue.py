@@ -94,8 +94,9 @@ class AckQueue(SQLiteAckQueue):
             self.connect()
             with self._turnstile.passing(self.timeout):
                 connection = self._current()
-                connection.execute("BEGIN IMMEDIATE")
                 try:
+                    # Inside: a signal handler may raise when it has begun.
+                    connection.execute("BEGIN IMMEDIATE")
                     yield connection
                     connection.execute("COMMIT")
                 except BaseException:
@@ -143,7 +144,7 @@ class AckQueue(SQLiteAckQueue):
     _putter = _getter  # type: ignore[assignment]
 
     def _open(self) -> sqlite3.Connection:
-        make_directory(self.path)
+        _make_directory(self.path)
         if not os.path.exists(self.database_path):
             with self._turnstile.passing(self.timeout):
                 os.close(open_shared(self.database_path))
@@ -204,8 +205,17 @@ class AckQueue(SQLiteAckQueue):
         self._turnstile.close()
 
 
-def make_directory(path: str) -> None:
-    """Make the queue's directory for a group of producers, if it is not there; durable on return."""
+def prepare_directory(path: str) -> None:
+    """Make the queue's directory for a group of producers, if it is not there; durable on return.
+
+    Raises:
+        NotPermittedError, ConfigError, TryAgainError, StorageError: why it can't be made.
+    """
+    with translated(path):
+        _make_directory(path)
+
+
+def _make_directory(path: str) -> None:
     if os.path.isdir(path):
         return
     parent = os.path.dirname(os.path.abspath(path))

@@ -10,70 +10,24 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, TypeVar
 
-import msgspec
-
-from forwarder.errors import EventError
-from forwarder.event import complete_foreign
+from forwarder.errors import EventError, TryAgainError
+from forwarder.event import complete_foreign, name_of
 from forwarder.spool.ackqueue import AckQueue
 from forwarder.spool.reserve import Reserve
 from forwarder.spool.schema import KEPT_DELIVERIES, PUT_AT, SEQUENCE, TABLE
+from forwarder.spool.settlement import Claim, Control, Dead, Settlement
 from forwarder.spool.sqlite_errors import QueueReplacedError, SpoolFullError, translated
 from forwarder.spool.status import ACKED, READY
 
 # Text need not be UTF-8, and Python would fail on it.
 CLAIM = f"SELECT _id, CAST(data AS BLOB), {PUT_AT}, status FROM {TABLE} WHERE _id > ? ORDER BY _id LIMIT ?"
 VACUUM_PAGES = 2000
+PIECE_BYTES = 256 * 1024
 
 _T = TypeVar("_T")
-
-
-@dataclass(slots=True)
-class Claim:
-    """Rows read for sending, in their order: ids and final bytes side by side."""
-
-    ids: list[int] = field(default_factory=list)
-    events: list[bytes] = field(default_factory=list)
-    size_bytes: int = 0
-    last_id: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Dead:
-    """An event that goes to the dead letters, and why."""
-
-    event_id: int
-    data: bytes | str | None
-    reason: str
-    field: str = ""
-    http_status: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Settlement:
-    """What became of some rows: every id in *ids* leaves the queue, delivered unless it is in *dead*.
-
-    ``short`` of the delivered ones were not counted by the far end. ``size_bytes``, ``http_status`` and
-    ``tries`` are kept in the delivery log.
-    """
-
-    ids: Sequence[int]
-    dead: Sequence[Dead] = ()
-    short: int = 0
-    size_bytes: int = 0
-    http_status: int | None = None
-    tries: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Control:
-    """What a person has asked for."""
-
-    paused: bool
-    flush_requests: int
 
 
 class Consumer:
@@ -85,7 +39,11 @@ class Consumer:
     def __init__(self, path: str, lock_timeout_s: float = 10.0) -> None:
         self._path = path
         self._reserve = Reserve(path)
-        self._queue = self._free(lambda: AckQueue(path, timeout=lock_timeout_s))
+        try:
+            self._queue = AckQueue(path, timeout=lock_timeout_s)
+        except SpoolFullError:
+            self._reserve.release()
+            self._queue = AckQueue(path, timeout=lock_timeout_s)
         self._file = self._queue.file
         self._reserve.fill()
         self._queue_id, self._created_at = self._read("SELECT queue_id, created_at FROM ledger")
@@ -159,8 +117,8 @@ class Consumer:
                 else:
                     dead.append(final)
                 claim.last_id = row_id
-        if dead:
-            self.settle(Settlement([letter.event_id for letter in dead], dead))
+        for letters in _pieces(dead):
+            self.settle(Settlement([letter.event_id for letter in letters], letters))
         if swept:
             self._free(lambda: self._sweep(swept))
         return claim
@@ -174,9 +132,10 @@ class Consumer:
         try:
             return step()
         except SpoolFullError:
-            if not self._reserve.release():
-                raise
-            return step()
+            self._reserve.release()
+        # The log, too, has space to give: what it holds goes to its place in the database.
+        self._checkpoint()
+        return step()
 
     def _take_up(self, row_id: int, data: bytes | None, put_at: float | None) -> bytes | Dead:
         """A stranger's row, as final bytes if it is an event."""
@@ -191,9 +150,11 @@ class Consumer:
         dead, ids = settlement.dead, settlement.ids
         delivered = len(ids) - len(dead)
         with self._transaction() as connection:
-            for letter in dead:
-                _bury(connection, letter, now)
+            accepted_at = [_put_at(connection, letter.event_id, now) for letter in dead]
+            # Deleted first: on a full disk a dead letter has to find its place in what the row leaves.
             _delete(connection, ids)
+            for letter, at in zip(dead, accepted_at, strict=True):
+                _bury(connection, letter, at, now)
             connection.execute(
                 "UPDATE ledger SET delivered = delivered + ?, dead_lettered = dead_lettered + ?,"
                 " short = short + ?, last_delivery_at = iif(?, ?, last_delivery_at)",
@@ -238,14 +199,21 @@ class Consumer:
                     # It gives a page back at each sqlite3_step(), of which Python's execute() does one.
                     connection.execute("PRAGMA incremental_vacuum(1)")
             return True
+        is_done = self._checkpoint()
+        self._reserve.fill()
+        return not is_done
+
+    def _checkpoint(self) -> bool:
+        """Empty the log; False: a reader was in the way."""
         # Without waiting for readers: all writers would have to wait for them with us.
         self._read("PRAGMA busy_timeout = 0")
         try:
             is_busy, _, _ = self._read("PRAGMA wal_checkpoint(TRUNCATE)")
+        except TryAgainError:
+            return False
         finally:
             self._read(f"PRAGMA busy_timeout = {int(self._queue.timeout * 1000)}")
-        self._reserve.fill()
-        return bool(is_busy)
+        return not is_busy
 
 
 def _is_final(data: bytes) -> bool:
@@ -261,12 +229,30 @@ def _delete(connection: sqlite3.Connection, ids: Sequence[int]) -> None:
     )
 
 
-def _bury(connection: sqlite3.Connection, letter: Dead, now: float) -> None:
-    name, insert_id = describe(letter.data)
+def _pieces(dead: Sequence[Dead]) -> Iterator[Sequence[Dead]]:
+    """Cut so that the reserve has room for each piece, which frees what the next one needs."""
+    piece: list[Dead] = []
+    size_bytes = 0
+    for letter in dead:
+        size_bytes += len(letter.data or b"")
+        piece.append(letter)
+        if size_bytes >= PIECE_BYTES:
+            yield piece
+            piece, size_bytes = [], 0
+    if piece:
+        yield piece
+
+
+def _put_at(connection: sqlite3.Connection, row_id: int, otherwise: float) -> float:
+    row = connection.execute(f"SELECT {PUT_AT} FROM {TABLE} WHERE _id = ?", (row_id,)).fetchone()
+    return otherwise if row is None or row[0] is None else float(row[0])
+
+
+def _bury(connection: sqlite3.Connection, letter: Dead, accepted_at: float, now: float) -> None:
+    name, insert_id = name_of(letter.data)
     connection.execute(
         "INSERT INTO dead_letters (event_id, data, event, insert_id, reason, field, http_status, accepted_at,"
-        " dead_at) VALUES (?, ?, ?, ?, ?, ?, ?, coalesce((SELECT"
-        f" {PUT_AT} FROM {TABLE} WHERE _id = ?), ?), ?)",
+        " dead_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             letter.event_id,
             letter.data,
@@ -275,26 +261,7 @@ def _bury(connection: sqlite3.Connection, letter: Dead, now: float) -> None:
             letter.reason,
             letter.field,
             letter.http_status,
-            letter.event_id,
-            now,
+            accepted_at,
             now,
         ),
     )
-
-
-class _Properties(msgspec.Struct):
-    insert_id: str = msgspec.field(default="", name="$insert_id")
-
-
-class _Named(msgspec.Struct):
-    event: str = ""
-    properties: _Properties = msgspec.field(default_factory=_Properties)
-
-
-def describe(data: bytes | str | None) -> tuple[str, str]:
-    """An event's name and ``$insert_id``; empty where they can't be read."""
-    try:
-        named = msgspec.json.decode(data or b"", type=_Named)
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        return "", ""
-    return named.event, named.properties.insert_id

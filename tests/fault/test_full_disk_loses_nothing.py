@@ -175,3 +175,16 @@ def test_what_strangers_left_is_cleared(disk, queue, queue_path):
     assert (found.waiting, found.deleted) == (0, 3)
     assert found.dead_lettered >= 40
     consumer.close()
+
+
+def test_daemon_starts_on_a_full_disk(disk, queue_path, forwarder, far_end, oracle, rows, until):
+    """A daemon that is started on a full disk delivers all that waits, more than the reserve holds."""
+    forwarder.daemon().stop()
+    with EventQueue(queue_path, min_free_bytes=0) as queue:
+        queue.put_many([EVENT] * 15_000)
+    offered = rows(queue_path)
+    disk.fill()
+    forwarder.daemon()
+    until(lambda: not rows(queue_path), "the queue is empty")
+    oracle(queue_path, far_end, offered)
+    sound(queue_path)

@@ -1,0 +1,51 @@
+"""What passes between the queue and its consumer: plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Claim:
+    """Rows read for sending, in their order: ids and final bytes side by side."""
+
+    ids: list[int] = field(default_factory=list)
+    events: list[bytes] = field(default_factory=list)
+    size_bytes: int = 0
+    last_id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """An event that goes to the dead letters, and why."""
+
+    event_id: int
+    data: bytes | str | None
+    reason: str
+    field: str = ""
+    http_status: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What became of some rows: every id in *ids* leaves the queue, delivered unless it is in *dead*.
+
+    ``short`` of the delivered ones were not counted by the far end. ``size_bytes``, ``http_status`` and
+    ``tries`` are kept in the delivery log.
+    """
+
+    ids: Sequence[int]
+    dead: Sequence[Dead] = ()
+    short: int = 0
+    size_bytes: int = 0
+    http_status: int | None = None
+    tries: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What a person has asked for."""
+
+    paused: bool
+    flush_requests: int
