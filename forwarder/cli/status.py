@@ -105,6 +105,8 @@ def gather(path: str) -> dict[str, Any]:
     if daemon:
         for key in ("state", "state_reason", "in_flight", "last_error", "pid", "connections"):
             found[key] = getattr(daemon, key)
+        # What the daemon says of itself may be a moment older than the figures.
+        found["in_flight"] = min(found["in_flight"], figures.waiting)
     elif figures.paused:
         found["state_reason"] = "no daemon runs, and delivery is paused (`forwarder resume`)"
     else:

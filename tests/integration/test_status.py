@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from forwarder.cli import main
 from forwarder.cli.status import NOTHING, sentence
 from forwarder.sandbox import Fault
+from forwarder.service import state as state_file
 from forwarder.spool import Consumer, Dead, EventQueue, Settlement, control, dead_letters
 
 # The contract: others read these names.
@@ -307,3 +309,14 @@ def test_watch_redraws_on_a_terminal(queue_path):
 
     assert seen.count(b"5 events wait") >= 2
     assert b"\x1b[" in seen
+
+
+def test_state_file_behind_the_figures(forwarder, queue_path, until):
+    """When the daemon has settled and not said so yet, no more is in flight than waits."""
+    daemon = forwarder.daemon()
+    state = until(lambda: state_file.read(queue_path))
+    daemon.process.send_signal(signal.SIGSTOP)
+    state_file.write(queue_path, replace(state, pid=daemon.process.pid, in_flight=5))
+    found = forwarder.json("status")
+    assert (found["waiting"], found["in_flight"]) == (0, 0)
+    daemon.process.send_signal(signal.SIGCONT)
