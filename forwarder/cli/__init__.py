@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from importlib import import_module
@@ -60,6 +61,19 @@ def cli(ctx: click.Context) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run a command line and exit with its code (``sysexits.h``; see :mod:`forwarder.errors`)."""
     try:
+        code = _run(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): nothing to say, and nobody to say it to. What is
+        # still buffered goes nowhere, or the interpreter would complain of it at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    sys.exit(code)
+
+
+def _run(arguments: list[str] | None) -> int:
+    try:
         code = cli.main(arguments, prog_name="forwarder", standalone_mode=False)
     except click.UsageError as error:
         error.show()
@@ -74,12 +88,10 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo(f"forwarder: {error}", err=True)
         code = error.exit_code
     except BrokenPipeError:
-        # The reader of our output went away (`| head`): nothing to say, and nobody to say it to.
-        sys.stderr.close()
-        code = 141
+        raise
     except Exception:
         # A bug: with all there is to know, for the report.
         traceback.print_exc()
         click.echo("forwarder: this is a bug; please report it with the lines above.", err=True)
         code = 70
-    sys.exit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0

@@ -169,7 +169,7 @@ def config_file(forwarder, tmp_path):
     return path
 
 
-def test_reload_delivers_with_the_mended_key_at_once(forwarder, far_end, offer, token_file, emptied):
+def test_reload_delivers_with_the_mended_key_at_once(forwarder, far_end, offer, token_file, emptied, until):
     """A wrong token blocks, loudly; mended and reloaded, everything is delivered without waiting."""
     token_file.write_text("wrong-token")
     daemon = forwarder.daemon(**PATIENT)
@@ -177,8 +177,8 @@ def test_reload_delivers_with_the_mended_key_at_once(forwarder, far_end, offer, 
     line = daemon.wait_for("delivery.blocked")
     assert (line["level"], line["status"]) == ("error", 401)
     assert line["next_try_s"] > 30
-    found = forwarder.json("status")
-    assert (found["state"], found["waiting"], found["dead_lettered"]) == ("blocked", 2, 0)
+    found = until(lambda: (status := forwarder.json("status"))["state"] == "blocked" and status)
+    assert (found["waiting"], found["dead_lettered"]) == (2, 0)
     assert "401" in found["state_reason"]
     token_file.write_text(TOKEN)
     daemon.process.send_signal(signal.SIGHUP)
