@@ -39,6 +39,7 @@ from forwarder.delivery.outcome import Reply
 from forwarder.errors import ConfigError
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
+SHORTEST_SECRET = 8
 
 
 class Client:
@@ -76,6 +77,10 @@ class Client:
             query["ip"] = "0"
         self._request, scheme, host, port = _prepared(self._session, _request(url, query, credentials))
         self._place = f"{host}:{port}"
+        signed = str(self._request.headers["Authorization"]).removeprefix("Basic ")
+        secret = credentials.password or credentials.username
+        # A far end that repeats the key must not bring it into logs; a shorter one would be found by chance.
+        self._secrets = [text.encode() for text in (signed, secret) if len(text) >= SHORTEST_SECRET]
         found = self._session.merge_environment_settings(self._request.url, {}, True, None, None)
         self._proxies = {} if is_this_host(host) else dict(found["proxies"])
         bundle = found["verify"] if isinstance(found["verify"], str) else DEFAULT_CA_BUNDLE_PATH
@@ -119,6 +124,9 @@ class Client:
             content = _content(response.raw, headers) if response.status_code >= 200 else b""
         finally:
             response.raw.close()
+        for secret in self._secrets:
+            if secret in content:
+                content = content.replace(secret, b"(secret)")
         return Reply(response.status_code, headers, content, "", received_at)
 
     def _failure(self, problem: BaseException) -> Reply:

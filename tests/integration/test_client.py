@@ -793,3 +793,16 @@ def test_a_json_answer_comes_back_as_it_was_sent(make):
         reply = make(far_end.url).post(BODY)
 
     assert reply.body == answer
+
+
+@pytest.mark.parametrize(
+    "credentials", [Credentials("user", "very-secret", "1"), Credentials("project-token", "")]
+)
+def test_a_key_that_is_repeated_does_not_come_in(make, credentials):
+    """A far end that puts the key into its answer, plain or as it was signed, gets it into no log."""
+    key = credentials.password or credentials.username
+    signed = basic(credentials.username, credentials.password)
+    with answering(http(401, f"bad key {key} in {signed}".encode())) as far_end:
+        reply = make(far_end.url, credentials).post(BODY)
+
+    assert reply.body == b"bad key (secret) in Basic (secret)"
