@@ -108,10 +108,10 @@ class EventQueue:
         with translated(self.path):
             try:
                 disk = os.statvfs(self.path)
-                size_bytes = os.stat(self._queue.database_path).st_size
-                size_bytes += os.stat(self._queue.database_path + "-wal").st_size
             except FileNotFoundError:
                 return  # gone since it was opened: the next transaction makes it anew
+            file = self._queue.database_path
+            size_bytes = _size(file) + _size(file + "-wal")
         free_bytes = disk.f_bavail * disk.f_frsize
         if free_bytes < self._min_free_bytes:
             raise SpoolFullError(
@@ -120,7 +120,8 @@ class EventQueue:
                 "Nothing was stored; what was accepted before is safe. Make room, or lower the setting",
             )
         if size_bytes >= self._max_bytes:
-            with translated(self.path):
+            # Locked: another thread may close the connection meanwhile, by close() or by a fork.
+            with self._queue.tran_lock, translated(self.path):
                 used_bytes = schema.used_bytes(self._queue.connect())
             if used_bytes >= self._max_bytes:
                 raise SpoolFullError(
@@ -132,3 +133,10 @@ class EventQueue:
 
 def _now_ms() -> int:
     return int(time.time() * 1000)
+
+
+def _size(file: str) -> int:
+    try:
+        return os.stat(file).st_size
+    except FileNotFoundError:
+        return 0

@@ -62,8 +62,9 @@ class Turnstile:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if self._waiter is None or not self._waiter.is_waiting():
-                self._waiter = _Waiter(open_shared(self._path))
-                self._waiter.start()
+                started = _Waiter(open_shared(self._path))
+                started.start()
+                self._waiter = started
             # One that was walked away from is come back to, or they would add up behind a stopped holder.
             waiter = self._waiter
             try:

@@ -674,3 +674,30 @@ def test_put_broken_off_at_the_database_leaves_no_transaction(queue_path):
         queue.put(EVENT)
     with View(queue_path) as view:
         assert view.figures().waiting == 3
+
+
+def test_room_is_looked_at_while_others_close(queue_path):
+    """A producer at its size limit survives that another thread closes the queue again and again."""
+    code = """
+        import sys, threading
+        from forwarder.errors import TryAgainError
+        from forwarder.spool import EventQueue
+        queue = EventQueue(sys.argv[1], min_free_bytes=0, max_bytes=1)
+        ended = threading.Event()
+        def close():
+            while not ended.is_set():
+                queue.close()
+        closer = threading.Thread(target=close)
+        closer.start()
+        refused = 0
+        for _ in range(1500):
+            try:
+                queue.put({"event": "A", "properties": {}})
+            except TryAgainError:
+                refused += 1
+        ended.set()
+        closer.join()
+        queue.close()
+        print(refused)
+    """
+    assert run_python(code, queue_path) == [1500]
