@@ -191,7 +191,7 @@ class Courier:
     ) -> Report:
         dead = _letters(batch, outcome, status)
         self._spool.settle(Settlement(batch.ids, dead, short, batch.size_bytes, status, batch.tries))
-        self._said_yes(batch, outcome)
+        self._said_yes(batch)
         return Report(outcome, status, len(batch), len(batch) - len(dead), len(dead), short)
 
     def _short(self, batch: Batch, outcome: Outcome, status: int | None, now: float) -> Report:
@@ -206,7 +206,7 @@ class Courier:
             ids = [letter.event_id for letter in letters]
             self._spool.settle(Settlement(ids, letters, http_status=status, tries=batch.tries))
         if outcome.imported:
-            self._said_yes(batch, outcome)
+            self._said_yes(batch)
         rest.recounted = True
         self._waiting.add(rest)
         return Report(outcome, status, len(batch), dead=len(named))
@@ -267,11 +267,10 @@ class Courier:
         self._waiting.add(batch)
         return Report(outcome, status, len(batch))
 
-    def _said_yes(self, batch: Batch, outcome: Outcome) -> None:
+    def _said_yes(self, batch: Batch) -> None:
         saturated = len(self._out) >= self._connections.allowed
         self._connections.succeeded(batch.ticket, saturated=saturated)
-        if outcome.imported:
-            self._suspects.said_yes(batch)
+        self._suspects.said_yes(batch)
         self._size.succeeded()
         if batch.ticket == self._connections.ticket or not self.gate.tries:
             self.gate.open()
