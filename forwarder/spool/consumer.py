@@ -57,6 +57,8 @@ class Consumer:
         connection = self._queue.connect()
         # The ids that were claimed mean other events in another file; settled there, those would be lost.
         if self._queue.file != self._file or self._queue.is_replaced():
+            # For good: once the old file is closed, its inode number may come back as another file's.
+            self._file = None
             raise QueueReplacedError(
                 f"the database in {self._path} has been replaced by another",
                 "Restart the daemon; what was not settled is still in the old file",

@@ -327,3 +327,21 @@ def test_tidying_hinders_nobody(consumer, queue, queue_path):
     assert os.stat(f"{queue_path}/data.db-wal").st_size == 0
     # And it waits for others again.
     assert consumer._queue.connect().execute("PRAGMA busy_timeout").fetchone() == (10_000,)
+
+
+def test_a_replaced_database_is_never_trusted_again(queue_path):
+    """Once its file was replaced a consumer settles in none, not even in one of the old inode number."""
+    with EventQueue(queue_path, min_free_bytes=0) as queue:
+        queue.put({"event": "A", "properties": {}})
+    consumer = Consumer(queue_path)
+    claim = consumer.claim(0, 10, 10**6)
+    database = Path(queue_path, "data.db")
+    first = database.rename(f"{queue_path}/first.db")
+    with EventQueue(queue_path, min_free_bytes=0) as queue:
+        queue.put({"event": "B", "properties": {}})
+    with pytest.raises(QueueReplacedError):
+        consumer.settle(Settlement(claim.ids))
+    first.rename(database)
+    with pytest.raises(QueueReplacedError):
+        consumer.settle(Settlement(claim.ids))
+    consumer.close()
