@@ -61,6 +61,12 @@ def is_plain_yes(answer: Any) -> bool:
     return (type(status) is int and status == 1 and code in (None, 200)) or (status == "OK" and code == 200)
 
 
+def is_plain_no(answer: Any) -> bool:
+    """Whether this is how strict=0 says no: 0, or {"status":0,"error":"..."}. Read where the yes was."""
+    status = answer.get("status") if isinstance(answer, dict) else answer
+    return type(status) is int and status == 0
+
+
 def imported(answer: dict[str, Any]) -> int | None:
     """How many events the answer says were imported; None when it doesn't."""
     count = answer.get("num_records_imported")

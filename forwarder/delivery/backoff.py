@@ -69,12 +69,12 @@ class Connections:
 class BatchSize:
     """How many bytes a batch may have: up to *limit_bytes*, as the far end bears them.
 
-    A limit that it names is kept. One that it does not name is found by halving, and tried again in small
-    steps: it may have been a moment's, or another event's.
+    A limit that it names is kept until it takes more than that itself. One that it does not name is found by
+    halving, and tried again in small steps: it may have been a moment's, or another event's.
     """
 
     def __init__(self, limit_bytes: int) -> None:
-        self._limit_bytes = self.allowed_bytes = limit_bytes
+        self._most_bytes = self._limit_bytes = self.allowed_bytes = limit_bytes
 
     def too_large(self, size_bytes: int, named_bytes: int | None) -> None:
         """A batch of *size_bytes* was too large; the limit is *named_bytes*, if it said so."""
@@ -82,6 +82,9 @@ class BatchSize:
             self._limit_bytes = min(self._limit_bytes, named_bytes)
         self.allowed_bytes = min(self.allowed_bytes, named_bytes or max(size_bytes // 2, 1))
 
-    def succeeded(self) -> None:
-        """A batch came through: a sixteenth more, until the limit."""
+    def succeeded(self, size_bytes: int) -> None:
+        """A batch of *size_bytes* came through: a sixteenth more, until the limit."""
+        if size_bytes > self._limit_bytes:
+            self._limit_bytes = self._most_bytes
+            self.allowed_bytes = min(size_bytes, self._limit_bytes)
         self.allowed_bytes = min(self.allowed_bytes + self.allowed_bytes // 16 + 1, self._limit_bytes)

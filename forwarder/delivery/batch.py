@@ -14,8 +14,8 @@ class Batch:
         size_bytes: Of the uncompressed request body.
         tries: How often it, or the batch it is a part of, has been sent.
         recounted: It was sent again because the far end's count was short.
-        refused_at: How many batches had been sent when the far end first refused this without a reason,
-            or last made it a suspect; None: it has not.
+        refused_at: How many batches had been sent when the far end last refused this one event without a
+            reason; None: it has not.
         not_before: The instant (monotonic) before which it is not to be sent.
         ticket: From `backoff.Connections`, taken when it was sent.
         number: Of its last sending, counted from 1.
@@ -43,7 +43,6 @@ class Batch:
             sum(map(len, events)) + len(events),
             self.tries,
             self.recounted,
-            self.refused_at,
         )
 
     def halves(self) -> tuple[Batch, Batch]:

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from forwarder.config.settings import Delivery
+from forwarder.delivery.backlog import Backlog
 from forwarder.delivery.backoff import BatchSize, Connections
 from forwarder.delivery.batch import Batch
 from forwarder.delivery.gate import Gate, Schedule
 from forwarder.delivery.outcome import Kind, Outcome, Reply, judge
-from forwarder.delivery.suspects import SUSPECTS_BYTES, Suspects
+from forwarder.delivery.suspects import Suspects, is_judgement, probe
 from forwarder.delivery.waiting import Waiting
 from forwarder.spool import Consumer, Dead, Settlement
 
@@ -37,7 +38,7 @@ class Courier:
 
     Attributes:
         paused: Nothing is sent while it is set.
-        linger_s: How long a part-filled batch may wait for company.
+        backlog: What has not been claimed yet.
         gate: Whether the far end may be bothered now.
     """
 
@@ -50,12 +51,11 @@ class Courier:
         random: Callable[[], float] = random.random,
     ) -> None:
         self._spool = spool
-        self._cursor = 0
-        self._newest = 0
-        self._unclaimed_since = 0.0
+        self.backlog = Backlog(spool)
         self._waiting = Waiting()
         self._out: set[Batch] = set()
         self._suspects = Suspects()
+        self._probe: Batch | None = None
         self._sent = 0
         self._connections = Connections(settings.connections)
         self.paused = False
@@ -67,7 +67,7 @@ class Courier:
         self._settings = settings
         self._strict = strict
         self._size = BatchSize(settings.batch_bytes)
-        self.linger_s = settings.linger_s
+        self.backlog.linger_s = settings.linger_s
         self.gate.schedule = Schedule(settings.retry_initial_s, settings.retry_max_s)
         before, self._connections = self._connections, Connections(settings.connections)
         # What is in flight was sent with the old settings: that it fails says nothing about the new ones.
@@ -80,6 +80,11 @@ class Courier:
         return sum(map(len, self._out))
 
     @property
+    def has_sent(self) -> bool:
+        """Whether a reply will come."""
+        return bool(self._out)
+
+    @property
     def connections(self) -> int:
         """How many requests may be out at once just now."""
         return self._connections.allowed
@@ -87,38 +92,30 @@ class Courier:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is left to send or to wait for."""
-        return not (self._out or self._waiting or self._suspects or self._newest > self._cursor)
+        return not (self._out or self._waiting or self._suspects or self.backlog)
 
     def flush(self) -> None:
         """Forget the present wait."""
         self.gate.try_now()
-        self._unclaimed_since = float("-inf")
+        self.backlog.flush()
         self._waiting.flush()
-
-    def notice(self, now: float) -> None:
-        """See what has been put into the queue since."""
-        newest = self._spool.last_id()
-        if newest > self._newest:
-            if self._newest <= self._cursor:
-                self._unclaimed_since = now
-            self._newest = newest
 
     def wait_s(self, now: float) -> float:
         """How long `next` has nothing to give for, if there is no news and no reply; may be infinite."""
         if self.paused:
             return math.inf
-        due = [self._waiting.due_at()]
-        if self._may_claim:
-            due.append(self._unclaimed_since + self.linger_s)
-        if self._suspects.due(self._has_only_suspects):
-            due.append(now)
-        return max(min(due), self.gate.opens_at, now) - now
+        due_at = math.inf
+        if self._needs_probe or self._suspects.can_ask():
+            due_at = now
+        elif not self._suspects.are_many:
+            due_at = min(self._waiting.due_at(), self.backlog.due_at() if self._may_claim else math.inf)
+        return max(due_at, self.gate.opens_at, now) - now
 
     def next(self, now: float) -> Batch | None:
         """The batch to send now; None: nothing, until there is a reply, news or a later *now*."""
         if self.paused or self.gate.is_closed(now) or len(self._out) >= self._connections.allowed:
             return None
-        batch = self._suspects.pop(self._has_only_suspects) or self._due(now) or self._claim(now)
+        batch = self._choose(now)
         if batch is not None:
             self._sent += 1
             batch.number = self._sent
@@ -134,57 +131,41 @@ class Courier:
             ForwarderError: the queue could not be written. Nothing has changed: call again with the same.
         """
         outcome = judge(reply, batch.events, self._strict)
-        rule = _RULES[outcome.kind]
-        report = rule(self, batch, outcome, reply.status, now)
+        if batch is self._probe:
+            report = self._probed(batch, outcome, reply, now)
+            self._probe = None
+        else:
+            report = _RULES[outcome.kind](self, batch, outcome, reply.status, now)
         self._out.discard(batch)
         return report
 
-    def bury_suspects(self) -> int:
-        """Dead-letter the suspects that are known to be bad by now; see `suspects`. Returns how many.
-
-        Raises:
-            ForwarderError: the queue could not be written; the rest is still suspected.
-        """
-        condemned = self._suspects.condemned(self._has_asked_all)
-        for batch, letter in condemned:
-            self._bury(batch, letter)
-            self._suspects.release(batch)
-        return len(condemned)
+    def _choose(self, now: float) -> Batch | None:
+        if self._needs_probe:
+            self._probe = probe()
+            return self._probe
+        if self._suspects.are_many:
+            return None
+        return self._suspects.pop() or self._waiting.pop(now) or self._claim(now)
 
     @property
-    def _has_asked_all(self) -> bool:
-        """Whether there is nothing but suspects to ask the far end about."""
-        return self._has_only_suspects and self._newest <= self._cursor
-
-    @property
-    def _has_only_suspects(self) -> bool:
-        """Whether nothing else can be sent just now, were it only for want of room."""
-        return not (self._out or self._waiting or self._may_claim)
-
-    def _due(self, now: float) -> Batch | None:
-        # The neighbours of suspects may be as bad: what is far from them tells more.
-        return self._waiting.pop(now, last_first=self._suspects.are_all())
+    def _needs_probe(self) -> bool:
+        """Whether only a probe can tell more: too much was refused, or there is nothing else to ask about."""
+        if self._probe is not None or self._suspects.are_many:
+            return self._probe is None
+        others = self._out or self._waiting or self._may_claim or self._suspects.can_ask()
+        return bool(self._suspects) and not others
 
     def _claim(self, now: float) -> Batch | None:
-        is_full = self._newest - self._cursor >= self._settings.batch_events
-        if not self._may_claim or (not is_full and now < self._unclaimed_since + self.linger_s):
+        if not self._may_claim:
             return None
-        while self._newest > self._cursor:
-            claim = self._spool.claim(self._cursor, self._settings.batch_events, self._size.allowed_bytes)
-            # A claim that gets nowhere: no row stands behind the rest of the numbers any more.
-            self._cursor = claim.last_id if claim.last_id > self._cursor else self._newest
-            if claim.ids:
-                return Batch(claim.ids, claim.events, claim.size_bytes)
-        return None
+        return self.backlog.claim(now, self._settings.batch_events, self._size.allowed_bytes)
 
     @property
     def _may_claim(self) -> bool:
         """Whether rows are left to claim, and room to hold them."""
         held_bytes = sum(batch.size_bytes for batch in (*self._out, *self._waiting))
         room_bytes = self._settings.connections * self._settings.batch_bytes
-        # Suspects have room of their own: a few large ones must not keep all others from being asked.
-        has_room = held_bytes <= room_bytes and self._suspects.size_bytes <= SUSPECTS_BYTES
-        return self._newest > self._cursor and has_room
+        return bool(self.backlog) and held_bytes <= room_bytes
 
     def _delivered(
         self, batch: Batch, outcome: Outcome, status: int | None, _now: float, short: int = 0
@@ -211,33 +192,40 @@ class Courier:
         self._waiting.add(rest)
         return Report(outcome, status, len(batch), dead=len(named))
 
-    def _too_large(self, batch: Batch, outcome: Outcome, _status: int | None, now: float) -> Report:
-        self._size.too_large(batch.size_bytes, outcome.limit_bytes)
-        return self._divide(batch, outcome, 413, now)
-
     def _refused(self, batch: Batch, outcome: Outcome, status: int | None, now: float) -> Report:
-        return self._divide(batch, outcome, status, now)
-
-    def _divide(self, batch: Batch, outcome: Outcome, status: int | None, now: float) -> Report:
-        letter = Dead(batch.ids[0], batch.events[0], outcome.detail, "", status)
-        if len(batch) == 1 and self._suspects.are_dead(batch):
-            self._bury(batch, letter)
-            self._suspects.buried()
-            return Report(outcome, status, 1, dead=1)
-        if self._suspects.are_all():
-            self.gate.block(f"every event that was tried is refused: {letter.reason}", now)
-        elif batch.ticket == self._connections.ticket:
+        if outcome.kind is Kind.TOO_LARGE:
+            self._size.too_large(batch.size_bytes, outcome.limit_bytes)
+        # While everything is refused, one more refusal is no sign of better times.
+        is_suspicious = bool(self._suspects) and self.gate.state == "blocked"
+        if batch.ticket == self._connections.ticket and not is_suspicious:
             self.gate.open()
         if len(batch) == 1:
-            self._suspects.hold(batch, letter, self._sent)
-            return Report(outcome, status, 1)
-        batch.refused_at = self._sent if batch.refused_at is None else batch.refused_at
+            return self._refused_alone(batch, outcome, status)
         for half in batch.halves():
             if outcome.kind is Kind.REFUSED:
                 self._waiting.add_refused(half, now)
             else:
                 self._waiting.add(half)
         return Report(outcome, status, len(batch))
+
+    def _refused_alone(self, batch: Batch, outcome: Outcome, status: int | None) -> Report:
+        dead = self._suspects.is_dead(batch)
+        if dead:
+            letter = Dead(batch.ids[0], batch.events[0], outcome.detail, "", status)
+            self._spool.settle(Settlement(batch.ids, [letter], 0, batch.size_bytes, status, batch.tries))
+        else:
+            self._suspects.hold(batch, self._sent)
+        self._suspects.refused()
+        return Report(outcome, status, 1, dead=int(dead))
+
+    def _probed(self, batch: Batch, outcome: Outcome, reply: Reply, now: float) -> Report:
+        if is_judgement(reply, outcome, self._strict):
+            self._said_yes(batch)
+        elif outcome.kind not in (Kind.REFUSED, Kind.TOO_LARGE):
+            return _RULES[outcome.kind](self, batch, outcome, reply.status, now)
+        elif batch.ticket == self._connections.ticket:
+            self.gate.block(f"every event that was tried is refused: {outcome.detail}", now)
+        return Report(outcome, reply.status, len(batch))
 
     def _throttled(self, batch: Batch, outcome: Outcome, status: int | None, now: float) -> Report:
         self._back_off(batch, outcome, now)
@@ -264,20 +252,17 @@ class Courier:
             self.gate.opens_at = max(self.gate.opens_at, now + floor_s)
 
     def _again(self, batch: Batch, outcome: Outcome, status: int | None) -> Report:
-        self._waiting.add(batch)
+        if batch is not self._probe:
+            self._waiting.add(batch)
         return Report(outcome, status, len(batch))
 
     def _said_yes(self, batch: Batch) -> None:
         saturated = len(self._out) >= self._connections.allowed
         self._connections.succeeded(batch.ticket, saturated=saturated)
         self._suspects.said_yes(batch)
-        self._size.succeeded()
+        self._size.succeeded(batch.size_bytes)
         if batch.ticket == self._connections.ticket or not self.gate.tries:
             self.gate.open()
-
-    def _bury(self, batch: Batch, letter: Dead) -> None:
-        status = letter.http_status
-        self._spool.settle(Settlement(batch.ids, [letter], 0, batch.size_bytes, status, batch.tries))
 
 
 def _letters(batch: Batch, outcome: Outcome, status: int | None) -> list[Dead]:
@@ -290,7 +275,7 @@ def _letters(batch: Batch, outcome: Outcome, status: int | None) -> list[Dead]:
 _RULES: dict[Kind, Callable[[Courier, Batch, Outcome, int | None, float], Report]] = {
     Kind.DELIVERED: Courier._delivered,
     Kind.SHORT: Courier._short,
-    Kind.TOO_LARGE: Courier._too_large,
+    Kind.TOO_LARGE: Courier._refused,
     Kind.REFUSED: Courier._refused,
     Kind.THROTTLED: Courier._throttled,
     Kind.UNREACHABLE: Courier._unreachable,

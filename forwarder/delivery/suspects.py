@@ -2,88 +2,80 @@
 
 A poison event is refused while its neighbours are taken. A wrong region, an edge with a tiny limit or
 a project that takes nothing refuses every event alike, and must not turn the queue into dead letters.
-So a refused event is only believed dead when the far end has said yes to something sent since it was
-first refused, or when there is nothing else to ask; and not many of them for one yes. The others are
-held, and asked again after the next yes.
+So an event that was refused alone is held, and asked about again once the far end has said yes to
+something sent since; refused then too, it is dead. Where nothing else is left to ask about, or too much
+was refused in a row, a probe is sent: a made-up event that a working far end refuses by name.
 """
 
 from __future__ import annotations
 
+from forwarder.delivery import answer
 from forwarder.delivery.batch import Batch
-from forwarder.spool import Dead
+from forwarder.delivery.outcome import Kind, Outcome, Reply
 
 MANY = 3
-DEAD_PER_YES = 5
-DEAD_MOST = 100
-SUSPECTS_BYTES = 32 * 1024 * 1024  # held at once; beyond, they are asked again before others are claimed
+
+# Its blank name, its missing time and $insert_id are each refused by name in strict mode ("Import Events" in
+# Mixpanel's docs: all three are required), and without strict mode it can't be stored either.
+PROBE = b'{"event":"","properties":{}}'
+
+
+def probe() -> Batch:
+    """A batch of no event of the queue's, to see whether the far end judges events one by one."""
+    return Batch((), (PROBE,), len(PROBE) + 1)
+
+
+def is_judgement(reply: Reply, outcome: Outcome, strict: bool) -> bool:
+    """Whether *reply* to a probe, of *outcome*, shows that events are judged one by one."""
+    if outcome.kind in (Kind.DELIVERED, Kind.SHORT):
+        return True
+    # Without strict mode "not imported" is all that it says.
+    return not strict and reply.status == 200 and answer.is_plain_no(answer.parse(reply.body))
 
 
 class Suspects:
-    """The suspects, held in memory; their rows wait in the queue.
-
-    Attributes:
-        size_bytes: Of the suspects held.
-    """
+    """The suspects, held in memory; their rows wait in the queue."""
 
     def __init__(self) -> None:
-        self.size_bytes = 0
-        self._held: dict[Batch, Dead] = {}
+        self._held: list[Batch] = []
         self._taken = 0
         self._refusals = 0
-        self._credit = 0
 
     def __bool__(self) -> bool:
         return bool(self._held)
 
-    def hold(self, batch: Batch, letter: Dead, sent: int) -> None:
-        """Hold a batch of one event, refused as *letter* says when *sent* batches had been sent."""
+    def is_dead(self, batch: Batch) -> bool:
+        """Whether a batch of one event, just refused, is believed to be at fault itself."""
+        return self._has_evidence(batch) and not self.are_many
+
+    def refused(self) -> None:
+        """One event was refused alone, and is held or dead now."""
         self._refusals += 1
-        if self.are_all():
-            self._credit = 0
-        self._held[batch] = letter
-        self.size_bytes += batch.size_bytes
+
+    def hold(self, batch: Batch, sent: int) -> None:
+        """Hold a batch of one event, refused when *sent* batches had been sent."""
         batch.refused_at = sent
-
-    def are_dead(self, batch: Batch) -> bool:
-        """Whether a batch of one event, just refused, is believed dead at once; then call `buried`."""
-        return self._has_evidence(batch) and self._credit > 0
-
-    def buried(self) -> None:
-        """What was just refused has gone to the dead letters."""
-        self._credit -= 1
+        self._held.append(batch)
 
     def said_yes(self, batch: Batch) -> None:
-        """The far end has taken something of *batch*."""
+        """The far end has judged *batch* event by event."""
         self._taken = max(self._taken, batch.number)
         self._refusals = 0
-        self._credit = min(self._credit + DEAD_PER_YES, DEAD_MOST)
 
-    def condemned(self, asked_all: bool) -> list[tuple[Batch, Dead]]:
-        """Those that are dead by now; *asked_all*: there is nothing else to ask the far end about."""
-        if not asked_all or self.are_all():
-            return []
-        return [pair for pair in self._held.items() if not self._has_evidence(pair[0])]
+    def can_ask(self) -> bool:
+        """Whether `pop` has one to give."""
+        return any(map(self._has_evidence, self._held))
 
-    def release(self, batch: Batch) -> None:
-        """Let go of one."""
-        del self._held[batch]
-        self.size_bytes -= batch.size_bytes
-
-    def due(self, asked_all: bool) -> Batch | None:
-        """The one to ask again now, if any: there was a yes since it was refused, or there is only it."""
-        if asked_all:
-            return next(iter(self._held), None)
-        return next(filter(self._has_evidence, self._held), None)
-
-    def pop(self, asked_all: bool) -> Batch | None:
-        """The one to ask again now, which is no suspect meanwhile."""
-        batch = self.due(asked_all)
+    def pop(self) -> Batch | None:
+        """One to ask about again, as there was a yes since it was refused; it is no suspect meanwhile."""
+        batch = next(filter(self._has_evidence, self._held), None)
         if batch is not None:
-            self.release(batch)
+            self._held.remove(batch)
         return batch
 
-    def are_all(self) -> bool:
-        """Whether many were held since the last yes: the far end may be at fault."""
+    @property
+    def are_many(self) -> bool:
+        """Whether so many were refused since the last yes that the far end may be at fault."""
         return self._refusals >= MANY
 
     def _has_evidence(self, batch: Batch) -> bool:

@@ -35,11 +35,9 @@ class Waiting:
         part.not_before = now + REFUSAL_PACE_S
         insort(self._batches, part, key=_first_id)
 
-    def pop(self, now: float, *, last_first: bool) -> Batch | None:
-        """One that may be sent now, the first or the last; it waits no longer."""
-        indexes = range(len(self._batches))
-        for index in reversed(indexes) if last_first else indexes:
-            batch = self._batches[index]
+    def pop(self, now: float) -> Batch | None:
+        """The first that may be sent now; it waits no longer."""
+        for index, batch in enumerate(self._batches):
             if self._due_at(batch) <= now:
                 if batch.not_before:
                     self._paced_until = now + REFUSAL_PACE_S

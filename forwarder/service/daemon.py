@@ -138,7 +138,7 @@ class Daemon:
     @property
     def _must_wait(self) -> bool:
         """Whether what is due can't be done before a reply comes, or the disk works again."""
-        return bool(self.courier.in_flight or self._storage_error or self._stop_at is not None)
+        return bool(self.courier.has_sent or self._storage_error or self._stop_at is not None)
 
     def _work(self, now: float) -> None:
         while self._replies:
@@ -146,18 +146,18 @@ class Daemon:
             report = self.courier.settle(batch, reply, now)
             self._replies.popleft()
             self._journal.settled(report, self.courier.gate, now)
-        self._journal.buried(self.courier.bury_suspects())
         self._look(now)
         if self._stop_at is None:
             while (next_batch := self.courier.next(now)) is not None:
                 self._senders.send(next_batch)
+        self._journal.buried(*self.courier.backlog.take_buried())
         self._keep_house(now)
 
     def _look(self, now: float) -> None:
         version = self._spool.version()
         if version == self._version:
             return
-        self.courier.notice(now)
+        self.courier.backlog.notice(now)
         control = self._spool.control()
         if control.paused != self.courier.paused:
             self.courier.paused = control.paused

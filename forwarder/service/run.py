@@ -60,7 +60,7 @@ def _daemon(settings: Settings, load: Callable[[], Settings], lingering: bool = 
     try:
         daemon = Daemon(settings, load)
         if not lingering:
-            daemon.courier.linger_s = 0.0
+            daemon.courier.backlog.linger_s = 0.0
         before = {number: signal.signal(number, daemon.signalled) for number in _SIGNALS}
         try:
             daemon.start()

@@ -8,12 +8,19 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Claim:
-    """Rows read for sending, in their order: ids and final bytes side by side."""
+    """Rows read for sending, in their order: ids and final bytes side by side.
+
+    ``dead`` rows were no events and have gone to the dead letters, the first of them for ``reason``;
+    ``swept`` rows were acked by a plain consumer. They are in none of the lists.
+    """
 
     ids: list[int] = field(default_factory=list)
     events: list[bytes] = field(default_factory=list)
     size_bytes: int = 0
     last_id: int = 0
+    dead: int = 0
+    reason: str = ""
+    swept: int = 0
 
 
 @dataclass(frozen=True, slots=True)

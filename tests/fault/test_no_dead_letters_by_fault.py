@@ -20,16 +20,16 @@ EAGER = {
 
 @pytest.fixture
 def offer(queue_path):
-    """Put 30 events into the queue; returns their final bytes."""
+    """Put some events into the queue; returns their final bytes."""
 
-    def put(name="signup"):
+    def offer(name="signup", count=30):
         text = json.dumps({"event": "e", "properties": {"distinct_id": "d", "name": name}}).encode()
-        events = [accept(text, int(time.time() * 1000)) for _ in range(30)]
+        events = [accept(text, int(time.time() * 1000)) for _ in range(count)]
         with EventQueue(queue_path, min_free_bytes=0) as queue:
             queue.append(events)
         return events
 
-    return put
+    return offer
 
 
 MISCONFIGURED = {
@@ -95,6 +95,44 @@ def test_faults_of_the_far_end(
     assert rows(queue_path, "dead_letters") == []
     daemon.wait_for(f"delivery.{state}")
     daemon.wait_for("delivery.recovered")
+    oracle(queue_path, far_end, offered)
+
+
+@pytest.mark.parametrize("fault", REFUSING.values(), ids=REFUSING)
+def test_cron_drains_while_everything_is_refused(forwarder, far_end, queue_path, offer, oracle, rows, fault):
+    """One event and one `drain` at a time, none is given up: each says that delivery is blocked, and why."""
+    injection = far_end.inject(fault)
+    offered = []
+    for number in range(4):
+        offered += offer(f"run {number}", 1)
+        done = forwarder("drain")
+        assert (done.returncode, done.stdout) == (69, "")
+        assert "every event that was tried is refused" in done.stderr
+        assert (rows(queue_path), rows(queue_path, "dead_letters")) == (offered, [])
+    assert injection.used >= 8
+    far_end.clear()
+    assert forwarder("drain").returncode == 0
+    assert far_end.ledger.accepted == len(offered)
+    oracle(queue_path, far_end, offered)
+
+
+def test_events_that_trickle_in_while_everything_is_refused(
+    forwarder, far_end, queue_path, offer, oracle, rows, until
+):
+    """Events that come one at a time, over starts of the daemon, are all delivered when the spell ends."""
+    injection = far_end.inject(Fault.bad_request())
+    offered = []
+    for number in range(6):
+        daemon = forwarder.daemon(**EAGER)
+        used = injection.used
+        offered += offer(f"event {number}", 1)
+        until(lambda used=used: injection.used >= used + 6, "refused again and again")
+        daemon.kill()
+    assert (rows(queue_path), rows(queue_path, "dead_letters")) == (offered, [])
+    far_end.clear()
+    forwarder.daemon(**EAGER)
+    until(lambda: not rows(queue_path), "everything is delivered")
+    assert far_end.ledger.accepted == len(offered)
     oracle(queue_path, far_end, offered)
 
 

@@ -14,6 +14,7 @@ from forwarder.delivery.batch import pack
 from forwarder.delivery.client import Client
 from forwarder.delivery.courier import Courier
 from forwarder.delivery.outcome import Kind, Reply
+from forwarder.delivery.suspects import PROBE
 from forwarder.errors import TryAgainError
 from forwarder.event import accept
 from forwarder.sandbox import Fault, Sandbox
@@ -58,6 +59,22 @@ def partly(batch, failed, imported=None):
     )
 
 
+def named(_batch=None):
+    """Mixpanel's 400 to one event without a name."""
+    record = {
+        "index": 0,
+        "insert_id": "",
+        "field": "event",
+        "message": "'event' must not be missing or blank",
+    }
+    said = {
+        "code": 400,
+        "error": "some data points in the request failed validation",
+        "status": "Bad Request",
+    }
+    return answer(400, said | {"failed_records": [record], "num_records_imported": 0})
+
+
 def refusal(_batch=None):
     """A 400 that explains nothing."""
     return answer(400, {"code": 400, "error": "Bad Request", "status": "Bad Request"})
@@ -76,10 +93,15 @@ class Trip:
         self.queue = EventQueue(path, min_free_bytes=0)
         self.spool = Consumer(path, lock_timeout_s=0.05)
         self.settings = Delivery(**settings)
-        self.courier = Courier(self.spool, self.settings, random=lambda: random)
+        self.random = random
         self.now = 1000.0
         self.sent = []
         self.outcomes = []
+        self.restart()
+
+    def restart(self, strict=True):
+        """Begin anew with what is in the queue, and nothing in memory."""
+        self.courier = Courier(self.spool, self.settings, strict=strict, random=lambda: self.random)
 
     def close(self):
         self.spool.close()
@@ -88,7 +110,7 @@ class Trip:
     def offer(self, events):
         """Put events into the queue, and have the courier see them."""
         self.queue.append(events)
-        self.courier.notice(self.now)
+        self.courier.backlog.notice(self.now)
         return events
 
     def next(self, after_s=0.0):
@@ -100,7 +122,6 @@ class Trip:
         """Act on a reply as the daemon does."""
         report = self.courier.settle(batch, reply, self.now)
         self.outcomes.append(report.outcome.kind)
-        self.courier.bury_suspects()
         return report
 
     def deliver(self, far_end, for_s=600.0, until=lambda: False):
@@ -386,17 +407,21 @@ def test_refusal_of_everything_is_nobodys_death(trip, count, status):
     assert (t.counts(), t.courier.gate.state) == ((count, 0, 0), "running")
 
 
-def test_events_that_trickle_in_while_everything_is_refused_survive(trip):
-    """Alone in the queue, one after the other, no more than two are given up before the far end says yes."""
+@pytest.mark.parametrize("restarts", [False, True], ids=["one run", "a run for each"])
+@pytest.mark.parametrize("strict", [True, False], ids=["strict", "lenient"])
+def test_events_that_trickle_in_while_everything_is_refused_survive(trip, restarts, strict):
+    """Alone in the queue, one after the other or one for each start, none is given up; all are delivered."""
     t = trip()
     for number in range(10):
+        if restarts:
+            t.restart(strict)
         t.offer([event(number)])
         t.deliver(lambda batch: refusal(), for_s=100)
-    _, dead, waiting = t.counts()
-    assert (dead, waiting) == (2, 8)
-    assert t.courier.gate.state == "blocked"
+        assert t.courier.gate.state == "blocked"
+    assert t.counts() == (0, 0, 10)
+    assert len(t.sent) < 80, "tried again slowly"
     t.deliver(yes, for_s=300)
-    assert t.counts() == (8, 2, 0)
+    assert t.counts() == (10, 0, 0)
 
 
 def test_far_end_that_refuses_everything_for_a_while_again_and_again(trip):
@@ -413,18 +438,64 @@ def test_far_end_that_refuses_everything_for_a_while_again_and_again(trip):
     t.deliver(yes)
     delivered, dead, waiting = t.counts()
     assert waiting == 0
-    assert dead <= 5 * 3
+    assert dead <= 3 * 3
     assert delivered == 6030 - dead
 
 
-def test_lone_poison_event_is_a_dead_letter(trip):
-    """With nothing else to ask the far end about, one event that is refused is dead at once."""
+@pytest.mark.parametrize("count", [1, 2, 3, 10])
+def test_poison_events_alone_in_the_queue_are_dead_letters(trip, count):
+    """With nothing else to ask the far end about, a probe, refused by name, tells them from an outage."""
     t = trip()
-    (bad,) = t.offer([event(1)])
-    assert t.deliver(lambda batch: refusal()) < 5
+    bad = t.offer([event(n) for n in range(count)])
+
+    def far_end(batch):
+        return named(batch) if batch.events == (PROBE,) else refusal()
+
+    assert t.deliver(far_end) < 2 * count
+    assert t.counts() == (0, count, 0)
+    assert [letter.data for letter in t.dead()] == bad
+    assert t.courier.gate.state == "running"
+    if count == 1:
+        assert [tuple(events) for events in t.sent] == [tuple(bad), (PROBE,), tuple(bad)]
+
+
+LENIENT = {"no": b"0", "yes": b"1", "verbose": b'{"error":"no valid events","status":0}'}
+
+
+@pytest.mark.parametrize("said", LENIENT.values(), ids=LENIENT)
+def test_probe_without_strict_mode(trip, said):
+    """Where Mixpanel says no more than "1" or "0", either one shows that it is Mixpanel who refused."""
+    t = trip()
+    t.restart(strict=False)
+    t.offer([event(1)])
+    t.deliver(lambda batch: Reply(200, {}, said) if batch.events == (PROBE,) else Reply(413, HTML, b""))
     assert t.counts() == (0, 1, 0)
-    assert [letter.data for letter in t.dead()] == [bad]
-    assert len(t.sent) == 1
+
+
+@pytest.mark.parametrize("reply", [reply for reply, _, _ in LATER], ids=lambda reply: f"{reply.status}")
+def test_probe_that_is_not_judged_condemns_nobody(trip, reply):
+    """While the probe meets an outage or a wrong key, the suspect waits as all others; then it is heard."""
+    t = trip()
+    t.offer([event(1)])
+    t.deliver(lambda batch: reply if batch.events == (PROBE,) else refusal(), for_s=1000)
+    assert t.counts() == (0, 0, 1)
+    assert t.courier.gate.state in ("backing_off", "blocked")
+    t.deliver(yes)
+    assert t.counts() == (1, 0, 0)
+
+
+def test_probe_does_not_keep_others_waiting(trip):
+    """While a probe is out, with one connection to use, no new one is begun and nothing spins."""
+    t = trip(connections=1)
+    t.offer([event(1)])
+    t.settle(t.next(), refusal())
+    probe = t.next()
+    assert (tuple(probe.events), len(probe), t.courier.in_flight) == ((PROBE,), 0, 0)
+    assert t.courier.has_sent
+    t.offer([event(2)])
+    assert t.next() is None
+    t.settle(probe, named(probe))
+    assert t.next().events == [event(1)]
 
 
 def test_suspect_is_asked_again_before_it_is_buried(trip):
@@ -731,20 +802,6 @@ def test_burying_may_be_tried_again(trip):
     assert (t.counts(), t.courier.is_idle) == ((1, 1, 0), True)
 
 
-def test_lone_suspect_is_buried_once(trip):
-    """`bury_suspects` on a locked queue leaves the suspect, and buries it when the lock is gone."""
-    t = trip()
-    t.offer([event(1)])
-    batch = t.next()
-    with locked(t.path):
-        t.courier.settle(batch, refusal(), t.now)
-        with pytest.raises(TryAgainError):
-            t.courier.bury_suspects()
-    assert t.counts() == (0, 0, 1)
-    assert (t.courier.bury_suspects(), t.courier.bury_suspects()) == (1, 0)
-    assert (t.counts(), t.courier.is_idle) == ((0, 1, 0), True)
-
-
 # The same with the stand-in for Mixpanel
 
 
@@ -826,14 +883,3 @@ def test_large_suspect_leaves_room_for_others(trip):
     t.deliver(unless(bad.__eq__))
     assert t.counts() == (39, 1, 0)
     assert [letter.data for letter in t.dead()] == [bad]
-
-
-def test_suspects_without_room_are_asked_again(trip, monkeypatch):
-    """When everything was refused until the suspects' room was full, all is delivered once that ends."""
-    monkeypatch.setattr("forwarder.delivery.courier.SUSPECTS_BYTES", 20_000)
-    t = trip(batch_events=100)
-    t.offer([event(n, text="x" * 3000) for n in range(300)])
-    t.deliver(refusal, for_s=100_000)
-    assert t.counts() == (0, 0, 300)
-    t.deliver(yes, for_s=100_000)
-    assert t.counts() == (300, 0, 0)

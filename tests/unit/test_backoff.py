@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forwarder.delivery.backoff import Connections, delay_s
+from forwarder.delivery.backoff import BatchSize, Connections, delay_s
 
 
 def test_the_schedule_is_the_documented_one():
@@ -140,3 +140,24 @@ def test_the_number_stays_between_one_and_the_limit(limit, happenings):
         else:
             (connections.throttled if what == "t" else connections.failed)(ticket)
         assert 1 <= connections.allowed <= max(limit, 1)
+
+
+def test_named_limit_is_kept():
+    """Batches grow up to a limit that the far end has named, and no further."""
+    size = BatchSize(2_000_000)
+    size.too_large(2_000_000, 300_000)
+    for _ in range(100):
+        size.succeeded(size.allowed_bytes)
+    assert size.allowed_bytes == 300_000
+
+
+def test_named_limit_that_the_far_end_disproves_is_dropped():
+    """A limit counts no more once a larger batch came through; batches grow again, to the setting's."""
+    size = BatchSize(2_000_000)
+    size.too_large(5000, 10)
+    assert size.allowed_bytes == 10
+    size.succeeded(400)
+    assert size.allowed_bytes > 400
+    for _ in range(200):
+        size.succeeded(size.allowed_bytes)
+    assert size.allowed_bytes == 2_000_000

@@ -1,0 +1,64 @@
+"""What waits in the queue and has not been claimed yet, and when it is time to claim it."""
+
+from __future__ import annotations
+
+import math
+
+from forwarder.delivery.batch import Batch
+from forwarder.spool import Consumer
+
+
+class Backlog:
+    """The rows behind those that have been claimed. Instants are the caller's (monotonic).
+
+    Attributes:
+        linger_s: How long a part-filled batch may wait for company.
+    """
+
+    def __init__(self, spool: Consumer) -> None:
+        self._spool = spool
+        self._cursor = self._newest = 0
+        self._since = 0.0
+        self._buried = 0
+        self._reason = ""
+        self.linger_s = 0.0
+
+    def __bool__(self) -> bool:
+        return self._newest > self._cursor
+
+    def notice(self, now: float) -> None:
+        """See what has been put into the queue since."""
+        newest = self._spool.last_id()
+        if newest > self._newest:
+            if not self:
+                self._since = now
+            self._newest = newest
+
+    def flush(self) -> None:
+        """Let what waits now wait for no company."""
+        self._since = -math.inf
+
+    def due_at(self) -> float:
+        """When `claim` has something to give, if nothing more comes; infinite: never."""
+        return self._since + self.linger_s if self else math.inf
+
+    def claim(self, now: float, max_events: int, max_bytes: int) -> Batch | None:
+        """The next batch, if it is full or has waited long enough. None may also be a step on the way to one.
+
+        Raises:
+            ForwarderError: the queue could not be read. Nothing has changed.
+        """
+        if not self or (self._newest - self._cursor < max_events and now < self.due_at()):
+            return None
+        claim = self._spool.claim(self._cursor, max_events, max_bytes)
+        # A claim that gets nowhere: no row stands behind the rest of the numbers any more.
+        self._cursor = claim.last_id if claim.last_id > self._cursor else self._newest
+        self._buried += claim.dead
+        self._reason = self._reason or claim.reason
+        return Batch(claim.ids, claim.events, claim.size_bytes) if claim.ids else None
+
+    def take_buried(self) -> tuple[int, str]:
+        """How many rows have turned out to be no events since the last call, and why the first of them."""
+        buried, reason = self._buried, self._reason
+        self._buried, self._reason = 0, ""
+        return buried, reason
