@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from forwarder.sandbox import Sandbox
+from forwarder.spool import Consumer, EventQueue, Figures, View, books
 
 TOKEN = "sandbox-token"
 
@@ -36,6 +37,21 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def queue_path(tmp_path: Path) -> str:
     """Where the test's queue is; nothing is there yet."""
     return str(tmp_path / "queue")
+
+
+@pytest.fixture
+def queue(queue_path: str) -> Iterator[EventQueue]:
+    """A producer's way into the test's queue, which it makes."""
+    with EventQueue(queue_path, min_free_bytes=0) as queue:
+        yield queue
+
+
+@pytest.fixture
+def consumer(queue: EventQueue, queue_path: str) -> Iterator[Consumer]:
+    """The daemon's side of the test's queue."""
+    consumer = Consumer(queue_path)
+    yield consumer
+    consumer.close()
 
 
 @pytest.fixture
@@ -243,3 +259,16 @@ def sql(queue_path: str, statement: str, values: Iterable[Any] = ()) -> list[tup
 def sql_fixture() -> Callable[..., list[tuple[Any, ...]]]:
     """`sql`, for test modules."""
     return sql
+
+
+def figures(queue_path: str) -> Figures:
+    """The durable figures, when database and books are proven sound."""
+    with View(queue_path) as view:
+        assert [finding for finding in books.check(view) if not finding.ok] == []
+        return view.figures()
+
+
+@pytest.fixture(name="figures")
+def figures_fixture() -> Callable[[str], Figures]:
+    """`figures`, for test modules."""
+    return figures

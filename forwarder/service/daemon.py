@@ -6,61 +6,62 @@ import os
 import queue
 import signal
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
 from forwarder import log
 from forwarder.config import Settings
 from forwarder.delivery.batch import Batch
-from forwarder.delivery.courier import Courier
 from forwarder.delivery.outcome import Reply
 from forwarder.delivery.probe import new_client
 from forwarder.errors import ForwarderError
-from forwarder.service import state as state_file
+from forwarder.service.instance import InstanceLock, TakenError
 from forwarder.service.journal import Journal
 from forwarder.service.notify import notify
 from forwarder.service.senders import Senders
-from forwarder.service.state import DaemonState
-from forwarder.spool import Consumer, QueueReplacedError
+from forwarder.service.state import DaemonState, Publisher
+from forwarder.service.worker import Worker
+from forwarder.spool import QueueReplacedError
 
 POLL_S = 0.05
-PUBLISH_S = 0.2
 STOP_S = 30.0
+LOCK_TIMEOUT_S = 10.0
 STORAGE_RETRY_S = 1.0
-RETENTION_S = 3600.0
-DAY_S = 86400.0
 
 
 class Daemon:
-    """Delivers from one queue. The caller holds the instance lock, and calls `turn` again and again.
+    """Delivers from one queue; the caller calls `turn` again and again, and releases the lock in the end.
 
     Args:
         settings: What to deliver from, where, and how.
         load: Reads the settings anew, for a reload.
+        lock: On the queue; announced once the queue has turned out to be one.
+        lock_timeout_s: How long to wait for other writers.
 
     Raises:
         ConfigError, NotPermittedError: there are no usable credentials, or no usable queue.
     """
 
-    def __init__(self, settings: Settings, load: Callable[[], Settings]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        load: Callable[[], Settings],
+        lock: InstanceLock,
+        lock_timeout_s: float = LOCK_TIMEOUT_S,
+    ) -> None:
         self.settings = settings
         self._load = load
         client, warnings = new_client(settings)
         self._inbox: queue.SimpleQueue[tuple[Batch, Reply] | signal.Signals] = queue.SimpleQueue()
-        self._spool = Consumer(settings.queue.path)
-        self.courier = Courier(self._spool, settings.delivery, strict=settings.mixpanel.strict)
-        self._senders = Senders(client, lambda batch, reply: self._inbox.put((batch, reply)))
-        self._replies: deque[tuple[Batch, Reply]] = deque()
         self._journal = Journal()
+        self._worker = Worker(settings, lock, self._journal, lock_timeout_s)
+        self.courier = self._worker.courier
+        self._senders = Senders(client, lambda batch, reply: self._inbox.put((batch, reply)))
         self._journal.secrets_warned(warnings)
-        self._state = DaemonState(os.getpid(), started_at=time.time())
-        self._version: int | None = None
-        self._flush_requests = self._spool.control().flush_requests
-        self._published_at = self._retained_at = float("-inf")
-        self._storage_ok_at = self._tidy_at = 0.0
+        self._publisher = Publisher(settings.queue.path)
+        self._pid, self._started_at = os.getpid(), time.time()
+        self._storage_ok_at = 0.0
         self._storage_error = ""
-        self._untidy = True
         self._stop_at: float | None = None
 
     def signalled(self, number: int, _frame: object = None) -> None:
@@ -84,38 +85,43 @@ class Daemon:
         """Whether it was told to stop and everything is answered for, or its time is up."""
         if self._stop_at is None:
             return False
-        return (not self.courier.in_flight and not self._replies) or time.monotonic() >= self._stop_at
+        return self._worker.is_done or time.monotonic() >= self._stop_at
 
-    def turn(self, wait_s: float = POLL_S) -> None:
-        """One turn of the loop: settle replies, look for news, send what may be sent, wait.
+    def turn(self, dozing: bool = False) -> None:
+        """One turn of the loop: settle replies, look for news, send what may be sent, wait for `POLL_S`.
+
+        Args:
+            dozing: Whether it may take longer, until there is something to do.
 
         Raises:
             QueueReplacedError: the database at the path is another by now; only a new start can take it up.
+            TakenError: another process delivers from it, too.
         """
         now = time.monotonic()
         if now >= self._storage_ok_at:
             try:
-                self._work(now)
+                self._worker.work(now, self._senders.send if self._stop_at is None else None)
                 self._storage_recovered(now)
-            except QueueReplacedError:
+            except (QueueReplacedError, TakenError):
                 raise
             except ForwarderError as error:
                 self._storage_failed(error, now)
         self._publish(now)
-        self._wait(wait_s if self._must_wait else min(wait_s, self.courier.wait_s(now)))
+        due_s = POLL_S if self._must_wait else self.courier.wait_s(now)
+        while not self._wait(min(POLL_S, due_s)) and dozing and self._may_doze(now + due_s):
+            pass
 
     def close(self) -> None:
         """Close all files; what is still in flight waits in the queue for the next daemon."""
         self._senders.close()
         self._senders.client.close()
-        state_file.remove(self.settings.queue.path)
+        self._publisher.remove()
         self._journal.stopped(self.courier.in_flight)
-        self._spool.close()
+        self._worker.close()
 
-    def flush(self) -> None:
-        """Forget the present wait and try now."""
-        self._journal.flushed()
-        self.courier.flush()
+    def wait_for_locks(self, timeout_s: float) -> None:
+        """Wait for other writers no longer than this from now on, in seconds."""
+        self._worker.wait_for_locks(timeout_s)
 
     def reload(self) -> None:
         """Read settings and secrets anew; if they can't be used, the old ones stay in force."""
@@ -131,67 +137,43 @@ class Daemon:
         # The old client is not closed: its requests in flight go on, and it goes with the last of them.
         self._senders.client = client
         log.configure(settings.log.level, settings.log.format)
-        self.courier.apply(settings.delivery, settings.mixpanel.strict)
+        self._worker.apply(settings)
         self.settings = settings
         self._journal.reloaded(settings, warnings)
+
+    @property
+    def condition(self) -> tuple[str, str]:
+        """The state that is told, and the reason."""
+        if self._storage_error:
+            return "backing_off", self._storage_error
+        if self.courier.paused:
+            return "paused", "paused by command; `forwarder resume` goes on"
+        return self.courier.gate.state, self.courier.gate.reason
 
     @property
     def _must_wait(self) -> bool:
         """Whether what is due can't be done before a reply comes, or the disk works again."""
         return bool(self.courier.has_sent or self._storage_error or self._stop_at is not None)
 
-    def _work(self, now: float) -> None:
-        while self._replies:
-            batch, reply = self._replies[0]
-            report = self.courier.settle(batch, reply, now)
-            self._replies.popleft()
-            self._journal.settled(report, self.courier.gate, now)
-        self._look(now)
-        if self._stop_at is None:
-            while (next_batch := self.courier.next(now)) is not None:
-                self._senders.send(next_batch)
-        self._journal.buried(*self.courier.backlog.take_buried())
-        self._keep_house(now)
+    def _may_doze(self, until: float) -> bool:
+        """Whether another turn would do nothing; an idle one costs five times as much as asking this."""
+        now = time.monotonic()
+        return now < until and not self._must_wait and self._worker.may_rest(now)
 
-    def _look(self, now: float) -> None:
-        version = self._spool.version()
-        if version == self._version:
-            return
-        self.courier.backlog.notice(now)
-        control = self._spool.control()
-        if control.paused != self.courier.paused:
-            self.courier.paused = control.paused
-            self._journal.paused(control.paused)
-        if control.flush_requests != self._flush_requests:
-            self._flush_requests = control.flush_requests
-            self.flush()
-        self._version = version
-
-    def _keep_house(self, now: float) -> None:
-        days = self.settings.dead_letters.max_age_days
-        if days and now >= self._retained_at + RETENTION_S:
-            self._retained_at = now
-            self._journal.discarded(self._spool.discard_dead_letters(time.time() - days * DAY_S))
-        if self.courier.is_idle:
-            self._tidy(now)
-
-    def _tidy(self, now: float) -> None:
-        if self._untidy and now >= self._tidy_at:
-            self._untidy = self._spool.tidy()
-            self._tidy_at = now + POLL_S
-
-    def _wait(self, wait_s: float) -> None:
+    def _wait(self, wait_s: float) -> bool:
+        """Wait for replies and signals. Returns whether there were any."""
+        came = False
         try:
             item = self._inbox.get(timeout=wait_s)
             while True:
+                came = True
                 if isinstance(item, signal.Signals):
                     self._act(item)
                 else:
-                    self._replies.append(item)
-                    self._untidy = True
+                    self._worker.receive(*item)
                 item = self._inbox.get_nowait()
         except queue.Empty:
-            pass
+            return came
 
     def _act(self, number: signal.Signals) -> None:
         if number == signal.SIGHUP:
@@ -199,7 +181,7 @@ class Daemon:
             self.reload()
             notify("READY=1")
         elif number == signal.SIGUSR1:
-            self.flush()
+            self._worker.flush()
         else:
             self.stop()
 
@@ -214,23 +196,15 @@ class Daemon:
             self._journal.storage_recovered(now)
 
     def _publish(self, now: float) -> None:
-        if now < self._published_at + PUBLISH_S:
-            return
-        gate = self.courier.gate
-        name, reason = gate.state, gate.reason
-        if self._storage_error:
-            name, reason = "backing_off", self._storage_error
-        elif self.courier.paused:
-            name, reason = "paused", "paused by command; `forwarder resume` goes on"
-        state = replace(
-            self._state,
-            state=name,
-            state_reason=reason,
+        name, reason = self.condition
+        state = DaemonState(
+            self._pid,
+            name,
+            reason,
             in_flight=self.courier.in_flight,
             connections=self.courier.connections,
             last_error=self._journal.last_error,
-            failures=gate.tries,
+            failures=self.courier.gate.tries,
+            started_at=self._started_at,
         )
-        if state != self._state or self._published_at < 0:
-            self._state, self._published_at = state, now
-            state_file.write(self.settings.queue.path, replace(state, updated_at=time.time()))
+        self._publisher.publish(state, now)

@@ -1,44 +1,92 @@
-"""One daemon per queue: the lock, and who holds it."""
+"""One daemon per queue: the locks, and who holds them."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import struct
 
-from forwarder.errors import TryAgainError
+from forwarder.errors import ForwarderError, TryAgainError
 from forwarder.spool import open_shared, translated
 
 # struct flock: l_type, l_whence, l_start, l_len, l_pid (fcntl(2), Linux).
 _FLOCK = "hhqqi"
 
 
+class TakenError(TryAgainError):
+    """Another process delivers from this queue."""
+
+
 class InstanceLock:
     """Held for the life of the daemon; the kernel gives it back, however the daemon ends.
 
-    A POSIX record lock: it belongs to the process, and others can ask who holds it without taking it.
-    The file must not be opened a second time in this process, closing it would drop the lock.
+    A lock on the directory keeps others out: nobody can take it away by deleting a file. It leaves nothing
+    behind. Once the directory has turned out to be a queue, `announce` says who has it.
 
     Raises:
-        TryAgainError: another process holds it; says which.
+        TakenError: another process holds it; says which.
     """
 
     def __init__(self, path: str) -> None:
+        self._path = path
+        self._fd: int | None = None
         with translated(path):
-            self._fd = open_shared(_file(path))
+            self._directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._directory)
+            raise _taken(path) from None
         except OSError:
+            pass  # a file system that can't lock directories: there the announcement alone keeps others out
+
+    def announce(self) -> None:
+        """Let others see who delivers; done again, this mends an announcement that was deleted.
+
+        It is a POSIX record lock: it belongs to the process, and others can ask who holds it without taking
+        it. The file must not be opened a second time in this process, closing it would drop the lock.
+
+        Raises:
+            TakenError: another process has announced itself.
+            ForwarderError: the file can't be made.
+        """
+        if self._is_announced():
+            return
+        with translated(self._path):
+            fd = open_shared(_file(self._path))
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            raise _taken(self._path) from None
+        if self._fd is not None:
             os.close(self._fd)
-            pid = holder(path)
-            raise TryAgainError(
-                f"another daemon delivers from {path} already" + (f" (process {pid})" if pid else ""),
-                "There is one per queue: stop that one first, or set another queue.path",
-            ) from None
+        self._fd = fd
+
+    def keep(self) -> None:
+        """Announce it anew where that is needed; that it can't be done just now is no reason to stop.
+
+        Raises:
+            TakenError: another process has announced itself.
+        """
+        try:
+            self.announce()
+        except TakenError:
+            raise
+        except ForwarderError:
+            pass
 
     def release(self) -> None:
-        """Give the lock back."""
-        os.close(self._fd)
+        """Give the locks back."""
+        for fd in (self._fd, self._directory):
+            if fd is not None:
+                os.close(fd)
+
+    def _is_announced(self) -> bool:
+        with contextlib.suppress(OSError):
+            return self._fd is not None and os.path.samestat(os.stat(_file(self._path)), os.fstat(self._fd))
+        return False
 
 
 def holder(path: str) -> int | None:
@@ -55,6 +103,14 @@ def holder(path: str) -> int | None:
     finally:
         os.close(fd)
     return None if kind == fcntl.F_UNLCK else int(pid)
+
+
+def _taken(path: str) -> TakenError:
+    pid = holder(path)
+    return TakenError(
+        f"another daemon delivers from {path} already" + (f" (process {pid})" if pid else ""),
+        "There is one per queue: stop that one first, or set another queue.path",
+    )
 
 
 def _file(path: str) -> str:

@@ -24,6 +24,7 @@ class Journal:
         self._far_end = log.Repeats()
         self._storage = log.Repeats()
         self._short = log.Repeats()
+        self._refusals = log.Repeats()
         self._clock = log.Repeats(interval_s=3600.0)
         self._delivered = self._dead = 0
         self._summary_at = float("-inf")
@@ -111,20 +112,45 @@ class Journal:
             self._returned(now)
         self._delivered += report.delivered
         if report.dead:
-            first = outcome.rejections[0].message if outcome.rejections else outcome.detail
-            self.last_error = first
-            self.buried(report.dead, first)
+            self._refused(report)
         if report.short:
             self._shortfall(report, now)
         if outcome.kind in _REFUSED:
             self.last_error = outcome.detail
-            self._log.info(
-                "batch.divided", reason=outcome.detail, sent=report.sent, status=report.http_status
-            )
+            self._halving(report, now)
         self._watch_clock(outcome.clock_skew_s, now)
         if now >= self._summary_at + SUMMARY_S:
             self._summary_at = now
             self._summarise()
+
+    def _refused(self, report: Report) -> None:
+        first = next(iter(report.outcome.rejections), None)
+        self.last_error = first.message if first else report.outcome.detail
+        if first is None or not first.field:
+            self.buried(report.dead, self.last_error)
+            return
+        self._dead += report.dead
+        # The words may quote an event's values.
+        self._log.warning(
+            "events.dead_lettered",
+            count=report.dead,
+            field=first.field,
+            status=report.http_status,
+            detail="`forwarder dead-letters summary` says why",
+        )
+
+    def _halving(self, report: Report, now: float) -> None:
+        # It takes some twenty refusals to find one bad event.
+        told = self._refusals.failed(report.outcome.detail, now)
+        if told:
+            self._log.info(
+                "batch.refused",
+                reason=report.outcome.detail,
+                sent=report.sent,
+                status=report.http_status,
+                refusals=told.failures,
+                detail="looking for the event it is about; the others are delivered",
+            )
 
     def _shortfall(self, report: Report, now: float) -> None:
         # With a drop filter in force every batch is short.

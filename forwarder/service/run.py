@@ -6,16 +6,25 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from forwarder.config import Settings
 from forwarder.errors import TryAgainError, UnavailableError
 from forwarder.service import state as state_file
-from forwarder.service.daemon import POLL_S, Daemon
-from forwarder.service.instance import InstanceLock
+from forwarder.service.daemon import LOCK_TIMEOUT_S, POLL_S, Daemon
+from forwarder.service.instance import InstanceLock, TakenError
 from forwarder.spool import NoQueueError, View, control, prepare_directory
 
 NO_PROGRESS_S = 60.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """How many events are left, and why; *reason* is "" when none is."""
+
+    left: int
+    reason: str = ""
 
 
 def run(settings: Settings, load: Callable[[], Settings]) -> None:
@@ -27,40 +36,46 @@ def run(settings: Settings, load: Callable[[], Settings]) -> None:
     """
     with _daemon(settings, load) as daemon:
         while not daemon.is_stopped:
-            daemon.turn()
+            daemon.turn(dozing=True)
 
 
-def drain(settings: Settings, timeout_s: float | None) -> int:
+def drain(settings: Settings, timeout_s: float | None) -> Drained:
     """Deliver what waits, without lingering; with a daemon running, have it do so and wait.
 
     Args:
         timeout_s: The most it may take. None: as long as it gets on, and `NO_PROGRESS_S` when it does not.
 
-    Returns:
-        how many events are left, for want of time.
-
     Raises:
         UnavailableError: delivery is blocked, or paused; says why.
+        TakenError: another daemon is just starting.
     """
+    patience = _Patience(timeout_s)
+    path = settings.queue.path
     try:
-        with _daemon(settings, lambda: settings, lingering=False) as daemon:
-            return _drain_here(daemon, settings.queue.path, timeout_s)
-    except TryAgainError:
-        before = state_file.read(settings.queue.path)
+        # Half, so that there is time to deliver when the lock has been waited for.
+        with _daemon(settings, lambda: settings, patience.lock_timeout_s / 2) as daemon:
+            daemon.courier.backlog.linger_s = 0.0
+            return _drain_here(daemon, path, patience)
+    except TakenError:
+        before = state_file.read(path)
         if before is None:
             raise
-    control.request_flush(settings.queue.path)
-    return _watch_drain(settings.queue.path, timeout_s, before.failures)
+    try:
+        control.request_flush(path, patience.lock_timeout_s)
+    except TryAgainError as error:
+        with View(path, patience.lock_timeout_s) as view:
+            return _drained(view.figures().waiting, error.what)
+    return _watch_drain(path, patience, before.failures)
 
 
 @contextmanager
-def _daemon(settings: Settings, load: Callable[[], Settings], lingering: bool = True) -> Iterator[Daemon]:
+def _daemon(
+    settings: Settings, load: Callable[[], Settings], lock_timeout_s: float = LOCK_TIMEOUT_S
+) -> Iterator[Daemon]:
     prepare_directory(settings.queue.path)
     lock = InstanceLock(settings.queue.path)
     try:
-        daemon = Daemon(settings, load)
-        if not lingering:
-            daemon.courier.backlog.linger_s = 0.0
+        daemon = Daemon(settings, load, lock, lock_timeout_s)
         before = {number: signal.signal(number, daemon.signalled) for number in _SIGNALS}
         try:
             daemon.start()
@@ -73,13 +88,20 @@ def _daemon(settings: Settings, load: Callable[[], Settings], lingering: bool = 
         lock.release()
 
 
-class _Progress:
+class _Patience:
     """When to give up: after *timeout_s*, or `NO_PROGRESS_S` without a step ahead."""
 
     def __init__(self, timeout_s: float | None) -> None:
         self._ends_at = None if timeout_s is None else time.monotonic() + timeout_s
         self._left: int | None = None
         self._moved_at = time.monotonic()
+
+    @property
+    def lock_timeout_s(self) -> float:
+        """How long other writers may be waited for."""
+        if self._ends_at is None:
+            return LOCK_TIMEOUT_S
+        return min(LOCK_TIMEOUT_S, max(self._ends_at - time.monotonic(), 0.0))
 
     def is_over(self, left: int) -> bool:
         now = time.monotonic()
@@ -89,39 +111,57 @@ class _Progress:
             self._left, self._moved_at = left, now
         return now >= self._moved_at + NO_PROGRESS_S
 
+    def reason(self, trouble: str) -> str:
+        """Why it is given up; *trouble* is what is known to be wrong, if anything is."""
+        if self._ends_at is not None:
+            return trouble or "time is up"
+        return f"nothing got through for {NO_PROGRESS_S:g} s" + (f": {trouble}" if trouble else "")
 
-def _drain_here(daemon: Daemon, path: str, timeout_s: float | None) -> int:
-    progress = _Progress(timeout_s)
-    with View(path) as view:
+
+def _drain_here(daemon: Daemon, path: str, patience: _Patience) -> Drained:
+    with View(path, patience.lock_timeout_s) as view:
         while not daemon.is_stopped:
+            daemon.wait_for_locks(patience.lock_timeout_s)
             daemon.turn()
             left = view.figures().waiting
-            if left == 0 or progress.is_over(left):
-                return left
-            if daemon.courier.gate.state == "blocked":
-                raise UnavailableError(f"delivery is blocked: {daemon.courier.gate.reason}")
-            if daemon.courier.paused:
+            state, reason = daemon.condition
+            if left == 0 or patience.is_over(left):
+                return _drained(left, patience.reason(_trouble("delivery", state, reason)))
+            if state == "blocked":
+                raise UnavailableError(f"delivery is blocked: {reason}")
+            if state == "paused":
                 raise UnavailableError("delivery is paused", "`forwarder resume` goes on")
-        return view.figures().waiting
+        return _drained(view.figures().waiting, "it was stopped")
 
 
-def _watch_drain(path: str, timeout_s: float | None, failures_before: int) -> int:
-    progress = _Progress(timeout_s)
+def _watch_drain(path: str, patience: _Patience, failures_before: int) -> Drained:
     while True:
         try:
-            with View(path) as view:
+            with View(path, patience.lock_timeout_s) as view:
                 figures = view.figures()
                 left, paused = figures.waiting, figures.paused
         except NoQueueError:
             left, paused = 0, False
         state = state_file.read(path)
-        if left == 0 or progress.is_over(left):
-            return left
+        if left == 0:
+            return Drained(0)
         if state is None:
-            raise UnavailableError(f"the daemon has stopped; {left} events wait")
+            raise UnavailableError(
+                f"the daemon has stopped; {left} {'event waits' if left == 1 else 'events wait'}"
+            )
+        if patience.is_over(left):
+            return Drained(left, patience.reason(_trouble("the daemon", state.state, state.state_reason)))
         if paused:
             raise UnavailableError("delivery is paused", "`forwarder resume` goes on")
         # What it said before it was told to try again may be mended by now.
         if state.state == "blocked" and state.failures != failures_before:
             raise UnavailableError(f"delivery is blocked: {state.state_reason}")
         time.sleep(POLL_S)
+
+
+def _trouble(who: str, state: str, reason: str) -> str:
+    return "" if state == "running" else f"{who} is {state.replace('_', ' ')}: {reason}"
+
+
+def _drained(left: int, reason: str) -> Drained:
+    return Drained(left, reason if left else "")

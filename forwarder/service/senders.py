@@ -32,20 +32,32 @@ class Senders:
         self._threads = 0
 
     def send(self, batch: Batch) -> None:
-        """Send *batch* as soon as a thread is free for it; returns at once."""
-        with self._lock:
-            if self._idle > 0:
-                self._idle -= 1
-            else:
-                self._threads += 1
-                # They are not waited for: a process that is told to hurry may leave them behind.
-                threading.Thread(target=self._work, name=f"sender-{self._threads}", daemon=True).start()
+        """Send *batch* as soon as a thread is free for it; returns at once.
+
+        Where no thread can be started, the reply says so, and comes from the caller's own.
+        """
+        try:
+            self._engage()
+        except RuntimeError as error:
+            self._done(batch, _unsent(error))
+            return
         self._batches.put(batch)
 
     def close(self) -> None:
         """Let the threads end when they are done."""
         for _ in range(self._threads):
             self._batches.put(None)
+
+    def _engage(self) -> None:
+        """Count on one more thread; start it if none is free."""
+        with self._lock:
+            if self._idle > 0:
+                self._idle -= 1
+                return
+            # They are not waited for: a process that is told to hurry may leave them behind.
+            name = f"sender-{self._threads + 1}"
+            threading.Thread(target=self._work, name=name, daemon=True).start()
+            self._threads += 1
 
     def _work(self) -> None:
         while (batch := self._batches.get()) is not None:
@@ -55,9 +67,13 @@ class Senders:
             self._done(batch, reply)
 
     def _post(self, batch: Batch) -> Reply:
-        from forwarder.delivery.outcome import Reply
-
         try:
             return self.client.post(pack(batch.events))
         except Exception as error:  # whatever it is, the batch must come back, or it is never settled
-            return Reply(None, {}, b"", f"could not be sent: {type(error).__name__}: {error}", time.time())
+            return _unsent(error)
+
+
+def _unsent(error: Exception) -> Reply:
+    from forwarder.delivery.outcome import Reply
+
+    return Reply(None, {}, b"", f"could not be sent: {type(error).__name__}: {error}", time.time())

@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from dataclasses import asdict, dataclass
+import time
+from dataclasses import asdict, dataclass, replace
 
 from forwarder.service.instance import holder
 
 FILE_MODE = 0o640
+PUBLISH_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +37,33 @@ class DaemonState:
     updated_at: float = 0.0
 
 
-def write(path: str, state: DaemonState) -> None:
-    """Replace the state file; a full disk is no reason to stop, so errors are passed over."""
-    target = _file(path)
-    with contextlib.suppress(OSError):
-        fd = os.open(target + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, FILE_MODE)
-        with open(fd, "w", encoding="utf-8") as file:
-            os.fchmod(fd, FILE_MODE)
-            json.dump(asdict(state), file)
-        os.replace(target + ".new", target)
+class Publisher:
+    """Keeps the state file of the queue in *path* up to date; for one thread."""
 
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._told: DaemonState | None = None
+        self._told_at = 0.0
 
-def remove(path: str) -> None:
-    """Take the state file away."""
-    with contextlib.suppress(OSError):
-        os.unlink(_file(path))
+    def publish(self, state: DaemonState, now: float) -> None:
+        """Tell a change of state or reason at once, and of a figure, which may change all the time, soon.
+
+        Args:
+            now: Any clock that doesn't go back, in seconds.
+        """
+        told = self._told
+        if told == state:
+            return
+        is_same = told is not None and (told.state, told.state_reason) == (state.state, state.state_reason)
+        if is_same and now < self._told_at + PUBLISH_S:
+            return
+        self._told, self._told_at = state, now
+        _write(self._path, replace(state, updated_at=time.time()))
+
+    def remove(self) -> None:
+        """Take the state file away."""
+        with contextlib.suppress(OSError):
+            os.unlink(_file(self._path))
 
 
 def read(path: str) -> DaemonState | None:
@@ -63,6 +77,17 @@ def read(path: str) -> DaemonState | None:
     except (OSError, ValueError, TypeError):
         return DaemonState(pid, state_reason="starting")
     return state if state.pid == pid else DaemonState(pid, state_reason="starting")
+
+
+def _write(path: str, state: DaemonState) -> None:
+    target = _file(path)
+    # A full disk is no reason to stop.
+    with contextlib.suppress(OSError):
+        fd = os.open(target + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, FILE_MODE)
+        with open(fd, "w", encoding="utf-8") as file:
+            os.fchmod(fd, FILE_MODE)
+            json.dump(asdict(state), file)
+        os.replace(target + ".new", target)
 
 
 def _file(path: str) -> str:

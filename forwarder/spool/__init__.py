@@ -23,7 +23,7 @@ from forwarder.spool import books, control, dead_letters
 from forwarder.spool.ackqueue import AckQueue, prepare_directory
 from forwarder.spool.consumer import Consumer
 from forwarder.spool.queue import EventQueue
-from forwarder.spool.records import DeadLetter, Delivery, Figures, Group, Selection, Waiting
+from forwarder.spool.records import DeadLetter, Figures, Group, Selection, Waiting
 from forwarder.spool.settlement import Claim, Control, Dead, Settlement
 from forwarder.spool.sqlite_errors import QueueReplacedError, SpoolFullError, translated
 from forwarder.spool.turnstile import open_shared
@@ -36,7 +36,6 @@ __all__ = [
     "Control",
     "Dead",
     "DeadLetter",
-    "Delivery",
     "EventQueue",
     "Figures",
     "Group",

@@ -26,6 +26,7 @@ import persistqueue.serializers.json
 from persistqueue import SQLiteAckQueue
 
 from forwarder.spool import schema
+from forwarder.spool.reserve import Reserve
 from forwarder.spool.sqlite_errors import translated
 from forwarder.spool.turnstile import Turnstile, open_shared
 
@@ -180,6 +181,8 @@ class AckQueue(SQLiteAckQueue):
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
+        # Now, not when a daemon starts: by then the disk may be full.
+        Reserve(self.path).fill()
 
     def _current(self) -> sqlite3.Connection:
         """The connection, opened anew if the file at the path is another by now."""

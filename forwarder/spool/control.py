@@ -13,13 +13,13 @@ def resume(path: str) -> None:
     _update(path, "paused = 0")
 
 
-def request_flush(path: str) -> None:
-    """Let the daemon forget its present wait and try now."""
-    _update(path, "flush_requests = flush_requests + 1")
+def request_flush(path: str, timeout_s: float = 10.0) -> None:
+    """Let the daemon forget its present wait and try now; for a lock, this waits *timeout_s* at most."""
+    _update(path, "flush_requests = flush_requests + 1", timeout_s)
 
 
-def _update(path: str, assignment: str) -> None:
-    queue = AckQueue(path)
+def _update(path: str, assignment: str, timeout_s: float = 10.0) -> None:
+    queue = AckQueue(path, timeout=timeout_s)
     try:
         with queue.transaction() as connection:
             connection.execute(f"UPDATE control SET {assignment}")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 
 from forwarder.errors import EventError
 from forwarder.spool.ackqueue import INSERT, AckQueue
 from forwarder.spool.records import as_bytes
 from forwarder.spool.status import READY
+
+STEP_LETTERS = 1000
+STEP_BYTES = 4 << 20
 
 
 def retry(
@@ -62,4 +68,44 @@ def delete(path: str, ids: Iterable[int]) -> int:
             connection.execute("UPDATE ledger SET discarded = discarded + ?", (count,))
     finally:
         queue.close()
+    return count
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """Dead letters that are too old, among those up to *last_id*."""
+
+    ids: Sequence[int]
+    last_id: int
+
+
+def expired(connection: sqlite3.Connection, before: float, after_id: int) -> Expired:
+    """Of the next dead letters behind *after_id* those that died before (seconds since the epoch): as many
+    as can be deleted without keeping others waiting."""
+    ids: list[int] = []
+    last_id = after_id
+    size_bytes = 0
+    query = (
+        "SELECT id, dead_at < ?, coalesce(length(data), 0) FROM dead_letters WHERE id > ? ORDER BY id LIMIT ?"
+    )
+    with closing(connection.execute(query, (before, after_id, STEP_LETTERS))) as found:
+        for letter_id, is_old, data_bytes in found:
+            last_id = letter_id
+            size_bytes += data_bytes
+            if is_old:
+                ids.append(letter_id)
+            if size_bytes >= STEP_BYTES:
+                break
+    return Expired(ids, last_id)
+
+
+def discard(connection: sqlite3.Connection, ids: Sequence[int]) -> int:
+    """Delete those of the dead letters *ids* that are still there. Returns how many.
+
+    To be called inside a write transaction.
+    """
+    count = connection.executemany(
+        "DELETE FROM dead_letters WHERE id = ?", [(letter_id,) for letter_id in ids]
+    ).rowcount
+    connection.execute("UPDATE ledger SET discarded = discarded + ?", (count,))
     return count

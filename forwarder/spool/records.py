@@ -113,22 +113,6 @@ class Group:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """One settled batch, as the delivery log has it."""
-
-    id: int
-    first_id: int
-    last_id: int
-    delivered: int
-    dead: int
-    short: int
-    size_bytes: int
-    http_status: int | None
-    tries: int
-    settled_at: float
-
-
 def as_bytes(data: object) -> bytes:
     """What stands in a row, as bytes whatever its type."""
     if isinstance(data, bytes):

@@ -27,6 +27,8 @@ TABLE = "ack_queue_default"
 # When a row was put, in seconds since the epoch; NULL where a stranger wrote what is no such instant (10**11
 # is the year 5138).
 PUT_AT = "iif(timestamp BETWEEN 0 AND 1e11, timestamp, NULL)"
+# Text need not be UTF-8, and Python would fail on it.
+ROW = f"SELECT _id, CAST(data AS BLOB), {PUT_AT}, status FROM {TABLE}"
 _COLUMNS = {"_id", "data", "timestamp", "status"}
 _CREATE_QUEUE = SQLiteAckQueue._SQL_CREATE.format(table_name=TABLE, key_column=SQLiteAckQueue._KEY_COLUMN)
 

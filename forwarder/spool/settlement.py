@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 class Claim:
     """Rows read for sending, in their order: ids and final bytes side by side.
 
-    ``dead`` rows were no events and have gone to the dead letters, the first of them for ``reason``;
-    ``swept`` rows were acked by a plain consumer. They are in none of the lists.
+    Since the claim before it, ``dead`` rows were no events and have gone to the dead letters, the first of
+    them for ``reason``, and ``swept`` rows were acked by a plain consumer. ``kept`` such rows of this claim
+    stay in the queue, for want of room on the disk. All these are in none of the lists.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -21,6 +22,7 @@ class Claim:
     dead: int = 0
     reason: str = ""
     swept: int = 0
+    kept: int = 0
 
 
 @dataclass(frozen=True, slots=True)

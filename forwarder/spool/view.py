@@ -13,12 +13,12 @@ from typing import Any
 from forwarder.errors import UnavailableError
 from forwarder.spool import schema
 from forwarder.spool.ackqueue import DATABASE
-from forwarder.spool.records import DeadLetter, Delivery, Figures, Group, Selection, Waiting, as_bytes
+from forwarder.spool.records import DeadLetter, Figures, Group, Selection, Waiting, as_bytes
 from forwarder.spool.sqlite_errors import translated
 
 RATE_WINDOW_S = 60.0
 _NEWEST_DELIVERIES = 20_000
-_CHUNK_IDS = 50_000
+_CHUNK_IDS = 10_000
 
 
 class NoQueueError(UnavailableError):
@@ -26,7 +26,7 @@ class NoQueueError(UnavailableError):
 
 
 class View:
-    """The queue in a directory, read-only.
+    """The queue in a directory, read-only; a lock on it is waited for *timeout_s* at most.
 
     Raises:
         NoQueueError: there is none yet.
@@ -34,7 +34,7 @@ class View:
         ConfigError: the database there is not a queue.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, timeout_s: float = 10.0) -> None:
         self.path = path
         self._file = os.path.join(path, DATABASE)
         with translated(path):
@@ -46,7 +46,7 @@ class View:
                 f"file:{_quoted(os.path.abspath(self._file))}?mode=ro",
                 uri=True,
                 isolation_level=None,
-                timeout=10,
+                timeout=timeout_s,
             )
             try:
                 self._verify()
@@ -129,7 +129,8 @@ class View:
     def count_dead_letters(self, where: Selection) -> int:
         """How many dead letters fit."""
         condition, values = where.condition()
-        return int(self._rows(f"SELECT count(*) FROM dead_letters WHERE {condition}", values)[0][0])
+        query = f"SELECT count(*) FROM dead_letters WHERE id BETWEEN ? AND ? AND {condition}"
+        return sum(self._rows(query, (*chunk, *values))[0][0] for chunk in self._chunks(where))
 
     def newest_dead_letter(self) -> int:
         """The id of the newest dead letter that is there; 0: there is none."""
@@ -138,38 +139,34 @@ class View:
     def dead_letters(self, where: Selection, after_id: int = 0, limit: int = 1000) -> list[DeadLetter]:
         """The dead letters that fit, oldest first, behind *after_id*."""
         condition, values = where.condition()
-        rows = self._rows(
+        query = (
             "SELECT id, event_id, CAST(data AS BLOB), event, insert_id, reason, field, http_status,"
-            f" accepted_at, dead_at FROM dead_letters WHERE id > ? AND {condition} ORDER BY id LIMIT ?",
-            (after_id, *values, limit),
+            " accepted_at, dead_at FROM dead_letters"
+            f" WHERE id BETWEEN ? AND ? AND {condition} ORDER BY id LIMIT ?"
         )
-        return [DeadLetter(row[0], row[1], as_bytes(row[2]), *row[3:]) for row in rows]
+        found: list[DeadLetter] = []
+        for chunk in self._chunks(where, after_id):
+            rows = self._rows(query, (*chunk, *values, limit - len(found)))
+            found += [DeadLetter(row[0], row[1], as_bytes(row[2]), *row[3:]) for row in rows]
+            if len(found) == limit:
+                break
+        return found
 
     def summary(self, where: Selection) -> list[Group]:
         """The dead letters that fit, grouped by what they died of; the largest group first."""
         condition, values = where.condition()
         groups: dict[tuple[object, ...], Group] = {}
-        # In short reads, as a long one would keep the log from being checkpointed.
-        for first in range(0, self.newest_dead_letter() + 1, _CHUNK_IDS):
+        for chunk in self._chunks(where):
             rows = self._rows(
                 "SELECT reason, field, http_status, event, count(*), min(dead_at), max(dead_at), min(id)"
                 f" FROM dead_letters WHERE id BETWEEN ? AND ? AND {condition}"
                 " GROUP BY reason, field, http_status, event",
-                (first, first + _CHUNK_IDS - 1, *values),
+                (*chunk, *values),
             )
             for row in rows:
                 new, old = Group(*row), groups.get(row[:4])
                 groups[row[:4]] = new if old is None else old.merged(new)
         return sorted(groups.values(), key=lambda group: (-group.count, group.example_id))
-
-    def deliveries(self, limit: int) -> list[Delivery]:
-        """The newest settled batches, newest first."""
-        rows = self._rows(
-            "SELECT id, first_id, last_id, delivered, dead, short, size_bytes, http_status, tries, settled_at"
-            " FROM deliveries ORDER BY id DESC LIMIT ?",
-            (limit,),
-        )
-        return [Delivery(*row) for row in rows]
 
     def used_bytes(self) -> int:
         """The bytes of the database that hold something; the rest of the file is free for new events."""
@@ -180,6 +177,17 @@ class View:
     def connection(self) -> sqlite3.Connection:
         """The read-only connection, for the other readers of this package."""
         return self._connection
+
+    def _chunks(self, where: Selection, after_id: int = 0) -> Iterator[tuple[int, int]]:
+        """The ids to look through, from and to: in short reads, as a long one would keep the log from being
+        checkpointed."""
+        query = "SELECT coalesce(min(id), 0), coalesce(max(id), -1) FROM dead_letters WHERE id > ?"
+        first, last = self._rows(query, (after_id,))[0]
+        if where.ids is not None:
+            yield first, last  # only these are looked up, however many there are between them
+            return
+        for start in range(first, last + 1, _CHUNK_IDS):
+            yield start, min(start + _CHUNK_IDS - 1, last)
 
     def _rate(self, now: float) -> float:
         (count,) = self._connection.execute(

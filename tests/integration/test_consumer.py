@@ -19,7 +19,6 @@ from forwarder.spool import (
     Selection,
     Settlement,
     View,
-    books,
     control,
     dead_letters,
 )
@@ -34,24 +33,10 @@ def event(number):
 
 
 @pytest.fixture
-def queue(queue_path):
-    with EventQueue(queue_path, min_free_bytes=0) as queue:
-        yield queue
-
-
-@pytest.fixture
-def consumer(queue, queue_path):
+def consumer(queue, consumer):
     """A consumer of ten events, ids 1 to 10."""
     queue.put_many(event(number) for number in range(10))
-    consumer = Consumer(queue_path)
-    yield consumer
-    consumer.close()
-
-
-def figures(queue_path):
-    with View(queue_path) as view:
-        assert [finding for finding in books.check(view) if not finding.ok] == []
-        return view.figures()
+    return consumer
 
 
 def ids_in(queue_path):
@@ -92,6 +77,23 @@ def test_an_event_larger_than_the_claim_goes_alone(consumer, queue_path):
 def test_claim_of_nothing(consumer):
     """Behind the last event there is nothing, and the place to go on from stays."""
     assert consumer.claim(10, 5, MIB) == Claim(last_id=10)
+
+
+def test_claim_is_bounded_whatever_the_rows_are(queue, queue_path, consumer, sql):
+    """Bad rows and acked ones count as read: a claim takes no more of them than it may of events, says
+    what it did, and the next one goes on."""
+    for status in (0, 0, 0, 5, 5):
+        sql(queue_path, "INSERT INTO ack_queue_default VALUES (NULL, zeroblob(400000), 1.6e9, ?)", (status,))
+    queue.put(event(10))
+    claims, after_id = [], 10
+    while (claim := consumer.claim(after_id, 100, MIB)).last_id > after_id:
+        claims.append((claim.ids, claim.dead, claim.swept, claim.kept, bool(claim.reason)))
+        after_id = claim.last_id
+    assert claims == [([], 2, 0, 0, True), ([], 1, 1, 0, True), ([16], 0, 1, 0, False)]
+    sql(queue_path, "INSERT INTO ack_queue_default VALUES (NULL, zeroblob(1), 1.6e9, 0)")
+    sql(queue_path, "INSERT INTO ack_queue_default VALUES (NULL, zeroblob(1), 1.6e9, 0)")
+    assert consumer.claim(16, 1, MIB).last_id == 17
+    assert consumer.claim(17, 1, 0).last_id == 18, "one row is always taken"
 
 
 def hashes(queue_path):
@@ -145,7 +147,7 @@ def test_news_are_seen(consumer, queue, queue_path):
 # Settling
 
 
-def test_settled_events_leave_the_queue(consumer, queue_path):
+def test_settled_events_leave_the_queue(consumer, queue_path, sql, figures):
     """Delivered events are gone and counted, dead ones are in the dead letters with all that is known."""
     claim = consumer.claim(0, 10, MIB)
     dead = Dead(4, claim.events[3], "must not be blank", "properties.x", 400)
@@ -155,16 +157,17 @@ def test_settled_events_leave_the_queue(consumer, queue_path):
     assert (found.accepted, found.delivered, found.dead_lettered, found.waiting) == (10, 5, 1, 4)
     assert (found.short, found.dead_letters, found.deleted) == (1, 1, 0)
     with View(queue_path) as view:
-        [letter], [delivery] = view.dead_letters(ALL), view.deliveries(9)
+        [letter] = view.dead_letters(ALL)
     assert (letter.event_id, letter.data, letter.reason) == (4, claim.events[3], "must not be blank")
     assert (letter.field, letter.http_status, letter.event) == ("properties.x", 400, "A")
     assert letter.accepted_at <= letter.dead_at
-    assert (delivery.first_id, delivery.last_id, delivery.delivered, delivery.dead) == (1, 6, 5, 1)
-    assert (delivery.short, delivery.size_bytes, delivery.http_status, delivery.tries) == (1, 99, 400, 3)
-    assert found.last_delivery_at == delivery.settled_at
+    log = "first_id, last_id, delivered, dead, short, size_bytes, http_status, tries, settled_at"
+    assert sql(queue_path, f"SELECT {log} FROM deliveries") == [
+        (1, 6, 5, 1, 1, 99, 400, 3, found.last_delivery_at)
+    ]
 
 
-def test_rate_and_last_delivery_count_what_was_delivered(consumer, queue_path):
+def test_rate_and_last_delivery_count_what_was_delivered(consumer, queue_path, figures):
     """Dead letters alone are no delivery; the rate is of the last minute."""
     consumer.settle(Settlement([1], [Dead(1, b"{}", "bad")]))
     assert (figures(queue_path).last_delivery_at, figures(queue_path).rate_1m) == (None, 0.0)
@@ -191,7 +194,7 @@ def test_rows_that_a_neighbour_took_away_cost_no_others(consumer, queue_path, sq
     assert ids_in(queue_path) == [2, *range(4, 11)]
 
 
-def test_settling_is_all_or_nothing(consumer, queue_path, sql):
+def test_settling_is_all_or_nothing(consumer, queue_path, sql, figures):
     """When a part of settling fails, all is as before: rows, dead letters, totals and delivery log."""
     before = figures(queue_path)
     sql(
@@ -235,7 +238,7 @@ def test_delivery_log_is_bounded(consumer, queue_path, sql):
     assert sql(queue_path, "SELECT count(*), min(id), max(id) FROM deliveries") == [(100_000, 4, 100_003)]
 
 
-def test_database_that_was_replaced_is_not_settled_in(consumer, queue_path):
+def test_database_that_was_replaced_is_not_settled_in(consumer, queue_path, figures):
     """When another database stands at the path, its rows are not taken for those that were claimed."""
     claim = consumer.claim(0, 10, MIB)
     for name in os.listdir(queue_path):
@@ -255,10 +258,36 @@ def test_database_that_was_replaced_is_not_settled_in(consumer, queue_path):
     assert (figures(queue_path).waiting, figures(queue_path).delivered) == (10, 0)
 
 
+def test_database_that_was_changed_for_another_is_not_settled_in(consumer, queue, queue_path, tmp_path):
+    """Another queue in the very same file, as after its inode number came back, is noticed too."""
+    claim = consumer.claim(0, 10, MIB)
+    consumer.close()
+    queue.close()
+    other = str(tmp_path / "other")
+    with EventQueue(other, min_free_bytes=0) as queue:
+        queue.put_many(event(number) for number in range(10))
+    inode = os.stat(f"{queue_path}/data.db").st_ino
+    Path(queue_path, "data.db").write_bytes(Path(other, "data.db").read_bytes())
+    assert os.stat(f"{queue_path}/data.db").st_ino == inode
+    for step in (lambda: consumer.settle(Settlement(claim.ids)), consumer.version):
+        with pytest.raises(QueueReplacedError, match="Restart the daemon"):
+            step()
+    with View(queue_path) as view:
+        assert (view.figures().waiting, view.figures().delivered) == (10, 0)
+
+
+def test_consumer_is_made_while_the_queue_is_locked(queue, queue_path):
+    """A lock, which passes, keeps no consumer from being made."""
+    other = sqlite3.connect(f"{queue_path}/data.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    Consumer(queue_path, lock_timeout_s=0.1).close()
+    other.close()
+
+
 # Dead letters
 
 
-def test_retried_dead_letters_are_accepted_anew(consumer, queue_path):
+def test_retried_dead_letters_are_accepted_anew(consumer, queue_path, figures):
     """A retried dead letter leaves the dead letters and is a new row; the books know both."""
     claim = consumer.claim(0, 10, MIB)
     consumer.settle(Settlement([1, 2, 3], [Dead(2, claim.events[1], "bad"), Dead(3, claim.events[2], "bad")]))
@@ -269,7 +298,7 @@ def test_retried_dead_letters_are_accepted_anew(consumer, queue_path):
     assert (found.retried, found.discarded, found.dead_letters) == (1, 0, 1)
 
 
-def test_deleted_dead_letters_are_counted(consumer, queue_path):
+def test_deleted_dead_letters_are_counted(consumer, queue_path, figures):
     """Dead letters that a person or their age deletes are counted, and only those that were there."""
     consumer.settle(Settlement([1, 2, 3], [Dead(n, b"{}", "bad") for n in (1, 2, 3)]))
     assert dead_letters.delete(queue_path, [1, 99, 1]) == 1
@@ -279,10 +308,35 @@ def test_deleted_dead_letters_are_counted(consumer, queue_path):
     assert (found.dead_lettered, found.discarded, found.dead_letters) == (3, 3, 0)
 
 
+@pytest.mark.parametrize(("count", "size_bytes"), [(3500, 10), (30, 1_000_000)])
+def test_dead_letters_expire_in_steps(queue_path, sql, figures, count, size_bytes):
+    """However many dead letters are too old, others can write after each thousand and each few MB."""
+    EventQueue(queue_path).close()
+    sql(
+        queue_path,
+        "INSERT INTO dead_letters (event_id, data, event, insert_id, reason, field, accepted_at, dead_at)"
+        " WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
+        " SELECT i, zeroblob(?), '', '', 'bad', '', 1.0, iif(i % 10, 100.0, 300.0) FROM n",
+        (count, size_bytes),
+    )
+    sql(queue_path, "UPDATE ledger SET dead_lettered = ?, baseline = -?", (count, count))
+    consumer = Consumer(queue_path)
+    statements = []
+    consumer._queue.connect().set_trace_callback(statements.append)
+    assert consumer.discard_dead_letters(200.0) == count * 9 // 10
+    consumer._queue.connect().set_trace_callback(None)
+    consumer.close()
+    steps = "\n".join(statements).split("COMMIT")
+    deleted = [step.count("DELETE FROM dead_letters") for step in steps]
+    assert max(deleted) <= min(1000, 5_000_000 // size_bytes)
+    assert (figures(queue_path).discarded, figures(queue_path).dead_letters) == (sum(deleted), count // 10)
+    assert sql(queue_path, "SELECT DISTINCT dead_at FROM dead_letters") == [(300.0,)]
+
+
 # Disk
 
 
-def test_drained_queue_gives_the_disk_back(queue, queue_path):
+def test_drained_queue_gives_the_disk_back(queue, queue_path, figures):
     """After everything was delivered, tidying in short steps leaves less than 10 MiB on disk."""
     queue.put_many({"event": "A", "properties": {"text": "x" * 1000}} for _ in range(30_000))
     consumer = Consumer(queue_path)

@@ -22,6 +22,7 @@ import pytest
 from forwarder.errors import ConfigError, EventError, TryAgainError
 from forwarder.spool import AckQueue, Consumer, EventQueue, Settlement, View, books
 from forwarder.spool import schema as schema_module
+from forwarder.spool.reserve import RESERVE_BYTES
 
 EVENT = {"event": "A", "properties": {"distinct_id": "u-1"}}
 
@@ -274,6 +275,42 @@ def test_without_permission_the_reason_is_said(public_path, mode):
     assert put[:2] == ["NotPermittedError", 77]
     assert "member of the group" in put[2]
     assert look is None or look[:2] == ["NotPermittedError", 77]
+
+
+@as_root
+@pytest.mark.parametrize("name", ["data.db", "data.db-wal", "data.db-shm", "turnstile"])
+def test_consumer_that_could_not_settle_is_not_made(public_path, name):
+    """A file of the queue that this user can only read is found out before anything is claimed."""
+    code = """
+        import json, os, sys
+        from forwarder.errors import NotPermittedError
+        from forwarder.spool import Consumer
+        os.setgroups([]); os.setgid(65534); os.setuid(65534)
+        try:
+            Consumer(sys.argv[1]).close()
+            print("null")
+        except NotPermittedError as error:
+            print(json.dumps(error.exit_code))
+    """
+    path = public_path / "queue"
+    with EventQueue(path, min_free_bytes=0) as queue:
+        queue.put(EVENT)
+        path.chmod(0o777)
+        for file in path.iterdir():
+            file.chmod(0o666)
+        assert run_python(code, path) == [None]
+        (path / name).chmod(0o644)
+        assert run_python(code, path) == [77]
+
+
+def test_reserve_is_laid_with_the_queue(queue_path):
+    """The first producer puts space by for settling, as by the time of the first daemon the disk may be
+    full; those that come later don't look at it."""
+    EventQueue(queue_path).close()
+    assert os.stat(f"{queue_path}/reserve").st_size == RESERVE_BYTES
+    os.unlink(f"{queue_path}/reserve")
+    EventQueue(queue_path).close()
+    assert not os.path.exists(f"{queue_path}/reserve")
 
 
 @as_root

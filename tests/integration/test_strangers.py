@@ -11,7 +11,8 @@ import persistqueue
 import pytest
 from persistqueue.serializers import json as plain_json
 
-from forwarder.spool import Consumer, EventQueue, Selection, Settlement, View, books
+from forwarder.event import accept
+from forwarder.spool import Consumer, Selection, Settlement, View
 
 MIB = 1 << 20
 ALL = Selection()
@@ -19,19 +20,6 @@ ALL = Selection()
 
 def event(number):
     return {"event": "A", "properties": {"distinct_id": "u-1", "number": number}}
-
-
-@pytest.fixture
-def queue(queue_path):
-    with EventQueue(queue_path, min_free_bytes=0) as queue:
-        yield queue
-
-
-@pytest.fixture
-def consumer(queue, queue_path):
-    consumer = Consumer(queue_path)
-    yield consumer
-    consumer.close()
 
 
 @pytest.fixture
@@ -60,12 +48,6 @@ def drain(consumer):
     return delivered
 
 
-def figures(queue_path):
-    with View(queue_path) as view:
-        assert [finding for finding in books.check(view) if not finding.ok] == []
-        return view.figures()
-
-
 def letters(queue_path):
     with View(queue_path) as view:
         return view.dead_letters(ALL)
@@ -74,7 +56,7 @@ def letters(queue_path):
 # Producers
 
 
-def test_plain_producer_is_a_producer(consumer, plain, queue_path):
+def test_plain_producer_is_a_producer(consumer, plain, queue_path, figures):
     """What plain persist-queue puts is an event: completed from its row, the same at each try."""
     assert plain.put(event(7)) == 1
     claim = consumer.claim(0, 10, MIB)
@@ -89,7 +71,7 @@ def test_plain_producer_is_a_producer(consumer, plain, queue_path):
     assert (figures(queue_path).accepted, figures(queue_path).delivered) == (1, 1)
 
 
-def test_plain_and_own_producers_at_once(consumer, queue, queue_path, until):
+def test_plain_and_own_producers_at_once(consumer, queue, queue_path, until, figures):
     """A plain producer in another process, our own here, and the consumer amid both: each event is
     delivered once, and the books balance."""
     code = (
@@ -152,7 +134,7 @@ def test_pickles_are_never_unpickled(consumer, queue_path, sql, tmp_path, status
     assert os.path.exists(bomb), "the bomb was none"
 
 
-def test_default_serializer_of_a_plain_producer(consumer, queue, queue_path):
+def test_default_serializer_of_a_plain_producer(consumer, queue, queue_path, figures):
     """A plain producer that was left at its pickle default hurts only its own events."""
     plain = persistqueue.SQLiteAckQueue(queue_path)
     plain.put(event(1))
@@ -181,7 +163,7 @@ NO_EVENTS = {
 
 @pytest.mark.parametrize("status", [0, 1])
 @pytest.mark.parametrize("name", NO_EVENTS)
-def test_whatever_stands_in_a_row(consumer, queue, queue_path, sql, name, status):
+def test_whatever_stands_in_a_row(consumer, queue, queue_path, sql, name, status, figures):
     """A row that holds no event goes to the dead letters, as it was, and holds back no other."""
     value, data = NO_EVENTS[name]
     queue.put(event(1))
@@ -197,7 +179,7 @@ def test_whatever_stands_in_a_row(consumer, queue, queue_path, sql, name, status
 
 
 @pytest.mark.parametrize("timestamp", ["NULL", "'yesterday'", "-1", "9e999", "1e300", "x'00'", "''"])
-def test_whatever_stands_as_timestamp(consumer, queue_path, sql, timestamp):
+def test_whatever_stands_as_timestamp(consumer, queue_path, sql, timestamp, figures):
     """An event whose row has no usable time gets the queue's, the same at each try; looking at it works."""
     insert(sql, queue_path, "'" + json.dumps(event(1)) + "'", timestamp)
     [stored] = consumer.claim(0, 10, MIB).events
@@ -221,7 +203,7 @@ def test_text_is_as_good_as_bytes(consumer, queue_path, sql):
 
 
 @pytest.mark.parametrize("status", ["NULL", "'odd'", "7", "-1"])
-def test_whatever_stands_as_status(consumer, queue_path, sql, status):
+def test_whatever_stands_as_status(consumer, queue_path, sql, status, figures):
     """An event with a status that means nothing is delivered."""
     insert(sql, queue_path, "'" + json.dumps(event(1)) + "'", status=status)
     assert list(drain(consumer)) == [1]
@@ -231,7 +213,7 @@ def test_whatever_stands_as_status(consumer, queue_path, sql, status):
 # Consumers
 
 
-def test_leftovers_of_a_plain_consumer(consumer, queue, plain, queue_path, sql):
+def test_leftovers_of_a_plain_consumer(consumer, queue, plain, queue_path, sql, figures):
     """What a plain consumer has taken, nacked or given up is delivered; what it has acked is swept and
     counted as deleted; the books balance."""
     for number in range(10):
@@ -263,7 +245,60 @@ def test_nacked_row_is_completed_like_before(consumer, plain, queue_path):
     assert b'"$insert_id"' in before[0]
 
 
-def test_only_acked_rows(consumer, plain, queue_path):
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+@pytest.mark.parametrize(
+    "properties",
+    [
+        {"kind": "time", "id": "$insert_id"},
+        {"inner": {"time": 1, "$insert_id": "x"}},
+        {"inner": {"properties": {"time": 1_600_000_000_000, "$insert_id": "x"}}},
+        {"time": 1, "inner": {"$insert_id": "x"}},
+    ],
+    ids=str,
+)
+def test_nacked_row_is_completed_whatever_it_mentions(consumer, queue_path, sql, properties, separators):
+    """Only properties of the event's own count: as values or further in, their names mean nothing."""
+    text = json.dumps({"event": "A", "properties": properties}, separators=separators)
+    insert(sql, queue_path, f"'{text}'", status=1)
+    [sent] = consumer.claim(0, 10, MIB).events
+    found = json.loads(sent)["properties"]
+    assert {"time", "$insert_id"} <= found.keys()
+    assert {**found, **properties} == found
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"event":"A","properties":{"inner":{"time":1}}}',
+        b'{ "event" : "A" , "properties" : { "time" : 1600000000 , "$insert_id" : "x" } }',
+        b'{"properties":{"$insert_id":"x","a":"\\"time\\":"},"event":"A"}',
+    ],
+)
+def test_own_rows_are_passed_on_as_they_are(consumer, queue, rows, queue_path, line):
+    """What a producer of ours has stored is sent byte by byte."""
+    queue.append([accept(line, 1_700_000_000_000)])
+    assert consumer.claim(0, 10, MIB).events == rows(queue_path)
+
+
+def test_rows_that_a_plain_consumer_clears_are_accounted(consumer, queue, plain, queue_path, figures):
+    """What others delete from the table is counted as deleted as soon as nothing else waits."""
+    queue.put_many(event(number) for number in range(20))
+    for _ in range(10):
+        plain.ack(plain.get())
+    plain.clear_acked_data(max_delete=0, keep_latest=0)
+    consumer.tidy()
+    with View(queue_path) as view:
+        assert (view.figures().waiting, view.figures().deleted) == (20, 0), "rows are there still"
+    assert list(drain(consumer)) == list(range(11, 21))
+    consumer.tidy()
+    found = figures(queue_path)
+    assert (found.accepted, found.delivered, found.deleted, found.waiting) == (20, 10, 10, 0)
+    queue.put(event(20))
+    consumer.tidy()
+    assert (figures(queue_path).deleted, figures(queue_path).waiting) == (10, 1)
+
+
+def test_only_acked_rows(consumer, plain, queue_path, figures):
     """A claim that only finds acked rows sweeps them and moves on."""
     for number in range(5):
         plain.put(event(number))
@@ -281,7 +316,7 @@ def test_plain_consumer_reads_our_events(queue, plain, rows, queue_path):
     assert plain.get() == json.loads(rows(queue_path)[0])
 
 
-def test_opening_by_a_stranger_harms_nothing(consumer, queue, queue_path):
+def test_opening_by_a_stranger_harms_nothing(consumer, queue, queue_path, figures):
     """A stranger that opens the queue while events are in flight neither loses nor settles any."""
     queue.put_many(event(number) for number in range(3))
     claim = consumer.claim(0, 10, MIB)

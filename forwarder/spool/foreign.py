@@ -1,0 +1,60 @@
+"""Rows as they are found: which are our own, final bytes, and what becomes of a stranger's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from forwarder.errors import EventError
+from forwarder.event import complete_foreign
+from forwarder.spool.settlement import Dead
+from forwarder.spool.status import ACKED, READY
+
+
+class _Properties(msgspec.Struct):
+    time: msgspec.Raw
+    insert_id: msgspec.Raw = msgspec.field(name="$insert_id")
+
+
+class _Event(msgspec.Struct):
+    event: str
+    properties: _Properties
+
+
+_decode = msgspec.json.Decoder(_Event).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The queue that rows stand in: its identity, and when it was made (seconds since the epoch)."""
+
+    queue_id: str
+    created_at: float
+
+    def read(
+        self, row_id: int, data: bytes | None, put_at: float | None, status: int | None
+    ) -> bytes | Dead | None:
+        """What a row holds: an event's final bytes, the same each time; or why it is none.
+
+        None: a plain consumer has acked it.
+        """
+        # A plain consumer's nack says "ready" of rows that nobody has checked.
+        if status == READY and data is not None and _is_final(data):
+            return data
+        if status == ACKED:
+            return None
+        try:
+            put_at = self.created_at if put_at is None else put_at
+            return complete_foreign(data, put_at, self.queue_id, row_id)
+        except EventError as error:
+            return Dead(row_id, data, str(error))
+
+
+def _is_final(data: bytes) -> bool:
+    # 0.6 us for 400 bytes, no more than a search for the two names; what fails here is read with care.
+    try:
+        _decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return b"\n" not in data and data[:1] == b"{"

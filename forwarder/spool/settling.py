@@ -1,0 +1,138 @@
+"""What takes rows out of the queue, and in which parts.
+
+What is given a connection is to be called inside a write transaction.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import replace
+from itertools import pairwise
+
+from forwarder.event import name_of
+from forwarder.spool.schema import KEPT_DELIVERIES, PUT_AT, SEQUENCE, TABLE
+from forwarder.spool.settlement import Dead, Settlement
+
+PIECE_BYTES = 256 * 1024
+
+
+def settle(connection: sqlite3.Connection, settlement: Settlement) -> None:
+    """Rows out, dead letters in, totals, delivery log."""
+    now = time.time()
+    dead, ids = settlement.dead, settlement.ids
+    delivered = len(ids) - len(dead)
+    accepted_at = [_put_at(connection, letter.event_id, now) for letter in dead]
+    # Deleted first: on a full disk a dead letter has to find its place in what the row leaves.
+    _delete(connection, ids)
+    for letter, at in zip(dead, accepted_at, strict=True):
+        _bury(connection, letter, at, now)
+    connection.execute(
+        "UPDATE ledger SET delivered = delivered + ?, dead_lettered = dead_lettered + ?,"
+        " short = short + ?, last_delivery_at = iif(?, ?, last_delivery_at)",
+        (delivered, len(dead), settlement.short, delivered > 0, now),
+    )
+    entry = connection.execute(
+        "INSERT INTO deliveries (first_id, last_id, delivered, dead, short, size_bytes, http_status,"
+        " tries, settled_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            ids[0],
+            ids[-1],
+            delivered,
+            len(dead),
+            settlement.short,
+            settlement.size_bytes,
+            settlement.http_status,
+            settlement.tries,
+            now,
+        ),
+    ).lastrowid
+    assert entry is not None
+    connection.execute("DELETE FROM deliveries WHERE id <= ?", (entry - KEPT_DELIVERIES,))
+
+
+def sweep(connection: sqlite3.Connection, ids: Sequence[int]) -> None:
+    """Take out what a plain consumer has acked."""
+    _delete(connection, ids)
+    connection.execute("UPDATE ledger SET deleted = deleted + ?", (len(ids),))
+
+
+def account_missing(connection: sqlite3.Connection) -> None:
+    """Count as deleted what others have deleted from the table, which has to be empty for that."""
+    connection.execute(
+        f"UPDATE ledger SET deleted = {SEQUENCE} - baseline - delivered - dead_lettered"
+        f" WHERE deleted < {SEQUENCE} - baseline - delivered - dead_lettered"
+        f" AND NOT EXISTS (SELECT 1 FROM {TABLE})"
+    )
+
+
+def parts(settlement: Settlement) -> list[Settlement]:
+    """The same in parts, to be settled in this order: what frees space, then dead letters in pieces."""
+    dead_ids = {letter.event_id for letter in settlement.dead}
+    delivered = [row_id for row_id in settlement.ids if row_id not in dead_ids]
+    found = [replace(settlement, ids=delivered, dead=())] if delivered else []
+    for letters in pieces(settlement.dead):
+        ids = [letter.event_id for letter in letters]
+        found.append(replace(settlement, ids=ids, dead=letters, short=0, size_bytes=0))
+    return found
+
+
+def without(settlement: Settlement, ids: Set[int]) -> Settlement:
+    """What is left of it when *ids* are settled, and with them all that were delivered."""
+    if not ids or ids.isdisjoint(settlement.ids):
+        return settlement
+    return replace(
+        settlement,
+        ids=[row_id for row_id in settlement.ids if row_id not in ids],
+        dead=[letter for letter in settlement.dead if letter.event_id not in ids],
+        short=0,
+        size_bytes=0,
+    )
+
+
+def pieces(dead: Sequence[Dead]) -> Iterator[Sequence[Dead]]:
+    """Cut so that the reserve has room for each piece, which frees what the next one needs."""
+    piece: list[Dead] = []
+    size_bytes = 0
+    for letter in dead:
+        size_bytes += len(letter.data or b"")
+        piece.append(letter)
+        if size_bytes >= PIECE_BYTES:
+            yield piece
+            piece, size_bytes = [], 0
+    if piece:
+        yield piece
+
+
+def _delete(connection: sqlite3.Connection, ids: Sequence[int]) -> None:
+    """Delete rows by their ranges: what stands in a gap is somebody else's."""
+    starts = [row_id for before, row_id in pairwise((-1, *ids)) if row_id != before + 1]
+    ends = [row_id for row_id, after in pairwise((*ids, -1)) if after != row_id + 1]
+    connection.executemany(
+        f"DELETE FROM {TABLE} WHERE _id BETWEEN ? AND ?", list(zip(starts, ends, strict=True))
+    )
+
+
+def _put_at(connection: sqlite3.Connection, row_id: int, otherwise: float) -> float:
+    row = connection.execute(f"SELECT {PUT_AT} FROM {TABLE} WHERE _id = ?", (row_id,)).fetchone()
+    return otherwise if row is None or row[0] is None else float(row[0])
+
+
+def _bury(connection: sqlite3.Connection, letter: Dead, accepted_at: float, now: float) -> None:
+    name, insert_id = name_of(letter.data)
+    connection.execute(
+        "INSERT INTO dead_letters (event_id, data, event, insert_id, reason, field, http_status, accepted_at,"
+        " dead_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            letter.event_id,
+            letter.data,
+            name,
+            insert_id,
+            letter.reason,
+            letter.field,
+            letter.http_status,
+            accepted_at,
+            now,
+        ),
+    )
