@@ -13,7 +13,8 @@ from forwarder.delivery.backoff import BatchSize, Connections
 from forwarder.delivery.batch import Batch
 from forwarder.delivery.gate import Gate, Schedule
 from forwarder.delivery.outcome import Kind, Outcome, Reply, judge
-from forwarder.delivery.suspects import Suspects, is_judgement, probe
+from forwarder.delivery.probe import is_judgement, probe_batch
+from forwarder.delivery.suspects import Suspects
 from forwarder.delivery.waiting import Waiting
 from forwarder.spool import Consumer, Dead, Settlement
 
@@ -141,7 +142,7 @@ class Courier:
 
     def _choose(self, now: float) -> Batch | None:
         if self._needs_probe:
-            self._probe = probe()
+            self._probe = probe_batch()
             return self._probe
         if self._suspects.are_many:
             return None

@@ -4,33 +4,14 @@ A poison event is refused while its neighbours are taken. A wrong region, an edg
 a project that takes nothing refuses every event alike, and must not turn the queue into dead letters.
 So an event that was refused alone is held, and asked about again once the far end has said yes to
 something sent since; refused then too, it is dead. Where nothing else is left to ask about, or too much
-was refused in a row, a probe is sent: a made-up event that a working far end refuses by name.
+was refused in a row, it takes a probe to tell (:mod:`forwarder.delivery.probe`).
 """
 
 from __future__ import annotations
 
-from forwarder.delivery import answer
 from forwarder.delivery.batch import Batch
-from forwarder.delivery.outcome import Kind, Outcome, Reply
 
 MANY = 3
-
-# Its blank name, its missing time and $insert_id are each refused by name in strict mode ("Import Events" in
-# Mixpanel's docs: all three are required), and without strict mode it can't be stored either.
-PROBE = b'{"event":"","properties":{}}'
-
-
-def probe() -> Batch:
-    """A batch of no event of the queue's, to see whether the far end judges events one by one."""
-    return Batch((), (PROBE,), len(PROBE) + 1)
-
-
-def is_judgement(reply: Reply, outcome: Outcome, strict: bool) -> bool:
-    """Whether *reply* to a probe, of *outcome*, shows that events are judged one by one."""
-    if outcome.kind in (Kind.DELIVERED, Kind.SHORT):
-        return True
-    # Without strict mode "not imported" is all that it says.
-    return not strict and reply.status == 200 and answer.is_plain_no(answer.parse(reply.body))
 
 
 class Suspects:

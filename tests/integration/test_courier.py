@@ -5,6 +5,7 @@ import math
 import sqlite3
 import time
 from contextlib import closing, contextmanager
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,7 +15,7 @@ from forwarder.delivery.batch import pack
 from forwarder.delivery.client import Client
 from forwarder.delivery.courier import Courier
 from forwarder.delivery.outcome import Kind, Reply
-from forwarder.delivery.suspects import PROBE
+from forwarder.delivery.probe import PROBE
 from forwarder.errors import TryAgainError
 from forwarder.event import accept
 from forwarder.sandbox import Fault, Sandbox
@@ -150,8 +151,11 @@ class Trip:
             return view.dead_letters(EVERYTHING)
 
     def deliveries(self):
+        """The delivery log, newest first."""
+        names = "first_id, last_id, delivered, dead, short, size_bytes, http_status, tries"
         with View(self.path) as view:
-            return list(view.deliveries(100))
+            rows = view.connection.execute(f"SELECT {names} FROM deliveries ORDER BY id DESC").fetchall()
+        return [SimpleNamespace(**dict(zip(names.split(", "), row, strict=True))) for row in rows]
 
     def counts(self):
         """delivered, dead-lettered, waiting"""
