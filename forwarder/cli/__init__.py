@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from importlib import import_module
@@ -11,7 +10,11 @@ import click
 
 import forwarder
 from forwarder.cli.command import Context, config_option
+from forwarder.cli.output import OutputError, discard_rest, guarded
 from forwarder.errors import ForwarderError
+
+# 128 and the number of SIGPIPE, as a shell shows it of other programs.
+NOBODY_READS = 141
 
 # name: (module, attribute, line of the overview)
 COMMANDS = {
@@ -60,15 +63,19 @@ def cli(ctx: click.Context) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command line and exit with its code (``sysexits.h``; see :mod:`forwarder.errors`)."""
-    try:
-        code = _run(arguments)
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader of our output went away (`| head`): nothing to say, and nobody to say it to. What is
-        # still buffered goes nowhere, or the interpreter would complain of it at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141
+    with guarded():
+        try:
+            code = _run(arguments)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except BrokenPipeError:
+            # The reader of our output went away (`| head`): nothing to say, and nobody to say it to.
+            discard_rest()
+            code = NOBODY_READS
+        except OutputError as error:
+            discard_rest()
+            click.echo(f"forwarder: {error}", err=True)
+            code = error.exit_code
     sys.exit(code)
 
 
@@ -84,11 +91,11 @@ def _run(arguments: list[str] | None) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
         code = 130
+    except (BrokenPipeError, OutputError):
+        raise
     except ForwarderError as error:
         click.echo(f"forwarder: {error}", err=True)
         code = error.exit_code
-    except BrokenPipeError:
-        raise
     except Exception:
         # A bug: with all there is to know, for the report.
         traceback.print_exc()

@@ -53,7 +53,8 @@ def check(context: Context, online: bool, as_json: bool) -> int:
     database is read through, which takes a while when millions wait.
 
     Exit code: 0 if nothing fails, else that of the first that does: 78 settings or key, 77 permissions, 75
-    no room, 74 a damaged database, 1 books that do not balance, 69 Mixpanel's answer.
+    no room, 74 a damaged database, 1 books that do not balance; with --online 78 if Mixpanel does not take
+    the key or the address is wrong, 69 if it can't be reached.
     """
     code = 0
     for found in examine(context, online):
@@ -121,6 +122,7 @@ def _check_directory(path: str) -> Iterator[Result]:
         detail = f"this user can't write in {path}, which reading the queue needs too"
         yield Result(name, FAIL, detail, NotPermittedError.exit_code)
     else:
+        yield from _find_closed_files(path)
         open_to = list(_find_strangers_rights(path))
         for detail in open_to:
             yield Result(name, WARNING, detail)
@@ -136,6 +138,13 @@ def _check_parent(path: str) -> Result:
         return Result("directory", OK, f"{path} is not there yet; the first event makes it")
     detail = f"{path} is not there, and this user can't make it in {parent}"
     return Result("directory", FAIL, detail, NotPermittedError.exit_code)
+
+
+def _find_closed_files(path: str) -> Iterator[Result]:
+    for file in (os.path.join(path, name) for name in ("data.db", "data.db-wal", "data.db-shm")):
+        if os.path.exists(file) and not os.access(file, os.R_OK | os.W_OK):
+            detail = f"this user can't write {file}, which reading needs too: chgrp and chmod 660 it"
+            yield Result("database", FAIL, detail, NotPermittedError.exit_code)
 
 
 def _find_strangers_rights(path: str) -> Iterator[str]:
@@ -154,7 +163,8 @@ def _check_disk(settings: Settings) -> Result:
     disk = os.statvfs(settings.queue.path)
     free, least = disk.f_bavail * disk.f_frsize, settings.queue.min_free_bytes
     detail = f"{size(free)} free; queue.min_free_bytes is {size(least)}"
-    if free < least:
+    # With a limit of 0, a disk without any room is full all the same.
+    if free < max(least, 1):
         return Result("disk", FAIL, f"{detail}: no more events are taken in", TryAgainError.exit_code)
     return Result("disk", OK, detail)
 
@@ -198,7 +208,10 @@ def _ask_far_end(settings: Settings) -> Result:
     from forwarder.delivery.probe import probe
 
     try:
-        taken, detail = probe(settings)
+        found = probe(settings)
     except ForwarderError as error:
         return _failed("Mixpanel", error)
-    return Result("Mixpanel", OK if taken else FAIL, detail, 0 if taken else UnavailableError.exit_code)
+    if found.taken:
+        return Result("Mixpanel", OK, found.detail)
+    kind = ConfigError if found.misconfigured else UnavailableError
+    return Result("Mixpanel", FAIL, found.detail, kind.exit_code)

@@ -21,6 +21,9 @@ OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
 }
 _form = re.compile(r"\s*(\w+)\s*(>=|<=|==|!=|>|<)(?!=)\s*(.*?)\s*", re.DOTALL).fullmatch
 _booleans = {"true": True, "false": False}
+_EQUALITY = ("==", "!=")
+# A text that stands in the order of what it says: an instant, in ISO 8601 and UTC.
+_ORDERED_TEXTS = ("last_delivery_at",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,8 @@ def understand(text: str, known: Mapping[str, float | str | bool]) -> Condition:
     if key not in known:
         raise UsageError(f"--fail-if {text!r}: there is no {key!r}", f"There are {', '.join(known)}")
     empty = known[key]
+    if sign not in _EQUALITY and isinstance(empty, (str, bool)) and key not in _ORDERED_TEXTS:
+        raise UsageError(f"--fail-if {text!r}: {key} is neither more nor less than anything", "Use == or !=")
     # An eta that is unknown is that of a queue which does not move.
     return Condition(text, key, sign, _value(text, given, empty), math.inf if key == "eta_s" else empty)
 

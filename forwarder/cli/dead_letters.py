@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
 from forwarder.cli import edits as editing
-from forwarder.cli.command import Context, config_option, json_option, pass_context, print_json, printable
+from forwarder.cli.command import Context, config_option, json_option, pass_context, print_json
 from forwarder.cli.letter import (
     LIST,
     SUMMARY,
@@ -22,14 +22,21 @@ from forwarder.cli.letter import (
     one_line,
     portrait,
 )
-from forwarder.cli.selection import MOST_NAMED, Wanted, confirm, flat, letters, read_ids, selecting
-from forwarder.cli.stored import escaped, json_text, open_view
+from forwarder.cli.selection import Wanted, flat, letters, read_ids, selecting
+from forwarder.cli.stored import open_view
 from forwarder.cli.table import print_lines, print_table
-from forwarder.errors import EventError, UsageError
-from forwarder.spool import DeadLetter, Selection
-from forwarder.spool import dead_letters as graveyard
+from forwarder.cli.undertaking import (
+    NOT_FOUND,
+    REFUSED,
+    discard,
+    is_wanted,
+    put_back,
+    rehearse,
+    tell_stayed,
+)
+from forwarder.errors import UsageError
+from forwarder.spool import Selection, View
 
-REFUSED, NOT_FOUND = 65, 1
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
@@ -168,38 +175,22 @@ def retry(
         return editing.renew(data, accepted_at, edits, now_ms, rules=not no_check)
 
     with open_view(context.queue_path) as view:
-        gives_id = any(edit.path == editing.INSERT_ID and edit.value is not None for edit in edits)
-        if gives_id and wanted.count(view) > 1:
-            raise UsageError(
-                "--set properties.$insert_id would give several events the same one",
-                "Mixpanel would keep one of them: --unset it, and each gets a new one",
-            )
+        _forbid_same_id(edits, wanted, view)
         if dry_run:
-            code = _rehearse(flat(wanted.pages(view)), edit, as_json)
+            code = rehearse(flat(wanted.pages(view)), edit, as_json)
             return NOT_FOUND if wanted.missing() and not code else code
-        if wanted.everything:
-            question = f"Put {letters(wanted.count(view))} back into the queue?"
-            if not confirm(question, yes):
-                click.echo("Nothing was changed.", err=True)
-                return NOT_FOUND
-        count = 0
-        stayed: list[tuple[int, str]] = []
-        for page in wanted.pages(view):
-            done, refused = graveyard.retry(context.queue_path, [letter.id for letter in page], edit)
-            count += done
-            stayed += refused
-    for letter_id, reason in stayed[:MOST_NAMED]:
-        click.echo(f"forwarder: dead letter {letter_id} stays: {printable(reason)}", err=True)
-    if len(stayed) > MOST_NAMED:
-        click.echo(f"forwarder: and {len(stayed) - MOST_NAMED:,} more; --dry-run tells why.", err=True)
+        if wanted.everything and not is_wanted("Put {} back into the queue?", wanted, view, yes):
+            return NOT_FOUND
+        done = put_back(context.queue_path, wanted, view, edit)
+    tell_stayed(done.stayed)
     missing = wanted.missing()
     if as_json:
-        refused_fields = [{"id": letter_id, "reason": reason} for letter_id, reason in stayed]
-        click.echo(json.dumps({"retried": count, "refused": refused_fields, "missing": missing}))
-    else:
-        rest = f", {len(stayed):,} stayed" if stayed else ""
-        click.echo(f"{letters(count)} put back into the queue{rest}.")
-    return REFUSED if stayed else NOT_FOUND if missing else 0
+        refused = [{"id": letter_id, "reason": reason} for letter_id, reason in done.stayed]
+        click.echo(json.dumps({"retried": done.count, "refused": refused, "missing": missing}))
+    elif done.count or done.stayed or not _say_none(wanted):
+        rest = f", {len(done.stayed):,} stayed" if done.stayed else ""
+        click.echo(f"{letters(done.count)} put back into the queue{rest}.")
+    return REFUSED if done.stayed else NOT_FOUND if missing else 0
 
 
 @subcommand("delete")
@@ -209,43 +200,30 @@ def delete(context: Context, wanted: Wanted, yes: bool, as_json: bool) -> int:
     """Delete dead letters for good. To keep a copy, `forwarder dead-letters export` them first."""
     wanted.require("delete")
     with open_view(context.queue_path) as view:
-        if wanted.is_broad:
-            question = f"Delete {letters(wanted.count(view))} for good?"
-            if not confirm(question, yes):
-                click.echo("Nothing was changed.", err=True)
-                return NOT_FOUND
-        count = 0
-        for page in wanted.pages(view):
-            count += graveyard.delete(context.queue_path, [letter.id for letter in page])
+        if wanted.is_broad and not is_wanted("Delete {} for good?", wanted, view, yes):
+            return NOT_FOUND
+        done = discard(context.queue_path, wanted, view)
     missing = wanted.missing()
-    click.echo(
-        json.dumps({"deleted": count, "missing": missing}) if as_json else f"{letters(count)} deleted."
-    )
+    if as_json:
+        click.echo(json.dumps({"deleted": done.count, "missing": missing}))
+    elif done.count or not _say_none(wanted):
+        click.echo(f"{letters(done.count)} deleted.")
     return NOT_FOUND if missing else 0
 
 
-def _rehearse(found: Iterator[DeadLetter], edit: Callable[[bytes, float], bytes], as_json: bool) -> int:
-    code = 0
-    for letter in found:
-        try:
-            after, refusal = edit(letter.data, letter.accepted_at), ""
-        except EventError as error:
-            after, refusal, code = b"", str(error), REFUSED
-        if as_json:
-            before = json_text(letter.data)
-            click.echo(
-                f'{{"id": {letter.id}, "before": {before or "null"}, "after": {json_text(after) or "null"}, '
-                f'"refused": {json.dumps(refusal or None)}}}'
-            )
-        else:
-            click.echo(f"{letter.id}  before  {escaped(letter.data)}")
-            outcome = f"refused {printable(refusal)}" if refusal else f"after   {escaped(after)}"
-            click.echo(f"{' ' * len(str(letter.id))}  {outcome}")
-    return code
+def _forbid_same_id(edits: Sequence[editing.Edit], wanted: Wanted, view: View | None) -> None:
+    gives_id = any(edit.path == editing.INSERT_ID and edit.value is not None for edit in edits)
+    if gives_id and wanted.count(view) > 1:
+        raise UsageError(
+            "--set properties.$insert_id would give several events the same one",
+            "Mixpanel would keep one of them: --unset it, and each gets a new one",
+        )
 
 
-def _say_none(wanted: Wanted) -> None:
+def _say_none(wanted: Wanted) -> bool:
+    """Say that there are none, unless that is said of each id by itself; whether it was said here."""
     if wanted.where == Selection():
         click.echo("There are no dead letters.")
     elif wanted.is_broad:
         click.echo("No dead letter fits.")
+    return wanted.is_broad

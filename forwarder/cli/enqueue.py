@@ -13,6 +13,7 @@ import click
 from forwarder.cli.command import Context, command, json_option
 from forwarder.cli.intake import Intake, Interrupts
 from forwarder.cli.one_event import build_event
+from forwarder.cli.output import OutputError
 from forwarder.cli.progress import Progress, echo
 from forwarder.errors import EventError, ForwarderError, UsageError
 from forwarder.event import accept
@@ -144,9 +145,13 @@ def _take_files(names: Sequence[str], store: Store | None, rules: bool, skip: in
 
 def _print_counts(accepted: int, refused: int, lines: int, only_checked: bool, as_json: bool) -> None:
     """The last word on standard output; with *as_json*, ``lines`` is what --skip would go on from."""
-    if as_json:
-        echo(json.dumps({"accepted": accepted, "refused": refused, "lines": lines}))
-        return
     events = "1 event" if accepted == 1 else f"{accepted} events"
     text = f"would accept {events}" if only_checked else f"accepted {events}"
-    echo(f"{text}, refused {refused}" if refused else text)
+    if refused:
+        text += f", refused {refused}"
+    try:
+        echo(json.dumps({"accepted": accepted, "refused": refused, "lines": lines}) if as_json else text)
+    except OutputError:
+        # The exit code will speak of the output, but the events are in.
+        echo(text, err=True)
+        raise

@@ -16,6 +16,8 @@ from forwarder.errors import InputError
 from forwarder.event import accept_many
 from forwarder.event.reader import BrokenInputError, Chunk, Source, read_chunks
 
+STDIN = "<stdin>"
+
 
 class UnreadableError(InputError):
     """A file that this user may not read."""
@@ -71,20 +73,21 @@ class Intake:
             self._take_file(name)
         if self._skip > self.lines:
             raise InputError(
-                f"--skip {self._skip}: the input has no more than {self.lines} lines",
+                f"--skip {self._skip}: the input has no more than {_lines(self.lines)}",
                 "Nothing was taken in; is it the same input as before?",
             )
 
     def how_to_go_on(self) -> str:
         """What is in, and how to take in the rest, when it had to end early."""
-        what = "are in" if self._store else "are checked"
-        remedy = f"{self.lines} lines {what}; go on with --skip {self.lines - self._left_out_lines}"
+        verb = "is" if self.lines == 1 else "are"
+        remedy = f"{_lines(self.lines)} {verb} {'in' if self._store else 'checked'}"
+        remedy += f"; go on with --skip {self.lines - self._left_out_lines}"
         if self._left_out:
             remedy += f", leaving out {' '.join(map(printable, self._left_out))}"
         return remedy
 
     def _take_file(self, name: str) -> None:
-        shown = "<stdin>" if name == "-" else printable(name)
+        shown = STDIN if name == "-" else printable(name)
         before = self.lines
         try:
             with _opened(name) as fd:
@@ -123,7 +126,21 @@ class Intake:
             self.refused += len(refused)
             self.exit_code = max(self.exit_code, 65)
             refused.sort()
+            if refused[0][0] == 1 and chunk.first_line == 1 and chunk.lines[0].strip() == b"{":
+                refused[0] = (1, f"{refused[0][1]}. {_one_a_line(shown)}")
             self._progress.say("\n".join(f"{shown}:{number}: {printable(why)}" for number, why in refused))
+
+
+def _lines(count: int) -> str:
+    return "1 line" if count == 1 else f"{count} lines"
+
+
+def _one_a_line(shown: str) -> str:
+    """What to do about JSON that is laid out over several lines."""
+    from shlex import quote
+
+    file = "" if shown == STDIN or shown.endswith(".gz") else f" {quote(shown)}"
+    return f"One event a line is expected: jq -c .{file} | forwarder enqueue"
 
 
 class Interrupts:

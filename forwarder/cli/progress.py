@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from forwarder.cli.output import discard_rest
+
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
@@ -58,10 +60,7 @@ def echo(text: str, err: bool = False) -> None:
     try:
         click.echo(text, err=err)
     except BrokenPipeError:
-        # Or Python would fail again when it flushes the rest at exit.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 2 if err else 1)
-        os.close(nowhere)
+        discard_rest()
 
 
 def _total_bytes(names: Sequence[str]) -> int | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from forwarder.cli.command import Context, command, json_option, printable
+from forwarder.cli.table import counted
 from forwarder.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
@@ -24,11 +25,21 @@ if TYPE_CHECKING:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--token", default="sandbox-token", show_default=True, help="Project token to accept.")
 @click.option(
-    "--project", type=click.Choice(["simplified", "original"]), default="simplified", show_default=True
+    "--project",
+    type=click.Choice(["simplified", "original"]),
+    default="simplified",
+    show_default=True,
+    help="simplified: refuses identity events; original: takes them, and requires a distinct_id.",
 )
 @click.option("--fault", "faults", multiple=True, metavar="NAME[:KEY=VALUE,…]", help="Begin with this fault.")
 @click.option("--latency-ms", type=click.IntRange(0), default=0, help="Let each request take so long.")
-@click.option("--max-body-bytes", type=click.IntRange(1), default=10 * 1024 * 1024, show_default=True)
+@click.option(
+    "--max-body-bytes",
+    type=click.IntRange(1),
+    default=10 * 1024 * 1024,
+    show_default=True,
+    help="The largest request that is taken, unpacked; a larger one gets 413.",
+)
 @json_option
 def sandbox(
     _context: Context,
@@ -120,7 +131,7 @@ def _line(exchange: Exchange) -> str:
     clock = time.strftime("%H:%M:%S", time.localtime(exchange.at))
     outcome = str(exchange.status) if exchange.status else "---"
     words = [clock, exchange.method, printable(exchange.path.partition("?")[0]), outcome]
-    words += [f"{exchange.events} events,", f"{exchange.new} new, {exchange.repeats} repeated,"]
+    words += [f"{counted(exchange.events, 'event')},", f"{exchange.new} new, {exchange.repeats} repeated,"]
     words += [f"{exchange.failed} failed, {exchange.size_bytes} bytes, {exchange.took_s * 1000:.0f} ms"]
     return " ".join([*words, f"[{exchange.fault}]"] if exchange.fault else words)
 
@@ -132,6 +143,7 @@ def _say_summary(far_end: Sandbox, as_json: bool) -> None:
         click.echo(json.dumps({"summary": figures}))
     else:
         click.echo(
-            f"Stopped after {figures['requests']} requests: {figures['accepted']} events, "
-            f"{figures['repeats']} repeats, {figures['altered']} of them with other bytes."
+            f"Stopped after {counted(figures['requests'], 'request')}: "
+            f"{counted(figures['accepted'], 'event')}, {counted(figures['repeats'], 'repeat')}, "
+            f"{figures['altered']:,} of them with other bytes."
         )

@@ -114,9 +114,7 @@ def _read(origin: Origin, environ: Mapping[str, str], warnings: list[str]) -> st
     if origin.variable:
         return _one_word(environ[origin.variable], origin.name)
     try:
-        with open(origin.path, "rb") as stream:
-            mode = os.fstat(stream.fileno()).st_mode
-            content = stream.read(MOST_SECRET_BYTES + 1)
+        mode, content = _content(origin)
     except PermissionError:
         raise NotPermittedError(
             f"This user can't read the key's file ({origin.name})",
@@ -128,7 +126,7 @@ def _read(origin: Origin, environ: Mapping[str, str], warnings: list[str]) -> st
         ) from None
     except OSError as error:
         raise ConfigError(f"The key's file ({origin.name}) can't be read: {error.strerror}") from None
-    if stat.S_ISREG(mode) and mode & 0o044 and not origin.guarded:
+    if mode & 0o044 and not origin.guarded:
         warnings.append(f"Others than its owner can read the key's file ({origin.name}): chmod 600 it")
     if len(content) > MOST_SECRET_BYTES:
         raise ConfigError(
@@ -136,6 +134,22 @@ def _read(origin: Origin, environ: Mapping[str, str], warnings: list[str]) -> st
         )
     # Not ASCII becomes a character that is not printable, and is refused as such.
     return _one_word(content.decode("ascii", "replace").replace("\ufffd", "\0"), origin.name)
+
+
+def _content(origin: Origin) -> tuple[int, bytes]:
+    """The mode of a key's file, and what it holds, up to a byte more than any key has."""
+    # Not blocking: to open a FIFO would wait for its writer, at the start as at each reload.
+    fd = os.open(origin.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(fd).st_mode
+        if not stat.S_ISREG(mode):
+            raise ConfigError(
+                f"The key's file ({origin.name}) is not a regular file",
+                "Put the key into a file of its own, or name a symbolic link to one",
+            )
+        return mode, os.read(fd, MOST_SECRET_BYTES + 1)
+    finally:
+        os.close(fd)
 
 
 def _one_word(text: str, name: str) -> str:

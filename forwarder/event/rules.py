@@ -105,8 +105,12 @@ def parse(line: bytes) -> dict[str, Any]:
     name = event.get("event")
     if not isinstance(name, str) or isinstance(name, _Number) or not name.strip():
         raise EventError("'event' must not be missing or blank; it is the event's name, a string")
-    if not isinstance(event.get("properties"), dict):
-        raise EventError("'properties' must not be missing; it is an object")
+    properties = event.get("properties")
+    if not isinstance(properties, dict):
+        if properties is None:
+            raise EventError("'properties' must not be missing; it is an object")
+        kind = "an array" if isinstance(properties, list) else "a single value"
+        raise EventError(f"'properties' must be an object, not {kind}")
     return event
 
 

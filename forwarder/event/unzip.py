@@ -24,8 +24,9 @@ def unzip(blocks: Iterable[bytes], raise_if_stopped: Callable[[], None]) -> Iter
     from isal import isal_zlib
 
     damaged: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # its stub names an instance
-    stream = None
+    stream, read_bytes = None, 0
     for block in blocks:
+        read_bytes += len(block)
         # A piece of full length may leave more behind in the decompressor than it left of the block.
         piece = b""
         while block or len(piece) == BLOCK_BYTES:
@@ -33,6 +34,8 @@ def unzip(blocks: Iterable[bytes], raise_if_stopped: Callable[[], None]) -> Iter
                 block = block.lstrip(b"\0")
                 if not block:
                     break
+                if not MAGIC.startswith(block[:2]):
+                    raise BrokenInputError("what follows here after the gzip data is not gzip")
                 stream = isal_zlib.decompressobj(wbits=31)
             if piece:
                 raise_if_stopped()
@@ -47,4 +50,4 @@ def unzip(blocks: Iterable[bytes], raise_if_stopped: Callable[[], None]) -> Iter
             else:
                 block = stream.unconsumed_tail
     if stream is not None:
-        raise BrokenInputError("the gzip data is cut short here")
+        raise BrokenInputError(f"the gzip data is cut short here, after {read_bytes} bytes")

@@ -160,6 +160,12 @@ def test_a_file_in_the_way(run, queue_path):
     assert (code, found["directory"]) == (78, ("FAIL", f"{queue_path} is not a directory"))
 
 
+@pytest.fixture
+def imported(run, queue):
+    """What the command imports late is there: a user without rights may not be able to read it."""
+    assert run()[0] == 0
+
+
 def check_as_nobody(output):
     """Run the command as a user without rights, in a process of its own; its exit code and output."""
     with open(output, "w+") as file:
@@ -184,7 +190,7 @@ def check_as_nobody(output):
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_a_user_without_rights(there, monkeypatch):
+def test_a_user_without_rights(there, imported, monkeypatch):
     """Who can't write in the directory, or can't make it, is told so, with 77."""
     # Not below pytest's own directory, which only its owner can enter.
     with tempfile.TemporaryDirectory() as directory:
@@ -202,6 +208,43 @@ def test_a_user_without_rights(there, monkeypatch):
     assert code == 77
     assert "FAIL    directory: " in out
     assert ("which reading the queue needs too" in out) == there
+
+
+@pytest.mark.parametrize("file", ["data.db", "data.db-wal", "data.db-shm"])
+def test_a_file_without_rights(file, imported, monkeypatch):
+    """A file of the database that this user can't write is named, with 77, though the directory is open."""
+    with tempfile.TemporaryDirectory() as directory:
+        queue, settings_file = os.path.join(directory, "queue"), os.path.join(directory, "settings.toml")
+        with open(settings_file, "w"):
+            pass
+        os.chmod(directory, 0o755)
+        monkeypatch.setenv("FORWARDER_CONFIG", settings_file)
+        monkeypatch.setenv("FORWARDER_QUEUE_PATH", queue)
+        EventQueue(queue, min_free_bytes=0).close()
+        os.chmod(queue, 0o777)
+        # With a reader amid it, its log stays.
+        with closing(sqlite3.connect(f"{queue}/data.db", isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT * FROM ledger").fetchall()
+            for name in ("data.db", "data.db-wal", "data.db-shm"):
+                os.chmod(os.path.join(queue, name), 0o444 if name == file else 0o666)
+
+            code, out = check_as_nobody(os.path.join(directory, "output"))
+
+    assert code == 77
+    (failure,) = [line for line in out.splitlines() if line.startswith("FAIL")]
+    assert failure.startswith(f"FAIL    database: this user can't write {queue}/{file}, ")
+
+
+def test_no_room_at_all(run, queue, monkeypatch):
+    """A disk without a free byte fails with 75, also where queue.min_free_bytes is 0."""
+    full = os.statvfs_result((4096, 4096, 100, 0, 0, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda _path: full)
+
+    code, found = run()
+
+    told = "0 B free; queue.min_free_bytes is 0 B: no more events are taken in"
+    assert (code, found["disk"]) == (75, ("FAIL", told))
 
 
 def test_a_full_disk(run, queue, monkeypatch):
@@ -287,7 +330,7 @@ def test_a_running_daemon(forwarder, queue_path):
 
 
 def test_online(run, queue, far_end, monkeypatch):
-    """--online asks the far end about the key, and leaves no event there."""
+    """--online asks the far end about the key, and leaves no event there; 78: wrong, 69: no answer."""
     monkeypatch.setenv("FORWARDER_MIXPANEL_URL", far_end.url)
 
     assert "Mixpanel" not in run()[1]
@@ -297,10 +340,15 @@ def test_online(run, queue, far_end, monkeypatch):
 
     monkeypatch.setenv("FORWARDER_MIXPANEL_TOKEN", "wrong")
     code, found = run("--online")
-    assert (code, found["Mixpanel"][0]) == (69, "FAIL")
+    assert (code, found["Mixpanel"][0]) == (78, "FAIL")
     assert "wrong" not in str(found)
 
     monkeypatch.setenv("FORWARDER_MIXPANEL_TOKEN", "sandbox-token")
-    far_end.inject(Fault.login_page())
+    for fault, expected in ((Fault.login_page(), 69), (Fault.server_error(), 69), (Fault.not_found(), 78)):
+        far_end.inject(fault)
+        code, found = run("--online")
+        assert (code, found["Mixpanel"][0]) == (expected, "FAIL")
+        far_end.clear()
+    far_end.stop_listening()
     code, found = run("--online")
     assert (code, found["Mixpanel"][0]) == (69, "FAIL")

@@ -88,3 +88,25 @@ def test_a_running_daemon_obeys(forwarder, far_end, until):
     far_end.clear()
     assert forwarder("flush").stdout == f"The daemon (process {pid}) is told and tries now.\n"
     far_end.wait_for(lambda ledger: len(ledger.events) == 1)
+
+
+@pytest.mark.parametrize(
+    ("count", "told"),
+    [(1, "1 event is left; it waits in {}: "), (2, "2 events are left; they wait in {}: ")],
+)
+def test_what_a_drain_leaves_is_told_with_the_reason(count, told, forwarder, far_end, queue_path):
+    """drain says how many are left and why; with --json that is an object, of an empty queue too."""
+    assert forwarder.json("drain") == {"left": 0, "reason": ""}
+    far_end.inject(Fault.server_error())
+    for _ in range(count):
+        forwarder("enqueue", "-e", "E")
+
+    done = forwarder("drain", "--timeout", "0.5")
+    assert done.returncode == 75
+    assert done.stdout.startswith(told.format(queue_path))
+    assert "HTTP 503" in done.stdout
+
+    done = forwarder("drain", "--timeout", "0.5", "--json")
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["left"]) == (75, count)
+    assert "HTTP 503" in found["reason"]

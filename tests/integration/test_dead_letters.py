@@ -418,6 +418,50 @@ def test_without_a_terminal_it_takes_yes(arguments, run, graves):
     hold_books(graves)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("retry --all", "There are no dead letters."),
+        ("retry --event E", "No dead letter fits."),
+        ("delete --all", "There are no dead letters."),
+        ("delete --reason time", "No dead letter fits."),
+    ],
+)
+def test_nothing_to_do_is_said_and_not_asked(arguments, told, run, queue_path):
+    """Where none is there or none fits there is nothing to ask: that is said, with 0; a wanted id gives 1."""
+    assert run(*arguments.split())[:2] == (0, f"{told}\n")
+    assert not os.path.exists(queue_path)
+
+    EventQueue(queue_path).close()
+    assert run(*arguments.split()) == (0, f"{told}\n", "")
+    code, out, _ = run(*arguments.split(), "--json")
+    assert (code, json.loads(out)) == (0, json.loads(out) | {"missing": []})
+    command = arguments.split()[0]
+    code, out, err = run(command, "7")
+    assert (code, err) == (1, "forwarder: there is no dead letter 7.\n")
+    assert out.startswith("0 dead letters ")
+
+
+@pytest.mark.parametrize(("command", "done"), [("retry", "put back into the queue"), ("delete", "deleted")])
+def test_a_failure_midway_says_how_far_it_came(command, done, run, queue_path, sql):
+    """When a later transaction fails, it is said how many are done; those stay done, and the books hold."""
+    bury(queue_path, STORED[:3] * 200)
+    # As a damaged page would: from one row on, SQLite answers with an error.
+    sql(
+        queue_path,
+        "CREATE TRIGGER fault BEFORE DELETE ON dead_letters WHEN old.id = 400"
+        " BEGIN SELECT RAISE(ABORT, 'page 17 is damaged'); END",
+    )
+
+    code, out, err = run(command, "--all", "--yes", *(["--no-check"] if command == "retry" else []))
+
+    assert (code, out) == (70, "")
+    assert err.splitlines()[0] == f"forwarder: 250 dead letters {done} before it stopped:"
+    assert "page 17 is damaged" in err
+    assert dead_ids(queue_path) == list(range(251, 601))
+    hold_books(queue_path)
+
+
 @pytest.mark.parametrize(("answer", "left"), [(b"n\n", 5), (b"y\n", 0)])
 def test_on_a_terminal_it_asks(answer, left, graves):
     """On a terminal it says how many, and does what the person says."""

@@ -1,16 +1,18 @@
 """``forwarder drain``: alone, and beside a running daemon."""
 
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytest
 
+from forwarder.errors import TryAgainError
 from forwarder.event import accept
 from forwarder.sandbox import Fault
-from forwarder.spool import EventQueue
+from forwarder.spool import Consumer, EventQueue, Settlement
 
 PATIENT = {
     "FORWARDER_DELIVERY_LINGER_S": "3600",
@@ -77,11 +79,13 @@ def test_empty_queue_is_success(forwarder, far_end):
 
 
 def test_what_is_left_is_75(forwarder, far_end, offer, rows, queue_path):
-    """When time is up it says how many are left and that they wait, and ends with 75."""
+    """When time is up it says how many are left, that they wait and why, and ends with 75."""
     far_end.stop_listening()
     events = offer(1, 2, 3)
     done = forwarder("drain", "--timeout", "0.5")
-    assert (done.returncode, done.stdout) == (75, f"3 events are left; they wait in {queue_path}.\n")
+    assert done.returncode == 75
+    assert f"3 events are left; they wait in {queue_path}" in done.stdout
+    assert "delivery is backing off: 127.0.0.1" in done.stdout
     assert rows(queue_path) == events
 
 
@@ -94,6 +98,42 @@ def test_timeout_holds_while_the_far_end_hangs(forwarder, far_end, offer, rows, 
     assert 1 <= time.monotonic() - began_at < 10
     assert [request.fault for request in far_end.ledger.requests] == ["hang"]
     assert rows(queue_path) == events
+
+
+@pytest.mark.parametrize("beside", ["alone", "beside a daemon"])
+def test_timeout_holds_while_the_queue_is_locked(forwarder, offer, rows, queue_path, beside):
+    """--timeout bounds the wait for somebody else's lock, too; what is left, and why, is told with 75."""
+    if beside != "alone":
+        forwarder.daemon(**PATIENT)
+    events = offer(1)
+    with closing(sqlite3.connect(f"{queue_path}/data.db", isolation_level=None)) as stranger:
+        stranger.execute("BEGIN IMMEDIATE")
+        began_at = time.monotonic()
+        done = forwarder("drain", "--timeout", "2")
+        took_s = time.monotonic() - began_at
+        stranger.execute("ROLLBACK")
+    assert done.returncode == 75
+    assert "1 events are left" in done.stdout or "1 event is left" in done.stdout
+    assert "is locked by another process" in done.stdout
+    assert took_s < 7
+    assert rows(queue_path) == events
+
+
+def test_wait_for_locks_can_be_shortened(offer, queue_path):
+    """Also where the queue was opened with more patience, what is left of it bounds the wait for a lock."""
+    offer(1)
+    consumer = Consumer(queue_path, lock_timeout_s=20)
+    with (
+        closing(consumer),
+        closing(sqlite3.connect(f"{queue_path}/data.db", isolation_level=None)) as stranger,
+    ):
+        consumer.wait_for_locks(0.2)
+        stranger.execute("BEGIN IMMEDIATE")
+        began_at = time.monotonic()
+        with pytest.raises(TryAgainError, match="locked"):
+            consumer.settle(Settlement([1]))
+        stranger.execute("ROLLBACK")
+    assert time.monotonic() - began_at < 5
 
 
 @pytest.mark.parametrize("fault", [Fault.unauthorized(), Fault.forbidden(), Fault.not_found()])
@@ -152,11 +192,13 @@ def test_running_daemon_is_flushed_and_waited_for(forwarder, far_end, offer, ora
 
 
 def test_running_daemon_left_with_something_is_75(forwarder, far_end, offer, rows, queue_path):
-    """A daemon that doesn't get it done in time is left to it, with 75."""
+    """A daemon that doesn't get it done in time is left to it, with 75 and what keeps it from it."""
     far_end.stop_listening()
     forwarder.daemon()
     events = offer(1)
-    assert forwarder("drain", "--timeout", "0.5").returncode == 75
+    done = forwarder("drain", "--timeout", "0.5")
+    assert done.returncode == 75
+    assert "the daemon is backing off: 127.0.0.1" in done.stdout
     assert rows(queue_path) == events
 
 

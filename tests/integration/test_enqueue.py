@@ -181,7 +181,9 @@ def test_socket_is_read(desk):
         (b"{", "not JSON"),
         (b'"text"', "a single value"),
         (b"17", "a single value"),
-        (b'{"event": "E"}', "properties"),
+        (b'{"event": "E"}', "'properties' must not be missing"),
+        (b'{"event": "E", "properties": []}', "'properties' must be an object, not an array"),
+        (b'{"event": "E", "properties": "a"}', "'properties' must be an object, not a single value"),
         (b'{"event": "E", "properties": {"a": 1, "a": 2}}', "duplicate key 'a'"),
         (b'{"event": "E", "properties": {"a": ' + b"[" * 10_000 + b"]" * 10_000 + b"}}", "nested"),
         (b'{"event": "E", "properties": {"a": "\xff"}}', "UTF-8"),
@@ -214,10 +216,30 @@ def test_bad_element_is_refused_alone(desk):
 
 def test_indented_object_is_no_event(desk):
     """One object over many lines is refused line by line: events are one a line, or an array."""
-    told = desk.enqueue(text=json.dumps(json.loads(event(0)), indent=2).encode())
+    indented = json.dumps(json.loads(event(0)), indent=2).encode()
+    told = desk.enqueue(text=indented + b"\n" + indented)
     assert told.returncode == 65
     assert told.stderr.startswith("<stdin>:1: not JSON")
     assert desk.stored() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("-", "jq -c . | forwarder enqueue"),
+        ("a b.json", "jq -c . 'a b.json' | forwarder enqueue"),
+        ("packed.gz", "jq -c . | forwarder enqueue"),
+    ],
+)
+def test_indented_objects_are_told_the_remedy(desk, name, remedy):
+    """Where the first line is a lone {, that line's refusal says, once, how to put one event on a line."""
+    text = (json.dumps(json.loads(event(0)), indent=2).encode() + b"\n") * 2
+    desk.file(name, gzip.compress(text) if name.endswith(".gz") else text)
+    told = desk.enqueue(name, text=text)
+    first, *others = told.stderr.splitlines()
+    assert first.endswith(f". One event a line is expected: {remedy}")
+    assert len(others) > 10
+    assert "jq" not in "".join(others)
 
 
 def test_all_refusals_are_told(desk):
@@ -246,6 +268,13 @@ def test_reason_is_safe_for_a_terminal(desk):
     assert told.returncode == 65
     assert "\x07" not in told.stderr
     assert told.stderr.count("\\x07") == 2
+
+
+def test_what_follows_gzip_is_named(desk):
+    """Of a gzip file with something else after it all lines are in, and the place is named."""
+    told = desk.enqueue(desk.file("input.gz", gzip.compress(ndjson(3)) + b"junk"))
+    assert (told.returncode, desk.numbers()) == (65, [0, 1, 2])
+    assert told.stderr.startswith("input.gz:4: what follows here after the gzip data is not gzip. ")
 
 
 def test_utf16_is_refused_with_the_remedy(desk):
@@ -413,7 +442,7 @@ def test_waiting_fifo_can_be_interrupted(desk):
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 130
-    assert err == b"interrupted: 1 lines are in; go on with --skip 1\n"
+    assert err == b"interrupted: 1 line is in; go on with --skip 1\n"
 
 
 def test_interruption_leaves_out_files_that_could_not_be_read(desk):
@@ -605,6 +634,18 @@ def test_reader_of_refusals_may_go(desk):
     told = desk.enqueue(text=b"bad\n" * 20_000 + ndjson(2), stderr=write_fd)
     os.close(write_fd)
     assert (told.returncode, told.stdout) == (65, "accepted 2 events, refused 20000\n")
+    assert desk.numbers() == [0, 1]
+
+
+@pytest.mark.parametrize("arguments", [(), ("--json",)])
+def test_count_that_finds_no_room_is_told_elsewhere(desk, arguments):
+    """With standard output on a full device it ends with 74, and standard error says how many are in."""
+    with open("/dev/full", "wb") as full:
+        told = desk.enqueue(*arguments, text=ndjson(2), stdout=full)
+    assert told.returncode == 74
+    count, error = told.stderr.splitlines()
+    assert count == "accepted 2 events"
+    assert error == "forwarder: can't write to standard output: No space left on device"
     assert desk.numbers() == [0, 1]
 
 

@@ -15,8 +15,10 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
+import click
 import pytest
 
+from forwarder.cli.sandbox import sandbox as sandbox_command
 from forwarder.sandbox import Entry, Fault, RemoteSandbox, Sandbox
 from forwarder.sandbox.control import parse_fault
 
@@ -128,6 +130,26 @@ def test_the_commands_options_reach_the_sandbox(command: Any) -> None:
     assert send(url, without) == 400
     assert time.monotonic() - started >= 0.05
     assert send(url, event(blob="x" * 500)) == 413
+
+
+def test_every_option_is_explained() -> None:
+    """--help says of each option what it does."""
+    silent = [
+        option.opts
+        for option in sandbox_command.params
+        if isinstance(option, click.Option) and not option.help
+    ]
+    assert silent == []
+
+
+def test_one_is_not_many(command: Any) -> None:
+    """A single event and a single request are counted as such."""
+    running = command()
+    assert send(running.ready.split()[3], event()) == 200
+    _, out, _ = running.stop()
+    line, last = out.splitlines()
+    assert " 200 1 event, 1 new, 0 repeated, " in line
+    assert last.startswith("Stopped after 1 request: 1 event, 0 repeats, ")
 
 
 def test_a_command_line_that_cannot_work_is_explained(command: Any) -> None:

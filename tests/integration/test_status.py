@@ -215,6 +215,7 @@ def test_the_sentence_fits_the_state(figures, told):
         ("paused==true", 0),
         ("exists == TRUE", 1),
         ("eta_s>1e12", 1),
+        ("last_delivery_at<2020-01-01", 1),
     ],
 )
 def test_fail_if(expression, code, run, queue_path):
@@ -246,6 +247,7 @@ def test_every_condition_that_holds_is_named(run):
     [
         *("wating>1", "waiting", "waiting>", "waiting>ten", "waiting>nan", "waiting=1", "waiting=>1", ">1"),
         *("", "waiting>>1", "state===stopped", "paused==yes", "waiting>1 or waiting<0", "__class__==x"),
+        *("state>1", "state<=stopped", "last_error>''", "queue_path<1", "paused>false", "exists>=true"),
     ],
 )
 def test_a_condition_that_makes_no_sense_is_a_usage_error(expression, run):
@@ -316,7 +318,8 @@ def test_state_file_behind_the_figures(forwarder, queue_path, until):
     daemon = forwarder.daemon()
     state = until(lambda: state_file.read(queue_path))
     daemon.process.send_signal(signal.SIGSTOP)
-    state_file.write(queue_path, replace(state, pid=daemon.process.pid, in_flight=5))
+    publisher = state_file.Publisher(queue_path)
+    publisher.publish(replace(state, pid=daemon.process.pid, in_flight=5), 0.0)
     found = forwarder.json("status")
     assert (found["waiting"], found["in_flight"]) == (0, 0)
     daemon.process.send_signal(signal.SIGCONT)

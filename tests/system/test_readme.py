@@ -137,7 +137,10 @@ def test_each_room_of_the_house_is_on_the_map() -> None:
 
 
 def _session() -> str:
-    """The blocks that are marked to be run, as one script: what stays in the foreground goes to the back."""
+    """The blocks that are marked to be run, as one script: what stays in the foreground goes to the back.
+
+    What follows it is for a second terminal: a shell that begins elsewhere and knows nothing of the first.
+    """
     parts = []
     for block in _blocks():
         if "run" not in block["classes"]:
@@ -149,8 +152,11 @@ def _session() -> str:
     script = "\n".join(parts)
     assert script.count("\nforwarder run\n") == 1
     started = "until forwarder status --fail-if 'state!=running' 2>status.log; do kill -0 $!; done"
-    script = script.replace("\nforwarder run\n", f"\nforwarder run 2>daemon.log &\n{started}\n")
-    return f"set -euo pipefail\n{script}\nkill $!\nwait $!\n"
+    first, second = script.split("\nforwarder run\n")
+    first += f"\nforwarder run 2>daemon.log &\ntrap 'kill $! || :' EXIT\n{started}\n"
+    anew = 'cd /\nenv -u FORWARDER_CONFIG PATH="$path" bash -euo pipefail'
+    second = f"{anew} <<'SECOND'\n{second}\nSECOND\n"
+    return f'set -euo pipefail\npath="$PATH"\n{first}{second}trap - EXIT\nkill $!\nwait $!\n'
 
 
 @pytest.fixture
@@ -169,10 +175,14 @@ def test_the_five_minutes_work_as_they_stand(account: Sandbox, tmp_path: Path) -
     """The first steps with a real project, run word by word, bring every event to Mixpanel."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("FORWARDER_")}
     environ |= {"HOME": str(tmp_path), "FORWARDER_MIXPANEL_URL": account.url, "PYTHONPATH": str(ROOT)}
-    environ["PATH"] = f"{Path(sys.executable).parent}:{environ['PATH']}"
+    ours = str(Path(sys.executable).parent)
+    environ["PATH"] = ":".join(place for place in environ["PATH"].split(":") if place != ours)
+    clone = tmp_path / "clone"
+    clone.mkdir()
+    (clone / ".venv").symlink_to(sys.prefix)
     session = subprocess.Popen(
         ["bash", "-c", _session()],
-        cwd=tmp_path,
+        cwd=clone,
         env=environ,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

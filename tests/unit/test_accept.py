@@ -268,7 +268,10 @@ REFUSED = {
     "event is a number": (event("", "5"), "'event' must not be missing or blank"),
     "no properties": (b'{"event":"A"}', "'properties' must not be missing"),
     "properties are null": (b'{"event":"A","properties":null}', "'properties' must not be missing"),
-    "properties are a list": (b'{"event":"A","properties":[]}', "'properties' must not be missing"),
+    "properties are a list": (
+        b'{"event":"A","properties":[]}',
+        "'properties' must be an object, not an array",
+    ),
     "101 levels": (event(f'"a":{"[" * 99}{"]" * 99}'), "more than 100 levels"),
     "10 000 levels": (event(f'"a":{"[" * 10_000}{"]" * 10_000}'), "more than 100 levels"),
     "10 000 levels, not closed": (event(f'"a":{"[" * 10_000}'), "more than 100 levels"),

@@ -640,6 +640,36 @@ def test_a_keys_file_must_be_there(tmp_path):
     assert "is not there" in refused(config.load_credentials, settings, {"FORWARDER_MIXPANEL_SECRET": SECRET})
 
 
+@pytest.mark.parametrize("kind", ["FIFO", "directory", "device", "link to a FIFO"])
+def test_a_keys_file_is_a_regular_file(kind, tmp_path):
+    """What is no regular file is refused at once, and not waited for; no writer is needed."""
+    path = tmp_path / "key"
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "device":
+        path = Path("/dev/zero")
+    else:
+        os.mkfifo(tmp_path / "fifo")
+        path.symlink_to("fifo")
+
+    message = refused(config.load_credentials, account(secret_file=str(path)), {})
+
+    assert f"secret_file {str(path)!r}) is not a regular file" in message
+
+
+def test_a_keys_file_may_be_a_link(key_file, tmp_path):
+    """Symbolic links are followed, over several steps, as where Kubernetes puts a secret."""
+    key_file(SECRET, name="2026/secret")
+    (tmp_path / "data").symlink_to("2026")
+    (tmp_path / "secret").symlink_to("data/secret")
+
+    credentials, _ = config.load_credentials(account(secret_file=str(tmp_path / "secret")), {})
+
+    assert credentials.password == SECRET
+
+
 def test_a_keys_file_may_be_out_of_reach(key_file):
     """A file that this user may not read ends with exit code 77."""
     settings = account(secret_file=key_file(SECRET, mode=0))

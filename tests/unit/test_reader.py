@@ -139,7 +139,7 @@ def test_truncated_gzip_hands_out_what_is_complete(tmp_path):
     assert 500 < len(got.lines) < 1500
     assert got.lines == lines[: len(got.lines)]
     assert isinstance(got.error, BrokenInputError)
-    assert "cut short" in str(got.error)
+    assert f"cut short here, after {len(packed) // 2} bytes" in str(got.error)
 
 
 def test_damaged_gzip_is_an_error(tmp_path):
@@ -157,7 +157,7 @@ def test_what_follows_gzip_must_be_gzip(read):
     """Something else after gzip data is an error, and all of the gzip data is handed out."""
     got = read(gzip.compress(NDJSON) + b"something else")
     assert got.lines == EVENTS
-    assert "damaged" in str(got.error)
+    assert "not gzip" in str(got.error)
 
 
 def test_line_too_long_is_refused_alone(tmp_path):

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import TypeVar
 
 from forwarder.cli.demo.narrator import Narrator
+from forwarder.cli.output import OutputError
 from forwarder.errors import CannotCreateError, ForwarderError
 
 T = TypeVar("T")
@@ -167,7 +168,7 @@ def opened() -> Iterator[Stage]:
         is_kept = False
         try:
             yield stage
-        except BrokenPipeError:
+        except (BrokenPipeError, OutputError):
             raise
         except Exception as error:
             is_kept = True
