@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(slots=True, eq=False)
@@ -14,8 +14,9 @@ class Batch:
         size_bytes: Of the uncompressed request body.
         tries: How often it, or the batch it is a part of, has been sent.
         recounted: It was sent again because the far end's count was short.
-        refused_at: How many batches had been sent when the far end last refused this one event without a
-            reason; None: it has not.
+        refusals: How often this, or a batch it is a part of, was refused without a reason, with a yes to
+            something else between each two.
+        refused_at: How many batches had been sent when that happened last; None: it has not.
         not_before: The instant (monotonic) before which it is not to be sent.
         ticket: From `backoff.Connections`, taken when it was sent.
         number: Of its last sending, counted from 1.
@@ -26,6 +27,7 @@ class Batch:
     size_bytes: int
     tries: int = 0
     recounted: bool = False
+    refusals: int = 0
     refused_at: int | None = None
     not_before: float = 0.0
     ticket: int = 0
@@ -43,7 +45,17 @@ class Batch:
             sum(map(len, events)) + len(events),
             self.tries,
             self.recounted,
+            self.refusals,
+            self.refused_at,
         )
+
+    def emptied(self) -> Batch:
+        """The same without the events' content."""
+        return replace(self, events=())
+
+    def filled(self, event: bytes) -> Batch:
+        """An emptied batch of one event, with its content again."""
+        return replace(self, events=(event,))
 
     def halves(self) -> tuple[Batch, Batch]:
         """Two batches of half the events each."""

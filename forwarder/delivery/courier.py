@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from forwarder.config.settings import Delivery
 from forwarder.delivery.backlog import Backlog
@@ -14,21 +13,10 @@ from forwarder.delivery.batch import Batch
 from forwarder.delivery.gate import Gate, Schedule
 from forwarder.delivery.outcome import Kind, Outcome, Reply, judge
 from forwarder.delivery.probe import is_judgement, probe_batch
+from forwarder.delivery.report import Report
 from forwarder.delivery.suspects import Suspects
 from forwarder.delivery.waiting import Waiting
 from forwarder.spool import Consumer, Dead, Settlement
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What one reply has led to; *delivered*, *dead* and *short* count events."""
-
-    outcome: Outcome
-    http_status: int | None
-    sent: int
-    delivered: int = 0
-    dead: int = 0
-    short: int = 0
 
 
 class Courier:
@@ -55,7 +43,8 @@ class Courier:
         self.backlog = Backlog(spool)
         self._waiting = Waiting()
         self._out: set[Batch] = set()
-        self._suspects = Suspects()
+        self._suspects = Suspects(spool)
+        self._ask_at = 0.0
         self._probe: Batch | None = None
         self._sent = 0
         self._connections = Connections(settings.connections)
@@ -73,7 +62,7 @@ class Courier:
         before, self._connections = self._connections, Connections(settings.connections)
         # What is in flight was sent with the old settings: that it fails says nothing about the new ones.
         self._connections.ticket = before.ticket + 1
-        self.gate.try_now()
+        self.gate.flush()
 
     @property
     def in_flight(self) -> int:
@@ -97,9 +86,9 @@ class Courier:
 
     def flush(self) -> None:
         """Forget the present wait."""
-        self.gate.try_now()
-        self.backlog.flush()
-        self._waiting.flush()
+        self._ask_at = 0.0
+        for waiting in (self.gate, self.backlog, self._waiting):
+            waiting.flush()
 
     def wait_s(self, now: float) -> float:
         """How long `next` has nothing to give for, if there is no news and no reply; may be infinite."""
@@ -110,6 +99,8 @@ class Courier:
             due_at = now
         elif not self._suspects.are_many:
             due_at = min(self._waiting.due_at(), self.backlog.due_at() if self._may_claim else math.inf)
+            if self._has_only_suspects and self._suspects.are_stalled:
+                due_at = self._ask_at
         return max(due_at, self.gate.opens_at, now) - now
 
     def next(self, now: float) -> Batch | None:
@@ -146,6 +137,8 @@ class Courier:
             return self._probe
         if self._suspects.are_many:
             return None
+        if self._has_only_suspects and self._suspects.are_stalled and now >= self._ask_at:
+            return self._suspects.pop_any()
         return self._suspects.pop() or self._waiting.pop(now) or self._claim(now)
 
     @property
@@ -153,8 +146,12 @@ class Courier:
         """Whether only a probe can tell more: too much was refused, or there is nothing else to ask about."""
         if self._probe is not None or self._suspects.are_many:
             return self._probe is None
-        others = self._out or self._waiting or self._may_claim or self._suspects.can_ask()
-        return bool(self._suspects) and not others
+        return self._has_only_suspects and not self._suspects.are_stalled and not self._suspects.can_ask()
+
+    @property
+    def _has_only_suspects(self) -> bool:
+        """Whether there is nothing else to ask the far end about."""
+        return bool(self._suspects) and not (self._out or self._waiting or self._may_claim)
 
     def _claim(self, now: float) -> Batch | None:
         if not self._may_claim:
@@ -173,7 +170,7 @@ class Courier:
     ) -> Report:
         dead = _letters(batch, outcome, status)
         self._spool.settle(Settlement(batch.ids, dead, short, batch.size_bytes, status, batch.tries))
-        self._said_yes(batch)
+        self._said_yes(batch, outcome.imported)
         return Report(outcome, status, len(batch), len(batch) - len(dead), len(dead), short)
 
     def _short(self, batch: Batch, outcome: Outcome, status: int | None, now: float) -> Report:
@@ -188,7 +185,7 @@ class Courier:
             ids = [letter.event_id for letter in letters]
             self._spool.settle(Settlement(ids, letters, http_status=status, tries=batch.tries))
         if outcome.imported:
-            self._said_yes(batch)
+            self._said_yes(batch, outcome.imported)
         rest.recounted = True
         self._waiting.add(rest)
         return Report(outcome, status, len(batch), dead=len(named))
@@ -200,8 +197,9 @@ class Courier:
         is_suspicious = bool(self._suspects) and self.gate.state == "blocked"
         if batch.ticket == self._connections.ticket and not is_suspicious:
             self.gate.open()
+        self._suspects.refused(batch, self._sent)
         if len(batch) == 1:
-            return self._refused_alone(batch, outcome, status)
+            return self._refused_alone(batch, outcome, status, now)
         for half in batch.halves():
             if outcome.kind is Kind.REFUSED:
                 self._waiting.add_refused(half, now)
@@ -209,19 +207,25 @@ class Courier:
                 self._waiting.add(half)
         return Report(outcome, status, len(batch))
 
-    def _refused_alone(self, batch: Batch, outcome: Outcome, status: int | None) -> Report:
+    def _refused_alone(self, batch: Batch, outcome: Outcome, status: int | None, now: float) -> Report:
         dead = self._suspects.is_dead(batch)
         if dead:
             letter = Dead(batch.ids[0], batch.events[0], outcome.detail, "", status)
             self._spool.settle(Settlement(batch.ids, [letter], 0, batch.size_bytes, status, batch.tries))
+            self._suspects.buried()
         else:
-            self._suspects.hold(batch, self._sent)
-        self._suspects.refused()
+            self._suspects.hold(batch)
+        has_others = self._waiting or self._may_claim or len(self._out) > 1
+        if self._suspects and self._suspects.are_stalled and not has_others:
+            # Others that come meanwhile may go out at once, and can end it.
+            self.gate.block(f"event after event is refused, and too few are imported: {outcome.detail}", now)
+            self._ask_at = self.gate.opens_at
+            self.gate.flush()
         return Report(outcome, status, 1, dead=int(dead))
 
     def _probed(self, batch: Batch, outcome: Outcome, reply: Reply, now: float) -> Report:
         if is_judgement(reply, outcome, self._strict):
-            self._said_yes(batch)
+            self._said_yes(batch, 0)
         elif outcome.kind not in (Kind.REFUSED, Kind.TOO_LARGE):
             return _RULES[outcome.kind](self, batch, outcome, reply.status, now)
         elif batch.ticket == self._connections.ticket:
@@ -257,12 +261,13 @@ class Courier:
             self._waiting.add(batch)
         return Report(outcome, status, len(batch))
 
-    def _said_yes(self, batch: Batch) -> None:
+    def _said_yes(self, batch: Batch, imported: int) -> None:
         saturated = len(self._out) >= self._connections.allowed
         self._connections.succeeded(batch.ticket, saturated=saturated)
-        self._suspects.said_yes(batch)
+        self._suspects.said_yes(batch, imported)
         self._size.succeeded(batch.size_bytes)
-        if batch.ticket == self._connections.ticket or not self.gate.tries:
+        is_current = batch.ticket == self._connections.ticket or not self.gate.tries
+        if is_current and (imported or not self._suspects.are_stalled):
             self.gate.open()
 
 

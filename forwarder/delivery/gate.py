@@ -56,7 +56,7 @@ class Gate:
         self.tries = 0
         self._close("running", "", 0.0)
 
-    def try_now(self) -> None:
+    def flush(self) -> None:
         """Forget the present wait, but not why."""
         self.opens_at = 0.0
 

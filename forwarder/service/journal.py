@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from forwarder import log
 from forwarder.config import Settings, import_url
-from forwarder.delivery.courier import Report
 from forwarder.delivery.gate import Gate
 from forwarder.delivery.outcome import Kind
+from forwarder.delivery.report import Report
 from forwarder.errors import ForwarderError
 
 CLOCK_WARNS_S = 300.0
