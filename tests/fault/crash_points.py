@@ -1,0 +1,276 @@
+"""Runs the forwarder's own command and kills it by SIGKILL at a named point, at the nth pass.
+
+::
+
+    python tests/fault/crash_points.py POINT NTH -- run
+    python tests/fault/crash_points.py                      # lists the points
+
+The product knows nothing of this: functions are wrapped and SQLite is listened to from here, in the process
+that is to die. ``CRASH_MARK`` names a file that is written right before the kill. A command that ends in
+``.py`` is run as a program in place of the forwarder's.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import os
+import runpy
+import signal
+import sqlite3
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+BEFORE, AFTER = "before", "after"
+MOST_S = 30
+PRELOADED = """
+    structlog requests forwarder.cli.enqueue forwarder.cli.run forwarder.cli.drain forwarder.cli.dead_letters
+    forwarder.cli.check forwarder.service.run forwarder.delivery.client forwarder.delivery.courier
+"""
+
+
+@dataclass(frozen=True)
+class Point:
+    """Before or after a function (``module:qualified.name``), or an SQL statement that begins like this.
+
+    With *behind* only statements count that follow one that begins like that on the same connection.
+    """
+
+    moment: str
+    where: str
+    behind: str = ""
+
+    @property
+    def is_statement(self) -> bool:
+        """Whether it is a place in SQL, not in Python."""
+        return ":" not in self.where
+
+
+INSERT = "INSERT INTO ack_queue_default"
+BURY = "INSERT INTO dead_letters"
+LOG = "INSERT INTO deliveries"
+SWEPT = "UPDATE ledger SET deleted = deleted"
+MISSED = "UPDATE ledger SET deleted = coalesce"
+VACUUM = "PRAGMA incremental_vacuum"
+COUNTED = "UPDATE ledger SET delivered"
+RETRIED = "UPDATE ledger SET retried"
+DISCARDED = "UPDATE ledger SET discarded"
+
+POINTS = {
+    # Any statement at all: for a new queue, statement by statement.
+    "statement": Point(BEFORE, ""),
+    "make-directory-made": Point(AFTER, "forwarder.spool.ackqueue:os.mkdir"),
+    "make-file-made": Point(BEFORE, "forwarder.spool.ackqueue:sync_directory"),
+    "make-file-opened": Point(BEFORE, "forwarder.spool.turnstile:os.fchmod"),
+    "make-reserve": Point(BEFORE, "forwarder.spool.reserve:Reserve.fill"),
+    "make-reserve-file-made": Point(BEFORE, "forwarder.spool.reserve:os.posix_fallocate"),
+    "make-reserve-laid": Point(AFTER, "forwarder.spool.reserve:Reserve.fill"),
+    "accept-inserting": Point(BEFORE, INSERT),
+    "accept-commit": Point(BEFORE, "COMMIT", INSERT),
+    "accept-committed": Point(AFTER, "COMMIT", INSERT),
+    "accept-told": Point(AFTER, "forwarder.spool.queue:EventQueue.append"),
+    "start-locked": Point(AFTER, "forwarder.service.instance:InstanceLock.__init__"),
+    "start-announced": Point(AFTER, "forwarder.service.instance:InstanceLock.announce"),
+    "start-queue-opened": Point(AFTER, "forwarder.spool.ackqueue:AckQueue.__init__"),
+    "start-probing": Point(BEFORE, "COMMIT"),
+    "start-probed": Point(AFTER, "COMMIT"),
+    "start-consumer": Point(AFTER, "forwarder.spool.consumer:Consumer.__init__"),
+    "start-ready": Point(AFTER, "forwarder.service.daemon:Daemon.start"),
+    "start-noticed": Point(AFTER, "forwarder.delivery.backlog:Backlog.notice"),
+    "tell-state": Point(BEFORE, "forwarder.service.state:json.dump"),
+    "tell-state-written": Point(BEFORE, "forwarder.service.state:os.replace"),
+    "tell-state-told": Point(AFTER, "forwarder.service.state:os.replace"),
+    "claim": Point(BEFORE, "forwarder.spool.consumer:Consumer.claim"),
+    "claimed": Point(AFTER, "forwarder.spool.consumer:Consumer.claim"),
+    "post": Point(BEFORE, "forwarder.delivery.client:Client.post"),
+    "posted": Point(AFTER, "forwarder.delivery.client:Client.post"),
+    "settle": Point(BEFORE, "forwarder.spool.consumer:Consumer.settle"),
+    "settle-deleting": Point(BEFORE, "DELETE FROM ack_queue_default"),
+    "settle-deleted": Point(BEFORE, BURY),
+    "settle-one-buried": Point(BEFORE, BURY, BURY),
+    "settle-buried": Point(BEFORE, COUNTED),
+    "settle-counted": Point(BEFORE, LOG),
+    "settle-logged": Point(BEFORE, "DELETE FROM deliveries"),
+    "settle-commit": Point(BEFORE, "COMMIT", LOG),
+    "settle-committed": Point(AFTER, "COMMIT", LOG),
+    "settled": Point(AFTER, "forwarder.spool.consumer:Consumer.settle"),
+    "requeued": Point(AFTER, "forwarder.delivery.waiting:Waiting.add"),
+    "halved": Point(AFTER, "forwarder.delivery.batch:Batch.halves"),
+    "suspect-held": Point(AFTER, "forwarder.delivery.suspects:Suspects.hold"),
+    "suspect-asked-again": Point(AFTER, "forwarder.delivery.suspects:Suspects.pop"),
+    "sweep": Point(BEFORE, SWEPT),
+    "sweep-commit": Point(BEFORE, "COMMIT", SWEPT),
+    "sweep-committed": Point(AFTER, "COMMIT", SWEPT),
+    "missing": Point(BEFORE, MISSED),
+    "missing-commit": Point(BEFORE, "COMMIT", MISSED),
+    "missing-committed": Point(AFTER, "COMMIT", MISSED),
+    "retry-inserted": Point(BEFORE, "DELETE FROM dead_letters"),
+    "retry-moved": Point(BEFORE, RETRIED),
+    "retry-commit": Point(BEFORE, "COMMIT", RETRIED),
+    "retry-committed": Point(AFTER, "COMMIT", RETRIED),
+    "discard-deleting": Point(BEFORE, "DELETE FROM dead_letters"),
+    "discard-deleted": Point(BEFORE, DISCARDED),
+    "discard-commit": Point(BEFORE, "COMMIT", DISCARDED),
+    "discard-committed": Point(AFTER, "COMMIT", DISCARDED),
+    "vacuum": Point(BEFORE, VACUUM),
+    "vacuum-commit": Point(BEFORE, "COMMIT", VACUUM),
+    "vacuum-committed": Point(AFTER, "COMMIT", VACUUM),
+    "checkpoint": Point(BEFORE, "PRAGMA wal_checkpoint"),
+    "checkpointed": Point(AFTER, "PRAGMA wal_checkpoint"),
+    "tidied": Point(AFTER, "forwarder.spool.consumer:Consumer.tidy"),
+    "reserve-release": Point(BEFORE, "forwarder.spool.reserve:Reserve.release"),
+    "reserve-released": Point(AFTER, "forwarder.spool.reserve:Reserve.release"),
+    "reserve-filled": Point(AFTER, "forwarder.spool.reserve:Reserve.fill"),
+}
+
+
+def resolve(point: Point) -> tuple[Any, str]:
+    """The object that holds the function at *point*, and the function's name in it.
+
+    Raises:
+        LookupError: there is no such function any more.
+    """
+    module, _, qualified = point.where.partition(":")
+    *holders, name = qualified.split(".")
+    try:
+        holder = functools.reduce(getattr, holders, importlib.import_module(module))
+        # Not what is inherited: that would be another function's place.
+        known = name in vars(holder)
+    except (ImportError, AttributeError):
+        known = False
+    if not known:
+        raise LookupError(f"no crash point at {point.where}")
+    return holder, name
+
+
+class _Executioner:
+    """Counts the passes of a point; at the nth the process is dead."""
+
+    def __init__(self, name: str, nth: int) -> None:
+        self._name, self._left = name, nth
+        self._mark = os.environ.get("CRASH_MARK")
+        self._lock = threading.Lock()
+
+    def __call__(self) -> None:
+        with self._lock:
+            self._left -= 1
+            if self._left:
+                return
+            if self._mark:
+                with open(self._mark, "w", encoding="utf-8") as file:
+                    file.write(self._name)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def arm(name: str, nth: int) -> None:
+    """Have this process killed at the *nth* pass of the point *name*."""
+    point, strike = POINTS[name], _Executioner(name, nth)
+    if point.is_statement:
+        _listen(point, strike)
+    else:
+        holder, function = resolve(point)
+        setattr(holder, function, _wrapped(getattr(holder, function), point.moment, strike))
+
+
+def _wrapped(function: Callable[..., Any], moment: str, strike: Callable[[], None]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*arguments: Any, **options: Any) -> Any:
+        if moment == BEFORE:
+            strike()
+        result = function(*arguments, **options)
+        if moment == AFTER:
+            strike()
+        return result
+
+    return wrapper
+
+
+def _listen(point: Point, strike: Callable[[], None]) -> None:
+    connect = sqlite3.connect
+
+    class Connection(sqlite3.Connection):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self._is_near = not point.behind
+            # Called before each run of a statement, of executemany's each one too.
+            self.set_trace_callback(self._begins)
+
+        def _begins(self, statement: str) -> None:
+            if point.moment == BEFORE and self._is_near and statement.startswith(point.where):
+                strike()
+            self._is_near = self._is_near or statement.startswith(point.behind)
+
+        def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
+            cursor = super().execute(statement, *values)
+            if point.moment == AFTER and self._is_near and statement.startswith(point.where):
+                strike()
+            return cursor
+
+    sqlite3.connect = functools.partial(connect, factory=Connection)
+
+
+def run(arguments: list[str]) -> None:
+    """The forwarder's command, or the program that is named in its place."""
+    if arguments[0].endswith(".py"):
+        sys.argv = arguments
+        runpy.run_path(arguments[0], run_name="__main__")
+        return
+    from forwarder.cli import main
+
+    main(arguments)
+
+
+def serve() -> None:
+    """For each order, a JSON object a line, fork a process that carries it out; answer how it ended.
+
+    All that has to be imported is imported once: a process takes 10 ms to start, not 400.
+    """
+    for module in PRELOADED.split():
+        importlib.import_module(module)
+    for line in sys.stdin:
+        order = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            _carry_out(order)
+        _, status = os.waitpid(child, 0)
+        print(json.dumps({"code": os.waitstatus_to_exitcode(status)}), flush=True)
+
+
+def _carry_out(order: dict[str, Any]) -> None:
+    code = 70
+    try:
+        # Whatever goes wrong, nobody is left behind: SIGALRM ends the process.
+        signal.alarm(MOST_S)
+        os.umask(order["umask"])
+        for fd, name in enumerate((os.devnull, order["stdout"], order["stderr"])):
+            os.dup2(os.open(name, os.O_RDWR | os.O_CREAT, 0o600), fd)
+        os.environ.clear()
+        os.environ.update(order["environ"])
+        if order["point"]:
+            arm(order["point"], order["nth"])
+        run(order["arguments"])
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--serve"]:
+        serve()
+    elif len(sys.argv) > 4 and sys.argv[3] == "--":
+        arm(sys.argv[1], int(sys.argv[2]))
+        run(sys.argv[4:])
+    else:
+        for name, point in POINTS.items():
+            behind = f", behind {point.behind!r}" if point.behind else ""
+            print(f"{name:24}{point.moment} {point.where or 'any statement'}{behind}")
