@@ -20,14 +20,33 @@ _SAMPLE_MAX = 80
 # Beyond msgspec's own: an integer of thousands of digits, and nesting without end.
 _NOT_JSON = (msgspec.MsgspecError, ValueError, RecursionError)
 _decode = msgspec.json.Decoder().decode
+_PLAIN_MOST_BYTES = 64
+
+
+class _Answer(msgspec.Struct):
+    """What is read of an object; the rest is skipped, or it might be a million keys."""
+
+    code: Any = msgspec.UNSET
+    status: Any = msgspec.UNSET
+    error: Any = msgspec.UNSET
+    num_records_imported: Any = msgspec.UNSET
+    failed_records: Any = msgspec.UNSET
+
+
+_decode_object = msgspec.json.Decoder(_Answer).decode
 
 
 def parse(body: bytes) -> Any:
-    """The JSON value in *body*; None when it isn't JSON."""
+    """The JSON value in *body*: of an object the keys that Mixpanel uses; None when it isn't JSON."""
     try:
-        return _decode(body)
+        if body.lstrip()[:1] != b"{":
+            return _decode(body) if len(body) <= _PLAIN_MOST_BYTES else None
+        said = _decode_object(body)
     except _NOT_JSON:
         return None
+    return {
+        key: value for key in _Answer.__struct_fields__ if (value := getattr(said, key)) is not msgspec.UNSET
+    }
 
 
 def is_mixpanels(answer: dict[str, Any]) -> bool:

@@ -38,18 +38,18 @@ class Backlog:
         """Let what waits now wait for no company."""
         self._since = -math.inf
 
-    def due_at(self) -> float:
-        """When `claim` has something to give, if nothing more comes; infinite: never."""
-        return self._since + self.linger_s if self else math.inf
+    def due_at(self, max_events: int) -> float:
+        """When a batch is to be claimed, full or not, if nothing more comes; infinite: never."""
+        if not self:
+            return math.inf
+        return -math.inf if self._newest - self._cursor >= max_events else self._since + self.linger_s
 
-    def claim(self, now: float, max_events: int, max_bytes: int) -> Batch | None:
-        """The next batch, if it is full or has waited long enough. None may also be a step on the way to one.
+    def claim(self, max_events: int, max_bytes: int) -> Batch | None:
+        """The next batch, and be it a part-filled one. None may also be a step on the way to one.
 
         Raises:
             ForwarderError: the queue could not be read. Nothing has changed.
         """
-        if not self or (self._newest - self._cursor < max_events and now < self.due_at()):
-            return None
         claim = self._spool.claim(self._cursor, max_events, max_bytes)
         # A claim that gets nowhere: no row stands behind the rest of the numbers any more.
         self._cursor = claim.last_id if claim.last_id > self._cursor else self._newest

@@ -16,8 +16,13 @@ class Batch:
         recounted: It was sent again because the far end's count was short.
         refusals: How often this, or a batch it is a part of, was refused without a reason, with a yes to
             something else between each two.
-        refused_at: How many batches had been sent when that happened last; None: it has not.
+        doubted_at, refused_at: How many batches had been sent when that happened first, and last; None: it
+            has not.
+        failed_tries: How often in all it got no answer, or none from Mixpanel.
+        failures: How often of these something else got a yes since the time before.
+        failed_at: How many batches had been sent when that happened last; None: it has not.
         not_before: The instant (monotonic) before which it is not to be sent.
+        is_paced: It is a part of what was refused, and keeps the pace of refusals.
         ticket: From `backoff.Connections`, taken when it was sent.
         number: Of its last sending, counted from 1.
     """
@@ -28,8 +33,13 @@ class Batch:
     tries: int = 0
     recounted: bool = False
     refusals: int = 0
+    doubted_at: int | None = None
     refused_at: int | None = None
+    failed_tries: int = 0
+    failures: int = 0
+    failed_at: int | None = None
     not_before: float = 0.0
+    is_paced: bool = False
     ticket: int = 0
     number: int = 0
 
@@ -39,15 +49,8 @@ class Batch:
     def part(self, indexes: Sequence[int] | range) -> Batch:
         """The events at *indexes* as a batch of their own, with the same past."""
         events = [self.events[index] for index in indexes]
-        return Batch(
-            [self.ids[index] for index in indexes],
-            events,
-            sum(map(len, events)) + len(events),
-            self.tries,
-            self.recounted,
-            self.refusals,
-            self.refused_at,
-        )
+        ids = [self.ids[index] for index in indexes]
+        return replace(self, ids=ids, events=events, size_bytes=sum(map(len, events)) + len(events))
 
     def emptied(self) -> Batch:
         """The same without the events' content."""

@@ -436,7 +436,7 @@ def test_a_cut_off_answer_is_an_error(make, part, end):
 
 
 def test_a_gzip_bomb_costs_no_more_memory_than_the_longest_answer(make):
-    """An answer that would unpack to 64 MiB is not unpacked beyond the four that are allowed."""
+    """An answer that would unpack to 64 MiB is not unpacked beyond the two that are allowed."""
     with answering(http(200, ZEROS, Content_Encoding="gzip")) as far_end:
         client = make(far_end.url)
         tracemalloc.start()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import insort
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from forwarder.delivery.batch import Batch
 
@@ -12,7 +12,7 @@ from forwarder.delivery.batch import Batch
 REFUSAL_PACE_S = 0.1
 
 
-class Waiting:
+class Resend:
     """Batches in the order of the queue. Instants are the caller's (monotonic)."""
 
     def __init__(self) -> None:
@@ -25,28 +25,31 @@ class Waiting:
     def __iter__(self) -> Iterator[Batch]:
         return iter(self._batches)
 
-    def add(self, batch: Batch) -> None:
-        """Have *batch* sent again as soon as possible."""
-        batch.not_before = 0.0
+    def add(self, batch: Batch, not_before: float = 0.0) -> None:
+        """Have *batch* sent again as soon as possible, or not before an instant."""
+        batch.not_before = not_before
+        batch.is_paced = False
         insort(self._batches, batch, key=_first_id)
 
     def add_refused(self, part: Batch, now: float) -> None:
         """Have *part* of what was refused sent, at the pace of refusals."""
-        part.not_before = now + REFUSAL_PACE_S
-        insort(self._batches, part, key=_first_id)
+        self.add(part, now + REFUSAL_PACE_S)
+        part.is_paced = True
 
-    def pop(self, now: float) -> Batch | None:
-        """The first that may be sent now; it waits no longer."""
-        for index, batch in enumerate(self._batches):
-            if self._due_at(batch) <= now:
-                if batch.not_before:
+    def pop(self, now: float, is_fit: Callable[[Batch], bool], last_first: bool = False) -> Batch | None:
+        """The first (or last) that may be sent now and is fit for it; it waits no longer."""
+        indexes = range(len(self._batches))
+        for index in reversed(indexes) if last_first else indexes:
+            batch = self._batches[index]
+            if self._due_at(batch) <= now and is_fit(batch):
+                if batch.is_paced:
                     self._paced_until = now + REFUSAL_PACE_S
                 return self._batches.pop(index)
         return None
 
-    def due_at(self) -> float:
-        """When `pop` has one to give; infinite: never."""
-        return min(map(self._due_at, self._batches), default=math.inf)
+    def due_at(self, is_fit: Callable[[Batch], bool]) -> float:
+        """When one that is fit for it may be sent; infinite: never."""
+        return min(map(self._due_at, filter(is_fit, self._batches)), default=math.inf)
 
     def flush(self) -> None:
         """Let all be sent now."""
@@ -54,7 +57,7 @@ class Waiting:
             batch.not_before = 0.0
 
     def _due_at(self, batch: Batch) -> float:
-        return max(batch.not_before, self._paced_until) if batch.not_before else 0.0
+        return max(batch.not_before, self._paced_until) if batch.is_paced else batch.not_before
 
 
 def _first_id(batch: Batch) -> int:
