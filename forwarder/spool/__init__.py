@@ -19,13 +19,14 @@ it is claimed), 1 *ready* (put by us: final bytes), 2 *unack* and 9 *ack_failed*
 leftovers: taken up like 0), 5 *acked* (a plain consumer is done with it: swept, and counted as deleted).
 """
 
-from forwarder.spool import books, control, dead_letters
-from forwarder.spool.ackqueue import AckQueue, prepare_directory
+from forwarder.spool import books, control, dead_letters, set_aside
+from forwarder.spool.ackqueue import AckQueue
 from forwarder.spool.consumer import Consumer
+from forwarder.spool.directory import prepare_directory
 from forwarder.spool.queue import EventQueue
 from forwarder.spool.records import DeadLetter, Figures, Group, Selection, Waiting
 from forwarder.spool.settlement import Claim, Control, Dead, Settlement
-from forwarder.spool.sqlite_errors import QueueReplacedError, SpoolFullError, translated
+from forwarder.spool.sqlite_errors import DamagedError, QueueReplacedError, SpoolFullError, translated
 from forwarder.spool.turnstile import open_shared
 from forwarder.spool.view import NoQueueError, View
 
@@ -34,6 +35,7 @@ __all__ = [
     "Claim",
     "Consumer",
     "Control",
+    "DamagedError",
     "Dead",
     "DeadLetter",
     "EventQueue",
@@ -51,5 +53,6 @@ __all__ = [
     "dead_letters",
     "open_shared",
     "prepare_directory",
+    "set_aside",
     "translated",
 ]

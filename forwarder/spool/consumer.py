@@ -6,9 +6,12 @@ transaction for everything that must agree: rows out, dead letters in, totals, d
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -17,22 +20,31 @@ from forwarder.spool import dead_letters, settling
 from forwarder.spool.ackqueue import AckQueue
 from forwarder.spool.clearing import Clearing
 from forwarder.spool.foreign import Origin
+from forwarder.spool.identity import Identity
 from forwarder.spool.reserve import Reserve
 from forwarder.spool.schema import ROW, SEQUENCE, TABLE
 from forwarder.spool.settlement import Claim, Control, Dead, Settlement
-from forwarder.spool.sqlite_errors import QueueReplacedError, SpoolFullError, translated
+from forwarder.spool.sqlite_errors import (
+    DamagedError,
+    QueueReplacedError,
+    SpoolFullError,
+    replaced,
+    translated,
+)
 
 MISSING = (
     f"SELECT {SEQUENCE} - baseline - delivered - dead_lettered - deleted"
     f" FROM ledger WHERE NOT EXISTS (SELECT 1 FROM {TABLE})"
 )
-VACUUM_PAGES = 2000
 
 _T = TypeVar("_T")
 
 
 class Consumer:
     """Reads and settles the queue in a directory. There may be one at a time; its owner sees to that.
+
+    Where another has begun nevertheless, or the database was replaced or restored, what reads or settles
+    raises `QueueReplacedError`, and this one is of no more use.
 
     Not for several threads.
     """
@@ -44,58 +56,91 @@ class Consumer:
             NotPermittedError: what is delivered from it could not be settled in it.
             ConfigError, TryAgainError, StorageError: as `AckQueue`.
         """
-        self._path = path
+        # The program may go to another directory.
+        self._path = path = os.path.abspath(path)
         self._reserve = Reserve(path)
         try:
             self._queue = AckQueue(path, timeout=lock_timeout_s)
         except SpoolFullError:
             self._reserve.release()
             self._queue = AckQueue(path, timeout=lock_timeout_s)
-        self._file = self._queue.file
-        self._known: tuple[sqlite3.Connection, str] | None = None
         self._settled: set[int] = set()
         try:
-            self._origin = Origin(*self._read("SELECT queue_id, created_at FROM ledger"))
-            self._clearing = Clearing(self._origin, self._free)
-            # A lock or a full disk says nothing about permissions, and passes.
-            with suppress(TryAgainError), self._transaction() as connection:
-                # Writes nothing; but only a statement tells: where it may not write, BEGIN IMMEDIATE reads.
-                connection.execute("DELETE FROM control WHERE 0")
+            try:
+                self._begin()
+            except DamagedError:
+                self._queue.replace_damaged()
+                self._begin()
         except BaseException:
             self._queue.close()
             raise
         self._reserve.fill()
 
+    def _begin(self) -> None:
+        connection = self._queue.connect()
+        self._files: object = self._queue.files.database, self._queue.replacements
+        self._examined: sqlite3.Connection | None = connection
+        self._mark = uuid.uuid4().hex
+        with translated(self._path):
+            self._identity = Identity.of(connection)
+        self._origin = Origin(*self._read("SELECT queue_id, created_at FROM ledger"))
+        self._clearing = Clearing(self._origin, self._free)
+        # A lock or a full disk says nothing about permissions, and passes.
+        with suppress(TryAgainError), self._transaction():
+            pass
+
     def _read(self, statement: str) -> tuple[Any, ...]:
         with translated(self._path):
-            row: tuple[Any, ...] = self._connect().execute(statement).fetchone()
-            return row
+            row: tuple[Any, ...] | None = self._connect().execute(statement).fetchone()
+        if row is None:
+            raise DamagedError(f"the database in {self._path} has lost its books", "Run `forwarder check`")
+        return row
 
     def _connect(self) -> sqlite3.Connection:
         connection = self._queue.connect()
-        # The ids that were claimed mean other events in another file; settled there, those would be lost.
-        if self._queue.file != self._file or self._queue.is_replaced() or not self._is_known(connection):
-            # For good: once the old file is closed, its inode number may come back as another file's.
-            self._file = None
-            raise QueueReplacedError(
-                f"the database in {self._path} has been replaced by another",
-                "Restart the daemon; what was not settled is still in the old file",
-            )
+        if connection is not self._examined:
+            # Closed by a fork or `reopen`, and opened again; the database may have been changed meanwhile.
+            self._examine(connection)
+            self._examined = connection
+        now = self._queue.files.database, self._queue.replacements
+        if now != self._files or self._queue.is_replaced():
+            raise self._replaced()
         return connection
 
-    def _is_known(self, connection: sqlite3.Connection) -> bool:
-        """Whether it is the same queue, were its file closed, changed and opened again meanwhile."""
-        if self._known is None or connection is not self._known[0]:
-            (queue_id,) = connection.execute("SELECT queue_id FROM ledger").fetchone()
-            if self._known is not None and queue_id != self._known[1]:
-                return False
-            self._known = connection, queue_id
-        return True
+    def _examine(self, connection: sqlite3.Connection) -> None:
+        """Make sure that ids still mean the events that were claimed: settled, others would be lost."""
+        found = self._identity.found_in(connection)
+        if self._files is None or found is None:
+            raise self._replaced()
+        self._identity = found
+
+    def _replaced(self) -> QueueReplacedError:
+        # For good: once the old file is closed, its inode number may come back as another file's.
+        self._files = None
+        return replaced(self._path)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._queue.transaction():
-            yield self._connect()
+            connection = self._connect()
+            self._examine(connection)
+            if self._identity.consumer != self._mark:
+                # At the start; or later, when there was no lock or room for it then.
+                connection.execute("UPDATE control SET consumer = ?", (self._mark,))
+            yield connection
+        self._identity = replace(self._identity, consumer=self._mark)
+
+    def reopen(self) -> None:
+        """Forget what is held in memory of the files, and read them again when next asked."""
+        self._queue.reopen()
+
+    def set_aside(self) -> None:
+        """Set the damaged database aside. This consumer is of no more use then.
+
+        Raises:
+            ForwarderError: it can't be moved.
+        """
+        self._queue.replace_damaged()
 
     def close(self) -> None:
         """Close the files. The reserve stays for the next time."""
@@ -107,15 +152,21 @@ class Consumer:
         self._read(f"PRAGMA busy_timeout = {int(timeout_s * 1000)}")
 
     def version(self) -> int:
-        """A number that changes when another process has written."""
-        return int(self._read("PRAGMA data_version")[0])
+        """A number that changes when another process has written, or rows were put at the end."""
+        return int(self._read("PRAGMA data_version")[0]) + self._clearing.moved
 
     def last_id(self) -> int:
         """The id of the newest event ever accepted."""
         return int(self._read(f"SELECT {SEQUENCE}")[0])
 
     def control(self) -> Control:
-        """What a person has asked for, as of now."""
+        """What a person has asked for, as of now.
+
+        Raises:
+            QueueReplacedError: ids mean other events by now, or another consumer has begun.
+        """
+        with translated(self._path):
+            self._examine(self._connect())
         paused, flush_requests = self._read("SELECT paused, flush_requests FROM control")
         return Control(bool(paused), flush_requests)
 
@@ -224,16 +275,15 @@ class Consumer:
         self._clear_kept()
         if self._read(f"SELECT coalesce(({MISSING}), 0)")[0] > 0:
             self._free(settling.account_missing)
-        (free,) = self._read("PRAGMA freelist_count")
-        if free > VACUUM_PAGES and self._read("PRAGMA auto_vacuum")[0] == 2:
-            with self._transaction() as connection:
-                for _ in range(VACUUM_PAGES):
-                    # It gives a page back at each sqlite3_step(), of which Python's execute() does one.
-                    connection.execute("PRAGMA incremental_vacuum(1)")
+        # First, as a vacuum fills the log anew, and the disk may have no room for both.
+        if not self._checkpoint():
             return True
-        is_done = self._checkpoint()
+        (free,) = self._read("PRAGMA freelist_count")
+        if free > settling.VACUUM_PAGES and self._read("PRAGMA auto_vacuum")[0] == 2:
+            self._free(settling.vacuum)
+            return True
         self._reserve.fill()
-        return self._clearing.has_kept or not is_done
+        return self._clearing.has_kept
 
     def _checkpoint(self) -> bool:
         """Empty the log; False: a reader was in the way."""

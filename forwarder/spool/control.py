@@ -1,6 +1,6 @@
 """What a person asks of the daemon, durably and from any process."""
 
-from forwarder.spool.ackqueue import AckQueue
+from forwarder.spool.database import Database
 
 
 def pause(path: str) -> None:
@@ -19,7 +19,7 @@ def request_flush(path: str, timeout_s: float = 10.0) -> None:
 
 
 def _update(path: str, assignment: str, timeout_s: float = 10.0) -> None:
-    queue = AckQueue(path, timeout=timeout_s)
+    queue = Database(path, timeout=timeout_s)
     try:
         with queue.transaction() as connection:
             connection.execute(f"UPDATE control SET {assignment}")

@@ -9,8 +9,9 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from forwarder.errors import EventError
-from forwarder.spool.ackqueue import INSERT, AckQueue
+from forwarder.spool.database import Database
 from forwarder.spool.records import as_bytes
+from forwarder.spool.schema import INSERT
 from forwarder.spool.status import READY
 
 STEP_LETTERS = 1000
@@ -34,7 +35,7 @@ def retry(
     """
     stayed: list[tuple[int, str]] = []
     count = 0
-    queue = AckQueue(path)
+    queue = Database(path)
     try:
         with queue.transaction() as connection:
             for letter_id in ids:
@@ -59,7 +60,7 @@ def retry(
 
 def delete(path: str, ids: Iterable[int]) -> int:
     """Delete dead letters for good. Returns how many there were of *ids*."""
-    queue = AckQueue(path)
+    queue = Database(path)
     try:
         with queue.transaction() as connection:
             count = 0

@@ -10,8 +10,9 @@ from typing import Any
 
 from forwarder.event import accept, encode
 from forwarder.spool import schema
-from forwarder.spool.ackqueue import INSERT, AckQueue
-from forwarder.spool.sqlite_errors import SpoolFullError, translated
+from forwarder.spool.ackqueue import AckQueue
+from forwarder.spool.directory import DATABASE, LOG, size_of
+from forwarder.spool.sqlite_errors import SpoolFullError, full, translated
 from forwarder.spool.status import READY
 
 GIB = 1024**3
@@ -44,7 +45,7 @@ class EventQueue:
         lock_timeout_s: float = 10.0,
         rules: bool = True,
     ) -> None:
-        self.path = os.fspath(path)
+        self.path = os.path.abspath(path)
         self._max_bytes = max_bytes
         self._min_free_bytes = min_free_bytes
         self._rules = rules
@@ -66,7 +67,7 @@ class EventQueue:
             StorageError: the disk answers with an error.
         """
         record = accept(encode(event), _now_ms(), self._rules)
-        self._check_room()
+        self._check_room(len(record))
         return self._queue.insert(record, READY)
 
     def put_many(self, events: Iterable[Mapping[str, Any]]) -> int:
@@ -85,10 +86,10 @@ class EventQueue:
         """
         if not records:
             return 0
-        self._check_room()
+        self._check_room(sum(map(len, records)))
         accepted_at = time.time()
-        with self._queue.transaction() as connection:
-            connection.executemany(INSERT, [(record, accepted_at, READY) for record in records])
+        rows = [(record, accepted_at, READY) for record in records]
+        self._queue.write(lambda connection: connection.executemany(schema.INSERT, rows))
         return len(records)
 
     def close(self) -> None:
@@ -103,15 +104,15 @@ class EventQueue:
     ) -> None:
         self.close()
 
-    def _check_room(self) -> None:
+    def _check_room(self, size_bytes: int) -> None:
         self._queue.connect()
         with translated(self.path):
             try:
                 disk = os.statvfs(self.path)
             except FileNotFoundError:
                 return  # gone since it was opened: the next transaction makes it anew
-            file = self._queue.database_path
-            size_bytes = _size(file) + _size(file + "-wal")
+            log_bytes = size_of(self.path, LOG)
+            used_bytes = size_of(self.path, DATABASE) + log_bytes
         free_bytes = disk.f_bavail * disk.f_frsize
         if free_bytes < self._min_free_bytes:
             raise SpoolFullError(
@@ -119,9 +120,12 @@ class EventQueue:
                 f"({self._min_free_bytes:,})",
                 "Nothing was stored; what was accepted before is safe. Make room, or lower the setting",
             )
-        if size_bytes >= self._max_bytes:
-            # Locked: another thread may close the connection meanwhile, by close() or by a fork.
-            with self._queue.tran_lock, translated(self.path):
+        # All that is in the log has to find room in the database too, or nothing could be settled any more.
+        if free_bytes < log_bytes + size_bytes:
+            raise full(self.path)
+        if used_bytes >= self._max_bytes:
+            # Another thread may close the connection meanwhile, by close() or by a fork.
+            with self._queue.alone(), translated(self.path):
                 used_bytes = schema.used_bytes(self._queue.connect())
             if used_bytes >= self._max_bytes:
                 raise SpoolFullError(
@@ -133,10 +137,3 @@ class EventQueue:
 
 def _now_ms() -> int:
     return int(time.time() * 1000)
-
-
-def _size(file: str) -> int:
-    try:
-        return os.stat(file).st_size
-    except FileNotFoundError:
-        return 0

@@ -4,9 +4,10 @@ All of it is in one database, so that what must agree is settled in one transact
 
 - ``ack_queue_default``: persist-queue's table, one row per waiting event (`persistqueue.SQLiteAckQueue`);
 - ``ledger``: one row, the durable totals;
-- ``control``: one row, what a person asked of the daemon;
+- ``control``: one row, what a person asked of the daemon, and the mark of the newest consumer;
 - ``dead_letters``: refused events, each with its reason;
-- ``deliveries``: one row per settled batch, the newest `KEPT_DELIVERIES` of them.
+- ``deliveries``: one row per settled batch, the newest `KEPT_DELIVERIES` of them;
+- ``salvages``: how much of each damaged database has been brought back.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ import uuid
 from persistqueue import SQLiteAckQueue
 
 from forwarder.errors import ConfigError
+from forwarder.spool.sqlite_errors import DamagedError
 
 APPLICATION_ID = 0x4D_50_46_51  # "MPFQ"
-VERSION = 1
+VERSION = 2
 KEPT_DELIVERIES = 100_000
 
 TABLE = "ack_queue_default"
+INSERT = f"INSERT INTO {TABLE} (data, timestamp, status) VALUES (?, ?, ?)"
 # When a row was put, in seconds since the epoch; NULL where a stranger wrote what is no such instant (10**11
 # is the year 5138).
 PUT_AT = "iif(timestamp BETWEEN 0 AND 1e11, timestamp, NULL)"
@@ -31,6 +34,11 @@ PUT_AT = "iif(timestamp BETWEEN 0 AND 1e11, timestamp, NULL)"
 ROW = f"SELECT _id, CAST(data AS BLOB), {PUT_AT}, status FROM {TABLE}"
 _COLUMNS = {"_id", "data", "timestamp", "status"}
 _CREATE_QUEUE = SQLiteAckQueue._SQL_CREATE.format(table_name=TABLE, key_column=SQLiteAckQueue._KEY_COLUMN)
+
+_CREATE_SALVAGES = """CREATE TABLE salvages (
+        source TEXT PRIMARY KEY,
+        position INTEGER NOT NULL
+    )"""
 
 _CREATE = (
     """CREATE TABLE ledger (
@@ -49,7 +57,8 @@ _CREATE = (
     """CREATE TABLE control (
         id INTEGER PRIMARY KEY CHECK (id = 1),
         paused INTEGER NOT NULL DEFAULT 0,
-        flush_requests INTEGER NOT NULL DEFAULT 0
+        flush_requests INTEGER NOT NULL DEFAULT 0,
+        consumer TEXT
     )""",
     """CREATE TABLE dead_letters (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -75,7 +84,10 @@ _CREATE = (
         tries INTEGER NOT NULL,
         settled_at REAL NOT NULL
     )""",
+    _CREATE_SALVAGES,
 )
+# What brings a database of version 1 up to date.
+_UPGRADE = (_CREATE_SALVAGES, "ALTER TABLE control ADD COLUMN consumer TEXT")
 
 # All events ever accepted: AUTOINCREMENT keeps this in the transaction of each insert, foreign ones included.
 SEQUENCE = f"coalesce((SELECT seq FROM sqlite_sequence WHERE name = '{TABLE}'), 0)"
@@ -87,15 +99,25 @@ def is_ours(connection: sqlite3.Connection) -> bool:
     Raises:
         ConfigError: it was made by a newer version of the forwarder.
     """
-    if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-        return False
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    version = _version(connection)
     if version > VERSION:
         raise ConfigError(
             f"the queue's database has version {version}, this forwarder knows {VERSION}",
             "Nothing was changed; use the newer forwarder that made it",
         )
-    return bool(version == VERSION)
+    return version == VERSION
+
+
+def is_older(connection: sqlite3.Connection) -> bool:
+    """Whether an older version of the forwarder has prepared it."""
+    return 0 < _version(connection) < VERSION
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    """0: it is not marked as ours."""
+    if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        return 0
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
 def refuse_strangers(connection: sqlite3.Connection, path: str) -> None:
@@ -107,6 +129,8 @@ def refuse_strangers(connection: sqlite3.Connection, path: str) -> None:
     tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
     if not tables:
         return
+    if "ledger" in tables and TABLE in tables and not is_older(connection):
+        raise DamagedError(f"the database {path} has lost the mark that says what it is")
     columns = {row[1] for row in connection.execute(f"PRAGMA table_info({TABLE})")}
     # AUTOINCREMENT is what counts the events.
     counting = "SELECT 1 FROM sqlite_master WHERE name = ? AND sql LIKE '%autoincrement%'"
@@ -119,7 +143,8 @@ def refuse_strangers(connection: sqlite3.Connection, path: str) -> None:
 
 
 def prepare(connection: sqlite3.Connection, path: str) -> None:
-    """Make an empty database ours, or adopt a queue that plain persist-queue made, as it is.
+    """Make an empty database ours, adopt a queue that plain persist-queue made, as it is, or bring one of an
+    older version up to date.
 
     What an adopted queue has had before counts as nobody's: its waiting rows are the first accepted.
     To be called inside a write transaction.
@@ -127,6 +152,16 @@ def prepare(connection: sqlite3.Connection, path: str) -> None:
     if is_ours(connection):
         return
     refuse_strangers(connection, path)
+    if is_older(connection):
+        for statement in _UPGRADE:
+            connection.execute(statement)
+    else:
+        _make(connection)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _make(connection: sqlite3.Connection) -> None:
     connection.execute(_CREATE_QUEUE)
     for statement in _CREATE:
         connection.execute(statement)
@@ -136,8 +171,6 @@ def prepare(connection: sqlite3.Connection, path: str) -> None:
         (str(uuid.uuid4()), time.time()),
     )
     connection.execute("INSERT INTO control (id) VALUES (1)")
-    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
 def used_bytes(connection: sqlite3.Connection) -> int:

@@ -12,10 +12,13 @@ from dataclasses import replace
 from itertools import pairwise
 
 from forwarder.event import name_of
-from forwarder.spool.schema import KEPT_DELIVERIES, PUT_AT, SEQUENCE, TABLE
+from forwarder.spool.foreign import Origin
+from forwarder.spool.schema import INSERT, KEPT_DELIVERIES, PUT_AT, ROW, SEQUENCE, TABLE
 from forwarder.spool.settlement import Dead, Settlement
+from forwarder.spool.status import READY
 
 PIECE_BYTES = 256 * 1024
+VACUUM_PAGES = 1000  # 4 MB of log at most, as much as the reserve
 
 
 def settle(connection: sqlite3.Connection, settlement: Settlement) -> None:
@@ -58,6 +61,23 @@ def sweep(connection: sqlite3.Connection, ids: Sequence[int]) -> None:
     connection.execute("UPDATE ledger SET deleted = deleted + ?", (len(ids),))
 
 
+def move(connection: sqlite3.Connection, ids: Sequence[int], origin: Origin) -> int:
+    """Put rows that are events at the end of the queue, since claims only go ahead. Returns how many.
+
+    The bytes stay those that would have been sent: nothing new is accepted by it.
+    """
+    count = 0
+    for row_id in ids:
+        row = connection.execute(f"{ROW} WHERE _id = ?", (row_id,)).fetchone()
+        final = None if row is None else origin.read(*row)
+        if isinstance(final, bytes):
+            connection.execute(f"DELETE FROM {TABLE} WHERE _id = ?", (row_id,))
+            connection.execute(INSERT, (final, row[2], READY))
+            count += 1
+    connection.execute("UPDATE ledger SET baseline = baseline + ?", (count,))
+    return count
+
+
 def account_missing(connection: sqlite3.Connection) -> None:
     """Count as deleted what others have deleted from the table, which has to be empty for that."""
     connection.execute(
@@ -65,6 +85,13 @@ def account_missing(connection: sqlite3.Connection) -> None:
         f" WHERE deleted < {SEQUENCE} - baseline - delivered - dead_lettered"
         f" AND NOT EXISTS (SELECT 1 FROM {TABLE})"
     )
+
+
+def vacuum(connection: sqlite3.Connection) -> None:
+    """Give `VACUUM_PAGES` free pages back."""
+    for _ in range(VACUUM_PAGES):
+        # It gives a page back at each sqlite3_step(), of which Python's execute() does one.
+        connection.execute("PRAGMA incremental_vacuum(1)")
 
 
 def parts(settlement: Settlement) -> list[Settlement]:
@@ -115,7 +142,9 @@ def _delete(connection: sqlite3.Connection, ids: Sequence[int]) -> None:
 
 
 def _put_at(connection: sqlite3.Connection, row_id: int, otherwise: float) -> float:
-    row = connection.execute(f"SELECT {PUT_AT} FROM {TABLE} WHERE _id = ?", (row_id,)).fetchone()
+    # As `foreign.Origin` reads it: where a row has no time, it is the queue's own.
+    put_at = f"coalesce({PUT_AT}, (SELECT created_at FROM ledger))"
+    row = connection.execute(f"SELECT {put_at} FROM {TABLE} WHERE _id = ?", (row_id,)).fetchone()
     return otherwise if row is None or row[0] is None else float(row[0])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,9 +18,16 @@ from forwarder.errors import (
     TryAgainError,
 )
 
+_FILES_TO_OPEN = 6  # database, log, index, turnstile, a directory to be synced; and the list of open files
+TURNSTILE = "turnstile"  # a file that only the forwarder makes
+
 
 class SpoolFullError(TryAgainError):
     """There is no room: on the disk, or under ``queue.max_bytes``."""
+
+
+class DamagedError(StorageError):
+    """The database is not what it was: it can't be read, or not as a queue."""
 
 
 class QueueReplacedError(TryAgainError):
@@ -49,15 +57,18 @@ def _explain_sqlite(error: sqlite3.Error, path: str) -> Exception:
         )
     if code == "SQLITE_FULL" or (code.startswith("SQLITE_IOERR") and _has_no_space(path)):
         return full(path)
-    if code == "SQLITE_NOTADB":
+    if code == "SQLITE_NOTADB" and not os.path.exists(os.path.join(path, TURNSTILE)):
         return ConfigError(
             f"the database in {path} is not a SQLite file",
             "Nothing was changed; set queue.path to another directory, or move the file away",
         )
-    if code.startswith("SQLITE_CORRUPT"):
-        return StorageError(f"the database in {path} is damaged ({error})", "Run `forwarder check`")
+    # A table that is not there, in a database that was prepared, or one that should not: it has been hit.
+    is_gone = code == "SQLITE_ERROR" and (str(error).startswith("no such") or "already exists" in str(error))
+    # The last one: a file is shorter than the log's index says.
+    if is_gone or code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR_SHORT_READ")):
+        return DamagedError(f"the database in {path} is damaged ({error})", "Run `forwarder check`")
     if code.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")):
-        return not_permitted(path)
+        return _why_not(path)
     if code.startswith("SQLITE_IOERR"):
         return StorageError(f"the disk under {path} answers with an error ({error}, {code})")
     return error
@@ -66,15 +77,13 @@ def _explain_sqlite(error: sqlite3.Error, path: str) -> Exception:
 def _explain_system(error: OSError, path: str) -> ForwarderError:
     where = error.filename or path
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return not_permitted(path)
+        return _why_not(path) if os.path.lexists(path) else _not_makeable(path)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return full(path)
     if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.ELOOP):
         return ConfigError(f"{where} is in the way: {error.strerror}", "Set queue.path to a directory")
     if error.errno in (errno.EMFILE, errno.ENFILE):
-        return TryAgainError(
-            f"no file can be opened in {path}: {error.strerror}", "Raise the limit of open files"
-        )
+        return _too_many_files(path)
     if error.errno == errno.ENOENT:
         return CannotCreateError(f"{where} can't be created: {error.strerror}")
     return StorageError(f"{where}: {error.strerror}")
@@ -87,11 +96,55 @@ def full(path: str) -> SpoolFullError:
     )
 
 
+def _why_not(path: str) -> ForwarderError:
+    """Why no file can be written in a directory that is there; SQLite does not say."""
+    try:
+        disk = os.statvfs(path)
+        open_files = len(os.listdir("/proc/self/fd"))
+    except OSError as error:
+        return _too_many_files(path) if error.errno in (errno.EMFILE, errno.ENFILE) else not_permitted(path)
+    if open_files + _FILES_TO_OPEN > resource.getrlimit(resource.RLIMIT_NOFILE)[0]:
+        return _too_many_files(path)
+    if disk.f_flag & os.ST_RDONLY:
+        return StorageError(f"the file system under {path} is mounted read-only", "Have it mounted writable")
+    if disk.f_files and not disk.f_favail:
+        return SpoolFullError(
+            f"the disk under {path} is full: it has no inode for another file",
+            "Nothing was stored; what was accepted before is safe. Delete some files there",
+        )
+    return not_permitted(path)
+
+
+def _too_many_files(path: str) -> TryAgainError:
+    return TryAgainError(
+        f"no file can be opened in {path}: too many open files", "Raise the limit of open files"
+    )
+
+
 def not_permitted(path: str) -> NotPermittedError:
     """This user may not use the queue."""
     return NotPermittedError(
         f"no permission to write in {path}, which reading the queue needs too",
         "Run as a member of the group that owns it (usually `forwarder`)",
+    )
+
+
+def replaced(path: str) -> QueueReplacedError:
+    """What was read from the queue must not be settled in it."""
+    return QueueReplacedError(
+        f"the database in {path} is not the one that was read from: it was replaced or restored, or another"
+        " daemon delivers from it",
+        "What was sent and not settled is sent again",
+    )
+
+
+def _not_makeable(path: str) -> NotPermittedError:
+    parent = os.path.dirname(os.path.abspath(path))
+    while not os.path.lexists(parent) and parent != os.path.dirname(parent):
+        parent = os.path.dirname(parent)
+    return NotPermittedError(
+        f"{path} is not there, and this user can't make it in {parent}",
+        "Set queue.path to a directory of this user's, or have root make it",
     )
 
 

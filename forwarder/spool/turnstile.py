@@ -6,11 +6,12 @@ and more. The kernel queues those who wait for a ``flock``: the worst case fell 
 
 from __future__ import annotations
 
+import _thread
 import fcntl
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from forwarder.errors import TryAgainError
 
@@ -61,58 +62,73 @@ class Turnstile:
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if self._waiter is None or not self._waiter.is_waiting():
-                started = _Waiter(open_shared(self._path))
-                started.start()
-                self._waiter = started
-            # One that was walked away from is come back to, or they would add up behind a stopped holder.
-            waiter = self._waiter
-            try:
-                has_lock = waiter.has_lock(timeout_s)
-            except BaseException:
-                # A signal handler has raised: who does not wait any more must not be given the lock.
-                waiter.walk_away()
-                raise
-            if not has_lock:
-                raise TryAgainError(
-                    f"the queue has been locked by another process for {timeout_s:g} s ({self._path})",
-                    "Nothing was stored; try again, or look for a stopped process that has this file open",
-                ) from None
-            os.close(self._fd)
-            self._fd, self._waiter = waiter.fd, None
+            self._wait(timeout_s)
+
+    def _wait(self, timeout_s: float) -> None:
+        # One that was walked away from is come back to, or they would add up behind a stopped holder.
+        waiter = self._waiter
+        is_new = waiter is None or not waiter.is_waiting()
+        if waiter is None or is_new:
+            waiter = self._waiter = _Waiter(open_shared(self._path))
+        try:
+            if is_new:
+                waiter.start()
+            has_lock = waiter.has_lock(timeout_s)
+        except BaseException:
+            # A signal handler has raised: who does not wait any more must not be given the lock.
+            waiter.walk_away()
+            raise
+        if not has_lock:
+            raise TryAgainError(
+                f"the queue has been locked by another process for {timeout_s:.3g} s ({self._path})",
+                "Nothing was stored; try again, or look for a stopped process that has this file open",
+            ) from None
+        # Taken over first: a signal handler may raise at the close.
+        before, self._fd = self._fd, waiter.fd
+        self._waiter = None
+        if before is not None:
+            os.close(before)
 
 
-class _Waiter(threading.Thread):
+class _Waiter:
     """Waits in the kernel's queue, which knows no time limit, so that its owner can walk away."""
 
     def __init__(self, fd: int) -> None:
-        super().__init__(name="turnstile", daemon=True)
         self.fd = fd
         self._decision = threading.Lock()
         self._locked = threading.Event()
-        self._abandoned = False
+        self._has_begun = self._abandoned = self._is_closed = False
 
-    def run(self) -> None:
+    def start(self) -> None:
+        """Begin to wait."""
+        # Not threading.Thread: a signal handler that raises amid its start leaves it half started.
+        _thread.start_new_thread(self._run, ())
+
+    def _run(self) -> None:
+        with self._decision:
+            if self._is_closed:
+                return
+            self._has_begun = True
         fcntl.flock(self.fd, fcntl.LOCK_EX)
         with self._decision:
             if self._abandoned:
-                fcntl.flock(self.fd, fcntl.LOCK_UN)
-                os.close(self.fd)
+                self._give_back()
             self._locked.set()
 
     def is_waiting(self) -> bool:
         """Whether it can still be waited for; if so, the lock is kept when it comes."""
         with self._decision:
-            self._abandoned = False
-            return not self._locked.is_set()
+            is_waiting = self._has_begun and not self._is_closed and not self._locked.is_set()
+            self._abandoned = self._abandoned and not is_waiting
+            return is_waiting
 
     def walk_away(self) -> None:
         """Wait no more; the lock goes back, now or when it comes."""
         with self._decision:
-            if self._locked.is_set() and not self._abandoned:
-                fcntl.flock(self.fd, fcntl.LOCK_UN)
-                os.close(self.fd)
             self._abandoned = True
+            # One that hasn't begun, as the handler has raised amid its start, had better not.
+            if self._locked.is_set() or not self._has_begun:
+                self._give_back()
 
     def has_lock(self, timeout_s: float) -> bool:
         """Wait for the lock; False: given up, and the lock goes back when it comes."""
@@ -120,6 +136,12 @@ class _Waiter(threading.Thread):
         with self._decision:
             self._abandoned = not self._locked.is_set()
             return not self._abandoned
+
+    def _give_back(self) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            fcntl.flock(self.fd, fcntl.LOCK_UN)
+            os.close(self.fd)
 
 
 def open_shared(path: str) -> int:
@@ -131,13 +153,26 @@ def open_shared(path: str) -> int:
     Raises:
         OSError: as :func:`os.open` does.
     """
-    try:
+    with suppress(FileNotFoundError):
         return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        pass
+    with suppress(FileExistsError):
+        _make_shared(path)
+    return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+
+
+def _make_shared(path: str) -> None:
+    directory = os.path.dirname(path)
     try:
+        # Without a name until it is open to the group: who is killed in between must not leave it closed.
+        fd = os.open(directory, os.O_RDWR | os.O_TMPFILE, FILE_MODE)
+        is_named = False
+    except OSError:  # not every file system can
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, FILE_MODE)
-    except FileExistsError:
-        return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-    os.fchmod(fd, FILE_MODE)
-    return fd
+        is_named = True
+    try:
+        os.fchmod(fd, FILE_MODE)
+        if not is_named:
+            # With a descriptor for the source, Python calls linkat(2) such that it follows the link in /proc.
+            os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd)
+    finally:
+        os.close(fd)

@@ -12,9 +12,9 @@ from typing import Any
 
 from forwarder.errors import UnavailableError
 from forwarder.spool import schema
-from forwarder.spool.ackqueue import DATABASE
+from forwarder.spool.directory import DATABASE, refuse_links
 from forwarder.spool.records import DeadLetter, Figures, Group, Selection, Waiting, as_bytes
-from forwarder.spool.sqlite_errors import translated
+from forwarder.spool.sqlite_errors import DamagedError, translated
 
 RATE_WINDOW_S = 60.0
 _NEWEST_DELIVERIES = 20_000
@@ -35,28 +35,35 @@ class View:
     """
 
     def __init__(self, path: str, timeout_s: float = 10.0) -> None:
-        self.path = path
+        # The program may go to another directory.
+        self.path = path = os.path.abspath(path)
         self._file = os.path.join(path, DATABASE)
         with translated(path):
             try:
-                os.stat(self._file)
+                refuse_links(self._file)
             except FileNotFoundError:
                 raise NoQueueError(f"there is no queue in {path} yet", "The first event makes it") from None
             self._connection = sqlite3.connect(
-                f"file:{_quoted(os.path.abspath(self._file))}?mode=ro",
+                f"file:{_quoted(self._file)}?mode=ro",
                 uri=True,
                 isolation_level=None,
                 timeout=timeout_s,
             )
             try:
                 self._verify()
-            except BaseException:
+            except BaseException as error:
                 self._connection.close()
+                if getattr(error, "sqlite_errorname", "") == "SQLITE_READONLY_ROLLBACK":
+                    what = f"the making of the queue in {path} was cut short"
+                    raise NoQueueError(what, "The next event, or `forwarder run`, completes it") from error
                 raise
 
     def _verify(self) -> None:
         if not schema.is_ours(self._connection):
             schema.refuse_strangers(self._connection, self._file)
+            if schema.is_older(self._connection):
+                what = f"the queue in {self.path} is of an older version of the forwarder"
+                raise NoQueueError(what, "The next event, or `forwarder run`, brings it up to date")
             raise NoQueueError(
                 f"the queue in {self.path} has not been used by the forwarder yet",
                 "`forwarder run` or `forwarder enqueue` will adopt it as it is",
@@ -83,6 +90,8 @@ class View:
                 f" (SELECT {schema.PUT_AT} FROM {schema.TABLE} ORDER BY _id LIMIT 1) FROM ledger"
             ).fetchone()
             rate = self._rate(time.time())
+        if row is None:
+            raise DamagedError(f"the database in {self.path} has lost its books", "Run `forwarder check`")
         (
             accepted,
             delivered,
@@ -192,8 +201,8 @@ class View:
     def _rate(self, now: float) -> float:
         (count,) = self._connection.execute(
             "SELECT coalesce(sum(delivered), 0) FROM (SELECT delivered, settled_at FROM deliveries"
-            " ORDER BY id DESC LIMIT ?) WHERE settled_at >= ?",
-            (_NEWEST_DELIVERIES, now - RATE_WINDOW_S),
+            " ORDER BY id DESC LIMIT ?) WHERE settled_at BETWEEN ? AND ?",
+            (_NEWEST_DELIVERIES, now - RATE_WINDOW_S, now),
         ).fetchone()
         return float(count) / RATE_WINDOW_S
 

@@ -63,8 +63,8 @@ DISCARDED = "UPDATE ledger SET discarded"
 POINTS = {
     # Any statement at all: for a new queue, statement by statement.
     "statement": Point(BEFORE, ""),
-    "make-directory-made": Point(AFTER, "forwarder.spool.ackqueue:os.mkdir"),
-    "make-file-made": Point(BEFORE, "forwarder.spool.ackqueue:sync_directory"),
+    "make-directory-made": Point(AFTER, "forwarder.spool.directory:tempfile.mkdtemp"),
+    "make-file-made": Point(BEFORE, "forwarder.spool.database:sync_directory"),
     "make-file-opened": Point(BEFORE, "forwarder.spool.turnstile:os.fchmod"),
     "make-reserve": Point(BEFORE, "forwarder.spool.reserve:Reserve.fill"),
     "make-reserve-file-made": Point(BEFORE, "forwarder.spool.reserve:os.posix_fallocate"),
@@ -98,7 +98,7 @@ POINTS = {
     "settle-commit": Point(BEFORE, "COMMIT", LOG),
     "settle-committed": Point(AFTER, "COMMIT", LOG),
     "settled": Point(AFTER, "forwarder.spool.consumer:Consumer.settle"),
-    "requeued": Point(AFTER, "forwarder.delivery.waiting:Waiting.add"),
+    "requeued": Point(AFTER, "forwarder.delivery.resend:Resend.add"),
     "halved": Point(AFTER, "forwarder.delivery.batch:Batch.halves"),
     "suspect-held": Point(AFTER, "forwarder.delivery.suspects:Suspects.hold"),
     "suspect-asked-again": Point(AFTER, "forwarder.delivery.suspects:Suspects.pop"),

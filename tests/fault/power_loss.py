@@ -365,6 +365,8 @@ class Disk:
         place = self._place(call.texts[0])
         if place is None or call.is_deleted:
             return
+        if "O_TMPFILE" in call.given:
+            return  # it has no name; see _linked
         directory, name = place
         if "O_CREAT" in call.given and name not in directory.now:
             directory.set(name, File())
@@ -402,6 +404,15 @@ class Disk:
         old[0].set(old[1], None)
         new[0].set(new[1], what)
 
+    def _linked(self, call: Call) -> None:
+        old, new = call.texts[-2:]
+        place = self._place(new)
+        assert place is not None, "linked into the directory"
+        # A file without a name is linked by its descriptor, before anything is written to it.
+        what = File() if old.startswith(b"/proc/self/fd/") else self._find(os.fsdecode(old))
+        assert isinstance(what, File), old
+        place[0].set(place[1], what)
+
     def _unlinked(self, call: Call) -> None:
         place = self._place(call.texts[0])
         if place is not None:
@@ -424,6 +435,8 @@ _ACTS: dict[str, Callable[[Disk, Call], None]] = {
     "fsync": Disk._synced,
     "fdatasync": Disk._synced,
     "rename": Disk._renamed,
+    "link": Disk._linked,
+    "linkat": Disk._linked,
     "unlink": Disk._unlinked,
     "rmdir": Disk._unlinked,
     "mkdir": Disk._made,

@@ -244,9 +244,9 @@ def test_a_power_cut_while_disk_is_given_back(record, dice, tmp_path):
     recording = record("""
         from pathlib import Path
         import power_loss_run
-        from forwarder.spool import Consumer, EventQueue, Settlement, consumer
+        from forwarder.spool import Consumer, EventQueue, Settlement, settling
         disk, said = map(Path, sys.argv[1:])
-        consumer.VACUUM_PAGES = 20
+        settling.VACUUM_PAGES = 20
         queue, daemon = EventQueue(disk / "queue", min_free_bytes=0), Consumer(str(disk / "queue"))
         last_id = 0
         for start in (3, 1003):
@@ -335,10 +335,7 @@ MADE = {
 }
 
 
-STRICT = pytest.mark.xfail(strict=True, reason="only the directory's maker syncs its name, and no parent's")
-
-
-@pytest.mark.parametrize("has_journal", [True, pytest.param(False, marks=STRICT)])
+@pytest.mark.parametrize("has_journal", [True, False])
 @pytest.mark.parametrize("how", MADE)
 def test_the_way_to_the_queue_lasts(record, dice, tmp_path, how, has_journal):
     """However its directory was made: once an event is accepted, the directory outlasts a power cut, on a
@@ -360,7 +357,6 @@ def test_the_way_to_the_queue_lasts(record, dice, tmp_path, how, has_journal):
         assert number_of(view.peek(10)[-1].data) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="a reader can't roll the making back, and blames permissions")
 def test_looking_at_a_queue_that_is_half_made(record, dice, tmp_path):
     """Wherever the making of a queue is cut short: who looks is told that there is no queue yet."""
     recording = record("""

@@ -390,10 +390,10 @@ def test_file_where_the_directory_should_be(tmp_path):
 def test_queue_of_a_newer_forwarder_is_left_alone(queue_path, sql):
     """A database with a newer version is refused by readers and writers, and nothing is changed."""
     EventQueue(queue_path).close()
-    sql(queue_path, "PRAGMA user_version = 2")
+    sql(queue_path, "PRAGMA user_version = 3")
     before = snapshot(queue_path)["data.db"]
     for open_it in (EventQueue, View, Consumer):
-        with pytest.raises(ConfigError, match="version 2, this forwarder knows 1"):
+        with pytest.raises(ConfigError, match="version 3, this forwarder knows 2"):
             open_it(queue_path)
     assert snapshot(queue_path)["data.db"] == before
 
@@ -472,6 +472,7 @@ def test_stopped_holder_of_the_turnstile(queue_path, rows, until):
     """Behind a process that was stopped amid its turn, put gives up after its time limit; nothing is
     stored, tries do not add up to threads or files, and once the holder is gone it works."""
     queue = EventQueue(queue_path, min_free_bytes=0, lock_timeout_s=0.1)
+    threads = len(os.listdir("/proc/self/task"))
     code = (
         "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], os.O_RDWR), 2); print(flush=True); input()"
     )
@@ -484,12 +485,12 @@ def test_stopped_holder_of_the_turnstile(queue_path, rows, until):
         for _ in range(4):
             with pytest.raises(TryAgainError, match="look for a stopped process"):
                 queue.put(EVENT)
-        assert sum(thread.name == "turnstile" for thread in threading.enumerate()) == 1
+        assert len(os.listdir("/proc/self/task")) <= threads + 1
         assert sum(path.endswith("turnstile") for path in open_files(queue_path)) == 2
     finally:
         holder.kill()
         holder.communicate()
-    until(lambda: not any(thread.name == "turnstile" for thread in threading.enumerate()))
+    until(lambda: sum(path.endswith("turnstile") for path in open_files(queue_path)) == 1)
     assert queue.put(EVENT) == 1
     assert len(rows(queue_path)) == 1
     queue.close()
@@ -738,3 +739,21 @@ def test_room_is_looked_at_while_others_close(queue_path):
         print(refused)
     """
     assert run_python(code, queue_path) == [1500]
+
+
+@as_root
+def test_directory_that_can_not_be_made_is_said_to_be_missing(public_path):
+    """Who can't make the queue's directory is told that it is not there, and where it can't be made: 77."""
+    wanted = os.path.join(public_path, "some", "queue")
+    code = f"""
+        import json, os
+        from forwarder.errors import NotPermittedError
+        from forwarder.spool import EventQueue
+        os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
+        try:
+            EventQueue({wanted!r})
+        except NotPermittedError as error:
+            print(json.dumps([error.exit_code, error.what]))
+    """
+    [found] = run_python(code)
+    assert found == [77, f"{wanted} is not there, and this user can't make it in {public_path}"]

@@ -66,8 +66,8 @@ def test_plain_producer_is_a_producer(consumer, plain, queue_path, figures):
     assert len(properties["$insert_id"]) == 32
     again = Consumer(queue_path)
     assert again.claim(0, 10, MIB) == claim
+    again.settle(Settlement(claim.ids))
     again.close()
-    consumer.settle(Settlement(claim.ids))
     assert (figures(queue_path).accepted, figures(queue_path).delivered) == (1, 1)
 
 
@@ -185,13 +185,13 @@ def test_whatever_stands_as_timestamp(consumer, queue_path, sql, timestamp, figu
     [stored] = consumer.claim(0, 10, MIB).events
     again = Consumer(queue_path)
     assert again.claim(0, 10, MIB).events == [stored]
-    again.close()
     with View(queue_path) as view:
         found = view.figures()
         assert found.oldest_waiting_at is None
         assert view.peek(1)[0].accepted_at == 0.0
     assert json.loads(stored)["properties"]["time"] == int(found.created_at * 1000)
-    assert len(drain(consumer)) == 1
+    assert len(drain(again)) == 1
+    again.close()
 
 
 def test_text_is_as_good_as_bytes(consumer, queue_path, sql):
@@ -325,3 +325,13 @@ def test_opening_by_a_stranger_harms_nothing(consumer, queue, queue_path, figure
     stranger.close()
     consumer.settle(Settlement(claim.ids))
     assert figures(queue_path).delivered == 3
+
+
+@pytest.mark.parametrize("timestamp", ["NULL", "'yesterday'"])
+def test_dead_letter_without_a_time_has_that_of_the_queue(consumer, queue_path, sql, timestamp):
+    """What has no usable timestamp counts as put when the queue was made, also as a dead letter."""
+    insert(sql, queue_path, "x'ff'", timestamp)
+    drain(consumer)
+    with View(queue_path) as view:
+        [letter] = view.dead_letters(ALL)
+        assert letter.accepted_at == view.figures().created_at

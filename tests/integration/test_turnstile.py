@@ -1,6 +1,7 @@
 """One writer at a time, in the order of arrival, and nobody waits for ever."""
 
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -11,12 +12,35 @@ import pytest
 
 from forwarder.errors import ConfigError, TryAgainError
 from forwarder.spool import AckQueue, open_shared
+from forwarder.spool import turnstile as turnstile_module
 from forwarder.spool.turnstile import Turnstile
 
 
 @pytest.fixture
 def path(tmp_path):
     return str(tmp_path / "turnstile")
+
+
+def open_files(path):
+    """How many descriptors of this process are of that file."""
+    names = (f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd"))
+    return sum(os.path.realpath(name) == path for name in names)
+
+
+class BrokenOffError(Exception):
+    """What the signal handler raises."""
+
+
+@pytest.fixture
+def broken_off():
+    """Have a signal handler raise now, as the time limits of task runners do."""
+
+    def handler(*_):
+        raise BrokenOffError
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    yield lambda: signal.raise_signal(signal.SIGUSR1)
+    signal.signal(signal.SIGUSR1, before)
 
 
 def test_one_passes_at_a_time(path):
@@ -91,7 +115,7 @@ def test_a_lock_that_comes_too_late_is_given_back(path, until):
     holder, late, third = Turnstile(path), Turnstile(path), Turnstile(path)
     with holder.passing(1), pytest.raises(TryAgainError), late.passing(0.05):
         pass
-    until(lambda: all(thread.name != "turnstile" for thread in threading.enumerate()))
+    until(lambda: open_files(path) == 2)
     with third.passing(5), pytest.raises(TryAgainError), late.passing(0.05):
         pass
     with late.passing(5):
@@ -107,7 +131,7 @@ def test_waiting_is_taken_up_again(path):
         for _ in range(3):
             with pytest.raises(TryAgainError), patient.passing(0.02):
                 pass
-        assert sum(thread.name == "turnstile" for thread in threading.enumerate()) == 1
+        assert open_files(path) == 3, "the holder's, its own, and that of one who waits for it"
         entered = threading.Event()
 
         def enter():
@@ -123,6 +147,91 @@ def test_waiting_is_taken_up_again(path):
         pass
     holder.close()
     patient.close()
+
+
+def passes_soon(path):
+    """Whether others and those who were broken off get in."""
+    other = Turnstile(path)
+    with other.passing(5):
+        pass
+    other.close()
+
+
+def test_broken_off_as_the_waiting_begins(path, broken_off, monkeypatch, until):
+    """A signal handler that raises right when another thread has begun to wait: the lock that this one gets
+    is given back."""
+    holder, turnstile = Turnstile(path), Turnstile(path)
+    start = turnstile_module._Waiter.start
+
+    def start_and_break_off(self):
+        start(self)
+        until(lambda: self._has_begun)
+        broken_off()
+
+    monkeypatch.setattr(turnstile_module._Waiter, "start", start_and_break_off)
+    with holder.passing(1), pytest.raises(BrokenOffError), turnstile.passing(5):
+        pass
+    monkeypatch.undo()
+    until(lambda: open_files(path) == 2)
+    passes_soon(path)
+    with turnstile.passing(5):
+        pass
+    holder.close()
+    turnstile.close()
+    assert open_files(path) == 0
+
+
+def test_broken_off_before_the_waiting_has_begun(path, broken_off, monkeypatch):
+    """The same before that thread is there: it never waits."""
+    holder, turnstile = Turnstile(path), Turnstile(path)
+    monkeypatch.setattr(turnstile_module._Waiter, "start", lambda _: broken_off())
+    with holder.passing(1), pytest.raises(BrokenOffError), turnstile.passing(5):
+        pass
+    monkeypatch.undo()
+    assert open_files(path) == 2
+    passes_soon(path)
+    with turnstile.passing(5):
+        passes = True
+    assert passes
+    holder.close()
+    turnstile.close()
+
+
+def test_broken_off_as_it_is_handed_over(path, broken_off, monkeypatch):
+    """A signal handler that raises when the lock has just come, and the file from before is closed: it is
+    free for others at once, and for this one again."""
+    holder, turnstile = Turnstile(path), Turnstile(path)
+    with turnstile.passing(1):
+        pass
+    close = os.close
+
+    def close_and_break_off(fd):
+        close(fd)
+        monkeypatch.undo()
+        broken_off()
+
+    locked = threading.Event()
+    leave = threading.Event()
+
+    def hold():
+        with holder.passing(5):
+            locked.set()
+            assert leave.wait(20)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert locked.wait(20)
+    start = turnstile_module._Waiter.start
+    monkeypatch.setattr(turnstile_module._Waiter, "start", lambda self: (start(self), leave.set()))
+    monkeypatch.setattr(os, "close", close_and_break_off)
+    with pytest.raises(BrokenOffError), turnstile.passing(20):
+        pass
+    thread.join()
+    passes_soon(path)
+    with turnstile.passing(5):
+        pass
+    holder.close()
+    turnstile.close()
 
 
 def test_shared_files_are_the_groups_and_private(tmp_path):

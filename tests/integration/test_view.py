@@ -225,6 +225,7 @@ def test_dead_letters_are_selected(queue_path, sql, where, ids):
 def test_dead_letters_are_looked_through_in_short_reads(queue_path, sql, monkeypatch):
     """However many dead letters there are, listing, counting and summing up read a few at a time."""
     monkeypatch.setattr(view_module, "_CHUNK_IDS", 10)
+    monkeypatch.setattr(books, "CHUNK_IDS", 10)
     EventQueue(queue_path).close()
     sql(
         queue_path,
@@ -282,7 +283,7 @@ def faults(queue_path):
     [
         ("DELETE FROM ack_queue_default WHERE _id = 15", {"books: queue"}),
         ("DELETE FROM dead_letters WHERE id = 3", {"books: dead letters"}),
-        ("UPDATE ledger SET delivered = delivered + 1", {"books: queue"}),
+        ("UPDATE ledger SET delivered = delivered + 1", {"books: queue", "books: deliveries"}),
         ("UPDATE ledger SET deleted = deleted - 1", {"books: queue"}),
         ("UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = 'ack_queue_default'", {"books: queue"}),
         ("UPDATE ledger SET discarded = discarded + 1", {"books: dead letters"}),

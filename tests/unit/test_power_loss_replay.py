@@ -141,6 +141,31 @@ def test_what_is_mapped_is_left_out_or_rubbish(replay):
     assert b"one" not in [state.get("d-shm") for state in found]
 
 
+def link(old, new):
+    """A file gets a further name."""
+    return f'linkat(AT_FDCWD, "{text(old)}", AT_FDCWD, "{text(DISK / new)}", 0) = 0'
+
+
+def test_a_further_name_is_of_the_same_file(replay):
+    """What was synced under one name is there under both, once the directory was synced."""
+    found = replay(create("a"), link(DISK / "a", "b"), write("a", 0, b"one"), sync("a"), sync())
+    assert found == [{"a": b"one", "b": b"one"}]
+
+
+def test_a_further_name_lasts_when_the_directory_is_synced(replay):
+    """Without that it may be missing."""
+    found = replay(create("a"), sync(), link(DISK / "a", "b"))
+    assert {"a": b""} in found
+    assert {"a": b"", "b": b""} in found
+
+
+def test_a_file_without_a_name_gets_one(replay):
+    """A file that was opened without a name is there under the name it is given, and not before."""
+    unnamed = f'openat(AT_FDCWD, "{text(DISK)}", O_RDWR|O_TMPFILE, 0660) = 3<{text(DISK / "#1")}>(deleted)'
+    assert replay(unnamed) == [{}]
+    assert replay(unnamed, link("/proc/self/fd/3", "a"), sync()) == [{"a": b""}]
+
+
 def test_what_was_said_has_its_place(tmp_path):
     """What a process says counts from the beginning of its call."""
     said = f'write(1<{text(ROOT / "said/me")}>, "{text(b"yes")}", 3'
@@ -152,7 +177,7 @@ def test_what_was_said_has_its_place(tmp_path):
 @pytest.mark.parametrize(
     "call",
     [
-        f'link("{text(DISK / "a")}", "{text(DISK / "b")}") = 0',
+        f'symlink("{text(DISK / "a")}", "{text(DISK / "b")}") = 0',
         f"copy_file_range({fd('a')}, NULL, {fd('b')}) = 5",
     ],
 )

@@ -1,0 +1,119 @@
+"""The queue's directory, and which files are in it now."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+
+from forwarder.errors import ConfigError
+from forwarder.spool.sqlite_errors import translated
+
+DATABASE = "data.db"
+LOG, INDEX = DATABASE + "-wal", DATABASE + "-shm"
+DIRECTORY_MODE = 0o2770
+
+
+# Device and inode.
+Identity = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Which files a database consists of; None: it is not there.
+
+    While a connection to the database is open, all three stay the same, unless somebody deletes or replaces
+    one; what is written then goes into files that nobody else will open.
+    """
+
+    database: Identity | None
+    log: Identity | None
+    index: Identity | None
+
+    @classmethod
+    def at(cls, path: str) -> Files:
+        """Those in the directory *path* now."""
+        return cls(*(_identity(os.path.join(path, name)) for name in (DATABASE, LOG, INDEX)))
+
+
+def size_of(path: str, name: str) -> int:
+    """The size of a file in the directory in bytes; 0 if it is not there."""
+    try:
+        return os.stat(os.path.join(path, name)).st_size
+    except FileNotFoundError:
+        return 0
+
+
+def refuse_links(file: str) -> None:
+    """Make sure that *file* is a file and no link, through which another would be written.
+
+    Raises:
+        ConfigError: it is something else.
+        OSError: it can't be looked at.
+    """
+    if not stat.S_ISREG(os.lstat(file).st_mode):
+        raise ConfigError(
+            f"{file} is no regular file: a link, or a pipe",
+            "Nothing was changed; set queue.path to a directory of the forwarder's own, or move it away",
+        )
+
+
+def prepare_directory(path: str) -> None:
+    """Make the queue's directory for a group of producers, if it is not there; durable on return.
+
+    Raises:
+        NotPermittedError, ConfigError, TryAgainError, StorageError: why it can't be made.
+    """
+    with translated(path):
+        make_directory(path)
+
+
+def make_directory(path: str) -> None:
+    """As `prepare_directory`, with the system's errors as they are."""
+    if os.path.isdir(path):
+        return
+    target = os.path.abspath(path)
+    parent = os.path.dirname(target)
+    os.makedirs(parent, exist_ok=True)
+    # Under another name until it is open to the group: who is killed in between must not leave it closed.
+    made = tempfile.mkdtemp(prefix=f".{os.path.basename(target)}.", dir=parent)
+    try:
+        os.chmod(made, DIRECTORY_MODE)
+        os.rename(made, target)
+    except OSError:
+        os.rmdir(made)
+        if not os.path.isdir(path):
+            raise
+    sync_directory(parent)
+
+
+def sync_way(path: str) -> None:
+    """Put the names on the way to the directory *path* on disk, whoever made it."""
+    here = os.path.abspath(path)
+    while here != (parent := os.path.dirname(here)):
+        with suppress(PermissionError):
+            sync_directory(parent)
+        here = parent
+
+
+def sync_directory(path: str) -> None:
+    """Put the names in a directory on disk, as a file's own sync does not."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def identity_of(found: os.stat_result) -> Identity:
+    """Which file it is."""
+    return found.st_dev, found.st_ino
+
+
+def _identity(file: str) -> Identity | None:
+    try:
+        return identity_of(os.stat(file))
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,66 @@
+"""Opening the database's file, and making it a queue's when it is none yet."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from forwarder.spool import schema
+from forwarder.spool.directory import DATABASE, LOG, refuse_links, size_of, sync_way
+from forwarder.spool.reserve import RESERVE, Reserve
+
+JOURNAL_SIZE_LIMIT = 8 * 1024 * 1024
+
+
+def opened(
+    path: str, timeout_s: float, turn: Callable[[], AbstractContextManager[None]]
+) -> sqlite3.Connection:
+    """The database in the directory *path*, where a file for it is: a queue, with our settings.
+
+    Args:
+        timeout_s: How long it is to wait for locks.
+        turn: The turnstile, to be passed where it is not a queue yet.
+
+    Raises:
+        ForwarderError, sqlite3.Error, OSError: it is no queue, and can't or must not be made one.
+    """
+    file = os.path.join(path, DATABASE)
+    refuse_links(file)
+    connection = sqlite3.connect(file, timeout=timeout_s, isolation_level=None, check_same_thread=False)
+    try:
+        if not schema.is_ours(connection):
+            schema.refuse_strangers(connection, file)
+            with turn():
+                _prepare(connection, path)
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA journal_size_limit = {JOURNAL_SIZE_LIMIT}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def is_emptied(path: str) -> bool:
+    """Whether there is nothing where a database was: the reserve is laid when there is one."""
+    is_used = size_of(path, LOG) or os.path.exists(os.path.join(path, RESERVE))
+    return not size_of(path, DATABASE) and bool(is_used)
+
+
+def _prepare(connection: sqlite3.Connection, path: str) -> None:
+    # Only takes effect before the first table; an adopted database goes without.
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    connection.execute("PRAGMA journal_mode = WAL")
+    sync_way(path)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        schema.prepare(connection, os.path.join(path, DATABASE))
+        connection.execute("COMMIT")
+    except BaseException:
+        # After some errors, a full disk among them, SQLite has done so already.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    # Now, not when a daemon starts: by then the disk may be full.
+    Reserve(path).fill()

@@ -1,0 +1,150 @@
+"""What the rows of a damaged database are: events, dead letters, and what its books said."""
+
+from __future__ import annotations
+
+import zlib
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from forwarder.spool import schema
+from forwarder.spool.salvage.pages import Cell, Pages
+from forwarder.spool.status import ACK_FAILED, ACKED, INITED, READY, UNACK
+
+_STATUSES = frozenset({INITED, READY, UNACK, ACKED, ACK_FAILED})
+_OTHER_QUEUE = "ack_queue_"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of the queue; ``put_at`` in seconds since the epoch, None where it can't be told."""
+
+    id: int
+    data: bytes
+    put_at: float | None
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A row of the dead letters, without its id."""
+
+    event_id: int
+    data: bytes | None
+    event: str
+    insert_id: str
+    reason: str
+    field: str
+    http_status: int | None
+    accepted_at: float
+    dead_at: float
+
+
+@dataclass(slots=True)
+class Books:
+    """What the database said of itself, as far as that can be read.
+
+    Attributes:
+        other_queues: Tables of other queues in the same file, whose rows look alike.
+    """
+
+    queue_id: str = ""
+    created_at: float | None = None
+    settled: int | None = None
+    sequence: int | None = None
+    other_queues: set[str] = field(default_factory=set)
+
+    @property
+    def waiting(self) -> int | None:
+        """How many events should be waiting."""
+        if self.sequence is None or self.settled is None:
+            return None
+        return max(self.sequence - self.settled, 0)
+
+
+def found(pages: Pages, books: Books) -> Iterator[Row | Letter]:
+    """What is to be brought back, each row once; what the books said is put into *books* on the way."""
+    seen = _Seen()
+    for cell in pages.cells():
+        item = _row(cell) or _letter(cell)
+        if item is None:
+            _note(cell, books)
+        elif seen.add(cell.rowid, isinstance(item, Row), item.data or b"") and not _is_acked(item):
+            yield item
+
+
+def _row(cell: Cell) -> Row | None:
+    match cell.columns:
+        case (None, bytes() | str() as data, put_at, int() as status) if status in _STATUSES:
+            at = float(put_at) if isinstance(put_at, int | float) and 0 <= put_at <= 1e11 else None
+            return Row(cell.rowid, _bytes(data), at, status)
+    return None
+
+
+def _is_acked(item: Row | Letter) -> bool:
+    return isinstance(item, Row) and item.status == ACKED
+
+
+def _letter(cell: Cell) -> Letter | None:
+    match cell.columns:
+        case (
+            None,
+            int() as event_id,
+            bytes() | str() | None as data,
+            str() as event,
+            str() as insert_id,
+            str() as reason,
+            str() as field,
+            int() | None as http_status,
+            int() | float() as accepted_at,
+            int() | float() as dead_at,
+        ):
+            stored = None if data is None else _bytes(data)
+            return Letter(
+                event_id, stored, event, insert_id, reason, field, http_status, accepted_at, dead_at
+            )
+    return None
+
+
+def _note(cell: Cell, books: Books) -> None:
+    match cell.columns:
+        case ("table", str() as name, *_) if name.startswith(_OTHER_QUEUE) and name != schema.TABLE:
+            books.other_queues.add(name)
+        case (schema.TABLE, int() as sequence):
+            books.sequence = sequence
+        case (
+            None,
+            str() as queue_id,
+            int() | float() as created_at,
+            int() as baseline,
+            int() as delivered,
+            int() as dead_lettered,
+            int() as deleted,
+            *_,
+        ) if len(queue_id) == 36:
+            books.queue_id, books.created_at = queue_id, created_at
+            books.settled = baseline + delivered + dead_lettered + deleted
+
+
+def _bytes(data: bytes | str) -> bytes:
+    return data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data
+
+
+class _Seen:
+    """Which rows there were, in 4 bytes each.
+
+    A row number that comes again with other bytes is another row: one of the two numbers is damaged.
+    """
+
+    def __init__(self) -> None:
+        self._blocks: dict[tuple[bool, int], array[int]] = {}
+
+    def add(self, rowid: int, kind: bool, data: bytes) -> bool:
+        """False: it has been added before."""
+        block = self._blocks.get((kind, rowid >> 10))
+        if block is None:
+            block = self._blocks[kind, rowid >> 10] = array("I", bytes(4096))
+        mark = zlib.crc32(data) or 1
+        before = block[rowid & 1023]
+        block[rowid & 1023] = before or mark
+        return before != mark

@@ -1,0 +1,165 @@
+"""Reading a database file without SQLite, as far as it can be read: for one that SQLite calls damaged.
+
+The formats are those of sqlite.org/fileformat2.html: pages, table leaf cells, records, and the frames of the
+write-ahead log. Nothing is believed that can be checked, and nothing raises because of what was read.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from forwarder.spool.salvage.record import Value, record, varint
+from forwarder.spool.salvage.wal import DEFAULT_PAGE_BYTES, PAGE_SIZES, Log
+
+LEAF = 13
+# Beside leaves: interior pages, those of indexes, and what overflow pages and maps of pointers begin with.
+_KINDS = frozenset({LEAF, 5, 2, 10, 0, 1, 3, 4})
+MAGIC = b"SQLite format 3\x00"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One row of some table: its rowid, and its columns as they stand in the record."""
+
+    rowid: int
+    columns: tuple[Value, ...]
+
+
+@dataclass(slots=True)
+class Losses:
+    """What could not be read: whole pages by number, and rows on pages that could be."""
+
+    pages: list[int] = field(default_factory=list)
+    rows: int = 0
+
+
+class Pages:
+    """A database file with its write-ahead log, page by page; both are only read.
+
+    Args:
+        file: The database; its log is the file of that name with ``-wal``, if there is one.
+
+    Raises:
+        OSError: the database file can't be opened.
+    """
+
+    def __init__(self, file: str) -> None:
+        log = file + "-wal"
+        # Of a database that was deleted, the log may be all there is.
+        is_there = os.path.exists(file) or not os.path.exists(log)
+        self._file = open(file if is_there else os.devnull, "rb", buffering=0)  # noqa: SIM115  closed by close()
+        head = self._file.read(100)
+        named = _page_bytes(head)
+        self._log = Log(log, named)
+        self.page_bytes = named or self._log.page_bytes or DEFAULT_PAGE_BYTES
+        self._usable = self.page_bytes - (head[20] if named else 0)
+        size = self._file.seek(0, 2)
+        self.count = max(-(-size // self.page_bytes), max(self._log.newest, default=0))
+        self.losses = Losses()
+
+    def close(self) -> None:
+        """Close the files."""
+        self._file.close()
+        self._log.close()
+
+    def cells(self) -> Iterator[Cell]:
+        """Each row that stands on a table's leaf page in use; what can't be read is noted in `losses`."""
+        free = self._free()
+        for number in range(1, self.count + 1):
+            if number not in free:
+                page = self._page(number)
+                if page is None:
+                    self.losses.pages.append(number)
+                else:
+                    yield from self._leaf(number, page)
+        # The broken frames of the log may hold what is nowhere else.
+        for number, page in self._log.broken():
+            yield from self._leaf(number, page)
+
+    def _page(self, number: int) -> bytes | None:
+        page = self._log.page(number)
+        if page is None:
+            self._file.seek((number - 1) * self.page_bytes)
+            try:
+                page = self._file.read(self.page_bytes)
+            except OSError:
+                return None
+        return page if len(page) == self.page_bytes else None
+
+    def _leaf(self, number: int, page: bytes) -> Iterator[Cell]:
+        start = 100 if number == 1 else 0
+        kind = page[start]
+        (count,) = struct.unpack_from(">H", page, start + 3)
+        most = (len(page) - start - 8) // 2
+        if kind not in _KINDS or (kind == LEAF and count > most):
+            self.losses.pages.append(number)
+        count = min(count, most)
+        for (offset,) in struct.iter_unpack(">H", page[start + 8 : start + 8 + 2 * count]):
+            cell = self._cell(page, offset)
+            if cell is not None:
+                yield cell
+            elif kind == LEAF:
+                self.losses.rows += 1
+            else:
+                break  # what it says of itself is true; one flipped bit would have made a leaf of it
+
+    def _cell(self, page: bytes, offset: int) -> Cell | None:
+        try:
+            size, offset = varint(page, offset)
+            rowid, offset = varint(page, offset)
+            payload = self._payload(page, offset, size)
+            return Cell(rowid, record(payload)) if payload is not None and rowid > 0 else None
+        except (IndexError, struct.error, ValueError):
+            return None
+
+    def _payload(self, page: bytes, offset: int, size: int) -> bytes | None:
+        most = self._usable - 35
+        local = size
+        if size > most:
+            least = (self._usable - 12) * 32 // 255 - 23
+            local = least + (size - least) % (self._usable - 4)
+            local = local if local <= most else least
+        payload = page[offset : offset + local]
+        if size == local or size > self.count * self.page_bytes:
+            return payload if len(payload) == size else None
+        pieces, left = [payload], size - local
+        (following,) = struct.unpack_from(">I", page, offset + local)
+        while left > 0:
+            more = self._page(following) if 0 < following <= self.count else None
+            if more is None:
+                return None
+            pieces.append(more[4 : 4 + min(left, self._usable - 4)])
+            left -= self._usable - 4
+            (following,) = struct.unpack_from(">I", more)
+        return b"".join(pieces)
+
+    def _free(self) -> set[int]:
+        """The pages that hold nothing any more, as far as the list of them can be followed."""
+        first = self._page(1)
+        if first is None or first[:16] != MAGIC:
+            return set()
+        free: set[int] = set()
+        (trunk,) = struct.unpack_from(">I", first, 32)
+        while 0 < trunk <= self.count and trunk not in free:
+            page = self._page(trunk)
+            if page is None:
+                break
+            following, count = struct.unpack_from(">II", page)
+            if count > self._usable // 4 - 2:
+                break
+            free.add(trunk)
+            free.update(struct.unpack_from(f">{count}I", page, 8))
+            trunk = following
+        return free
+
+
+def _page_bytes(head: bytes) -> int:
+    """The size of a page, by the file's header; 0: it can't be told."""
+    if len(head) < 100 or head[:16] != MAGIC:
+        return 0
+    size = int.from_bytes(head[16:18], "big")
+    size = 65536 if size == 1 else size
+    return size if size in PAGE_SIZES else 0

@@ -1,0 +1,164 @@
+"""Bring back what a damaged database holds: every event that can be read, rather twice than not at all."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+from forwarder.errors import ConfigError, EventError, InputError
+from forwarder.event import complete_foreign, name_of
+from forwarder.spool import schema
+from forwarder.spool.database import Database
+from forwarder.spool.directory import DATABASE
+from forwarder.spool.salvage.found import Books, Letter, Row, found
+from forwarder.spool.salvage.pages import Losses, Pages
+from forwarder.spool.set_aside import mark_salvaged, salvaged_name
+from forwarder.spool.status import READY
+
+CHUNK_ROWS = 500
+
+
+@dataclass(slots=True)
+class Salvage:
+    """What was found in a damaged database.
+
+    Attributes:
+        events, dead_letters: How many of each can be read.
+        waiting: How many events should be there by the database's own books; None: they can't be read.
+        losses: What can't be read.
+        before: How many of them were brought back already, by an earlier try that was broken off.
+    """
+
+    events: int = 0
+    dead_letters: int = 0
+    waiting: int | None = None
+    losses: Losses = field(default_factory=Losses)
+    before: int = 0
+
+
+def plan(file: str) -> Salvage:
+    """Read a damaged database to its end, and change nothing.
+
+    Raises:
+        InputError: the file can't be opened.
+        ConfigError: it holds other queues too.
+    """
+    result = Salvage()
+    for item in _items(file, result, Books()):
+        _count(item, result)
+    return result
+
+
+def apply(file: str, path: str, told: Callable[[int], None] = lambda _: None) -> Salvage:
+    """Put what a damaged database holds into the queue in *path*; durable on return.
+
+    Events are accepted anew, completed as they would have been. Dead letters become dead letters again, and
+    so do rows whose content is damaged. Broken off, it goes on from there the next time.
+
+    Args:
+        file: The damaged database; if it is one that was set aside, that is noted beside it.
+        told: Called with the number brought back so far.
+
+    Raises:
+        TryAgainError, StorageError: the queue can't be written.
+        InputError, ConfigError: as `plan`.
+    """
+    own = os.path.join(path, DATABASE)
+    # Of a database that was deleted, the log may be all that was set aside.
+    if os.path.exists(own) and os.path.exists(file) and os.path.samefile(file, own):
+        raise ConfigError(
+            f"{file} is the queue's own database", "Salvage is for a file that has been set aside"
+        )
+    result, books, source = Salvage(), Books(), salvaged_name(file)
+    queue = Database(path)
+    try:
+        with queue.transaction() as connection:
+            row = connection.execute("SELECT position FROM salvages WHERE source = ?", (source,)).fetchone()
+        result.before = position = row[0] if row else 0
+        items = _items(file, result, books)
+        for item in islice(items, position):
+            _count(item, result)
+        while chunk := list(islice(items, CHUNK_ROWS)):
+            position += len(chunk)
+            with queue.transaction() as connection:
+                for item in chunk:
+                    _bring_back(connection, item, books)
+                connection.execute(
+                    "INSERT OR REPLACE INTO salvages (source, position) VALUES (?, ?)", (source, position)
+                )
+            for item in chunk:
+                _count(item, result)
+            told(position)
+    finally:
+        queue.close()
+    mark_salvaged(file)
+    return result
+
+
+def _items(file: str, result: Salvage, books: Books) -> Iterator[Row | Letter]:
+    try:
+        pages = Pages(file)
+    except OSError as error:
+        raise InputError(f"{file} can't be read: {error.strerror}", "Name a database file") from error
+    try:
+        for item in found(pages, books):
+            if books.other_queues:
+                others = ", ".join(sorted(books.other_queues))
+                raise ConfigError(f"{file} holds other queues too, whose rows can't be told apart: {others}")
+            yield item
+    finally:
+        pages.close()
+    result.losses, result.waiting = pages.losses, books.waiting
+
+
+def _count(item: Row | Letter, result: Salvage) -> None:
+    if isinstance(item, Row):
+        result.events += 1
+    else:
+        result.dead_letters += 1
+
+
+def _bring_back(connection: sqlite3.Connection, item: Row | Letter, books: Books) -> None:
+    now = time.time()
+    if isinstance(item, Letter):
+        _bury(connection, item)
+        return
+    put_at = item.put_at or books.created_at or now
+    try:
+        data = complete_foreign(item.data, put_at, books.queue_id or _NOBODY, item.id)
+    except EventError as error:
+        name, insert_id = name_of(item.data)
+        reason = f"damaged on disk: {error}"
+        _bury(connection, Letter(0, item.data, name, insert_id, reason, "", None, put_at, now))
+    else:
+        connection.execute(schema.INSERT, (data, put_at, READY))
+
+
+def _bury(connection: sqlite3.Connection, letter: Letter) -> None:
+    """As a dead letter of this queue: accepted here, and dead at once, or the books would not balance."""
+    row_id = connection.execute(schema.INSERT, (letter.data or b"", letter.accepted_at, READY)).lastrowid
+    connection.execute(f"DELETE FROM {schema.TABLE} WHERE _id = ?", (row_id,))
+    connection.execute(
+        "INSERT INTO dead_letters (event_id, data, event, insert_id, reason, field, http_status, accepted_at,"
+        " dead_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            row_id,
+            letter.data,
+            letter.event,
+            letter.insert_id,
+            letter.reason,
+            letter.field,
+            letter.http_status,
+            letter.accepted_at,
+            letter.dead_at,
+        ),
+    )
+    connection.execute("UPDATE ledger SET dead_lettered = dead_lettered + 1")
+
+
+# For strangers' rows, whose $insert_id comes from the queue's identity, where that can't be read.
+_NOBODY = "00000000-0000-0000-0000-000000000000"

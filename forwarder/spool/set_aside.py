@@ -1,0 +1,84 @@
+"""Putting a damaged database out of the way, so that the queue can go on with a fresh one.
+
+It goes, with its log, into a directory of its own beside the queue: ``damaged-DATE``, and once salvaged
+``salvaged-DATE``. First by further names for the files and only then out of the old place: a crash in between
+leaves both, and never a log without its database, which SQLite would delete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+
+from forwarder.spool.directory import DATABASE, DIRECTORY_MODE, INDEX, LOG, sync_directory
+
+DAMAGED, SALVAGED = "damaged-", "salvaged-"
+_PARTS = (DATABASE, LOG, INDEX)
+
+
+def set_aside(path: str) -> str:
+    """Set the database in the queue's directory *path* aside. The caller holds the turnstile.
+
+    Returns:
+        the database's new place.
+
+    Raises:
+        OSError: it can't be moved.
+    """
+    target = new_directory(path)
+    for part in _PARTS:
+        with contextlib.suppress(FileNotFoundError):
+            os.link(os.path.join(path, part), os.path.join(target, part), follow_symlinks=False)
+    sync_directory(target)
+    sync_directory(path)
+    for part in _PARTS:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(path, part))
+    sync_directory(path)
+    return os.path.join(target, DATABASE)
+
+
+def damaged(path: str) -> list[str]:
+    """The databases set aside in the queue's directory *path* and not salvaged yet, oldest first."""
+    try:
+        names = sorted(name for name in os.listdir(path) if name.startswith(DAMAGED))
+    except OSError:
+        return []
+    return [os.path.join(path, name, DATABASE) for name in names]
+
+
+def salvaged_name(file: str) -> str:
+    """The name of a database that was set aside once it has been salvaged; any other file keeps its own."""
+    directory, name = os.path.split(os.path.realpath(file))
+    parent, place = os.path.split(directory)
+    if place.startswith(DAMAGED):
+        place = SALVAGED + place.removeprefix(DAMAGED)
+    return os.path.join(parent, place, name)
+
+
+def mark_salvaged(file: str) -> None:
+    """Note that a database that was set aside has been salvaged; of any other file nothing is noted."""
+    before, after = (os.path.dirname(name) for name in (os.path.realpath(file), salvaged_name(file)))
+    if before != after:
+        os.rename(before, after)
+        sync_directory(os.path.dirname(after))
+
+
+def has_been_set_aside(path: str, mark: str) -> bool:
+    """Whether a database with that mark at the end of its name was set aside in the queue's directory."""
+    return any(
+        name.startswith((DAMAGED, SALVAGED)) and name.endswith(f"-{mark}") for name in os.listdir(path)
+    )
+
+
+def new_directory(path: str) -> str:
+    """A place for a database that is set aside in the queue's directory *path*; named for the time."""
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    for number in range(1, 1000):
+        target = os.path.join(path, f"{DAMAGED}{stamp}" + (f"-{number}" if number > 1 else ""))
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(target, DIRECTORY_MODE)
+            os.chmod(target, DIRECTORY_MODE)
+            return target
+    raise FileExistsError(f"{path} holds a thousand damaged databases of this second")

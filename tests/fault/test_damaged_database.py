@@ -1,0 +1,291 @@
+"""P2 where the disk does not keep its word: a damaged database is set aside, intake and delivery go on with a
+fresh one, and salvage brings back what can be read."""
+
+import json
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import time
+from contextlib import closing
+
+import pytest
+
+from forwarder.errors import TryAgainError
+from forwarder.event import accept
+from forwarder.sandbox import Fault
+from forwarder.spool import EventQueue, View, books, salvage, set_aside
+
+
+@pytest.fixture
+def offer(queue_path):
+    """Put so many events into the queue; returns their final bytes."""
+
+    def offer(name, count):
+        text = json.dumps({"event": name, "properties": {"distinct_id": "d", "pad": "x" * 300}}).encode()
+        events = [accept(text, int(time.time() * 1000)) for _ in range(count)]
+        with EventQueue(queue_path, min_free_bytes=0) as queue:
+            queue.append(events)
+        return events
+
+    return offer
+
+
+def damage(file, at, content):
+    with open(file, "r+b") as target:
+        target.seek(at)
+        target.write(content)
+
+
+def flip(file, seed, count=40):
+    places = random.Random(seed)
+    size = os.path.getsize(file)
+    for _ in range(count):
+        at = places.randrange(size)
+        with open(file, "r+b") as target:
+            target.seek(at)
+            byte = target.read(1)[0]
+            target.seek(at)
+            target.write(bytes([byte ^ 1 << places.randrange(8)]))
+
+
+# What each does to the database, and how many of its 600 events must come back at least.
+DAMAGES = {
+    "header": (lambda file: damage(file, 0, b"\0" * 100), 600),
+    "mark": (lambda file: damage(file, 68, b"\0\0\0\0"), 600),
+    "first page": (lambda file: damage(file, 0, b"\xff" * 4096), 600),
+    "first pages": (lambda file: damage(file, 0, b"\0" * 8 * 4096), 520),
+    "middle": (lambda file: damage(file, os.path.getsize(file) // 8192 * 4096, b"\xff" * 8192), 560),
+    "truncated": (lambda file: os.truncate(file, os.path.getsize(file) // 2), 200),
+    "emptied": (lambda file: os.truncate(file, 0), 0),
+    "text": (lambda file: damage(file, 0, b"this is no database\n" * 5000), 100),
+}
+
+
+def salvaged(forwarder, queue_path, until):
+    """What was set aside is told of everywhere, and brought back and delivered; the books balance then."""
+    files = set_aside.damaged(queue_path)
+    assert _status(forwarder)["set_aside"] == len(files)
+    if files:
+        check = forwarder("check")
+        assert check.returncode == 74
+        assert all(f"{file} was damaged" in check.stdout for file in files)
+        assert forwarder("salvage").stdout.split() == files
+    for file in files:
+        done = forwarder("salvage", file, "--apply")
+        assert done.returncode == 0, done.stderr
+    until(lambda: not _status(forwarder)["waiting"], "what was salvaged is delivered")
+    check = forwarder("check")
+    assert (check.returncode, "FAIL" in check.stdout) == (0, False), check.stdout
+    return files
+
+
+def _status(forwarder):
+    done = forwarder("status", "--json")
+    return json.loads(done.stdout) if done.returncode == 0 else {"waiting": -1}
+
+
+def taken(far_end):
+    return {entry.data for entry in far_end.ledger.events.values()}
+
+
+@pytest.mark.parametrize(("hit", "least"), DAMAGES.values(), ids=DAMAGES)
+def test_damaged_while_nobody_runs(forwarder, far_end, queue_path, offer, until, hit, least):
+    """Producers are let in at once, a daemon starts and delivers, and what can be read comes back."""
+    old = offer("old", 600)
+    hit(f"{queue_path}/data.db")
+    new = offer("new", 50)
+    daemon = forwarder.daemon()
+    assert daemon.wait_for("queue.damaged")["file"] == set_aside.damaged(queue_path)[0]
+    late = offer("late", 50)
+    until(lambda: set(late) <= taken(far_end), "what is put then is delivered")
+    assert len(salvaged(forwarder, queue_path, until)) == 1
+    assert set(new) <= taken(far_end)
+    assert len(set(old) & taken(far_end)) >= least
+    assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize(("hit", "least"), DAMAGES.values(), ids=DAMAGES)
+def test_damaged_while_the_daemon_runs(forwarder, far_end, queue_path, offer, sql, until, hit, least):
+    """A daemon with the file open finds out, or is told by a producer; it goes on by itself."""
+    forwarder("pause")
+    daemon = forwarder.daemon()
+    old = offer("old", 600)
+    sql(queue_path, "PRAGMA wal_checkpoint(TRUNCATE)")
+    hit(f"{queue_path}/data.db")
+    forwarder("resume")
+    new = offer("new", 50)
+    # Unless what the others have in memory mends it.
+    until(lambda: set_aside.damaged(queue_path) or {*old, *new} <= taken(far_end), "it has found out")
+    late = offer("late", 50)
+    until(lambda: set(late) <= taken(far_end), "what is put then is delivered")
+    salvaged(forwarder, queue_path, until)
+    assert set(new) <= taken(far_end)
+    assert len(set(old) & taken(far_end)) >= least
+    assert daemon.process.poll() is None
+    assert daemon.other_output == []
+
+
+def test_damaged_while_batches_are_out(forwarder, far_end, queue_path, offer, sql, until):
+    """What was sent before the damage and answered after it is taken for no other events."""
+    forwarder.environ["FORWARDER_DELIVERY_BATCH_EVENTS"] = "10"
+    daemon = forwarder.daemon()
+    far_end.inject(Fault.slow(1.0))
+    old = offer("old", 600)
+    sql(queue_path, "PRAGMA wal_checkpoint(TRUNCATE)")
+    until(lambda: far_end.ledger.figures()["in_progress"], "batches are out")
+    DAMAGES["middle"][0](f"{queue_path}/data.db")
+    DAMAGES["first page"][0](f"{queue_path}/data.db")
+    new = offer("new", 50)
+    far_end.clear()
+    until(lambda: set_aside.damaged(queue_path), "it is found out")
+    until(lambda: set(new) <= taken(far_end), "what is new is delivered", 40)
+    salvaged(forwarder, queue_path, until)
+    assert len(set(old) & taken(far_end)) >= 560
+    assert daemon.process.poll() is None
+    assert daemon.other_output == []
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_flipped_bits(forwarder, far_end, queue_path, offer, rows, until, seed):
+    """Whatever is hit, new events are taken and delivered, and only what was hit is missing."""
+    old = offer("old", 600)
+    flip(f"{queue_path}/data.db", seed)
+    new = offer("new", 50)
+    daemon = forwarder.daemon()
+    until(lambda: set_aside.damaged(queue_path) or not _status(forwarder)["waiting"], "hit, or passed over")
+    late = offer("late", 50)
+    until(lambda: set(late) <= taken(far_end), "what is put then is delivered")
+    for file in set_aside.damaged(queue_path):
+        assert forwarder("salvage", file, "--apply").returncode == 0
+    until(lambda: not _status(forwarder)["waiting"], "the queue is empty")
+    assert set(new) <= taken(far_end)
+    dead = set(rows(queue_path, "dead_letters"))
+    assert len(set(old) - taken(far_end) - dead) <= 40 * 12
+    assert daemon.process.poll() is None
+    assert daemon.stop() == 0
+    assert not [line for line in daemon.other_output if "Traceback" in line]
+
+
+def sound(path):
+    with View(path) as view:
+        assert [finding for finding in books.check(view) if not finding.ok] == []
+        return view.figures()
+
+
+@pytest.mark.parametrize("gone", [("-wal",), ("-shm",), ("-wal", "-shm"), ("", "-wal", "-shm"), ("",)])
+@pytest.mark.parametrize("others_first", [False, True], ids=["we first", "others first"])
+def test_files_deleted_while_in_use(forwarder, queue_path, rows, gone, others_first):
+    """Deleting the database, its log or the log's index under a producer's feet loses nothing that anybody
+    was told is accepted, whoever comes first afterwards."""
+    text = b'{"event":"A","properties":{"distinct_id":"d"}}'
+    now_ms = int(time.time() * 1000)
+    events = [accept(text, now_ms) for _ in range(60)]
+    queue = EventQueue(queue_path, min_free_bytes=0)
+    queue.append(events[:20])
+    for part in gone:
+        os.unlink(f"{queue_path}/data.db{part}")
+    told = []
+    if others_first:
+        other = forwarder("enqueue", stdin=events[20] + b"\n")
+        told += [events[20]] if other.returncode == 0 else []
+    queue.append(events[30:40])
+    done = forwarder("enqueue", stdin=b"\n".join(events[40:50]) + b"\n")
+    assert done.returncode == 0, done.stderr
+    queue.append(events[50:])
+    queue.close()
+    for file in set_aside.damaged(queue_path):
+        assert forwarder("salvage", file, "--apply").returncode == 0
+    told += events[:20] + events[30:]
+    assert set(told) <= set(rows(queue_path))
+    sound(queue_path)
+
+
+@pytest.mark.parametrize("gone", [("-wal",), ("-shm",), ("-wal", "-shm"), ("", "-wal", "-shm"), ("",)])
+@pytest.mark.parametrize("others_first", [False, True], ids=["daemon first", "others first"])
+def test_files_deleted_under_the_daemon(forwarder, far_end, queue_path, offer, until, gone, others_first):
+    """The same under a daemon with batches out: it goes on, and all that was accepted is delivered, what it
+    could only save beside the queue after `salvage`."""
+    forwarder.environ["FORWARDER_DELIVERY_BATCH_EVENTS"] = "10"
+    daemon = forwarder.daemon()
+    far_end.inject(Fault.slow(0.5))
+    told = offer("old", 200)
+    until(lambda: far_end.ledger.figures()["in_progress"], "batches are out")
+    for part in gone:
+        os.unlink(f"{queue_path}/data.db{part}")
+    if not others_first:
+        daemon.wait_for("queue.failed")
+    told += offer("new", 50)
+    far_end.clear()
+    until(lambda: set(told[200:]) <= taken(far_end), "what is new is delivered", 40)
+    salvaged(forwarder, queue_path, until)
+    assert set(told) <= taken(far_end)
+    assert daemon.process.poll() is None
+    assert daemon.other_output == []
+    assert daemon.stop() == 0
+
+
+def test_a_copy_put_in_its_place_under_the_daemon(forwarder, far_end, queue_path, offer, until):
+    """A file put in the database's place is gone on with; what was only in the old one is saved."""
+    offer("in both", 30)
+    shutil.copy(f"{queue_path}/data.db", f"{queue_path}/copy")
+    forwarder("pause")
+    daemon = forwarder.daemon()
+    told = offer("only in the old one", 30)
+    os.replace(f"{queue_path}/copy", f"{queue_path}/data.db")
+    daemon.wait_for("queue.failed")
+    told += offer("new", 30)
+    forwarder("resume")
+    until(lambda: set(told[30:]) <= taken(far_end), "what is new is delivered")
+    salvaged(forwarder, queue_path, until)
+    assert set(told) <= taken(far_end)
+    assert daemon.stop() == 0
+
+
+def test_a_restored_backup_under_the_daemon(forwarder, far_end, queue_path, offer, until):
+    """SQLite's own backup, put back while a batch is out: row numbers mean other events then, and none of
+    those is taken for delivered."""
+    daemon = forwarder.daemon()
+    with (
+        closing(sqlite3.connect(f"{queue_path}/data.db")) as live,
+        closing(sqlite3.connect(":memory:")) as kept,
+    ):
+        live.backup(kept)
+        far_end.inject(Fault.slow(1.0))
+        offer("old", 20)
+        until(lambda: far_end.ledger.figures()["in_progress"], "a batch is out")
+        kept.backup(live)
+    new = offer("new", 50)
+    far_end.clear()
+    until(lambda: set(new) <= taken(far_end), "what is new is delivered", 30)
+    until(lambda: not _status(forwarder)["waiting"], "and settled")
+    assert sound(queue_path).delivered == 50
+    assert daemon.logged("queue.failed")
+    assert daemon.stop() == 0
+
+
+def test_a_full_disk_lets_nothing_go(queue_path, tmp_path):
+    """Where there is no room to save what deleted files hold, their producer is refused and keeps them open;
+    with room it is saved."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        path = str(disk / "queue")
+        with EventQueue(path, min_free_bytes=0) as queue:
+            queue.put_many({"event": "A", "properties": {"pad": "x" * 1000}} for _ in range(8000))
+            for part in ("", "-wal", "-shm"):
+                os.unlink(f"{path}/data.db{part}")
+            with pytest.raises(TryAgainError):
+                queue.put({"event": "A", "properties": {}})
+            assert set_aside.damaged(path) == []
+            subprocess.run(["mount", "-o", "remount,size=100m", disk], check=True)
+            queue.put({"event": "A", "properties": {}})
+        (file,) = set_aside.damaged(path)
+        assert salvage.plan(file).events == 8000
+        assert sound(path).waiting == 1
+    finally:
+        subprocess.run(["umount", disk], check=True)
