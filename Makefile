@@ -4,12 +4,15 @@ PYTHON ?= python3
 # Test files run side by side, after the unit tests.
 JOBS ?= 2
 
+CRASH := $(addprefix tests/fault/test_, crash_points.py random_kills.py power_loss.py far_end_repertoire.py) \
+    tests/integration/test_spool_model.py
+
 VENV := .venv
 BIN := $(VENV)/bin
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check bench dist clean
+.PHONY: help demo test lint check soak crash bench dist clean
 
 help: ## list these targets
 	@echo "usage: make TARGET [PYTHON=python3.12]"
@@ -31,6 +34,13 @@ lint: $(VENV)/dev ## check style, types and the direction of imports
 check: ## what every change must pass: lint, test, demo
 	@.ci/run
 
+soak: $(VENV)/dev ## everything at once for ten minutes, or FORWARDER_SOAK_S=60
+	@FORWARDER_SOAK_S=$${FORWARDER_SOAK_S:-600} $(BIN)/python -m pytest -q tests/fault/test_soak.py
+
+# One after the other, not captured: the seeds and figures are for people.
+crash: $(VENV)/dev ## kills, power cuts and faults, for FORWARDER_CRASH_S=180 each
+	@FORWARDER_CRASH_S=$${FORWARDER_CRASH_S:-180} $(BIN)/python -m pytest -q -s $(CRASH)
+
 bench: $(VENV)/runtime ## measure, side by side with a bare loop
 	@$(BIN)/python -m benchmarks
 
@@ -38,7 +48,7 @@ dist: $(VENV)/dev ## build sdist and wheel into dist/
 	@$(BIN)/python -m build --no-isolation
 
 clean: ## remove what make and the tools have made, the environment too
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis bench.json
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The environment is made anew when what it is made from has changed, or when it was left half made.

@@ -89,3 +89,8 @@ class ConfigError(ForwarderError):
     """A setting is wrong, or a file is not what the forwarder made."""
 
     exit_code = 78
+
+
+def printable(text: str) -> str:
+    """*text* from elsewhere on one line, safe for a terminal: control characters are shown escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

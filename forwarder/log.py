@@ -18,6 +18,7 @@ Times are UTC, ISO 8601, with milliseconds.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import sys
@@ -25,6 +26,8 @@ import threading
 from collections.abc import Mapping, MutableMapping
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+from forwarder.errors import printable
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -190,28 +193,24 @@ def _json(fields: Fields) -> str:
 def _journal(fields: Fields) -> str:
     priority = PRIORITIES.get(fields.pop("level"), 6)
     del fields["timestamp"]
-    return f"<{priority}>{_escaped(fields.pop('event'))}{_pairs(fields)}"
+    return f"<{priority}>{printable(fields.pop('event'))}{_pairs(fields)}"
 
 
 def _console(fields: Fields) -> str:
     traceback = fields.pop("traceback", "")
-    below = "".join(f"\n    | {_escaped(line)}" for line in traceback.splitlines())
+    below = "".join(f"\n    | {printable(line)}" for line in traceback.splitlines())
     time, level, event = (fields.pop(name) for name in ("timestamp", "level", "event"))
-    return f"{time} {level:<7} {_escaped(event)}{_pairs(fields)}{below}"
+    return f"{time} {level:<7} {printable(event)}{_pairs(fields)}{below}"
 
 
 def _pairs(fields: Fields) -> str:
-    return "".join(f" {_escaped(name)}={_quoted(value)}" for name, value in fields.items())
+    return "".join(f" {printable(name)}={_quoted(value)}" for name, value in fields.items())
 
 
 def _quoted(value: Any) -> str:
     if isinstance(value, str) and re.fullmatch(r"[^\s\"'=\\]+", value):
-        return _escaped(value)
-    return _escaped(json.dumps(value, ensure_ascii=False))
-
-
-def _escaped(text: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+        return printable(value)
+    return printable(json.dumps(value, ensure_ascii=False))
 
 
 class Repeat(NamedTuple):
@@ -225,8 +224,9 @@ class Repeats:
     """Tells transitions, not repetitions: what to log of a failure that goes on.
 
     The first failure of a spell is told, and so is each new reason; the same again only as a reminder,
-    after *interval_s*, then after twice that, up to *longest_s*; then the recovery, once. It logs nothing
-    itself. For one thread; *now* is any clock that doesn't go back, in seconds.
+    after *interval_s*, then after twice that, up to *longest_s*; then the recovery, once. Where there is no
+    recovery to be seen, a spell ends when nothing has failed for *quiet_s*. It logs nothing itself. For one
+    thread; *now* is any clock that doesn't go back, in seconds.
 
     >>> repeats = Repeats(interval_s=60)
     >>> [repeats.failed("timeout", now) for now in (0, 2, 61)]
@@ -239,14 +239,21 @@ class Repeats:
     _wait_s: float
     _since: float
     _told_at: float
+    _failed_at: float
 
-    def __init__(self, interval_s: float = 60.0, longest_s: float = 3600.0) -> None:
+    def __init__(
+        self, interval_s: float = 60.0, longest_s: float = 3600.0, quiet_s: float = math.inf
+    ) -> None:
         self._interval_s = interval_s
         self._longest_s = longest_s
+        self._quiet_s = quiet_s
         self._forget()
 
     def failed(self, reason: str, now: float) -> Repeat | None:
         """What to log of this failure; None: nothing, it was told lately."""
+        if now - self._failed_at >= self._quiet_s:
+            self._forget()
+        self._failed_at = now
         if self._count == 0:
             self._since = self._told_at = now
         self._count += 1
@@ -269,6 +276,6 @@ class Repeats:
 
     def _forget(self) -> None:
         self._count = 0
-        self._since = self._told_at = 0.0
+        self._since = self._told_at = self._failed_at = 0.0
         self._wait_s = self._interval_s
         self._reasons: set[str] = set()

@@ -28,6 +28,7 @@ COMMANDS = {
     "resume": ("control", "resume", "Start delivery again after a pause."),
     "flush": ("control", "flush", "Forget the present wait and try now."),
     "check": ("check", "check", "Check settings, permissions, disk, database and books."),
+    "salvage": ("salvage", "salvage", "Bring back what a damaged database holds."),
     "config": ("config", "config", "Show the effective settings."),
     "sandbox": ("sandbox", "sandbox", "Run a stand-in for Mixpanel's /import."),
     "demo": ("demo", "demo", "Show the whole way of an event on this machine."),

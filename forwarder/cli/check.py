@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from forwarder.cli.command import Context, command, json_option, printable
+from forwarder.cli.command import Context, command, json_option
 from forwarder.cli.table import size, styled
 from forwarder.errors import (
     ConfigError,
@@ -20,6 +20,7 @@ from forwarder.errors import (
     StorageError,
     TryAgainError,
     UnavailableError,
+    printable,
 )
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def check(context: Context, online: bool, as_json: bool) -> int:
     """Check settings, key, permissions, disk, database and books, and whether a daemon runs.
 
     Each is a line: ok, warning or FAIL, then its name. Nothing is changed, and the daemon may go on. The
-    database is read through, which takes a while when millions wait.
+    database is read through; where millions wait, what takes too long is left out, and that is said.
 
     Exit code: 0 if nothing fails, else that of the first that does: 78 settings or key, 77 permissions, 75
     no room, 74 a damaged database, 1 books that do not balance; with --online 78 if Mixpanel does not take
@@ -118,6 +119,9 @@ def _check_directory(path: str) -> Iterator[Result]:
         return
     if not stat.S_ISDIR(mode):
         yield Result(name, FAIL, f"{path} is not a directory", ConfigError.exit_code)
+    elif os.statvfs(path).f_flag & os.ST_RDONLY:
+        detail = f"the file system under {path} is mounted read-only"
+        yield Result(name, FAIL, detail, StorageError.exit_code)
     elif not os.access(path, os.R_OK | os.W_OK | os.X_OK):
         detail = f"this user can't write in {path}, which reading the queue needs too"
         yield Result(name, FAIL, detail, NotPermittedError.exit_code)
@@ -141,14 +145,18 @@ def _check_parent(path: str) -> Result:
 
 
 def _find_closed_files(path: str) -> Iterator[Result]:
-    for file in (os.path.join(path, name) for name in ("data.db", "data.db-wal", "data.db-shm")):
+    from forwarder.spool.directory import DATABASE, INDEX, LOG
+
+    for file in (os.path.join(path, name) for name in (DATABASE, LOG, INDEX)):
         if os.path.exists(file) and not os.access(file, os.R_OK | os.W_OK):
             detail = f"this user can't write {file}, which reading needs too: chgrp and chmod 660 it"
             yield Result("database", FAIL, detail, NotPermittedError.exit_code)
 
 
 def _find_strangers_rights(path: str) -> Iterator[str]:
-    for place, remedy in ((path, "chmod o= it"), (os.path.join(path, "data.db"), "chmod 660 it")):
+    from forwarder.spool.directory import DATABASE
+
+    for place, remedy in ((path, "chmod o= it"), (os.path.join(path, DATABASE), "chmod 660 it")):
         try:
             mode = os.stat(place).st_mode
         except OSError:
@@ -170,8 +178,12 @@ def _check_disk(settings: Settings) -> Result:
 
 
 def _check_queue(settings: Settings) -> Iterator[Result]:
-    from forwarder.spool import NoQueueError, View, books
+    from forwarder.spool import NoQueueError, View, books, set_aside
+    from forwarder.spool.directory import DATABASE
 
+    for file in set_aside.damaged(settings.queue.path):
+        detail = f"{file} was damaged: `forwarder salvage {file}` brings back what can be read"
+        yield Result("set aside", FAIL, detail, StorageError.exit_code)
     try:
         with View(settings.queue.path) as view:
             yield _check_room(view, settings.queue.max_bytes)
@@ -180,7 +192,9 @@ def _check_queue(settings: Settings) -> Iterator[Result]:
                 result = OK if finding.ok else FAIL
                 yield Result(finding.name, result, finding.detail, 0 if finding.ok else code)
     except NoQueueError as error:
-        yield Result("queue", OK, str(error))
+        # What plain persist-queue has put there waits, and can't be counted yet.
+        is_there = os.path.exists(os.path.join(settings.queue.path, DATABASE))
+        yield Result("queue", WARNING if is_there else OK, str(error))
     except ForwarderError as error:
         yield _failed("queue", error)
 
@@ -196,7 +210,12 @@ def _check_room(view: View, max_bytes: int) -> Result:
 def _check_daemon(path: str) -> Result:
     from forwarder.service import state
 
-    daemon = state.read(path)
+    try:
+        daemon = state.read(path)
+    except NotPermittedError:
+        return Result("daemon", WARNING, "can't be seen by this user")
+    except ForwarderError as error:
+        return Result("daemon", WARNING, str(error))
     if daemon is None:
         return Result("daemon", WARNING, "none runs; events are taken in, and wait")
     reason = f": {daemon.state_reason}" if daemon.state_reason else ""
@@ -205,10 +224,10 @@ def _check_daemon(path: str) -> Result:
 
 
 def _ask_far_end(settings: Settings) -> Result:
-    from forwarder.delivery.probe import probe
+    from forwarder.delivery.asking import ask
 
     try:
-        found = probe(settings)
+        found = ask(settings)
     except ForwarderError as error:
         return _failed("Mixpanel", error)
     if found.taken:

@@ -73,8 +73,3 @@ def print_json(values: Iterable[Mapping[str, Any]]) -> None:
     """One JSON object a line."""
     for value in values:
         click.echo(json.dumps(value, ensure_ascii=True))
-
-
-def printable(text: str) -> str:
-    """*text* from elsewhere, made safe for a terminal: control characters are shown escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

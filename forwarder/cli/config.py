@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from forwarder.cli.command import Context, config_option, json_option, pass_context, print_json, printable
+from forwarder.cli.command import Context, config_option, json_option, pass_context, print_json
+from forwarder.errors import printable
 
 if TYPE_CHECKING:
     from forwarder.config import Shown
@@ -19,7 +20,7 @@ def config() -> None:
     """Show the effective settings."""
 
 
-@config.command("show")
+@config.command("show", short_help="Print every setting and where it came from.")
 @config_option
 @json_option
 @pass_context

@@ -10,6 +10,15 @@ from typing import Any
 import click
 
 from forwarder.cli import edits as editing
+from forwarder.cli.bulk import (
+    NOT_FOUND,
+    REFUSED,
+    discard,
+    is_wanted,
+    put_back,
+    rehearse,
+    tell_stayed,
+)
 from forwarder.cli.command import Context, config_option, json_option, pass_context, print_json
 from forwarder.cli.letter import (
     LIST,
@@ -25,15 +34,6 @@ from forwarder.cli.letter import (
 from forwarder.cli.selection import Wanted, flat, letters, read_ids, selecting
 from forwarder.cli.stored import open_view
 from forwarder.cli.table import print_lines, print_table
-from forwarder.cli.undertaking import (
-    NOT_FOUND,
-    REFUSED,
-    discard,
-    is_wanted,
-    put_back,
-    rehearse,
-    tell_stayed,
-)
 from forwarder.errors import UsageError
 from forwarder.spool import Selection, View
 

@@ -6,9 +6,9 @@ import json
 
 import click
 
-from forwarder.cli.command import Context, command, json_option, printable
+from forwarder.cli.command import Context, command, json_option
 from forwarder.cli.table import counted
-from forwarder.errors import TryAgainError
+from forwarder.errors import TryAgainError, printable
 
 
 @command("drain")
@@ -23,16 +23,23 @@ def drain(context: Context, timeout_s: float | None, as_json: bool) -> int:
     delivery is blocked or paused. Without --timeout it goes on as long as it gets on, and gives up after
     a minute without progress. While a daemon runs, that one is told to try now and is waited for.
 
-    With --json: left, how many events are left, and reason, why; "" when none is.
+    With --json: left, how many events are left, and reason, why, also when it exits with 69; "" when none
+    is.
     """
     from forwarder import log
+    from forwarder.service.run import StuckError
     from forwarder.service.run import drain as drain_queue
 
     settings = context.settings
     log.configure(settings.log.level, settings.log.format)
-    done = drain_queue(settings, timeout_s)
+    try:
+        done = drain_queue(settings, timeout_s)
+    except StuckError as error:
+        if as_json:
+            _print_json(error.left, str(error))
+        raise
     if as_json:
-        click.echo(json.dumps({"left": done.left, "reason": done.reason}))
+        _print_json(done.left, done.reason)
     elif done.left:
         waits = "is left; it waits" if done.left == 1 else "are left; they wait"
         because = f": {printable(done.reason).rstrip('.')}" if done.reason else ""
@@ -40,3 +47,7 @@ def drain(context: Context, timeout_s: float | None, as_json: bool) -> int:
     else:
         click.echo("The queue is empty.")
     return TryAgainError.exit_code if done.left else 0
+
+
+def _print_json(left: int, reason: str) -> None:
+    click.echo(json.dumps({"left": left, "reason": reason}))

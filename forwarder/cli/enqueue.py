@@ -134,7 +134,8 @@ def _take_files(names: Sequence[str], store: Store | None, rules: bool, skip: in
         except ForwarderError as error:
             last_words, code = f"forwarder: {error}", error.exit_code
             if intake.lines > skip:
-                last_words += f"\n{intake.how_to_go_on()}"
+                # Its remedy is for who has stored nothing at all.
+                last_words = f"forwarder: {error.what}.\n{intake.how_to_go_on()}"
         finally:
             progress.close()
         if last_words:
@@ -145,10 +146,10 @@ def _take_files(names: Sequence[str], store: Store | None, rules: bool, skip: in
 
 def _print_counts(accepted: int, refused: int, lines: int, only_checked: bool, as_json: bool) -> None:
     """The last word on standard output; with *as_json*, ``lines`` is what --skip would go on from."""
-    events = "1 event" if accepted == 1 else f"{accepted} events"
+    events = "1 event" if accepted == 1 else f"{accepted:,} events"
     text = f"would accept {events}" if only_checked else f"accepted {events}"
     if refused:
-        text += f", refused {refused}"
+        text += f", refused {refused:,}"
     try:
         echo(json.dumps({"accepted": accepted, "refused": refused, "lines": lines}) if as_json else text)
     except OutputError:

@@ -10,9 +10,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from forwarder.cli.command import printable
 from forwarder.cli.progress import Progress
-from forwarder.errors import InputError
+from forwarder.errors import InputError, printable
 from forwarder.event import accept_many
 from forwarder.event.reader import BrokenInputError, Chunk, Source, read_chunks
 
@@ -105,9 +104,11 @@ class Intake:
             self._left_out.append(name)
             self._left_out_lines += done
             text = f"{shown}: {error}"
-            if done or isinstance(error, BrokenInputError):
+            if done:
                 again = f"--skip {done}" if name == "-" else f"--skip {done} {shown}"
                 text = f"{shown}:{done + 1}: {error}. The rest was not read; once mended, go on with {again}"
+            elif isinstance(error, BrokenInputError):
+                text = f"{shown}:1: {error}. Nothing of it was taken in"
             self._progress.say(text)
 
     def _take_chunk(self, shown: str, chunk: Chunk) -> None:
@@ -131,16 +132,17 @@ class Intake:
             self._progress.say("\n".join(f"{shown}:{number}: {printable(why)}" for number, why in refused))
 
 
-def _lines(count: int) -> str:
-    return "1 line" if count == 1 else f"{count} lines"
-
-
 def _one_a_line(shown: str) -> str:
     """What to do about JSON that is laid out over several lines."""
     from shlex import quote
 
     file = "" if shown == STDIN or shown.endswith(".gz") else f" {quote(shown)}"
     return f"One event a line is expected: jq -c .{file} | forwarder enqueue"
+
+
+def _lines(count: int) -> str:
+    # As --skip takes it.
+    return "1 line" if count == 1 else f"{count} lines"
 
 
 class Interrupts:

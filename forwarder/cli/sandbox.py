@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from forwarder.cli.command import Context, command, json_option, printable
+from forwarder.cli.command import Context, command, json_option
 from forwarder.cli.table import counted
-from forwarder.errors import UnavailableError, UsageError
+from forwarder.errors import UnavailableError, UsageError, printable
+from forwarder.sandbox.faults import NAMES
 
 if TYPE_CHECKING:
     from forwarder.sandbox import Exchange, Sandbox
@@ -31,7 +32,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="simplified: refuses identity events; original: takes them, and requires a distinct_id.",
 )
-@click.option("--fault", "faults", multiple=True, metavar="NAME[:KEY=VALUE,…]", help="Begin with this fault.")
+@click.option(
+    "--fault",
+    "faults",
+    multiple=True,
+    metavar="NAME[:KEY=VALUE,…]",
+    help=f"Begin with this fault, one of {', '.join(NAMES)}. A wrong KEY lists those of a fault.",
+)
 @click.option("--latency-ms", type=click.IntRange(0), default=0, help="Let each request take so long.")
 @click.option(
     "--max-body-bytes",
@@ -56,7 +63,7 @@ def sandbox(
 
     It checks and answers as Mixpanel does, drops repeats, and prints a line for each request. Faults are
     chosen with --fault, for instance --fault throttle:times=3,retry_after_s=2 or --fault slow:delay_s=0.25,
-    or while it runs by POST to /sandbox/faults. An unknown name lists those there are.
+    or while it runs by POST to /sandbox/faults.
     """
     from forwarder.sandbox import Sandbox
 

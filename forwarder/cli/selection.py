@@ -13,9 +13,8 @@ from typing import Any
 
 import click
 
-from forwarder.cli.command import printable
 from forwarder.cli.table import PAGE, batched, counted
-from forwarder.errors import UsageError
+from forwarder.errors import UsageError, printable
 from forwarder.spool import DeadLetter, Selection, View
 
 UNITS_S = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -88,11 +87,13 @@ class Wanted:
         """The ids asked for that `pages`, once through, has not come by; said on standard error."""
         missing = sorted(set(self.where.ids or ()) - self.found)
         if missing:
+            is_one = len(missing) == 1
             named = ", ".join(map(str, missing[:MOST_NAMED]))
             more = f" and {len(missing) - MOST_NAMED:,} more" if len(missing) > MOST_NAMED else ""
             narrowed = replace(self.where, ids=None) != Selection()
-            fits = " that fits the other options" if narrowed else ""
-            click.echo(f"forwarder: there is no dead letter {named}{more}{fits}.", err=True)
+            fits = f" that {'fits' if is_one else 'fit'} the other options" if narrowed else ""
+            there = "there is no dead letter" if is_one else "there are no dead letters"
+            click.echo(f"forwarder: {there} {named}{more}{fits}.", err=True)
         return missing
 
 
@@ -142,7 +143,7 @@ def confirm(question: str, yes: bool) -> bool:
     if yes:
         return True
     if not (sys.stdin and sys.stdin.isatty()):
-        raise UsageError(f"{question} There is no terminal to ask on", "Say --yes if that is meant")
+        raise UsageError(f"there is no terminal to ask on: {question}", "Say --yes if that is meant")
     return click.confirm(question, err=True)
 
 

@@ -10,13 +10,17 @@ from typing import Any
 
 import click
 
-from forwarder.cli.command import Context, command, json_option, printable
+from forwarder.cli.command import Context, command, json_option
 from forwarder.cli.conditions import Condition, understand
+from forwarder.cli.stored import as_sentence
 from forwarder.cli.table import counted, duration, instant, since, size, styled
+from forwarder.errors import printable
 from forwarder.service import state as daemon_state
-from forwarder.spool import NoQueueError, View
+from forwarder.spool import NoQueueError, View, set_aside
 
 WATCH_S = 1.0
+# A backlog, and not what is on its way: as many as go into one request.
+MANY = 2000
 
 # Every key, in the order of printing, at its value while there is no queue.
 NOTHING: Mapping[str, Any] = {
@@ -40,6 +44,8 @@ NOTHING: Mapping[str, Any] = {
     "retried": 0,
     "discarded": 0,
     "short": 0,
+    "last_error_at": "",
+    "set_aside": 0,
     "paused": False,
     "pid": 0,
     "connections": 0,
@@ -47,7 +53,7 @@ NOTHING: Mapping[str, Any] = {
     "exists": False,
 }
 # What is unknown, or has never been, is null; --fail-if compares with the value in `NOTHING`.
-_NULL_WHEN_EMPTY = ("last_delivery_at", "last_error", "pid")
+_NULL_WHEN_EMPTY = ("last_delivery_at", "last_error", "last_error_at", "pid")
 _MOVING = ("running", "backing_off")
 _COLOURS = {"running": "green", "backing_off": "yellow", "blocked": "red", "paused": "yellow"}
 
@@ -87,7 +93,7 @@ def status(context: Context, as_json: bool, watch: bool, expressions: tuple[str,
 
 def gather(path: str) -> dict[str, Any]:
     """All keys of ``status --json`` for the queue in *path*."""
-    found = {**NOTHING, "queue_path": path}
+    found = {**NOTHING, "queue_path": path, "set_aside": len(set_aside.damaged(path))}
     try:
         with View(path) as view:
             figures = view.figures()
@@ -105,6 +111,7 @@ def gather(path: str) -> dict[str, Any]:
     if daemon:
         for key in ("state", "state_reason", "in_flight", "last_error", "pid", "connections"):
             found[key] = getattr(daemon, key)
+        found["last_error_at"] = instant(daemon.last_error_at or None)
         # What the daemon says of itself may be a moment older than the figures.
         found["in_flight"] = min(found["in_flight"], figures.waiting)
     elif figures.paused:
@@ -121,7 +128,7 @@ def gather(path: str) -> dict[str, Any]:
 def sentence(found: Mapping[str, Any]) -> str:
     """In one sentence how things are."""
     if not found["exists"]:
-        return printable(found["state_reason"])
+        return as_sentence(printable(found["state_reason"]))
     state, reason = found["state"], printable(found["state_reason"]).rstrip(".")
     waiting = found["waiting"]
     waits = (
@@ -159,17 +166,15 @@ def describe(found: Mapping[str, Any]) -> Iterator[str]:
 def _table(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     now = time.time()
     yield "waiting", f"{counted(found['waiting'], 'event')}, {found['in_flight']:,} of them in flight"
-    rate, eta_s = found["rate_1m"], found["eta_s"]
-    until = f", done in about {duration(eta_s)}" if eta_s else ""
-    yield "rate", f"{rate:,.{0 if rate >= 10 or not rate else 1}f} events/s over the last minute{until}"
+    yield "rate", f"{_rate(found['rate_1m'])} over the last minute{_until_done(found)}"
     yield "last delivery", _when(found["last_delivery_at"], now)
     if found["last_error"]:
-        yield "last error", printable(found["last_error"])
+        yield "last error", f"{printable(found['last_error'])}{_ago(found['last_error_at'], now)}"
     dead = f"{found['dead_letters']:,}"
     if found["dead_letters"]:
         dead += " (`forwarder dead-letters summary`)"
     if found["retried"] or found["discarded"]:
-        dead += f"; {found['retried']:,} were retried, {found['discarded']:,} deleted"
+        dead += f"; {found['retried']:,} were retried, {found['discarded']:,} discarded"
     yield "dead letters", dead
     if found["short"]:
         yield "short", f"{counted(found['short'], 'event')} delivered that Mixpanel did not count"
@@ -178,6 +183,9 @@ def _table(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         f"database {size(found['db_bytes'])}, its log {size(found['wal_bytes'])}, "
         f"free {size(found['disk_free_bytes'])}",
     )
+    if found["set_aside"]:
+        found_damaged = counted(found["set_aside"], "damaged database")
+        yield "set aside", f"{found_damaged} (`forwarder salvage`)"
     if found["pid"]:
         yield "daemon", f"process {found['pid']}, {counted(found['connections'], 'connection')}"
     else:
@@ -186,11 +194,28 @@ def _table(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _when(at: str | None, now: float) -> str:
-    from datetime import datetime
-
     if at is None:
         return "never"
-    return f"{at} ({duration(since(datetime.fromisoformat(at).timestamp(), now))} ago)"
+    return f"{at}{_ago(at, now)}"
+
+
+def _ago(at: str | None, now: float) -> str:
+    from datetime import datetime
+
+    return f" ({duration(since(datetime.fromisoformat(at).timestamp(), now))} ago)" if at else ""
+
+
+def _rate(rate: float) -> str:
+    if rate < 1:
+        return counted(round(rate * 60), "event")
+    return f"{rate:,.{0 if rate >= 10 else 1}f} events/s"
+
+
+def _until_done(found: Mapping[str, Any]) -> str:
+    # A slow rate says how seldom events come, unless many wait.
+    if not found["eta_s"] or (found["rate_1m"] < 1 and found["waiting"] < MANY):
+        return ""
+    return f", done in about {duration(found['eta_s'])}"
 
 
 def _show_once(found: Mapping[str, Any], as_json: bool, conditions: list[Condition]) -> int:
@@ -201,8 +226,16 @@ def _show_once(found: Mapping[str, Any], as_json: bool, conditions: list[Conditi
 def _judge(found: Mapping[str, Any], conditions: list[Condition]) -> int:
     held = [condition for condition in conditions if condition.holds(found)]
     for condition in held:
-        click.echo(f"forwarder: {condition.text} holds: {condition.key} is {found[condition.key]}", err=True)
+        click.echo(
+            f"forwarder: {condition.text} holds: {condition.key} is {_value(found[condition.key])}", err=True
+        )
     return 1 if held else 0
+
+
+def _value(value: object) -> str:
+    if value is None:
+        return "unknown, or has never been"
+    return printable(value) if isinstance(value, str) else json.dumps(value)
 
 
 def _watch(path: str, as_json: bool, conditions: list[Condition]) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 import msgspec
 
-from forwarder.cli.command import printable
+from forwarder.errors import printable
 from forwarder.spool import NoQueueError, View
 
 _check = msgspec.json.Decoder(msgspec.Raw).decode
@@ -25,14 +25,15 @@ def open_view(path: str) -> Iterator[View | None]:
     try:
         view = View(path)
     except NoQueueError as error:
-        click.echo(_sentence(str(error)), err=True)
+        click.echo(as_sentence(str(error)), err=True)
         yield None
         return
     with view:
         yield view
 
 
-def _sentence(text: str) -> str:
+def as_sentence(text: str) -> str:
+    """*text* with a capital at its beginning and a full stop at its end."""
     return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
-from forwarder.cli.command import printable
+from forwarder.errors import printable
 
 PAGE = 250
 # A longer cell is shown whole, but does not make its column any wider.

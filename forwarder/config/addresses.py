@@ -68,11 +68,8 @@ class Url(Kind):
         url = str(super().check(value))
         if not url:
             return url
-        from urllib.parse import urlsplit
-
         try:
-            parts = urlsplit(url)
-            host, port = parts.hostname, parts.port
+            scheme, host, port, path = _parts(url)
         except ValueError:
             raise UnfitError("is not a URL") from None
         if "@" in url:
@@ -80,18 +77,31 @@ class Url(Kind):
                 "holds a user or password, and a secret has no place in the settings",
                 "Take out what stands before the @; give service_account and secret_file, or token_file",
             )
-        if parts.scheme not in ("http", "https") or not host or port == 0 or re.search(r"[\s\\]", url):
+        if scheme not in ("http", "https") or not host or port == 0 or re.search(r"[\s\\]", url):
             raise UnfitError("is not an http or https URL")
         if "?" in url or "#" in url:
             raise UnfitError("has a query or a fragment")
-        if parts.path.rstrip("/").endswith("/import"):
+        if path.rstrip("/").endswith("/import"):
             raise UnfitError("ends in /import, which is added to it", "Leave /import out")
-        if parts.scheme == "http" and not is_loopback(host):
+        if scheme == "http" and not is_loopback(host):
             raise UnfitError("is not encrypted: the key would travel in the clear", "Use https://")
         return url.rstrip("/")
 
     def hides(self, value: object) -> bool:
-        return any(mark in str(value) for mark in "@?#")
+        url = str(value)
+        try:
+            _parts(url)
+        except ValueError:
+            return True  # a password may stand where the port should
+        return any(mark in url for mark in "@?#")
+
+
+def _parts(url: str) -> tuple[str, str | None, int | None, str]:
+    """Scheme, host, port and path; ValueError: it can't be parsed."""
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port, parts.path
 
 
 def is_loopback(host: str) -> bool:

@@ -84,23 +84,23 @@ def load_credentials(
     account, project_id = settings.mixpanel.service_account, settings.mixpanel.project_id
     if account and token:
         raise ConfigError(
-            "There are two ways to sign in: mixpanel.service_account "
+            "there are two ways to sign in: mixpanel.service_account "
             f"({settings.source('mixpanel.service_account')}) and a project's token ({token.name})",
             "Keep one of them",
         )
     if account:
         if not secret:
             raise ConfigError(
-                "There is no secret for mixpanel.service_account",
+                "there is no secret for mixpanel.service_account",
                 "Give it by mixpanel.secret_file, the systemd credential mixpanel-secret "
                 "or $FORWARDER_MIXPANEL_SECRET",
             )
         return Credentials(account, _read(secret, environ, warnings), project_id), warnings
     if not token:
         what = (
-            f"There is a secret ({secret.name}), but no mixpanel.service_account"
+            f"there is a secret ({secret.name}), but no mixpanel.service_account"
             if secret
-            else "There is no key"
+            else "there is no key"
         )
         raise ConfigError(f"{what} to sign in to Mixpanel with", BOTH_WAYS)
     if secret:
@@ -117,20 +117,20 @@ def _read(origin: Origin, environ: Mapping[str, str], warnings: list[str]) -> st
         mode, content = _content(origin)
     except PermissionError:
         raise NotPermittedError(
-            f"This user can't read the key's file ({origin.name})",
+            f"this user can't read the key's file ({origin.name})",
             "Make it the property of the daemon's user, mode 0600",
         ) from None
     except (FileNotFoundError, NotADirectoryError):
         raise ConfigError(
-            f"The key's file ({origin.name}) is not there", "Put the key into it, mode 0600"
+            f"the key's file ({origin.name}) is not there", "Put the key into it, mode 0600"
         ) from None
     except OSError as error:
-        raise ConfigError(f"The key's file ({origin.name}) can't be read: {error.strerror}") from None
+        raise ConfigError(f"the key's file ({origin.name}) can't be read: {error.strerror}") from None
     if mode & 0o044 and not origin.guarded:
         warnings.append(f"Others than its owner can read the key's file ({origin.name}): chmod 600 it")
     if len(content) > MOST_SECRET_BYTES:
         raise ConfigError(
-            f"The key's file ({origin.name}) is larger than any key", "Name the file that holds the key"
+            f"the key's file ({origin.name}) is larger than any key", "Name the file that holds the key"
         )
     # Not ASCII becomes a character that is not printable, and is refused as such.
     return _one_word(content.decode("ascii", "replace").replace("\ufffd", "\0"), origin.name)
@@ -144,7 +144,7 @@ def _content(origin: Origin) -> tuple[int, bytes]:
         mode = os.fstat(fd).st_mode
         if not stat.S_ISREG(mode):
             raise ConfigError(
-                f"The key's file ({origin.name}) is not a regular file",
+                f"the key's file ({origin.name}) is not a regular file",
                 "Put the key into a file of its own, or name a symbolic link to one",
             )
         return mode, os.read(fd, MOST_SECRET_BYTES + 1)
@@ -155,10 +155,10 @@ def _content(origin: Origin) -> tuple[int, bytes]:
 def _one_word(text: str, name: str) -> str:
     text = text.removesuffix("\n").removesuffix("\r")
     if not text:
-        raise ConfigError(f"The key ({name}) is empty", "Put the key there, on one line")
+        raise ConfigError(f"the key ({name}) is empty", "Put the key there, on one line")
     if not text.isascii() or not text.isprintable() or " " in text:
         raise ConfigError(
-            f"The key ({name}) has more than one line, or spaces or unprintable characters in it",
+            f"the key ({name}) has more than one line, or spaces or unprintable characters in it",
             "Put the key there alone, on one line",
         )
     return text

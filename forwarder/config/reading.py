@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from forwarder.config.kinds import UnfitError, type_name
 from forwarder.config.settings import SECTIONS, SETTINGS, Setting, Settings
-from forwarder.errors import ConfigError, NotPermittedError
+from forwarder.errors import ConfigError, NotPermittedError, printable
 
 DEFAULT_FILE = "/etc/forwarder/forwarder.toml"
 
@@ -77,7 +77,7 @@ def _error(problems: list[Problem]) -> ConfigError:
 
 
 def _read_file(path: str | None, environ: Mapping[str, str]) -> tuple[str | None, dict[str, Any]]:
-    """The settings file's path and what is in it; None when there is none and none was named."""
+    """the settings file's path and what is in it; None when there is none and none was named."""
     named = path if path is not None else environ.get("FORWARDER_CONFIG") or None
     by = "--config" if path is not None else "$FORWARDER_CONFIG"
     file = DEFAULT_FILE if named is None else os.path.abspath(named)
@@ -87,20 +87,20 @@ def _read_file(path: str | None, environ: Mapping[str, str]) -> tuple[str | None
             text = stream.read()
     except PermissionError:
         raise NotPermittedError(
-            f"This user can't read the settings file {_printable(file)}",
+            f"this user can't read the settings file {printable(file)}",
             "Run as a user or in a group that may",
         ) from None
     except (FileNotFoundError, NotADirectoryError):
         if named is None:
             return None, {}
         raise ConfigError(
-            f"The settings file {_printable(file)}, named by {by}, is not there", "Name one that is"
+            f"the settings file {printable(file)}, named by {by}, is not there", "Name one that is"
         ) from None
     except UnicodeDecodeError:
-        raise ConfigError(f"The settings file {_printable(file)} is not UTF-8", "Save it as UTF-8") from None
+        raise ConfigError(f"the settings file {printable(file)} is not UTF-8", "Save it as UTF-8") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"The settings file {_printable(file)} can't be read: {reason}") from None
+        raise ConfigError(f"the settings file {printable(file)} can't be read: {reason}") from None
     return file, _parse(text, file)
 
 
@@ -112,7 +112,7 @@ def _parse(text: str, file: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         # TOMLDecodeError names line and column, and repeats nothing of a value; int() refuses 4300 digits.
         raise ConfigError(
-            f"The settings file {_printable(file)} is not TOML: {_printable(str(error))}",
+            f"the settings file {printable(file)} is not TOML: {printable(str(error))}",
             'Text stands in quotes: region = "eu"',
         ) from None
 
@@ -123,7 +123,7 @@ def _given_by_file(table: dict[str, Any], file: str, problems: list[Problem]) ->
         if section not in SECTIONS:
             problems.append(_unknown_section(section, content, file))
         elif not isinstance(content, dict):
-            what = f"{section} ({_printable(file)}) is {type_name(content)}, not a section"
+            what = f"{section} ({printable(file)}) is {type_name(content)}, not a section"
             problems.append(Problem(what, f"Write [{section}] on a line of its own, and its keys below"))
         else:
             for name, value in content.items():
@@ -146,7 +146,7 @@ def _given_by_environment(environ: Mapping[str, str], problems: list[Problem]) -
                 given[setting.key] = Given(setting.kind.read(text), f"${name}")
         elif name.startswith(prefixes) and name not in SECRET_VARIABLES:
             remedy = _did_you_mean(name, (*variables, *SECRET_VARIABLES)) or "Unset it"
-            problems.append(Problem(f"The environment variable {_printable(name)} names no setting", remedy))
+            problems.append(Problem(f"the environment variable {printable(name)} names no setting", remedy))
     return given
 
 
@@ -160,14 +160,14 @@ def _check(given: Mapping[str, Given], problems: list[Problem]) -> dict[str, dic
                 raise UnfitError("is larger than a number in TOML may be")
             values[setting.section][setting.name] = setting.kind.check(value)
         except UnfitError as wrong:
-            what = f"{key}{_value(setting, value)} ({_printable(source)}) {wrong.what}"
+            what = f"{key}{_value(setting, value)} ({printable(source)}) {wrong.what}"
             problems.append(Problem(what, wrong.remedy or setting.kind.remedy, (key,)))
     return values
 
 
 def _contradictions(settings: Settings) -> Iterator[Problem]:
     def name(key: str) -> str:
-        return f"{key} ({_printable(settings.source(key))})"
+        return f"{key} ({printable(settings.source(key))})"
 
     account, project = "mixpanel.service_account", "mixpanel.project_id"
     secret, token = "mixpanel.secret_file", "mixpanel.token_file"
@@ -186,26 +186,26 @@ def _contradictions(settings: Settings) -> Iterator[Problem]:
         yield Problem(what, "Give the service account's username, or leave both out", (secret, account))
     if delivery.retry_max_s < delivery.retry_initial_s:
         what = (
-            f"{most} = {delivery.retry_max_s} ({_printable(settings.source(most))}) is below "
-            f"{initial} = {delivery.retry_initial_s} ({_printable(settings.source(initial))})"
+            f"{most} = {delivery.retry_max_s} ({printable(settings.source(most))}) is below "
+            f"{initial} = {delivery.retry_initial_s} ({printable(settings.source(initial))})"
         )
         yield Problem(what, "The longest wait can't be shorter than the first", (most, initial))
 
 
 def _unknown_section(section: str, content: object, file: str) -> Problem:
-    shown = _printable(section)
+    shown = printable(section)
     if not isinstance(content, dict):
         homes = [setting.section for setting in SETTINGS.values() if setting.name == section]
         remedy = f"Put it below [{homes[0]}]" if homes else "Put each key below its [section]"
-        return Problem(f"{shown} ({_printable(file)}) stands outside of any section", remedy)
+        return Problem(f"{shown} ({printable(file)}) stands outside of any section", remedy)
     remedy = (
         _did_you_mean(section, SECTIONS, "[{}]") or f"There are {', '.join(f'[{name}]' for name in SECTIONS)}"
     )
-    return Problem(f"[{shown}] ({_printable(file)}) is not a section", remedy)
+    return Problem(f"[{shown}] ({printable(file)}) is not a section", remedy)
 
 
 def _unknown_key(section: str, name: str, file: str) -> Problem:
-    what = f"{section}.{_printable(name)} ({_printable(file)}) is not a setting"
+    what = f"{section}.{printable(name)} ({printable(file)}) is not a setting"
     if section == "mixpanel" and name in ("secret", "token", "password", "api_secret"):
         remedy = "No secret stands in the settings: name its file with secret_file or token_file"
         return Problem(what, remedy)
@@ -236,7 +236,3 @@ def _value(setting: Setting, value: object) -> str:
         else str(value)
     )
     return f" = {shown if len(shown) <= 80 else shown[:77] + '...'}"
-
-
-def _printable(text: str) -> str:
-    return text if text.isprintable() else repr(text)[1:-1]

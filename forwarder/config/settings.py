@@ -172,7 +172,8 @@ class DeadLetters:
         default=0,
         metadata=about(
             Number(0, 36500, "days"),
-            "After how many days dead letters are deleted; 0 keeps them until a person does.",
+            "After how many days dead letters are deleted, once a reply has shown that this host's clock "
+            "is right; 0 keeps them until a person does.",
         ),
     )
 

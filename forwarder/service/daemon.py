@@ -12,8 +12,9 @@ from dataclasses import replace
 from forwarder import log
 from forwarder.config import Settings
 from forwarder.delivery.batch import Batch
+from forwarder.delivery.courier import Courier
+from forwarder.delivery.from_settings import new_client
 from forwarder.delivery.outcome import Reply
-from forwarder.delivery.probe import new_client
 from forwarder.errors import ForwarderError
 from forwarder.service.instance import InstanceLock, TakenError
 from forwarder.service.journal import Journal
@@ -21,7 +22,6 @@ from forwarder.service.notify import notify
 from forwarder.service.senders import Senders
 from forwarder.service.state import DaemonState, Publisher
 from forwarder.service.worker import Worker
-from forwarder.spool import QueueReplacedError
 
 POLL_S = 0.05
 STOP_S = 30.0
@@ -37,6 +37,7 @@ class Daemon:
         load: Reads the settings anew, for a reload.
         lock: On the queue; announced once the queue has turned out to be one.
         lock_timeout_s: How long to wait for other writers.
+        passing: Whether it only runs to drain the queue; then its start and end are no news.
 
     Raises:
         ConfigError, NotPermittedError: there are no usable credentials, or no usable queue.
@@ -48,14 +49,14 @@ class Daemon:
         load: Callable[[], Settings],
         lock: InstanceLock,
         lock_timeout_s: float = LOCK_TIMEOUT_S,
+        passing: bool = False,
     ) -> None:
         self.settings = settings
         self._load = load
         client, warnings = new_client(settings)
         self._inbox: queue.SimpleQueue[tuple[Batch, Reply] | signal.Signals] = queue.SimpleQueue()
-        self._journal = Journal()
+        self._journal = Journal(passing)
         self._worker = Worker(settings, lock, self._journal, lock_timeout_s)
-        self.courier = self._worker.courier
         self._senders = Senders(client, lambda batch, reply: self._inbox.put((batch, reply)))
         self._journal.secrets_warned(warnings)
         self._publisher = Publisher(settings.queue.path)
@@ -94,7 +95,6 @@ class Daemon:
             dozing: Whether it may take longer, until there is something to do.
 
         Raises:
-            QueueReplacedError: the database at the path is another by now; only a new start can take it up.
             TakenError: another process delivers from it, too.
         """
         now = time.monotonic()
@@ -102,7 +102,7 @@ class Daemon:
             try:
                 self._worker.work(now, self._senders.send if self._stop_at is None else None)
                 self._storage_recovered(now)
-            except (QueueReplacedError, TakenError):
+            except TakenError:
                 raise
             except ForwarderError as error:
                 self._storage_failed(error, now)
@@ -140,6 +140,11 @@ class Daemon:
         self._worker.apply(settings)
         self.settings = settings
         self._journal.reloaded(settings, warnings)
+
+    @property
+    def courier(self) -> Courier:
+        """What is sent when."""
+        return self._worker.courier
 
     @property
     def condition(self) -> tuple[str, str]:
@@ -204,6 +209,7 @@ class Daemon:
             in_flight=self.courier.in_flight,
             connections=self.courier.connections,
             last_error=self._journal.last_error,
+            last_error_at=self._journal.last_error_at,
             failures=self.courier.gate.tries,
             started_at=self._started_at,
         )

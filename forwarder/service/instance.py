@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 import struct
 
-from forwarder.errors import ForwarderError, TryAgainError
+from forwarder.errors import ConfigError, ForwarderError, TryAgainError
 from forwarder.spool import open_shared, translated
 
 # struct flock: l_type, l_whence, l_start, l_len, l_pid (fcntl(2), Linux).
@@ -49,12 +50,13 @@ class InstanceLock:
 
         Raises:
             TakenError: another process has announced itself.
-            ForwarderError: the file can't be made.
+            ForwarderError: the file can't be made, or something else is in the way.
         """
         if self._is_announced():
             return
         with translated(self._path):
             fd = open_shared(_file(self._path))
+        _must_be_file(fd, _file(self._path))
         try:
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -90,23 +92,48 @@ class InstanceLock:
 
 
 def holder(path: str) -> int | None:
-    """The process id of the daemon that delivers from the queue in *path*; None: none does."""
-    try:
-        fd = os.open(_file(path), os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, asked))
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
+    """The process id of the daemon that delivers from the queue in *path*; None: none does.
+
+    Raises:
+        NotPermittedError: this user can't see it.
+        ConfigError: something that is no file is in the way.
+        ForwarderError: the file system doesn't say.
+    """
+    with translated(path):
+        try:
+            fd = open_file(_file(path))
+        except FileNotFoundError:
+            return None
+        try:
+            asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, asked))
+        finally:
+            os.close(fd)
     return None if kind == fcntl.F_UNLCK else int(pid)
 
 
+def open_file(file: str) -> int:
+    """Open *file*, one of the queue's directory, to read; never waits, whatever is there.
+
+    Raises:
+        ConfigError: it is a pipe or the like.
+        OSError: as `os.open`; also when it is a link.
+    """
+    fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY)
+    _must_be_file(fd, file)
+    return fd
+
+
+def _must_be_file(fd: int, file: str) -> None:
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise ConfigError(f"{file} is in the way: it is not a file", "Remove it")
+
+
 def _taken(path: str) -> TakenError:
-    pid = holder(path)
+    pid = None
+    with contextlib.suppress(ForwarderError):
+        pid = holder(path)
     return TakenError(
         f"another daemon delivers from {path} already" + (f" (process {pid})" if pid else ""),
         "There is one per queue: stop that one first, or set another queue.path",

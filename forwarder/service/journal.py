@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import time
+from collections import Counter
+
 from forwarder import log
 from forwarder.config import Settings, import_url
 from forwarder.delivery.gate import Gate
 from forwarder.delivery.outcome import Kind
 from forwarder.delivery.report import Report
 from forwarder.errors import ForwarderError
+from forwarder.service.causes import QUIET_S, Causes
 
 CLOCK_WARNS_S = 300.0
 SUMMARY_S = 60.0
@@ -16,22 +21,45 @@ _REFUSED = (Kind.REFUSED, Kind.TOO_LARGE)
 
 
 class Journal:
-    """Turns what happens into log lines, and remembers the last error for `status`."""
+    """Turns what happens into log lines, and remembers the last error for `status`.
 
-    def __init__(self) -> None:
-        self.last_error = ""
+    Args:
+        passing: Whether it is a short run, whose start and end are no news.
+
+    Attributes:
+        last_error_at: When there was one, in seconds since the epoch.
+    """
+
+    def __init__(self, passing: bool = False) -> None:
+        self._last_error = ""
+        self.last_error_at = 0.0
+        self._life = logging.DEBUG if passing else logging.INFO
         self._log = log.get("daemon")
         self._far_end = log.Repeats()
         self._storage = log.Repeats()
-        self._short = log.Repeats()
-        self._refusals = log.Repeats()
+        # Nothing says when these are over.
+        self._short = log.Repeats(quiet_s=QUIET_S)
+        self._refusals = log.Repeats(quiet_s=QUIET_S)
+        self._failing = log.Repeats(quiet_s=QUIET_S)
+        self._causes = Causes()
+        self._told_damaged: set[str] = set()
         self._clock = log.Repeats(interval_s=3600.0)
         self._delivered = self._dead = 0
         self._summary_at = float("-inf")
 
+    @property
+    def last_error(self) -> str:
+        """The last thing that went wrong; "" when nothing has."""
+        return self._last_error
+
+    @last_error.setter
+    def last_error(self, text: str) -> None:
+        self._last_error, self.last_error_at = text, time.time()
+
     def started(self, settings: Settings) -> None:
         """The daemon is ready."""
-        self._log.info(
+        self._log.log(
+            self._life,
             "daemon.started",
             queue=settings.queue.path,
             url=import_url(settings),
@@ -58,7 +86,7 @@ class Journal:
                 detail="these events still wait in the queue and will be sent again; Mixpanel drops repeats",
             )
         else:
-            self._log.info("daemon.stopped")
+            self._log.log(self._life, "daemon.stopped")
 
     def reloaded(self, settings: Settings, warnings: list[str]) -> None:
         """New settings are in force."""
@@ -87,11 +115,12 @@ class Journal:
         if count:
             self._log.info("dead_letters.expired", count=count)
 
-    def buried(self, count: int, reason: str = "") -> None:
-        """Events have gone to the dead letters."""
+    def no_events(self, count: int, reason: str, now: float) -> None:
+        """Rows of the queue have turned out to be no events; *reason* is that of the first."""
         if count:
             self._dead += count
-            self._log.warning("events.dead_lettered", count=count, reason=reason or "refused alone")
+            more = " (the first of them)" if count > 1 else ""
+            self._bury("no event", count, now, reason=f"{reason}{more}")
 
     def settled(self, report: Report, gate: Gate, now: float) -> None:
         """A reply has been acted on."""
@@ -104,6 +133,9 @@ class Journal:
             delivered=report.delivered,
             dead=report.dead,
         )
+        if outcome.kind in _AWAY and gate.state == "running":
+            self._stumbled(report, now)
+            return
         # A refusal blocks when everything is refused.
         if outcome.kind in _AWAY or (outcome.kind in _REFUSED and gate.state == "blocked"):
             self._away(report, gate, now)
@@ -112,7 +144,7 @@ class Journal:
             self._returned(now)
         self._delivered += report.delivered
         if report.dead:
-            self._refused(report)
+            self._refused(report, now)
         if report.short:
             self._shortfall(report, now)
         if outcome.kind in _REFUSED:
@@ -123,21 +155,25 @@ class Journal:
             self._summary_at = now
             self._summarise()
 
-    def _refused(self, report: Report) -> None:
-        first = next(iter(report.outcome.rejections), None)
-        self.last_error = first.message if first else report.outcome.detail
-        if first is None or not first.field:
-            self.buried(report.dead, self.last_error)
-            return
+    def _refused(self, report: Report, now: float) -> None:
+        said = report.outcome.rejections
+        self.last_error = said[0].message if said else report.outcome.detail
         self._dead += report.dead
-        # The words may quote an event's values.
-        self._log.warning(
-            "events.dead_lettered",
-            count=report.dead,
-            field=first.field,
-            status=report.http_status,
-            detail="`forwarder dead-letters summary` says why",
-        )
+        words = next((rejection.message for rejection in said if not rejection.field), self.last_error)
+        words = words or "refused alone"
+        counts = Counter(rejection.field for rejection in said) or Counter({"": report.dead})
+        for field, count in counts.items():
+            if field:
+                # Without the words, which may quote an event's values.
+                self._bury(field, count, now, field=field, status=report.http_status)
+            else:
+                self._bury("no field named", count, now, words, reason=words, status=report.http_status)
+
+    def _bury(self, cause: str, count: int, now: float, words: str = "", **fields: object) -> None:
+        told = self._causes.add(cause, count, now, words)
+        if told:
+            detail = "`forwarder dead-letters summary` says why"
+            self._log.warning("events.dead_lettered", count=told, **fields, detail=detail)
 
     def _halving(self, report: Report, now: float) -> None:
         # It takes some twenty refusals to find one bad event.
@@ -150,6 +186,20 @@ class Journal:
                 status=report.http_status,
                 refusals=told.failures,
                 detail="looking for the event it is about; the others are delivered",
+            )
+
+    def _stumbled(self, report: Report, now: float) -> None:
+        detail = report.outcome.detail
+        self.last_error = detail
+        told = self._failing.failed(detail, now)
+        if told:
+            self._log.warning(
+                "batch.failed",
+                reason=detail,
+                sent=report.sent,
+                status=report.http_status,
+                failures=told.failures,
+                detail="others get through: it is set apart, divided, and tried again",
             )
 
     def _shortfall(self, report: Report, now: float) -> None:
@@ -170,6 +220,19 @@ class Journal:
         told = self._storage.failed(str(error), now)
         if told:
             self._log.error("queue.failed", detail=str(error), failures=told.failures)
+
+    def set_aside(self, files: list[str]) -> None:
+        """There are damaged databases that wait for a person."""
+        for file in files:
+            if file not in self._told_damaged:
+                self._told_damaged.add(file)
+                self.last_error = f"a damaged database was set aside: {file}"
+                self._log.error(
+                    "queue.damaged",
+                    file=file,
+                    detail="set aside; the queue goes on with a fresh one",
+                    remedy=f"`forwarder salvage {file}` brings back what can be read",
+                )
 
     def storage_recovered(self, now: float) -> None:
         """The queue can be read and written again."""
@@ -209,5 +272,7 @@ class Journal:
 
     def _summarise(self) -> None:
         if self._delivered or self._dead:
-            self._log.info("events.settled", delivered=self._delivered, dead=self._dead)
+            causes = [{"cause": cause, "count": count} for cause, count in self._causes.take_totals().items()]
+            more = {"causes": causes} if causes else {}
+            self._log.info("events.settled", delivered=self._delivered, dead=self._dead, **more)
         self._delivered = self._dead = 0

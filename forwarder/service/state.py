@@ -12,7 +12,8 @@ import os
 import time
 from dataclasses import asdict, dataclass, replace
 
-from forwarder.service.instance import holder
+from forwarder.errors import ConfigError
+from forwarder.service.instance import holder, open_file
 
 FILE_MODE = 0o640
 PUBLISH_S = 0.2
@@ -20,7 +21,7 @@ PUBLISH_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class DaemonState:
-    """A running daemon, as of ``updated_at`` (seconds since the epoch).
+    """A running daemon, as of ``updated_at``; instants are seconds since the epoch.
 
     ``state`` is one of ``running``, ``backing_off``, ``blocked``, ``paused``; ``in_flight`` counts events,
     ``failures`` the tries in a row that failed.
@@ -32,6 +33,7 @@ class DaemonState:
     in_flight: int = 0
     connections: int = 0
     last_error: str = ""
+    last_error_at: float = 0.0
     failures: int = 0
     started_at: float = 0.0
     updated_at: float = 0.0
@@ -67,13 +69,19 @@ class Publisher:
 
 
 def read(path: str) -> DaemonState | None:
-    """The state of the daemon that delivers from the queue in *path*; None: none does."""
+    """The state of the daemon that delivers from the queue in *path*; None: none does.
+
+    Raises:
+        ForwarderError: as `holder`.
+    """
     pid = holder(path)
     if pid is None:
         return None
     try:
-        with open(_file(path), encoding="utf-8") as file:
+        with open(open_file(_file(path)), encoding="utf-8") as file:
             state = DaemonState(**json.load(file))
+    except ConfigError as error:
+        return DaemonState(pid, state_reason=str(error))
     except (OSError, ValueError, TypeError):
         return DaemonState(pid, state_reason="starting")
     return state if state.pid == pid else DaemonState(pid, state_reason="starting")
@@ -83,7 +91,10 @@ def _write(path: str, state: DaemonState) -> None:
     target = _file(path)
     # A full disk is no reason to stop.
     with contextlib.suppress(OSError):
-        fd = os.open(target + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, FILE_MODE)
+        # Made anew each time: what is there may be a pipe, which nobody reads from.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(target + ".new")
+        fd = os.open(target + ".new", os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
         with open(fd, "w", encoding="utf-8") as file:
             os.fchmod(fd, FILE_MODE)
             json.dump(asdict(state), file)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from forwarder.spool.ackqueue import DATABASE
+from forwarder.spool.directory import LOG
 
 LOOK_S = 1.0
 STIRRED_S = 1.0
@@ -19,7 +19,7 @@ class Watch:
     """
 
     def __init__(self, path: str) -> None:
-        self._log = os.path.join(path, DATABASE + "-wal")
+        self._log = os.path.join(path, LOG)
         self._seen: tuple[int, int, int] | None = None
         self._stirred_at = self._looked_at = float("-inf")
 

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from forwarder.config import Settings
 from forwarder.delivery.batch import Batch
 from forwarder.delivery.courier import Courier
-from forwarder.delivery.outcome import Reply
+from forwarder.delivery.outcome import CLOCK_BLOCKS_S, Reply
 from forwarder.errors import ForwarderError, TryAgainError
 from forwarder.service.instance import InstanceLock
 from forwarder.service.journal import Journal
 from forwarder.service.watch import Watch
-from forwarder.spool import Consumer, SpoolFullError
+from forwarder.spool import Consumer, DamagedError, QueueReplacedError, SpoolFullError, control, set_aside
 
 TIDY_S = 0.05
 RETENTION_S = 3600.0
@@ -40,20 +40,31 @@ class Worker:
         self._settings = settings
         self._lock = lock
         self._journal = journal
-        self._spool = Consumer(settings.queue.path, lock_timeout_s)
+        self._lock_timeout_s = lock_timeout_s
+        self._retained_at = float("-inf")
+        self._is_clock_right = False
+        self._tidy_at = 0.0
+        self._is_damaged = False
+        self._begin()
         try:
             lock.announce()
-            self._flush_requests = self._spool.control().flush_requests
         except BaseException:
             self._spool.close()
             raise
-        self._watch = Watch(settings.queue.path)
-        self.courier = Courier(self._spool, settings.delivery, strict=settings.mixpanel.strict)
+
+    def _begin(self) -> None:
+        """Begin with the queue that is at the path now, and nothing in memory."""
+        self._is_gone = True
+        self._spool = Consumer(self._settings.queue.path, self._lock_timeout_s)
+        self._flush_requests = self._spool.control().flush_requests
+        self._watch = Watch(self._settings.queue.path)
+        mixpanel, delivery = self._settings.mixpanel, self._settings.delivery
+        self.courier = Courier(self._spool, delivery, strict=mixpanel.strict)
         self._replies: deque[tuple[Batch, Reply]] = deque()
         self._version: int | None = None
-        self._retained_at = float("-inf")
-        self._tidy_at = 0.0
         self._untidy = True
+        self._is_gone = False
+        self._journal.set_aside(set_aside.damaged(self._settings.queue.path))
 
     def close(self) -> None:
         """Close the queue."""
@@ -75,7 +86,9 @@ class Worker:
 
     def receive(self, batch: Batch, reply: Reply) -> None:
         """Have a reply acted on in the next turn."""
-        self._replies.append((batch, reply))
+        # Of what was sent from a queue that is gone, nothing can be settled.
+        if self.courier.awaits(batch):
+            self._replies.append((batch, reply))
         self._untidy = True
 
     @property
@@ -91,17 +104,40 @@ class Worker:
     def work(self, now: float, send: Callable[[Batch], None] | None) -> None:
         """One turn; without *send* nothing new is sent.
 
+        A queue that was replaced is begun with anew. A damaged one is set aside, so that the next turn makes
+        a fresh one; but only when opening it again has not helped.
+
         Raises:
-            QueueReplacedError: the database at the path is another by now; only a new start can take it up.
             TakenError: another process delivers from it, too.
             ForwarderError: the queue can't be read or written; what is left is done in a later turn.
         """
+        if self._is_gone:
+            self._begin()
+        try:
+            self._turn(now, send)
+        except QueueReplacedError:
+            self._is_gone = True
+            self._spool.close()
+            raise
+        except DamagedError:
+            if self._is_damaged:
+                self._spool.set_aside()
+                self._is_gone = True
+                if self.courier.paused:
+                    control.pause(self._settings.queue.path)
+            else:
+                self._spool.reopen()
+            self._is_damaged = not self._is_damaged
+            raise
+        self._is_damaged = False
+
+    def _turn(self, now: float, send: Callable[[Batch], None] | None) -> None:
         error = self._settle(now)
         self._look(now)
         if send:
             while (batch := self.courier.next(now)) is not None:
                 send(batch)
-        self._journal.buried(*self.courier.backlog.take_buried())
+        self._journal.no_events(*self.courier.line.backlog.take_buried(), now)
         self._keep_house(now)
         if error:
             raise error
@@ -128,6 +164,9 @@ class Worker:
             else:
                 is_settled = True
                 self._journal.settled(report, self.courier.gate, now)
+                skew_s = report.outcome.clock_skew_s
+                if skew_s is not None:
+                    self._is_clock_right = abs(skew_s) <= CLOCK_BLOCKS_S
         self._replies += waiting
         if first_error and not is_settled:
             raise first_error
@@ -142,19 +181,20 @@ class Worker:
         if version == self._version:
             return
         self._untidy = True
-        self.courier.backlog.notice(now)
-        control = self._spool.control()
-        if control.paused != self.courier.paused:
-            self.courier.paused = control.paused
-            self._journal.paused(control.paused)
-        if control.flush_requests != self._flush_requests:
-            self._flush_requests = control.flush_requests
+        self.courier.line.backlog.notice(now)
+        asked = self._spool.control()
+        if asked.paused != self.courier.paused:
+            self.courier.paused = asked.paused
+            self._journal.paused(asked.paused)
+        if asked.flush_requests != self._flush_requests:
+            self._flush_requests = asked.flush_requests
             self.flush()
         self._version = version
 
     def _keep_house(self, now: float) -> None:
         days = self._settings.dead_letters.max_age_days
-        if days and now >= self._retained_at + RETENTION_S:
+        # A clock a year ahead, as before it is set by network, makes every dead letter old.
+        if days and self._is_clock_right and now >= self._retained_at + RETENTION_S:
             self._retained_at = now
             self._journal.discarded(self._spool.discard_dead_letters(time.time() - days * DAY_S))
         if self._untidy and self.courier.is_idle and now >= self._tidy_at:

@@ -9,17 +9,28 @@ import socket
 import sqlite3
 import statistics
 import subprocess
+import tempfile
 import time
+from collections import Counter
 from contextlib import closing
+from dataclasses import replace
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
 
+from forwarder import config
+from forwarder.delivery.outcome import Reply
+from forwarder.errors import NotPermittedError
 from forwarder.event import accept
 from forwarder.sandbox import Fault
+from forwarder.service import daemon as service_daemon
 from forwarder.service import state as state_file
-from forwarder.service.instance import holder
+from forwarder.service.instance import InstanceLock, holder
+from forwarder.service.journal import Journal
+from forwarder.service.run import running
 from forwarder.service.watch import LOOK_S, STIRRED_S, Watch
+from forwarder.service.worker import RETENTION_S, Worker
 from forwarder.spool import EventQueue, control
 
 TOKEN = "sandbox-token"
@@ -104,6 +115,32 @@ def test_deleted_lock_file_lets_no_second_daemon_in(forwarder, offer, emptied, u
     assert first.process.poll() is None
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("closed", ["directory", "lock"])
+def test_daemon_that_may_not_be_seen_is_not_said_to_be_absent(forwarder, queue_path, tmp_path, closed):
+    """A user who may not look is told so with 77 while a daemon runs, and not that none does."""
+    with tempfile.TemporaryDirectory() as directory:  # pytest's own is closed to others
+        os.chmod(directory, 0o755)
+        forwarder.environ["FORWARDER_QUEUE_PATH"] = path = f"{directory}/queue"
+        daemon = forwarder.daemon()
+        if closed == "lock":
+            os.chmod(path, 0o755)
+            os.chmod(f"{path}/daemon.lock", 0o600)
+
+        def ask():
+            os.setegid(65534)
+            os.seteuid(65534)
+            try:
+                holder(path)
+            finally:
+                os.seteuid(0)
+                os.setegid(0)
+
+        with pytest.raises(NotPermittedError):
+            ask()
+        assert daemon.stop() == 0
+
+
 @pytest.mark.parametrize("command", ["run", "drain"])
 @pytest.mark.parametrize("is_sqlite", [True, False])
 def test_foreign_directory_is_left_untouched(forwarder, queue_path, command, is_sqlite):
@@ -178,6 +215,76 @@ def test_stopping_while_the_far_end_is_away(forwarder, far_end, offer, rows, que
     assert daemon.stop() == 0
     assert time.monotonic() - asked_at < 5
     assert rows(queue_path) == events
+
+
+@pytest.fixture
+def here(forwarder, monkeypatch):
+    """The settings of the command's environment, for a daemon in this process."""
+    for name, value in forwarder.environ.items():
+        monkeypatch.setenv(name, value)
+    return config.load()
+
+
+def test_stop_waits_no_longer_than_its_bound(here, far_end, offer, rows, queue_path, monkeypatch, until):
+    """With a far end that never answers, a daemon that was told to stop is done after `STOP_S`."""
+    monkeypatch.setattr(service_daemon, "STOP_S", 0.3)
+    far_end.inject(Fault.hang())
+    events = offer(1)
+    with running(here, lambda: here) as daemon:
+        until(lambda: daemon.turn() or daemon.courier.in_flight)
+        told_at = time.monotonic()
+        daemon.stop()
+        assert not daemon.is_stopped
+        until(lambda: daemon.turn() or daemon.is_stopped)
+        assert 0.3 <= time.monotonic() - told_at < 3
+        assert daemon.courier.in_flight == 1
+    assert rows(queue_path) == events
+
+
+def test_retention_is_looked_after_once_an_hour(here, offer, queue_path, sql):
+    """Dead letters are deleted once a reply has shown that the clock is right, and an hour later, unless by
+    then one has shown that it is wrong; in between nothing is looked through."""
+    sent, wrong_s = [], 2 * 3600.0
+
+    def die(number):
+        sql(
+            queue_path,
+            "INSERT INTO dead_letters (event_id, data, event, insert_id, reason, field, accepted_at, dead_at)"
+            " VALUES (?, '{}', 'e', 'i', 'r', 'f', 1, 1)",
+            [number],
+        )
+
+    def dead():
+        return sql(queue_path, "SELECT count(*) FROM dead_letters")[0][0]
+
+    def answer(skew_s):
+        came_at = time.time()
+        headers = {"date": formatdate(came_at - skew_s, usegmt=True)}
+        body = b'{"code":200,"num_records_imported":1,"status":"OK"}'
+        worker.receive(sent.pop(0), Reply(200, headers, body, received_at=came_at))
+
+    offer(*range(5))
+    settings = replace(
+        here,
+        dead_letters=replace(here.dead_letters, max_age_days=1),
+        delivery=replace(here.delivery, batch_events=1, linger_s=0.0),
+    )
+    lock = InstanceLock(queue_path)
+    worker = Worker(settings, lock, Journal(), 10.0)
+    found = []
+    again = 1003.0 + RETENTION_S
+    for now, skew_s in (
+        *((1000.0, None), (1001.0, wrong_s), (1002.0, -wrong_s), (1003.0, 0.0)),
+        *((1004.0, None), (again - 1, None), (again, wrong_s), (again + 1, 0.0)),
+    ):
+        if skew_s is not None:
+            answer(skew_s)
+        die(now)
+        worker.work(now, sent.append)
+        found.append(dead())
+    worker.close()
+    lock.release()
+    assert found == [1, 2, 3, 0, 1, 2, 3, 0]
 
 
 # Reloading
@@ -259,6 +366,29 @@ def test_bad_new_settings_leave_the_old_in_force(forwarder, offer, config_file, 
     assert daemon.logged("settings.reloaded") == []
 
 
+def test_reload_takes_the_new_log_level(forwarder, config_file, offer, emptied):
+    """[log] is in force after SIGHUP as it is after a start: debug lines are there that were not before."""
+    config_file.write_text('[log]\nlevel = "info"\n')
+    daemon = forwarder.daemon()
+    offer(1)
+    emptied()
+    config_file.write_text('[log]\nlevel = "debug"\n')
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.wait_for("settings.reloaded")
+    offer(2)
+    daemon.wait_for("batch.settled")
+    assert len(daemon.logged("batch.settled")) == 1
+
+
+def test_key_that_others_can_read_is_told_at_the_start(forwarder, token_file):
+    """A token's file that is open to others is warned of when the daemon starts, without the token."""
+    token_file.chmod(0o644)
+    line = forwarder.daemon().wait_for("secret.exposed")
+    assert line["level"] == "warning"
+    assert str(token_file) in line["detail"]
+    assert TOKEN not in json.dumps(line)
+
+
 def test_missing_key_at_reload_leaves_the_old_in_force(forwarder, offer, token_file, emptied, until):
     """A token file that is gone at a reload doesn't take the daemon's token away, and is told."""
     daemon = forwarder.daemon()
@@ -338,12 +468,13 @@ def test_events_are_noticed_fast(forwarder, far_end, offer):
     """From another process's commit to Mixpanel's yes: linger_s and a little more."""
     forwarder.daemon()
     took_s = []
-    for number in range(8):
+    for number in range(16):
         began_at = time.monotonic()
         offer(number)
         far_end.wait_for(lambda ledger, count=number + 1: ledger.accepted == count)
         took_s.append(time.monotonic() - began_at)
-    assert statistics.median(took_s) < 0.05 + 0.3, took_s
+    # linger_s and the promise; of a busy machine, a quarter may be later.
+    assert statistics.quantiles(took_s, n=4)[2] < 0.05 + 0.1, took_s
 
 
 def test_events_are_noticed_fast_after_a_quiet_time(forwarder, far_end, offer):
@@ -449,6 +580,36 @@ def test_unnamed_refusal_is_logged_in_the_far_ends_words(forwarder, far_end, off
     offer(2)
     emptied()
     assert daemon.wait_for("events.dead_lettered")["reason"]
+
+
+def test_dead_letters_are_told_once_a_cause_and_summed_up(forwarder, queue_path):
+    """Batch after batch with the same faults makes one line for each field, with its own count; the sums
+    by cause stand in the summaries, and rows that are no events have a line of their own."""
+    with EventQueue(queue_path, min_free_bytes=0, rules=False) as queue:
+        for number in range(30):
+            queue.put({"event": "e", "properties": {"distinct_id": "d", "$insert_id": f"a_{number}"}})
+            queue.put({"event": "e", "properties": {"distinct_id": "d", "time": 1}})
+            queue.put({"event": "e", "properties": {"distinct_id": "d", "time": 2}})
+            queue.put({"event": "e", "properties": {"distinct_id": "d"}})
+    with closing(sqlite3.connect(f"{queue_path}/data.db")) as stranger, stranger:
+        rows = [(data,) for data in (b"\xff", b"x\xff", b"[]")]
+        stranger.executemany("INSERT INTO ack_queue_default (data, timestamp, status) VALUES (?, 1, 0)", rows)
+    forwarder.environ["FORWARDER_DELIVERY_BATCH_EVENTS"] = "4"
+    done = forwarder("drain")
+    assert done.returncode == 0
+    log = [json.loads(line) for line in done.stderr.splitlines()]
+    told = [line for line in log if line["event"] == "events.dead_lettered"]
+    assert [(line["field"], line["count"]) for line in told if "field" in line] == [
+        ("$insert_id", 1),
+        ("properties.time", 2),
+    ]
+    assert [line["count"] for line in told if "field" not in line] == [3]
+    sums = Counter()
+    for line in log:
+        if line["event"] == "events.settled":
+            sums.update({each["cause"]: each["count"] for each in line.get("causes", ())})
+    assert sums == {"$insert_id": 30, "properties.time": 60, "no event": 3}
+    assert sum(line["dead"] for line in log if line["event"] == "events.settled") == 93
 
 
 def test_log_tells_transitions_not_repetitions(forwarder, far_end, offer, until, queue_path, emptied):
@@ -576,9 +737,11 @@ def test_dead_letters_past_their_age_are_deleted(forwarder, far_end, offer, empt
     emptied()
     assert keeping.stop() == 0
     assert forwarder.json("status")["dead_letters"] == 3
-    forwarder.daemon(FORWARDER_DEAD_LETTERS_MAX_AGE_DAYS="1").wait_for("dead_letters.expired")
+    deleting = forwarder.daemon(FORWARDER_DEAD_LETTERS_MAX_AGE_DAYS="1")
+    offer(4)
+    deleting.wait_for("dead_letters.expired")
     found = forwarder.json("status")
-    assert (found["dead_lettered"], found["dead_letters"], found["discarded"]) == (3, 2, 1)
+    assert (found["dead_lettered"], found["dead_letters"], found["discarded"]) == (4, 3, 1)
 
 
 # Trouble with the disk
@@ -685,17 +848,16 @@ def test_foreign_reader_hinders_nobody(forwarder, far_end, offer, emptied, queue
             emptied(5)
 
 
-def test_replaced_database_ends_the_daemon(forwarder, offer, emptied, oracle, far_end, queue_path):
-    """A daemon whose database is replaced ends with 75, and the next one delivers from the new file."""
+def test_replaced_database_does_not_end_the_daemon(forwarder, offer, emptied, oracle, far_end, queue_path):
+    """A daemon whose database is replaced says so, begins anew, and delivers from the new file."""
     daemon = forwarder.daemon()
     first = offer(1)
     emptied()
     for name in ("data.db", "data.db-wal", "data.db-shm"):
         os.replace(f"{queue_path}/{name}", f"{queue_path}/old-{name}")
     second = offer(2)
-
-    assert daemon.process.wait(20) == 75
-
-    forwarder.daemon()
     emptied()
+    assert "replaced" in daemon.wait_for("queue.failed")["detail"]
+    daemon.wait_for("queue.recovered")
+    assert daemon.process.poll() is None
     oracle(queue_path, far_end, first + second)

@@ -223,7 +223,7 @@ def test_missing_ids_are_named(command, run, graves):
     code, out, err = run(*command.split(), "7", "3", "99")
 
     assert code == 1
-    assert "there is no dead letter 7, 99." in err
+    assert "there are no dead letters 7, 99." in err
     assert out
 
 
@@ -491,7 +491,7 @@ def test_delete(run, graves):
     code, out, err = run("delete", "1", "2", "3", "--event", "Paid", "--json")
 
     assert (code, json.loads(out)) == (1, {"deleted": 1, "missing": [1, 2]})
-    assert "there is no dead letter 1, 2 that fits the other options." in err
+    assert "there are no dead letters 1, 2 that fit the other options." in err
     assert dead_ids(graves) == [1, 2, 4, 5]
     figures = hold_books(graves)
     assert (figures.discarded, figures.dead_lettered, figures.dead_letters) == (1, 5, 4)

@@ -1,5 +1,6 @@
 """``forwarder drain``: alone, and beside a running daemon."""
 
+import json
 import signal
 import sqlite3
 import subprocess
@@ -9,9 +10,11 @@ from contextlib import closing, contextmanager
 
 import pytest
 
+from forwarder import config
 from forwarder.errors import TryAgainError
 from forwarder.event import accept
 from forwarder.sandbox import Fault
+from forwarder.service import run as service_run
 from forwarder.spool import Consumer, EventQueue, Settlement
 
 PATIENT = {
@@ -156,6 +159,47 @@ def test_paused_is_69(forwarder, far_end, offer, rows, queue_path):
     assert done.returncode == 69
     assert "forwarder resume" in done.stderr
     assert (rows(queue_path), far_end.ledger.request_count) == (events, 0)
+
+
+@pytest.mark.parametrize("beside", ["alone", "beside a daemon"])
+@pytest.mark.parametrize("why", ["blocked", "paused"])
+def test_what_keeps_it_is_told_as_json_too(forwarder, far_end, offer, beside, why):
+    """With --json an end with 69 prints what is left and why, like any other end."""
+    if beside != "alone":
+        forwarder.daemon()
+    if why == "paused":
+        forwarder("pause")
+    else:
+        far_end.inject(Fault.unauthorized())
+    offer(1, 2)
+    done = forwarder("drain", "--json")
+    assert done.returncode == 69
+    found = json.loads(done.stdout)
+    assert found["left"] == 2
+    assert f"delivery is {why}" in found["reason"]
+
+
+def test_nothing_to_do_is_not_worth_a_log_line(forwarder):
+    """For cron: its start and its end are no news, so that standard error stays empty."""
+    forwarder("enqueue", "-e", "E")
+    assert forwarder("drain").returncode == 0
+    done = forwarder("drain")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "The queue is empty.\n", "")
+
+
+def test_gives_up_without_progress(forwarder, far_end, offer, rows, queue_path, monkeypatch):
+    """Without --timeout it ends with what is left and why, once nothing has got through for so long."""
+    monkeypatch.setattr(service_run, "NO_PROGRESS_S", 1.0)
+    for name, value in forwarder.environ.items():
+        monkeypatch.setenv(name, value)
+    far_end.stop_listening()
+    events = offer(1, 2)
+    began_at = time.monotonic()
+    done = service_run.drain(config.load(), None)
+    assert 1.0 <= time.monotonic() - began_at < 10
+    assert done.left == 2
+    assert done.reason.startswith("nothing got through for 1 s: delivery is backing off: 127.0.0.1")
+    assert rows(queue_path) == events
 
 
 def test_stopped_by_a_signal(forwarder, far_end, offer, rows, queue_path, until):

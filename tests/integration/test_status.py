@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import signal
 import sqlite3
 import subprocess
@@ -15,7 +16,7 @@ from datetime import UTC, datetime
 import pytest
 
 from forwarder.cli import main
-from forwarder.cli.status import NOTHING, sentence
+from forwarder.cli.status import NOTHING, describe, sentence
 from forwarder.sandbox import Fault
 from forwarder.service import state as state_file
 from forwarder.spool import Consumer, Dead, EventQueue, Settlement, control, dead_letters
@@ -105,7 +106,8 @@ def test_without_a_queue_it_says_so(form, run, queue_path):
     code, out, err = run(*form)
 
     assert (code, err) == (0, "")
-    assert f"there is no queue in {queue_path} yet. The first event makes it" in out
+    told = f"there is no queue in {queue_path} yet. The first event makes it"
+    assert told in out if form else out == f"T{told[1:]}.\n"
     assert not os.path.exists(queue_path)
     if form:
         found = json.loads(out)
@@ -199,6 +201,48 @@ def test_the_sentence_fits_the_state(figures, told):
 
 
 @pytest.mark.parametrize(
+    ("figures", "told"),
+    [
+        ({"rate_1m": 0.0}, "0 events over the last minute"),
+        ({"rate_1m": 0.02, "waiting": 1, "eta_s": 60.0}, "1 event over the last minute"),
+        ({"rate_1m": 0.5, "waiting": 1999, "eta_s": 3998.0}, "30 events over the last minute"),
+        (
+            {"rate_1m": 0.5, "waiting": 2000, "eta_s": 4000.0},
+            "30 events over the last minute, done in about 66 min",
+        ),
+        (
+            {"rate_1m": 2.5, "eta_s": 2.0},
+            "2.5 events/s over the last minute, done in about 2 s",
+        ),
+        ({"rate_1m": 1234.5, "eta_s": None}, "1,234 events/s over the last minute"),
+    ],
+)
+def test_the_rate_makes_sense_when_little_moves(figures, told):
+    """A rate below one a second is told as a count, and makes no forecast for what is on its way."""
+    lines = describe({**NOTHING, "exists": True, **figures})
+    assert [line.removeprefix("rate").strip() for line in lines if line.startswith("rate ")] == [told]
+
+
+def test_the_last_error_has_its_time(forwarder, far_end, until):
+    """Beside the last error stands when it was, for people and in --json."""
+    forwarder.daemon()
+    far_end.inject(Fault.server_error(), times=1)
+    forwarder("enqueue", "-e", "E")
+    found = until(lambda: (status := forwarder.json("status"))["last_error_at"] and status)
+    assert abs(time.time() - datetime.fromisoformat(found["last_error_at"]).timestamp()) < 20
+    (line,) = [line for line in forwarder("status").stdout.splitlines() if line.startswith("last error")]
+    assert re.fullmatch(r"last error +HTTP 503.* \(\d+ s ago\)", line)
+
+
+def test_retried_and_discarded_have_one_name_everywhere(run, queue_path):
+    """Of the dead letters that are gone, status says retried and discarded, as --json does."""
+    fill(queue_path)
+    dead_letters.delete(queue_path, [1])
+    dead_letters.retry(queue_path, [2], lambda data, _: data)
+    assert "; 1 were retried, 1 discarded" in run()[1]
+
+
+@pytest.mark.parametrize(
     ("expression", "code"),
     [
         ("waiting>1", 1),
@@ -237,7 +281,7 @@ def test_every_condition_that_holds_is_named(run):
     assert code == 1
     assert json.loads(out)["exists"] is False
     assert err.splitlines() == [
-        "forwarder: exists==false holds: exists is False",
+        "forwarder: exists==false holds: exists is false",
         "forwarder: accepted<1 holds: accepted is 0",
     ]
 
@@ -276,7 +320,7 @@ def test_watch_prints_a_line_each_second(queue_path):
         process.send_signal(signal.SIGINT)
         err = process.stderr.read()
 
-    assert "there is no queue" in first
+    assert "There is no queue" in first
     assert "5 events wait" in lines[-1]
     assert (process.returncode, err) == (0, "")
 

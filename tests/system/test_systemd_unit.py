@@ -12,7 +12,7 @@ import pytest
 
 from forwarder.errors import ConfigError, NotPermittedError, TryAgainError, UsageError
 from forwarder.service.daemon import STOP_S
-from forwarder.spool.ackqueue import DIRECTORY_MODE
+from forwarder.spool.directory import DIRECTORY_MODE
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 UNIT = SYSTEMD / "forwarder.service"

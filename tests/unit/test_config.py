@@ -558,10 +558,10 @@ def test_a_token_from_each_source(key_file, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "environ", "said"),
     [
-        (Settings(), {}, "There is no key"),
-        (Settings(), {"FORWARDER_MIXPANEL_TOKEN": ""}, "There is no key"),
+        (Settings(), {}, "there is no key"),
+        (Settings(), {"FORWARDER_MIXPANEL_TOKEN": ""}, "there is no key"),
         (Settings(), {"FORWARDER_MIXPANEL_SECRET": SECRET}, "no mixpanel.service_account"),
-        (account(), {}, "There is no secret"),
+        (account(), {}, "there is no secret"),
         (account(), {"FORWARDER_MIXPANEL_TOKEN": SECRET}, "two ways to sign in"),
         (account(), {"FORWARDER_MIXPANEL_SECRET": SECRET, "FORWARDER_MIXPANEL_TOKEN": SECRET}, "two ways"),
     ],

@@ -371,6 +371,15 @@ def test_a_new_spell_starts_afresh():
     assert repeats.failed("timeout", 123) == log.Repeat(failures=3, for_s=60)
 
 
+def test_a_quiet_time_ends_a_spell():
+    """Where no recovery can be seen, the next failure after a quiet time is told at once, as the first."""
+    repeats = log.Repeats(interval_s=60, quiet_s=100)
+
+    told = {now: repeat for now in (0, 50, 149, 249, 250) if (repeat := repeats.failed("timeout", now))}
+
+    assert told == {0: log.Repeat(1, 0), 149: log.Repeat(3, 149), 249: log.Repeat(1, 0)}
+
+
 def test_a_new_reason_is_told_at_once_and_an_old_one_is_not_new():
     """A change of reason is a transition; going back and forth between reasons is not."""
     repeats = log.Repeats(interval_s=60)

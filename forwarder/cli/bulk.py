@@ -9,12 +9,10 @@ from dataclasses import dataclass, field
 
 import click
 
-from forwarder.cli.command import printable
 from forwarder.cli.selection import MOST_NAMED, Wanted, confirm, letters
 from forwarder.cli.stored import escaped, json_text
-from forwarder.errors import EventError
-from forwarder.spool import DeadLetter, View
-from forwarder.spool import dead_letters as graveyard
+from forwarder.errors import EventError, printable
+from forwarder.spool import DeadLetter, View, dead_letters
 
 REFUSED, NOT_FOUND = 65, 1
 
@@ -50,7 +48,7 @@ def put_back(path: str, wanted: Wanted, view: View | None, edit: Edit) -> Tally:
     """Put those back into the queue that *edit* does not refuse."""
     with _telling("put back into the queue") as tally:
         for page in wanted.pages(view):
-            count, stayed = graveyard.retry(path, [letter.id for letter in page], edit)
+            count, stayed = dead_letters.retry(path, [letter.id for letter in page], edit)
             tally.count += count
             tally.stayed += stayed
     return tally
@@ -60,7 +58,7 @@ def discard(path: str, wanted: Wanted, view: View | None) -> Tally:
     """Delete them."""
     with _telling("deleted") as tally:
         for page in wanted.pages(view):
-            tally.count += graveyard.delete(path, [letter.id for letter in page])
+            tally.count += dead_letters.delete(path, [letter.id for letter in page])
     return tally
 
 

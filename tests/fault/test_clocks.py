@@ -1,0 +1,286 @@
+"""P3 and P6 under a wall clock that jumps back a day and forward a year, while events wait and while they are
+sent: nothing waits for ever or without end, and what is stored keeps the time it was given.
+
+The processes under test get the clock of a file: their `time.time` is this host's and so many seconds more.
+What measures durations (`time.monotonic`) is left alone, as the system does.
+"""
+
+import json
+import os
+import threading
+import time
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from forwarder.sandbox import Fault
+
+DAY_S, YEAR_S = 86400.0, 365 * 86400.0
+MOST_CPU_SHARE = 0.3
+
+SITE = """
+import os, time
+_real, _real_ns, _file = time.time, time.time_ns, os.environ["TEST_CLOCK"]
+def _ahead():
+    with open(_file) as file:
+        return float(file.read())
+time.time = lambda: _real() + _ahead()
+time.time_ns = lambda: _real_ns() + int(_ahead() * 1e9)
+"""
+
+
+class Clock:
+    """The wall clock of the processes under test."""
+
+    def __init__(self, scratch, environ):
+        self._file = scratch / "ahead"
+        site = scratch / "site"
+        site.mkdir()
+        (site / "sitecustomize.py").write_text(SITE)
+        environ["PYTHONPATH"] = str(site)
+        environ["TEST_CLOCK"] = str(self._file)
+        self.set(0.0)
+
+    def set(self, ahead_s):
+        """How far it is ahead of this host's, from now on."""
+        self.ahead_s = ahead_s
+        new = self._file.with_suffix(".new")
+        new.write_text(repr(ahead_s))
+        os.replace(new, self._file)
+
+    def now(self):
+        return time.time() + self.ahead_s
+
+
+@pytest.fixture
+def clock(tmp_path, forwarder):
+    return Clock(tmp_path, forwarder.environ)
+
+
+class Share:
+    """The share of a core that a process has used since this was made."""
+
+    def __init__(self, pid):
+        self._pid = pid
+        self._from = self._used_s(), time.monotonic()
+
+    def _used_s(self):
+        threads = Path(f"/proc/{self._pid}/task").glob("*/schedstat")
+        return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
+
+    def so_far(self):
+        return (self._used_s() - self._from[0]) / max(time.monotonic() - self._from[1], 0.001)
+
+
+@pytest.fixture
+def offer(forwarder, far_end, clock, rows, queue_path):
+    """Enqueue events without a time of their own; checks which they are given. Returns what is stored."""
+
+    def known():
+        there = rows(queue_path) if os.path.exists(f"{queue_path}/data.db") else []
+        return {*there, *(entry.data for entry in far_end.ledger.events.values())}
+
+    def offer(count, name="A"):
+        before = known()
+        line = json.dumps({"event": name, "properties": {"distinct_id": "x"}}) + "\n"
+        first_ms = int(clock.now() * 1000)
+        done = forwarder("enqueue", stdin=line * count)
+        last_ms = int(clock.now() * 1000)
+        assert done.returncode == 0, done.stderr
+        new = sorted(known() - before)
+        assert len(new) == count
+        for data in new:
+            assert first_ms <= json.loads(data)["properties"]["time"] <= last_ms
+        return new
+
+    return offer
+
+
+JUMPS = [-DAY_S, YEAR_S, 0.0]
+
+
+def test_jumps_while_waiting_for_the_far_end(
+    forwarder, far_end, clock, offer, queue_path, oracle, rows, until, figures
+):
+    """While the far end is away and the clock jumps about, tries go on at their pace; when it is back the
+    events are delivered with the time at which each was accepted."""
+    daemon = forwarder.daemon()
+    far_end.inject(Fault.server_error())
+    offered = offer(20)
+    for ahead_s in JUMPS:
+        clock.set(ahead_s)
+        before, began, share = far_end.ledger.request_count, time.monotonic(), Share(daemon.process.pid)
+        until(lambda before=before: far_end.ledger.request_count >= before + 4, "it still tries")
+        # Four waits of 0.2 s and some jitter each.
+        assert far_end.ledger.request_count - before <= 6 + (time.monotonic() - began) / 0.2
+        assert share.so_far() < MOST_CPU_SHARE
+        offered += offer(5) if ahead_s <= 0 else []
+    far_end.clear()
+    until(lambda: not rows(queue_path), "all are delivered")
+    oracle(queue_path, far_end, offered)
+    assert rows(queue_path, "dead_letters") == []
+    assert figures(queue_path).delivered == len(offered)
+    assert daemon.process.poll() is None
+
+
+def test_jumps_while_sending(forwarder, far_end, clock, offer, queue_path, oracle, rows, until, figures):
+    """Requests that are under way while the clock jumps are settled by their answers as ever, and what waits
+    for company behind them is sent in time."""
+    daemon = forwarder.daemon(FORWARDER_DELIVERY_BATCH_EVENTS="10")
+    offered = []
+    for ahead_s in JUMPS:
+        hanging = far_end.inject(Fault.slow(0.4), times=2)
+        clock.set(0.0)
+        events = offer(35)
+        offered += events
+        far_end.wait_for(lambda ledger: ledger.in_progress >= 1)
+        clock.set(ahead_s)
+        until(lambda: not rows(queue_path), "all are delivered")
+        assert hanging.used == 2
+        far_end.clear()
+    oracle(queue_path, far_end, offered)
+    assert far_end.ledger.repeats == 0
+    assert figures(queue_path).delivered == len(offered)
+    daemon.wait_for("clock.wrong")
+
+
+def test_jumps_while_idle(forwarder, far_end, clock, offer, queue_path, rows, until):
+    """An idle daemon stays idle when the clock jumps, and notices the next event at once."""
+    daemon = forwarder.daemon(FORWARDER_DELIVERY_LINGER_S="0.3")
+    for ahead_s in (-DAY_S, 0.0, -DAY_S):
+        clock.set(ahead_s)
+        share = Share(daemon.process.pid)
+        offer(1)
+        # In the midst of its wait for company.
+        clock.set(-2 * DAY_S)
+        began = time.monotonic()
+        until(lambda: not rows(queue_path), "it is delivered", timeout_s=10)
+        assert time.monotonic() - began < 5
+        assert share.so_far() < MOST_CPU_SHARE
+
+
+def test_clock_a_year_ahead_blocks(
+    forwarder, far_end, clock, offer, queue_path, oracle, rows, until, figures
+):
+    """With the clock a year ahead events are given its time, and Mixpanel refuses them for it: delivery
+    blocks, and nothing becomes a dead letter. When the clock is right again, events of the right time are
+    delivered; one of the wrong time is refused by name, for what it is, and nobody has changed its time."""
+    daemon = forwarder.daemon()
+    early = offer(1)
+    until(lambda: not rows(queue_path), "all is well at first")
+    clock.set(YEAR_S)
+    wrong = offer(1)
+    told = daemon.wait_for("delivery.blocked")
+    assert "future" in told["reason"]
+    before, share = far_end.ledger.request_count, Share(daemon.process.pid)
+    until(lambda: far_end.ledger.request_count >= before + 2, "it tries again")
+    assert share.so_far() < MOST_CPU_SHARE
+    assert (rows(queue_path), rows(queue_path, "dead_letters")) == (wrong, [])
+    assert forwarder.json("status")["state"] == "blocked"
+    clock.set(0.0)
+    right = offer(1)
+    until(lambda: not rows(queue_path), "all is settled")
+    assert rows(queue_path, "dead_letters") == wrong
+    oracle(queue_path, far_end, early + wrong + right)
+    found = figures(queue_path)
+    assert (found.delivered, found.dead_lettered) == (2, 1)
+
+
+# What the far end says of time
+
+
+class DateAnswers(BaseHTTPRequestHandler):
+    """Answers 503 with a Retry-After as a date, 1 s ahead by this host's clock, and hangs up."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.came_at.append(time.monotonic())
+        self.send_response(503)  # with a Date
+        self.send_header("Retry-After", formatdate(time.time() + 1, usegmt=True))
+        self.end_headers()
+
+    def log_message(self, format, *args):
+        """Nothing."""
+
+
+@pytest.mark.parametrize("ahead_s", [-DAY_S, YEAR_S])
+def test_retry_after_a_date(forwarder, clock, offer, until, ahead_s):
+    """A Retry-After that is a date is waited for by the far end's own clock, however wrong ours is."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), DateAnswers) as server:
+        server.came_at = []
+        serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        serving.start()
+        try:
+            forwarder.environ["FORWARDER_MIXPANEL_URL"] = f"http://127.0.0.1:{server.server_address[1]}"
+            clock.set(ahead_s)
+            forwarder.daemon()
+            offer(1)
+            until(lambda: len(server.came_at) >= 2, "it tries again", timeout_s=15)
+        finally:
+            server.shutdown()
+            serving.join()
+        # Dates are whole seconds.
+        assert 0.9 < server.came_at[1] - server.came_at[0] < 5
+
+
+# What is told
+
+
+def test_status_after_jumps(forwarder, far_end, clock, offer, queue_path, rows, until):
+    """Ages, rates and remaining times are never negative, and a jump makes no rate of what was delivered long
+    ago."""
+    forwarder.daemon()
+    offer(300)
+    until(lambda: not rows(queue_path), "delivered")
+    far_end.inject(Fault.server_error())
+    offer(5)
+    for ahead_s in (-DAY_S, YEAR_S, 0.0):
+        clock.set(ahead_s)
+        found = forwarder.json("status")
+        assert found["waiting"] == 5
+        assert found["oldest_waiting_s"] >= 0
+        assert 0 <= found["rate_1m"] <= 5.0
+        assert found["eta_s"] is None or found["eta_s"] >= 0
+        shown = forwarder("status").stdout
+        assert "-1 " not in shown
+        assert " ago" in shown
+        assert "-" not in shown.split("rate")[1].split("\n")[0]
+
+
+def test_rate_after_a_jump_back(forwarder, far_end, clock, offer, queue_path, rows, until):
+    """What was delivered an hour ago is no part of the last minute's rate because the clock was set back."""
+    forwarder.daemon()
+    offer(600)
+    until(lambda: not rows(queue_path), "delivered")
+    clock.set(3600.0)
+    assert forwarder.json("status")["rate_1m"] == 0
+    clock.set(-3600.0)
+    assert forwarder.json("status")["rate_1m"] == 0
+
+
+# Retention
+
+
+def dead_letter(forwarder, far_end, offer, rows, queue_path, until):
+    refusing = far_end.inject(Fault.reject(event="bad"))
+    found = offer(3, "bad")
+    until(lambda: len(rows(queue_path, "dead_letters")) == 3, "three are dead")
+    assert refusing.used
+    far_end.clear()
+    return found
+
+
+def test_retention_does_not_trust_a_wrong_clock(forwarder, far_end, clock, offer, queue_path, rows, until):
+    """Dead letters that are kept for a month survive a daemon that starts while the clock is a year ahead, as
+    before the time is set by network: until the far end has said what time it is, nothing is deleted."""
+    forwarder.environ["FORWARDER_DEAD_LETTERS_MAX_AGE_DAYS"] = "30"
+    daemon = forwarder.daemon()
+    found = dead_letter(forwarder, far_end, offer, rows, queue_path, until)
+    assert daemon.stop() == 0
+    clock.set(YEAR_S)
+    daemon = forwarder.daemon()
+    offer(1)
+    daemon.wait_for("delivery.blocked")
+    assert rows(queue_path, "dead_letters") == found
