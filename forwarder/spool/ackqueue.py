@@ -58,14 +58,16 @@ class AckQueue(Database, SQLiteAckQueue):  # type: ignore[misc]  # upstream's lo
 
     def put(self, item: Any) -> int:
         """Append one JSON value as upstream does, unchecked. Returns its row id."""
-        return self.insert(self._serializer.dumps(item), int(persistqueue.AckStatus.inited))
+        row_id = self.insert(self._serializer.dumps(item), int(persistqueue.AckStatus.inited))
+        # Not in insert: an exception from a signal handler can leave an event locked for good.
+        self.put_event.set()
+        return row_id
 
     def insert(self, data: bytes, status: int) -> int:
         """Append one row; on return it is on disk. Returns its id."""
         row_id = self.write(
             lambda connection: connection.execute(INSERT, (data, time.time(), status)).lastrowid
         )
-        self.put_event.set()
         assert row_id is not None
         return row_id
 

@@ -9,7 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from forwarder.errors import ConfigError
-from forwarder.spool.sqlite_errors import translated
+from forwarder.spool.sqlite_errors import TURNSTILE, translated
+from forwarder.spool.turnstile import open_shared
 
 DATABASE = "data.db"
 LOG, INDEX = DATABASE + "-wal", DATABASE + "-shm"
@@ -79,10 +80,15 @@ def make_directory(path: str) -> None:
     os.makedirs(parent, exist_ok=True)
     # Under another name until it is open to the group: who is killed in between must not leave it closed.
     made = tempfile.mkdtemp(prefix=f".{os.path.basename(target)}.", dir=parent)
+    turnstile = os.path.join(made, TURNSTILE)
     try:
         os.chmod(made, DIRECTORY_MODE)
+        # Not empty, or another that is made at the same time could be renamed into its place.
+        os.close(open_shared(turnstile))
         os.rename(made, target)
     except OSError:
+        with suppress(FileNotFoundError):
+            os.unlink(turnstile)
         os.rmdir(made)
         if not os.path.isdir(path):
             raise

@@ -92,7 +92,7 @@ def _copy_aside(connection: sqlite3.Connection, path: str) -> None:
         os.close(open_shared(file))
         with closing(sqlite3.connect(file)) as copy:
             connection.backup(copy)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OSError) as error:
         shutil.rmtree(target)
         if getattr(error, "sqlite_errorname", "").startswith(_UNREADABLE):
             return

@@ -45,11 +45,11 @@ class EventQueue:
         lock_timeout_s: float = 10.0,
         rules: bool = True,
     ) -> None:
-        self.path = os.path.abspath(path)
         self._max_bytes = max_bytes
         self._min_free_bytes = min_free_bytes
         self._rules = rules
-        self._queue = AckQueue(self.path, timeout=lock_timeout_s)
+        self._queue = AckQueue(os.fspath(path), timeout=lock_timeout_s)
+        self.path = self._queue.path
 
     def put(self, event: Mapping[str, Any]) -> int:
         """Store one event durably.

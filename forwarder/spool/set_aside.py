@@ -15,6 +15,7 @@ from forwarder.spool.directory import DATABASE, DIRECTORY_MODE, INDEX, LOG, sync
 
 DAMAGED, SALVAGED = "damaged-", "salvaged-"
 _PARTS = (DATABASE, LOG, INDEX)
+_LOG_SUFFIX = LOG.removeprefix(DATABASE)
 
 
 def set_aside(path: str) -> str:
@@ -45,7 +46,9 @@ def damaged(path: str) -> list[str]:
         names = sorted(name for name in os.listdir(path) if name.startswith(DAMAGED))
     except OSError:
         return []
-    return [os.path.join(path, name, DATABASE) for name in names]
+    files = [os.path.join(path, name, DATABASE) for name in names]
+    # Killed as it was set aside, an empty directory may be left; of a deleted database, the log alone.
+    return [file for file in files if os.path.exists(file) or os.path.exists(file + _LOG_SUFFIX)]
 
 
 def salvaged_name(file: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import _thread
 import fcntl
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -91,17 +90,21 @@ class Turnstile:
 
 
 class _Waiter:
-    """Waits in the kernel's queue, which knows no time limit, so that its owner can walk away."""
+    """Waits in the kernel's queue, which knows no time limit, so that its owner can walk away.
+
+    Made of bare locks: an exception from a signal handler can leave `threading`'s events locked for good, and
+    its threads half started.
+    """
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        self._decision = threading.Lock()
-        self._locked = threading.Event()
-        self._has_begun = self._abandoned = self._is_closed = False
+        self._decision = _thread.allocate_lock()
+        self._arrival = _thread.allocate_lock()
+        self._arrival.acquire()
+        self._has_begun = self._has_lock = self._abandoned = self._is_closed = False
 
     def start(self) -> None:
         """Begin to wait."""
-        # Not threading.Thread: a signal handler that raises amid its start leaves it half started.
         _thread.start_new_thread(self._run, ())
 
     def _run(self) -> None:
@@ -111,14 +114,15 @@ class _Waiter:
             self._has_begun = True
         fcntl.flock(self.fd, fcntl.LOCK_EX)
         with self._decision:
+            self._has_lock = True
             if self._abandoned:
                 self._give_back()
-            self._locked.set()
+            self._arrival.release()
 
     def is_waiting(self) -> bool:
         """Whether it can still be waited for; if so, the lock is kept when it comes."""
         with self._decision:
-            is_waiting = self._has_begun and not self._is_closed and not self._locked.is_set()
+            is_waiting = self._has_begun and not self._is_closed and not self._has_lock
             self._abandoned = self._abandoned and not is_waiting
             return is_waiting
 
@@ -127,15 +131,15 @@ class _Waiter:
         with self._decision:
             self._abandoned = True
             # One that hasn't begun, as the handler has raised amid its start, had better not.
-            if self._locked.is_set() or not self._has_begun:
+            if self._has_lock or not self._has_begun:
                 self._give_back()
 
     def has_lock(self, timeout_s: float) -> bool:
         """Wait for the lock; False: given up, and the lock goes back when it comes."""
-        self._locked.wait(timeout_s)
+        self._arrival.acquire(True, timeout_s)
         with self._decision:
-            self._abandoned = not self._locked.is_set()
-            return not self._abandoned
+            self._abandoned = not self._has_lock
+            return self._has_lock
 
     def _give_back(self) -> None:
         if not self._is_closed:

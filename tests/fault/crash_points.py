@@ -29,7 +29,8 @@ BEFORE, AFTER = "before", "after"
 MOST_S = 30
 PRELOADED = """
     structlog requests forwarder.cli.enqueue forwarder.cli.run forwarder.cli.drain forwarder.cli.dead_letters
-    forwarder.cli.check forwarder.service.run forwarder.delivery.client forwarder.delivery.courier
+    forwarder.cli.check forwarder.cli.salvage forwarder.service.run forwarder.delivery.client
+    forwarder.delivery.courier
 """
 
 
@@ -59,6 +60,7 @@ VACUUM = "PRAGMA incremental_vacuum"
 COUNTED = "UPDATE ledger SET delivered"
 RETRIED = "UPDATE ledger SET retried"
 DISCARDED = "UPDATE ledger SET discarded"
+SALVAGED = "INSERT OR REPLACE INTO salvages"
 
 POINTS = {
     # Any statement at all: for a new queue, statement by statement.
@@ -69,6 +71,16 @@ POINTS = {
     "make-reserve": Point(BEFORE, "forwarder.spool.reserve:Reserve.fill"),
     "make-reserve-file-made": Point(BEFORE, "forwarder.spool.reserve:os.posix_fallocate"),
     "make-reserve-laid": Point(AFTER, "forwarder.spool.reserve:Reserve.fill"),
+    "aside-made": Point(AFTER, "forwarder.spool.set_aside:new_directory"),
+    "aside-linking": Point(BEFORE, "forwarder.spool.set_aside:os.link"),
+    "aside-syncing": Point(BEFORE, "forwarder.spool.set_aside:sync_directory"),
+    "aside-unlinking": Point(BEFORE, "forwarder.spool.set_aside:os.unlink"),
+    "aside-done": Point(AFTER, "forwarder.spool.database:set_aside"),
+    "salvage-noted": Point(BEFORE, SALVAGED),
+    "salvage-commit": Point(BEFORE, "COMMIT", SALVAGED),
+    "salvage-committed": Point(AFTER, "COMMIT", SALVAGED),
+    "salvage-marking": Point(BEFORE, "forwarder.spool.set_aside:os.rename"),
+    "salvage-marked": Point(AFTER, "forwarder.spool.set_aside:os.rename"),
     "accept-inserting": Point(BEFORE, INSERT),
     "accept-commit": Point(BEFORE, "COMMIT", INSERT),
     "accept-committed": Point(AFTER, "COMMIT", INSERT),

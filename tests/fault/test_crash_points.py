@@ -18,7 +18,7 @@ import pytest
 
 from forwarder.errors import TryAgainError
 from forwarder.sandbox import Fault
-from forwarder.spool import Consumer, Dead, EventQueue, Settlement
+from forwarder.spool import Consumer, Dead, EventQueue, Settlement, set_aside
 from forwarder.spool.reserve import RESERVE_BYTES
 
 LAUNCHER = Path(__file__).with_name("crash_points.py")
@@ -424,7 +424,8 @@ CASES = [
 @pytest.fixture
 def stage(queue_path, far_end, forwarder, tmp_path, sql):
     """Set the scene of that name."""
-    return lambda name: SCENES[name](queue_path, far_end, forwarder.environ, tmp_path, sql)
+    scenes = SCENES | {"damaged": Damaged, "salvaged": Salvaged}
+    return lambda name: scenes[name](queue_path, far_end, forwarder.environ, tmp_path, sql)
 
 
 @pytest.fixture
@@ -451,6 +452,7 @@ def test_every_point_is_there_and_is_attacked():
         if not point.is_statement:
             crash_points.resolve(point)
     attacked = {point for _, point, _, _ in CASES} | {point for point, _ in FULL}
+    attacked |= {point for point, _ in (*ASIDE, *SALVAGING)}
     attacked |= {"statement", "make-file-opened"}
     assert attacked == set(crash_points.POINTS)
 
@@ -531,6 +533,81 @@ def test_killed_before_what_it_makes_is_open_to_the_group(point, nth, file, mode
     assert oct(os.stat(os.path.join(scene.queue_path, file)).st_mode & 0o7777) == oct(mode)
 
 
+class Damaged(Accept):
+    """The same, into a queue whose database, with events that wait, has lost its beginning."""
+
+    def prepare(self):
+        super().prepare()
+        self.put(self.events(20))
+        with open(f"{self.queue_path}/data.db", "r+b") as file:
+            file.write(bytes(100))
+
+
+class Salvaged(Damaged):
+    """A database that was set aside, and is being salvaged."""
+
+    def prepare(self):
+        super().prepare()
+        with EventQueue(self.queue_path, min_free_bytes=0) as queue:
+            queue.append(self.offered[: self.whole])
+        (file,) = set_aside.damaged(self.queue_path)
+        self.command = ("salvage", file, "--apply")
+
+
+# Three files are linked and unlinked, or those of them that are there; three directories synced.
+ASIDE = [
+    ("aside-made", 1),
+    ("aside-linking", 1),
+    ("aside-linking", 2),
+    ("aside-syncing", 1),
+    ("aside-syncing", 2),
+    ("aside-unlinking", 1),
+    ("aside-unlinking", 2),
+    ("aside-unlinking", 3),
+    ("aside-syncing", 3),
+    ("aside-done", 1),
+    ("make-file-made", 1),
+    *(("statement", nth) for nth in range(1, 40, 4)),
+    ("make-reserve", 1),
+    ("accept-commit", 1),
+]
+
+
+@pytest.mark.parametrize(("point", "nth"), ASIDE)
+def test_killed_while_it_sets_a_damaged_database_aside(point, nth, tmp_path, stage, launcher, recovered):
+    """Killed amid setting aside, or amid the making of what takes its place, a producer leaves all that can
+    still be read, at one place or the other; the next one goes on, and salvage brings all of it back."""
+    scene = stage("damaged")
+    launcher(scene.environ, scene.command, tmp_path, point, nth).was_killed_at(point)
+    again = launcher(scene.environ, scene.command, tmp_path)
+    assert again.code == 0, again.stderr
+    for file in set_aside.damaged(scene.queue_path):
+        done = launcher(scene.environ, ("salvage", file, "--apply"), tmp_path)
+        assert done.code == 0, done.stderr
+    recovered(scene)
+
+
+SALVAGING = [
+    ("salvage-noted", 1),
+    ("salvage-commit", 1),
+    ("salvage-committed", 1),
+    ("salvage-marking", 1),
+    ("salvage-marked", 1),
+]
+
+
+@pytest.mark.parametrize(("point", "nth"), SALVAGING)
+def test_killed_while_it_salvages(point, nth, tmp_path, stage, launcher, recovered, rows):
+    """Killed amid --apply and called again, salvage brings each event back, and none twice."""
+    scene = stage("salvaged")
+    launcher(scene.environ, scene.command, tmp_path, point, nth).was_killed_at(point)
+    for file in set_aside.damaged(scene.queue_path):
+        assert launcher(scene.environ, ("salvage", file, "--apply"), tmp_path).code == 0
+    assert set_aside.damaged(scene.queue_path) == []
+    assert sorted(rows(scene.queue_path)) == sorted(scene.offered)
+    recovered(scene)
+
+
 FULL = [("reserve-release", 1), ("reserve-released", 1)]
 
 
@@ -589,7 +666,7 @@ TORN = [
     ("tidy", "pwrite64", "data.db", 2, None),
     ("accept", "pwrite64", "data.db-wal", 2, NOTHING),
     ("send", "pwrite64", "data.db-wal", 2, NOTHING),
-    ("send", "fdatasync", "data.db-wal", 2, WHOLE),
+    ("send", "fdatasync", "data.db-wal", 3, WHOLE),
     ("fresh", "pwrite64", "data.db", 1, None),
     ("tidy", "fdatasync", "data.db", 1, None),
     ("tidy", "ftruncate", "data.db", 1, None),

@@ -18,6 +18,7 @@ from forwarder.spool import (
     QueueReplacedError,
     Selection,
     Settlement,
+    SpoolFullError,
     View,
     control,
     dead_letters,
@@ -400,3 +401,87 @@ def test_a_replaced_database_is_never_trusted_again(queue_path):
     with pytest.raises(QueueReplacedError):
         consumer.settle(Settlement(claim.ids))
     consumer.close()
+
+
+def test_a_restored_backup_is_noticed(consumer, queue, queue_path, figures):
+    """Once SQLite has restored an earlier state of this very queue, rows that came later are not taken for
+    those that were claimed under their numbers, whenever the backup was made."""
+    live = sqlite3.connect(f"{queue_path}/data.db")
+    backup = sqlite3.connect(":memory:")
+    live.backup(backup)
+    queue.put_many(event(number) for number in range(10, 20))
+    claim = consumer.claim(0, 100, MIB)
+    assert len(claim.ids) == 20
+    backup.backup(live)
+    live.close()
+    backup.close()
+    queue.put_many(event(number) for number in range(20, 40))
+    for step in (lambda: consumer.settle(Settlement(claim.ids)), consumer.control, consumer.tidy):
+        with pytest.raises(QueueReplacedError, match="restored"):
+            step()
+    assert (figures(queue_path).waiting, figures(queue_path).delivered) == (30, 0)
+
+
+def test_a_second_consumer_is_noticed(consumer, queue_path):
+    """The one that has begun last goes on; the other settles nothing any more."""
+    claim = consumer.claim(0, 10, MIB)
+    other = Consumer(queue_path)
+    with pytest.raises(QueueReplacedError, match="another daemon"):
+        consumer.settle(Settlement(claim.ids))
+    assert ids_in(queue_path) == claim.ids
+    other.settle(Settlement(claim.ids))
+    assert ids_in(queue_path) == []
+    other.close()
+
+
+def test_an_index_that_somebody_adds_is_no_replacement(consumer, queue_path, sql):
+    """A change of the tables by a stranger leaves what was claimed valid."""
+    claim = consumer.claim(0, 10, MIB)
+    sql(queue_path, "CREATE INDEX by_status ON ack_queue_default (status)")
+    consumer.control()
+    consumer.settle(Settlement(claim.ids))
+    assert ids_in(queue_path) == []
+
+
+def test_consumer_that_could_not_sign_at_first(queue, queue_path, sql):
+    """Begun while the queue was locked, a consumer signs in with what it settles first."""
+    queue.put_many(event(number) for number in range(3))
+    other = sqlite3.connect(f"{queue_path}/data.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    consumer = Consumer(queue_path, lock_timeout_s=0.1)
+    other.close()
+    assert sql(queue_path, "SELECT consumer FROM control") == [(None,)]
+    consumer.settle(Settlement([1]))
+    assert sql(queue_path, "SELECT consumer IS NULL FROM control") == [(0,)]
+    consumer.settle(Settlement([2, 3]))
+    assert ids_in(queue_path) == []
+    consumer.close()
+
+
+def test_a_kept_row_that_becomes_an_event_is_handed_out(consumer, queue_path, sql, figures, monkeypatch):
+    """A row that a plain consumer had acked, kept as there was no room to sweep it, and that this consumer
+    gives back: it comes behind the others, with its bytes, and counts once."""
+    sql(queue_path, "UPDATE ack_queue_default SET status = 5 WHERE _id = 2")
+    [before] = [
+        data for row_id, data in sql(queue_path, "SELECT _id, data FROM ack_queue_default") if row_id == 2
+    ]
+
+    def no_room(_step):
+        raise SpoolFullError("full")
+
+    free = consumer._clearing._free
+    monkeypatch.setattr(consumer._clearing, "_free", no_room)
+    claim = consumer.claim(0, 100, MIB)
+    assert (claim.kept, 2 in claim.ids) == (1, False)
+    sql(queue_path, "UPDATE ack_queue_default SET status = 1 WHERE _id = 2")
+    monkeypatch.setattr(consumer._clearing, "_free", free)
+    monkeypatch.setattr(consumer._clearing, "_full_until", 0.0)
+    version = consumer.version()
+    consumer.tidy()
+    assert consumer.version() != version, "who looks for news finds it"
+    assert consumer.last_id() == 11
+    late = consumer.claim(claim.last_id, 100, MIB)
+    assert late.events == [before]
+    consumer.settle(Settlement([*claim.ids, *late.ids]))
+    found = figures(queue_path)
+    assert (found.accepted, found.delivered, found.deleted, found.waiting) == (10, 10, 0, 0)

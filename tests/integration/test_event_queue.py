@@ -20,9 +20,18 @@ import persistqueue
 import pytest
 
 from forwarder.errors import ConfigError, EventError, TryAgainError
-from forwarder.spool import AckQueue, Consumer, EventQueue, Settlement, View, books
+from forwarder.spool import (
+    AckQueue,
+    Consumer,
+    EventQueue,
+    NoQueueError,
+    Settlement,
+    View,
+    books,
+    prepare_directory,
+)
 from forwarder.spool import schema as schema_module
-from forwarder.spool.reserve import RESERVE_BYTES
+from forwarder.spool.reserve import RESERVE_BYTES, Reserve
 
 EVENT = {"event": "A", "properties": {"distinct_id": "u-1"}}
 
@@ -757,3 +766,325 @@ def test_directory_that_can_not_be_made_is_said_to_be_missing(public_path):
     """
     [found] = run_python(code)
     assert found == [77, f"{wanted} is not there, and this user can't make it in {public_path}"]
+
+
+def test_put_broken_off_again_and_again(queue_path):
+    """A producer whose puts a signal handler breaks off at any moment, beside another, locks neither itself
+    nor others out, and what it was told is accepted is there."""
+    code = """
+        import random, signal, sys, threading, time
+        from forwarder import EventQueue
+        class BrokenOff(Exception): pass
+        def handler(*_): raise BrokenOff
+        signal.signal(signal.SIGALRM, handler)
+        dice = random.Random(7)
+        queue = EventQueue(sys.argv[1], min_free_bytes=0, lock_timeout_s=20)
+        ended = time.monotonic() + 3
+        told, broken_off = [], 0
+        number = 0
+        while time.monotonic() < ended:
+            number += 1
+            try:
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, dice.random() * 0.003)
+                    queue.put({"event": "A", "properties": {"number": number}})
+                    told.append(number)
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            except BrokenOff:
+                broken_off += 1
+        print(told)
+        print(broken_off)
+    """
+    ended = threading.Event()
+
+    def put_some():
+        with EventQueue(queue_path, min_free_bytes=0, lock_timeout_s=20) as other:
+            while not ended.is_set():
+                other.put(event(-1))
+
+    with ThreadPoolExecutor(1) as pool:
+        others = pool.submit(put_some)
+        try:
+            told, broken_off = run_python(code, queue_path, timeout_s=40)
+        finally:
+            ended.set()
+        others.result(30)
+    assert broken_off > 20
+    with View(queue_path) as view:
+        assert all(finding.ok for finding in books.check(view))
+        there = set(numbers(row.data for row in view.peek(1_000_000)))
+    assert set(told) <= there
+
+
+# Where it is
+
+
+def test_directory_is_made_once(tmp_path):
+    """Of several that make the queue's directory at once, none takes another's place."""
+    for number in range(30):
+        path = str(tmp_path / str(number) / "queue")
+        start = threading.Barrier(6)
+
+        def make(path=path, start=start):
+            start.wait(20)
+            prepare_directory(path)
+            return os.stat(path).st_ino
+
+        with ThreadPoolExecutor(6) as pool:
+            made = {one.result(20) for one in [pool.submit(make) for _ in range(6)]}
+        assert made == {os.stat(path).st_ino}
+        assert os.listdir(os.path.dirname(path)) == ["queue"]
+
+
+def test_path_stays_what_it_was(tmp_path, monkeypatch, rows):
+    """A relative path is meant from where the program was when it opened the queue."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    queue, consumer = EventQueue("queue", min_free_bytes=0), Consumer("queue")
+    queue.put(event(1))
+    with View("queue") as view:
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        queue.close()
+        queue.put(event(2))
+        claim = consumer.claim(0, 10, 10**6)
+        consumer.settle(Settlement(claim.ids[:1]))
+        assert view.figures().db_bytes
+    assert numbers(rows(str(tmp_path / "queue"))) == [2]
+    assert os.listdir(tmp_path / "elsewhere") == []
+    queue.close()
+    consumer.close()
+
+
+def test_queue_of_an_older_version_is_brought_up_to_date(queue_path, sql, rows):
+    """A queue of version 1 is gone on with as it is, and gets what is new in it."""
+    with EventQueue(queue_path, min_free_bytes=0) as queue:
+        queue.put(event(1))
+    sql(queue_path, "DROP TABLE salvages")
+    sql(queue_path, "ALTER TABLE control DROP COLUMN consumer")
+    sql(queue_path, "PRAGMA user_version = 1")
+    with pytest.raises(NoQueueError, match="older version"):
+        View(queue_path)
+    with EventQueue(queue_path, min_free_bytes=0) as queue:
+        queue.put(event(2))
+    with View(queue_path) as view:
+        assert all(finding.ok for finding in books.check(view))
+    assert numbers(rows(queue_path)) == [1, 2]
+    assert sql(queue_path, "SELECT consumer FROM control") == [(None,)]
+    assert sql(queue_path, "SELECT count(*) FROM salvages") == [(0,)]
+
+
+# One limit for all waiting
+
+
+@contextmanager
+def held_turnstile(queue_path):
+    fd = os.open(f"{queue_path}/turnstile", os.O_RDWR)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+def test_threads_wait_together(queue_path):
+    """Behind a turnstile that does not come free, each of eight threads gives up after the time limit, not
+    after those before it have given up."""
+    queue = EventQueue(queue_path, min_free_bytes=0, lock_timeout_s=0.5)
+
+    def put(_):
+        began = time.monotonic()
+        with pytest.raises(TryAgainError):
+            queue.put(EVENT)
+        return time.monotonic() - began
+
+    with held_turnstile(queue_path), ThreadPoolExecutor(8) as pool:
+        took = list(pool.map(put, range(8)))
+    assert all(0.4 < one < 1.5 for one in took)
+    queue.put(EVENT)
+    queue.close()
+
+
+def test_a_thread_waits_for_another_no_longer(queue_path):
+    """Behind another thread that takes long over its transaction, put gives up after the time limit."""
+    queue = EventQueue(queue_path, min_free_bytes=0, lock_timeout_s=0.3)
+    with queue._queue.transaction(), ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(queue.put, EVENT)
+        with pytest.raises(TryAgainError, match="another thread"):
+            waiting.result(5)
+    queue.put(EVENT)
+    queue.close()
+
+
+def test_waiting_for_the_turnstile_is_taken_off_the_wait_for_sqlite(queue_path):
+    """Who has waited at the turnstile for most of the time waits for a stranger's lock for the rest."""
+    queue = EventQueue(queue_path, min_free_bytes=0, lock_timeout_s=1.0)
+    stranger = sqlite3.connect(f"{queue_path}/data.db", isolation_level=None)
+    stranger.execute("BEGIN IMMEDIATE")
+    fd = os.open(f"{queue_path}/turnstile", os.O_RDWR)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    letting_go = threading.Timer(0.7, lambda: fcntl.flock(fd, fcntl.LOCK_UN))
+    letting_go.start()
+    began = time.monotonic()
+    with pytest.raises(TryAgainError):
+        queue.put(EVENT)
+    assert 0.9 < time.monotonic() - began < 1.5
+    letting_go.join()
+    os.close(fd)
+    stranger.close()
+    assert queue._queue.connect().execute("PRAGMA busy_timeout").fetchone() == (1000,)
+    queue.put(EVENT)
+    queue.close()
+
+
+def test_put_in_a_signal_handler(queue, queue_path, rows):
+    """A handler that puts an event while its thread is storing others is told to try again; the others are
+    all stored, or none."""
+    told = []
+
+    def handler(*_):
+        with pytest.raises(TryAgainError, match="writing to the queue"):
+            queue.put(event(99))
+        told.append(1)
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with queue._queue.transaction() as connection:
+            connection.executemany(schema_module.INSERT, [(b"{}", 1.0, 1)] * 3)
+            signal.raise_signal(signal.SIGUSR1)
+            assert connection.in_transaction
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert told == [1]
+    assert rows(queue_path) == [b"{}"] * 3
+    queue.put(event(1))
+
+
+# Forks
+
+
+def test_fork_broken_off_while_it_waits(queue_path):
+    """A signal handler that raises while a fork waits for another thread's put: the fork waits on, and its
+    child can put."""
+    code = """
+        import fcntl, os, signal, sys, threading, time
+        from forwarder import EventQueue
+        queue = EventQueue(sys.argv[1], min_free_bytes=0, lock_timeout_s=20)
+        def handler(*_): raise KeyError
+        signal.signal(signal.SIGALRM, handler)
+        sys.unraisablehook = lambda *_: None  # Python only prints what its hooks at a fork raise
+        fd = os.open(sys.argv[1] + "/turnstile", os.O_RDWR)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        thread = threading.Thread(target=queue.put, args=({"event": "A", "properties": {"number": 1}},))
+        thread.start()
+        while not queue._queue._is_writing:
+            pass
+        threading.Timer(0.6, lambda: fcntl.flock(fd, fcntl.LOCK_UN)).start()
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        child = os.fork()
+        if not child:
+            signal.alarm(20)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            links = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+            assert not any("data.db" in link for link in links), "a file crossed the fork"
+            queue.put({"event": "A", "properties": {"number": 2}})
+            os._exit(0)
+        print(os.waitpid(child, 0)[1])
+        thread.join()
+        queue.put({"event": "A", "properties": {"number": 3}})
+    """
+    assert run_python(code, queue_path) == [0]
+    with View(queue_path) as view:
+        assert numbers(row.data for row in view.peek(10)) == [1, 2, 3]
+
+
+def test_several_threads_fork_at_once(queue_path):
+    """Threads that fork at the same time, beside one that puts: nobody hangs, each child can put, and new
+    queues can be opened meanwhile."""
+    code = """
+        import os, signal, sys, threading, time
+        from forwarder import EventQueue
+        sys.setswitchinterval(0.0001)
+        queue = EventQueue(sys.argv[1], min_free_bytes=0)
+        ends_at = time.monotonic() + 2
+        counts = {"forks": 0, "puts": 0, "opened": 0}
+        def fork():
+            while time.monotonic() < ends_at:
+                child = os.fork()
+                if not child:
+                    signal.alarm(20)
+                    queue.put({"event": "A", "properties": {"number": 1}})
+                    os._exit(0)
+                assert os.waitpid(child, 0)[1] == 0
+                counts["forks"] += 1
+        def put():
+            while time.monotonic() < ends_at:
+                queue.put({"event": "A", "properties": {"number": 2}})
+                counts["puts"] += 1
+        def open_another():
+            while time.monotonic() < ends_at:
+                with EventQueue(sys.argv[1], min_free_bytes=0) as another:
+                    another.put({"event": "A", "properties": {"number": 3}})
+                counts["opened"] += 1
+        threads = [threading.Thread(target=fork, daemon=True) for _ in range(3)]
+        threads += [threading.Thread(target=step, daemon=True) for step in (put, open_another)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        print(sum(thread.is_alive() for thread in threads))
+        print(min(counts.values()))
+        sys.stdout.flush()
+        os._exit(0)
+    """
+    hanging, least = run_python(code, queue_path)
+    assert hanging == 0
+    assert least > 5
+    with View(queue_path) as view:
+        assert all(finding.ok for finding in books.check(view))
+
+
+def test_fork_without_python(queue_path, rows):
+    """A child that was forked past Python with the queue open is refused; the parent goes on."""
+    code = """
+        import ctypes, json, os, sys
+        from forwarder import EventQueue
+        from forwarder.errors import StorageError
+        queue = EventQueue(sys.argv[1], min_free_bytes=0)
+        child = ctypes.PyDLL(None).fork()
+        if not child:
+            try:
+                queue.put({"event": "A", "properties": {"number": 1}})
+            except StorageError as error:
+                os._exit(42 if "forked without Python" in str(error) else 1)
+            os._exit(2)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        queue.put({"event": "A", "properties": {"number": 2}})
+        queue.close()
+    """
+    assert run_python(code, queue_path) == [42]
+    assert numbers(rows(queue_path)) == [2]
+
+
+# The reserve
+
+
+def test_reserve_that_is_something_else_is_left_alone(queue_path, tmp_path):
+    """A symbolic link, a second name of another file, a pipe or a directory in the reserve's place is neither
+    emptied nor filled, and stops nobody."""
+    EventQueue(queue_path, min_free_bytes=0).close()
+    place, precious = f"{queue_path}/reserve", tmp_path / "precious"
+    precious.write_text("mine")
+    makers = {
+        "link": lambda: os.symlink(precious, place),
+        "name": lambda: os.link(precious, place),
+        "pipe": lambda: os.mkfifo(place),
+        "directory": lambda: os.mkdir(place),
+    }
+    for make in makers.values():
+        (os.rmdir if os.path.isdir(place) and not os.path.islink(place) else os.unlink)(place)
+        make()
+        reserve = Reserve(queue_path)
+        assert (reserve.fill(), reserve.release()) == (False, False)
+        Consumer(queue_path).close()
+        assert precious.read_text() == "mine"

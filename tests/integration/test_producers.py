@@ -61,7 +61,7 @@ def test_all_kinds_at_once(forwarder, far_end, queue_path, emptied):
         for code, first in ((script, 0), (script, 100), (plain, 200), (plain, 300))
     ]
     lines = "".join(json.dumps(event(n)) + "\n" for n in range(400, 1400))
-    assert forwarder("enqueue", stdin=lines).stdout == "accepted 1000 events\n"
+    assert forwarder("enqueue", stdin=lines).stdout == "accepted 1,000 events\n"
     assert [producer.wait(60) for producer in producers] == [0] * 4
     emptied()
     assert delivered(far_end) == list(range(1400))
