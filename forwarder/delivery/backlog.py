@@ -8,6 +8,17 @@ from forwarder.delivery.batch import Batch
 from forwarder.spool import Consumer
 
 
+def read_again(spool: Consumer, batch: Batch) -> Batch | None:
+    """An emptied batch of one event, with its content again; None: it is gone, others may delete it.
+
+    Raises:
+        ForwarderError: the queue could not be read.
+    """
+    (row_id,) = batch.ids
+    claim = spool.claim(row_id - 1, 1, 0)
+    return batch.filled(claim.events[0]) if claim.ids == [row_id] else None
+
+
 class Backlog:
     """The rows behind those that have been claimed. Instants are the caller's (monotonic).
 

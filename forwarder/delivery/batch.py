@@ -54,11 +54,11 @@ class Batch:
 
     def emptied(self) -> Batch:
         """The same without the events' content."""
-        return replace(self, events=())
+        return replace(self, events=(), size_bytes=0)
 
     def filled(self, event: bytes) -> Batch:
         """An emptied batch of one event, with its content again."""
-        return replace(self, events=(event,))
+        return replace(self, events=(event,), size_bytes=len(event) + 1)
 
     def halves(self) -> tuple[Batch, Batch]:
         """Two batches of half the events each."""

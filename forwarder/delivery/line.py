@@ -34,7 +34,7 @@ class Line:
     def __init__(self, spool: Consumer, evidence: Evidence, settings: Delivery) -> None:
         self._evidence = evidence
         self.backlog = Backlog(spool)
-        self.resend = Resend()
+        self.resend = Resend(spool)
         self.suspects = Suspects(spool, evidence)
         self.out: set[Batch] = set()
         self.probe: Batch | None = None
@@ -79,6 +79,8 @@ class Line:
     def _options(self, now: float) -> Iterator[Option]:
         """What might be sent next and when, the best first."""
         is_in_doubt = self._evidence.are_many or self._evidence.are_too_many
+        if self._is_stuck(now):
+            yield now, self._make_probe
         if not is_in_doubt:
             if self.suspects.can_ask():
                 yield now, self.suspects.pop
@@ -88,7 +90,7 @@ class Line:
         if self.out:
             return
         # Only such are left as have failed or were refused, and nothing is known to have gone well since.
-        if self._may_probe(now):
+        if self._may_probe():
             yield now, self._make_probe
         if self._may_claim:
             yield self.backlog.due_at(self._settings.batch_events), self._claim
@@ -102,15 +104,22 @@ class Line:
     def _is_fit(self, batch: Batch) -> bool:
         return not self._is_stubborn(batch)
 
-    def _may_probe(self, now: float) -> bool:
+    def _may_probe(self) -> bool:
         """Whether a probe may tell more; not twice on end, as the far end may not understand it."""
         if self._probed_at == self._evidence.sent or self._evidence.are_too_many:
             return False
-        # One event that fails holds back nobody but itself.
-        divisible_at = self.resend.due_at(lambda batch: self._is_stubborn(batch) and len(batch) > 1)
-        if self._evidence.are_many or divisible_at <= now:
+        if self._evidence.are_many:
             return True
         return self.suspects.can_tell and not self.resend and not self._may_claim
+
+    def _is_stuck(self, now: float) -> bool:
+        """Whether a batch fails again and again, and only a yes can show that it is for one of its events.
+
+        One event that fails holds back nobody but itself.
+        """
+        if self.out or self._probed_at == self._evidence.sent:
+            return False
+        return self.resend.due_at(lambda batch: self._is_stubborn(batch) and len(batch) > 1) <= now
 
     def _make_probe(self) -> Batch:
         self.probe = probe_batch()

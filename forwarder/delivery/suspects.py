@@ -9,6 +9,7 @@ was imported. Until then it waits.
 
 from __future__ import annotations
 
+from forwarder.delivery.backlog import read_again
 from forwarder.delivery.batch import Batch
 from forwarder.delivery.evidence import Evidence
 from forwarder.spool import Consumer
@@ -67,8 +68,6 @@ class Suspects:
     def _take(self, row_id: int | None) -> Batch | None:
         if row_id is None:
             return None
-        held = self._held[row_id]
-        claim = self._spool.claim(row_id - 1, 1, 0)
+        batch = read_again(self._spool, self._held[row_id])
         del self._held[row_id]
-        # It may be gone: another program may delete what waits.
-        return held.filled(claim.events[0]) if claim.ids == [row_id] else None
+        return batch

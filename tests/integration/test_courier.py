@@ -530,6 +530,30 @@ def test_many_poison_events_ahead_hold_up_the_good_ones_little(trip):
     assert dead + waiting == 500
 
 
+def test_large_events_that_fail_leave_room_for_others(trip):
+    """Many large events over which the far end fails, at the head of the queue, hold no small ones back."""
+    t = trip(connections=1)
+    t.offer([event(n, name="large", pad="x" * 900_000) for n in range(12)])
+    t.offer([event(100 + n) for n in range(2000)])
+    large = unless(lambda data: len(data) > 900_000, otherwise=lambda batch: Reply(500, {}, b""))
+    took_s = t.deliver(large, until=lambda: t.counts()[0] == 2000, for_s=7200)
+    assert t.counts() == (2000, 0, 12)
+    assert took_s < 1800
+    t.deliver(yes, for_s=300)
+    assert t.counts() == (2012, 0, 0)
+
+
+def test_one_event_that_fails_in_each_batch(trip):
+    """With an event in every batch over which the far end fails, the others are delivered within minutes."""
+    t = trip(batch_events=500)
+    events = t.offer([event(n) for n in range(5000)])
+    bad = set(events[250::500])
+    fails = unless(bad.__contains__, otherwise=lambda batch: Reply(500, {}, b""))
+    took_s = t.deliver(fails, until=lambda: t.counts()[0] == 4990, for_s=7200)
+    assert t.counts() == (4990, 0, 10)
+    assert took_s < 900
+
+
 LENIENT = {"no": b"0", "yes": b"1", "verbose": b'{"error":"no valid events","status":0}'}
 
 
