@@ -8,6 +8,7 @@ import click
 
 from forwarder.cli.command import Context, command, json_option, print_json
 from forwarder.cli.table import counted
+from forwarder.errors import UsageError
 from forwarder.spool import set_aside
 from forwarder.spool.salvage import Salvage, apply, plan
 
@@ -29,6 +30,8 @@ def salvage(context: Context, file: str | None, act: bool, as_json: bool) -> Non
     broken off goes on where it was, the next time.
     """
     if file is None:
+        if act:
+            raise UsageError("--apply needs the FILE to salvage", "`forwarder salvage` lists those there are")
         _list(set_aside.damaged(context.queue_path), as_json)
         return
     found = apply(file, context.queue_path) if act else plan(file)

@@ -173,11 +173,9 @@ class Courier:
         else:
             self.line.suspects.hold(batch)
         self._evidence.refused_alone()
-        if dead:
-            pass
-        elif self._evidence.are_too_many:
+        if not dead and self._evidence.are_too_many:
             self._doubt(outcome.detail, now)
-        elif not self.line.suspects.can_tell and not self.line.has_others(batch):
+        elif not dead and not self.line.suspects.can_tell and not self.line.has_others(batch):
             # Others that come meanwhile may go out at once, and can end it.
             self._doubt(outcome.detail, now)
             self.line.ask_at = self.gate.opens_at

@@ -27,6 +27,10 @@ KEPT_DELIVERIES = 100_000
 
 TABLE = "ack_queue_default"
 INSERT = f"INSERT INTO {TABLE} (data, timestamp, status) VALUES (?, ?, ?)"
+INSERT_LETTER = (
+    "INSERT INTO dead_letters (event_id, data, event, insert_id, reason, field, http_status, accepted_at,"
+    " dead_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
 # When a row was put, in seconds since the epoch; NULL where a stranger wrote what is no such instant (10**11
 # is the year 5138).
 PUT_AT = "iif(timestamp BETWEEN 0 AND 1e11, timestamp, NULL)"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import time
 
 from forwarder.spool.directory import DATABASE, DIRECTORY_MODE, INDEX, LOG, sync_directory
@@ -28,9 +29,13 @@ def set_aside(path: str) -> str:
         OSError: it can't be moved.
     """
     target = new_directory(path)
-    for part in _PARTS:
-        with contextlib.suppress(FileNotFoundError):
-            os.link(os.path.join(path, part), os.path.join(target, part), follow_symlinks=False)
+    try:
+        for part in _PARTS:
+            with contextlib.suppress(FileNotFoundError):
+                os.link(os.path.join(path, part), os.path.join(target, part), follow_symlinks=False)
+    except BaseException:
+        shutil.rmtree(target)  # the files still have their names in the old place
+        raise
     sync_directory(target)
     sync_directory(path)
     for part in _PARTS:

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from forwarder.event import name_of
 from forwarder.spool.foreign import Origin
-from forwarder.spool.schema import INSERT, KEPT_DELIVERIES, PUT_AT, ROW, SEQUENCE, TABLE
+from forwarder.spool.schema import INSERT, INSERT_LETTER, KEPT_DELIVERIES, PUT_AT, ROW, SEQUENCE, TABLE
 from forwarder.spool.settlement import Dead, Settlement
 from forwarder.spool.status import READY
 
@@ -151,8 +151,7 @@ def _put_at(connection: sqlite3.Connection, row_id: int, otherwise: float) -> fl
 def _bury(connection: sqlite3.Connection, letter: Dead, accepted_at: float, now: float) -> None:
     name, insert_id = name_of(letter.data)
     connection.execute(
-        "INSERT INTO dead_letters (event_id, data, event, insert_id, reason, field, http_status, accepted_at,"
-        " dead_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        INSERT_LETTER,
         (
             letter.event_id,
             letter.data,

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 from contextlib import closing
+from pathlib import Path
 
 import persistqueue
 import persistqueue.serializers.json
@@ -289,6 +290,68 @@ print(found.events, int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status")
     assert mib < 80
 
 
+def frames(log):
+    """Page number and commit field of each frame."""
+    data = Path(log).read_bytes()
+    return [struct.unpack_from(">2I", data, at) for at in range(32, len(data), 24 + PAGE)]
+
+
+@pytest.mark.parametrize("missing", [1, 2, 5])
+def test_log_cut_amid_a_commit(queue_path, fresh, rows, missing):
+    """Of a log that ends amid a commit salvage takes what SQLite would: what it was to bury waits."""
+    queue, copy = EventQueue(queue_path, min_free_bytes=0), fresh + ".db"
+    queue.put_many({"event": "A", "properties": {"n": n, "pad": "x" * 300}} for n in range(600))
+    consumer = Consumer(queue_path)
+    claim = consumer.claim(0, 60, 10**9)
+    dead = [Dead(row_id, data, "bad") for row_id, data in zip(claim.ids, claim.events, strict=True)]
+    consumer.settle(Settlement(claim.ids, dead))
+    for part in ("", "-wal"):
+        shutil.copy(f"{queue_path}/data.db{part}", copy + part)
+    consumer.close()
+    queue.close()
+    assert frames(copy + "-wal")[-1][1], "the last frame commits"
+    os.truncate(copy + "-wal", os.path.getsize(copy + "-wal") - missing * (24 + PAGE))
+    found = salvage.apply(copy, fresh)
+    events = set(rows(fresh)) | set(rows(fresh, "dead_letters"))
+    assert (found.events, len(events), len(rows(fresh, "dead_letters"))) == (600, 600, 0)
+    sound(fresh)
+
+
+def test_what_was_never_committed_does_not_come_back(queue_path, fresh, rows):
+    """What a transaction has left in the log that was broken off is no event, where another went on, too."""
+    queue, copy = EventQueue(queue_path, min_free_bytes=0), fresh + ".db"
+    queue.put({"event": "A", "properties": {"n": 0}})
+    with closing(sqlite3.connect(f"{queue_path}/data.db", isolation_level=None)) as stranger:
+        # So small a cache that the pages go to the log before the commit.
+        stranger.execute("PRAGMA cache_size = 10")
+        stranger.execute("BEGIN IMMEDIATE")
+        row = (b'{"event":"never","properties":{"pad":"%s"}}' % (b"x" * 300), 1.6e9, 1)
+        insert = "INSERT INTO ack_queue_default (data, timestamp, status) VALUES (?, ?, ?)"
+        stranger.executemany(insert, [row] * 2000)
+        stranger.execute("ROLLBACK")
+    queue.put({"event": "A", "properties": {"n": 1}})
+    for part in ("", "-wal"):
+        shutil.copy(f"{queue_path}/data.db{part}", copy + part)
+    queue.close()
+    assert b'"never"' in Path(copy + "-wal").read_bytes()
+    salvage.apply(copy, fresh)
+    assert numbers(rows(fresh)) == [0, 1]
+
+
+def test_set_aside_that_fails_leaves_nothing(fill, queue_path, monkeypatch):
+    """Where a file can't have a second name, all stays as it was, and no empty directory is left."""
+    fill()
+    before = sorted(os.listdir(queue_path))
+
+    def refuse(*_arguments, **_options):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(PermissionError):
+        set_aside.set_aside(queue_path)
+    assert sorted(os.listdir(queue_path)) == before
+
+
 # The command
 
 
@@ -485,3 +548,10 @@ def test_set_aside_listed_and_marked(fill, queue_path, forwarder, rows):
     assert forwarder("salvage").stdout == "No damaged database has been set aside.\n"
     assert os.path.exists(file.replace("damaged-", "salvaged-"))
     sound(queue_path)
+
+
+def test_command_with_nothing_to_apply(forwarder):
+    """--apply without a file is no order that is passed over in silence."""
+    done = forwarder("salvage", "--apply")
+    assert (done.returncode, done.stdout) == (64, "")
+    assert "--apply needs the FILE" in done.stderr

@@ -75,8 +75,10 @@ class Pages:
                     self.losses.pages.append(number)
                 else:
                     yield from self._leaf(number, page)
-        # The broken frames of the log may hold what is nowhere else.
-        for number, page in self._log.broken():
+        # What is behind a break in the log may be nowhere else.
+        self._log.go_on()
+        self.count = max(self.count, max(self._log.newest, default=0))
+        for number, page in self._log.doubtful():
             yield from self._leaf(number, page)
 
     def _page(self, number: int) -> bytes | None:

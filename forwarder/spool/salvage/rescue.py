@@ -143,8 +143,7 @@ def _bury(connection: sqlite3.Connection, letter: Letter) -> None:
     row_id = connection.execute(schema.INSERT, (letter.data or b"", letter.accepted_at, READY)).lastrowid
     connection.execute(f"DELETE FROM {schema.TABLE} WHERE _id = ?", (row_id,))
     connection.execute(
-        "INSERT INTO dead_letters (event_id, data, event, insert_id, reason, field, http_status, accepted_at,"
-        " dead_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        schema.INSERT_LETTER,
         (
             row_id,
             letter.data,

@@ -15,7 +15,11 @@ _NATIVE = 0x377F0682 if sys.byteorder == "little" else 0x377F0683
 
 
 class Log:
-    """The newest sound version of each page in a write-ahead log, and the versions that are not sound.
+    """The newest committed version of each page in a write-ahead log, and versions that may be newer.
+
+    Committed is what SQLite would take, too: the frames up to the last commit before anything that is broken.
+    Behind that, up to the last commit of all, frames are read besides, and hide nothing. What no commit
+    follows was never accepted: it is left out.
 
     Args:
         page_bytes: The size of the database's pages, for a log that does not say so; 0: it is not known.
@@ -24,7 +28,8 @@ class Log:
     def __init__(self, file: str, page_bytes: int) -> None:
         self.page_bytes = page_bytes
         self.newest: dict[int, int] = {}
-        self._broken: list[tuple[int, int]] = []
+        self._later: dict[int, int] = {}
+        self._doubtful: list[tuple[int, int]] = []
         self._file = None
         try:
             self._file = open(file, "rb", buffering=0)  # noqa: SIM115  closed by close()
@@ -42,9 +47,13 @@ class Log:
         at = self.newest.get(number)
         return None if at is None else self._at(at)
 
-    def broken(self) -> Iterator[tuple[int, bytes]]:
-        """Page number and content of the frames whose checksum does not fit."""
-        for number, at in self._broken:
+    def go_on(self) -> None:
+        """Let `page` give what was committed behind the first break, too."""
+        self.newest.update(self._later)
+
+    def doubtful(self) -> Iterator[tuple[int, bytes]]:
+        """Page number and content of the frames that are broken, or behind one that is."""
+        for number, at in self._doubtful:
             page = self._at(at)
             if page is not None:
                 yield number, page
@@ -69,19 +78,30 @@ class Log:
             self.page_bytes = page_bytes
         frame_bytes = _FRAME_HEADER + (self.page_bytes or DEFAULT_PAGE_BYTES)
         self.page_bytes = frame_bytes - _FRAME_HEADER
+        pending: dict[int, int] = {}
+        doubtful: list[tuple[int, int]] = []
+        is_whole = True
         # Each frame's checksum goes on from the one before: from that as it is written, so that one broken
         # frame does not spoil those behind it.
         while len(frame := self._file.read(frame_bytes)) == frame_bytes:
-            number, _, *frame_salts, first, second = struct.unpack_from(">6I", frame)
+            number, is_commit, *frame_salts, first, second = struct.unpack_from(">6I", frame)
             if not is_sound:
                 salts, is_sound = frame_salts, True
             at = self._file.tell() - self.page_bytes
             if salts[0] == frame_salts[0] or salts[1] == frame_salts[1]:
                 fits = _checksum(order, frame[:8] + frame[_FRAME_HEADER:], before) == (first, second)
-                if fits and salts == frame_salts:
-                    self.newest[number] = at
-                elif 0 < number < 1 << 31:
-                    self._broken.append((number, at))
+                is_sound_frame = fits and salts == frame_salts
+                is_whole = is_whole and is_sound_frame
+                if is_sound_frame:
+                    pending[number] = at
+                if not is_whole and 0 < number < 1 << 31:
+                    doubtful.append((number, at))
+                if is_commit:
+                    (self.newest if is_whole else self._later).update(pending)
+                    if not is_whole:
+                        self._doubtful += [*pending.items(), *doubtful]
+                    pending.clear()
+                    doubtful.clear()
             # Else it is from an earlier round of the log, where both are others.
             before = (first, second)
 
