@@ -38,6 +38,10 @@ class Files:
         """Those in the directory *path* now."""
         return cls(*(_identity(os.path.join(path, name)) for name in (DATABASE, LOG, INDEX)))
 
+    def has_database_at(self, path: str) -> bool:
+        """Whether the database is the one in the directory *path* now."""
+        return Files.at(path).database == self.database
+
 
 def size_of(path: str, name: str) -> int:
     """The size of a file in the directory in bytes; 0 if it is not there."""
@@ -78,11 +82,21 @@ def make_directory(path: str) -> None:
     target = os.path.abspath(path)
     parent = os.path.dirname(target)
     os.makedirs(parent, exist_ok=True)
+    try:
+        _make_open_directory(target, parent)
+    except OSError as error:
+        if not os.path.isdir(path):
+            error.filename, error.filename2 = target, None  # and not the name it was made under
+            raise
+    sync_directory(parent)
+
+
+def _make_open_directory(target: str, parent: str) -> None:
     # Under another name until it is open to the group: who is killed in between must not leave it closed.
     made = tempfile.mkdtemp(prefix=f".{os.path.basename(target)}.", dir=parent)
     turnstile = os.path.join(made, TURNSTILE)
     try:
-        os.chmod(made, DIRECTORY_MODE)
+        open_to_group(made)
         # Not empty, or another that is made at the same time could be renamed into its place.
         os.close(open_shared(turnstile))
         os.rename(made, target)
@@ -90,9 +104,14 @@ def make_directory(path: str) -> None:
         with suppress(FileNotFoundError):
             os.unlink(turnstile)
         os.rmdir(made)
-        if not os.path.isdir(path):
-            raise
-    sync_directory(parent)
+        raise
+
+
+def open_to_group(directory: str) -> None:
+    """Let the group of producers use a directory that this process has just made."""
+    # Where files have no mode of their own, as on vfat, the mount's counts for all of them.
+    with suppress(PermissionError):
+        os.chmod(directory, DIRECTORY_MODE)
 
 
 def sync_way(path: str) -> None:
@@ -111,6 +130,13 @@ def sync_directory(path: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def quoted(file: str) -> str:
+    """*file* as it stands in a URI, for SQLite."""
+    from urllib.parse import quote
+
+    return quote(file)
 
 
 def identity_of(found: os.stat_result) -> Identity:

@@ -390,10 +390,11 @@ def test_file_that_is_no_database_is_left_alone(queue_path):
 
 
 def test_file_where_the_directory_should_be(tmp_path):
-    """A file at the queue's path is a wrong setting."""
+    """A file at the queue's path is a wrong setting; the message has the name that was given."""
     (tmp_path / "queue").write_text("")
-    with pytest.raises(ConfigError, match="in the way"):
+    with pytest.raises(ConfigError, match=f"^{tmp_path}/queue is in the way: "):
         EventQueue(tmp_path / "queue")
+    assert [name for name in os.listdir(tmp_path) if name.startswith(".queue")] == []
 
 
 def test_queue_of_a_newer_forwarder_is_left_alone(queue_path, sql):
