@@ -26,6 +26,7 @@ from forwarder.errors import (
 if TYPE_CHECKING:
     from forwarder.config import Settings
     from forwarder.spool import View
+    from forwarder.spool.books import Finding
 
 OK, WARNING, FAIL = "ok", "warning", "FAIL"
 UNBALANCED = 1
@@ -188,15 +189,23 @@ def _check_queue(settings: Settings) -> Iterator[Result]:
         with View(settings.queue.path) as view:
             yield _check_room(view, settings.queue.max_bytes)
             for finding in books.check(view):
-                code = StorageError.exit_code if finding.name == "integrity" else UNBALANCED
-                result = OK if finding.ok else FAIL
-                yield Result(finding.name, result, finding.detail, 0 if finding.ok else code)
+                yield _judged(finding, settings.queue.path)
     except NoQueueError as error:
         # What plain persist-queue has put there waits, and can't be counted yet.
         is_there = os.path.exists(os.path.join(settings.queue.path, DATABASE))
         yield Result("queue", WARNING if is_there else OK, str(error))
     except ForwarderError as error:
         yield _failed("queue", error)
+
+
+def _judged(finding: Finding, path: str) -> Result:
+    if finding.ok:
+        return Result(finding.name, OK, finding.detail)
+    if finding.name != "integrity":
+        return Result(finding.name, FAIL, finding.detail, UNBALANCED)
+    from forwarder.spool import damaged
+
+    return _failed(finding.name, damaged(path, finding.detail))
 
 
 def _check_room(view: View, max_bytes: int) -> Result:

@@ -26,7 +26,13 @@ from forwarder.spool.directory import prepare_directory
 from forwarder.spool.queue import EventQueue
 from forwarder.spool.records import DeadLetter, Figures, Group, Selection, Waiting
 from forwarder.spool.settlement import Claim, Control, Dead, Settlement
-from forwarder.spool.sqlite_errors import DamagedError, QueueReplacedError, SpoolFullError, translated
+from forwarder.spool.sqlite_errors import (
+    DamagedError,
+    QueueReplacedError,
+    SpoolFullError,
+    damaged,
+    translated,
+)
 from forwarder.spool.turnstile import open_shared
 from forwarder.spool.view import NoQueueError, View
 
@@ -50,6 +56,7 @@ __all__ = [
     "Waiting",
     "books",
     "control",
+    "damaged",
     "dead_letters",
     "open_shared",
     "prepare_directory",

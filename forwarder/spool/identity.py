@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from dataclasses import dataclass
 
-from forwarder.spool.sqlite_errors import DamagedError
+from forwarder.spool.sqlite_errors import damaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,5 +52,6 @@ def _numbers(connection: sqlite3.Connection) -> tuple[str, str | None, int]:
         "SELECT queue_id, consumer, (SELECT schema_version FROM pragma_schema_version) FROM ledger, control"
     ).fetchone()
     if row is None:
-        raise DamagedError("the database of the queue has lost its books", "Run `forwarder check`")
+        (_, _, file) = connection.execute("PRAGMA database_list").fetchone()
+        raise damaged(os.path.dirname(file), "it has lost its books")
     return row

@@ -12,6 +12,7 @@ All of it is in one database, so that what must agree is settled in one transact
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 import uuid
@@ -19,7 +20,7 @@ import uuid
 from persistqueue import SQLiteAckQueue
 
 from forwarder.errors import ConfigError
-from forwarder.spool.sqlite_errors import DamagedError
+from forwarder.spool.sqlite_errors import damaged
 
 APPLICATION_ID = 0x4D_50_46_51  # "MPFQ"
 VERSION = 2
@@ -90,6 +91,7 @@ _CREATE = (
     )""",
     _CREATE_SALVAGES,
 )
+TABLES = (TABLE, "ledger", "control", "dead_letters", "deliveries", "salvages")
 # What brings a database of version 1 up to date.
 _UPGRADE = (_CREATE_SALVAGES, "ALTER TABLE control ADD COLUMN consumer TEXT")
 
@@ -134,7 +136,7 @@ def refuse_strangers(connection: sqlite3.Connection, path: str) -> None:
     if not tables:
         return
     if "ledger" in tables and TABLE in tables and not is_older(connection):
-        raise DamagedError(f"the database {path} has lost the mark that says what it is")
+        raise damaged(os.path.dirname(path), "it has lost the mark that says what it is")
     columns = {row[1] for row in connection.execute(f"PRAGMA table_info({TABLE})")}
     # AUTOINCREMENT is what counts the events.
     counting = "SELECT 1 FROM sqlite_master WHERE name = ? AND sql LIKE '%autoincrement%'"

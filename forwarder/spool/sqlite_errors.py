@@ -66,7 +66,7 @@ def _explain_sqlite(error: sqlite3.Error, path: str) -> Exception:
     is_gone = code == "SQLITE_ERROR" and (str(error).startswith("no such") or "already exists" in str(error))
     # The last one: a file is shorter than the log's index says.
     if is_gone or code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR_SHORT_READ")):
-        return DamagedError(f"the database in {path} is damaged ({error})", "Run `forwarder check`")
+        return damaged(path, str(error))
     if code.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")):
         return _why_not(path)
     if code.startswith("SQLITE_IOERR"):
@@ -87,6 +87,14 @@ def _explain_system(error: OSError, path: str) -> ForwarderError:
     if error.errno == errno.ENOENT:
         return CannotCreateError(f"{where} can't be created: {error.strerror}")
     return StorageError(f"{where}: {error.strerror}")
+
+
+def damaged(path: str, fault: str) -> DamagedError:
+    """The queue's database is not what it was."""
+    return DamagedError(
+        f"the database in {path} is damaged ({fault})",
+        f"`forwarder salvage {path}/data.db --apply` sets it aside and brings back what can be read",
+    )
 
 
 def full(path: str) -> SpoolFullError:

@@ -12,9 +12,10 @@ from typing import Any
 
 from forwarder.errors import UnavailableError
 from forwarder.spool import schema
-from forwarder.spool.directory import DATABASE, refuse_links
+from forwarder.spool.directory import DATABASE, quoted, refuse_links
+from forwarder.spool.opening import is_emptied
 from forwarder.spool.records import DeadLetter, Figures, Group, Selection, Waiting, as_bytes
-from forwarder.spool.sqlite_errors import DamagedError, translated
+from forwarder.spool.sqlite_errors import damaged, translated
 
 RATE_WINDOW_S = 60.0
 _NEWEST_DELIVERIES = 20_000
@@ -43,8 +44,11 @@ class View:
                 refuse_links(self._file)
             except FileNotFoundError:
                 raise NoQueueError(f"there is no queue in {path} yet", "The first event makes it") from None
+            # To read from an empty file is enough for SQLite to delete the log beside it.
+            if is_emptied(path):
+                raise damaged(path, "it has lost its content")
             self._connection = sqlite3.connect(
-                f"file:{_quoted(self._file)}?mode=ro",
+                f"file:{quoted(self._file)}?mode=ro",
                 uri=True,
                 isolation_level=None,
                 timeout=timeout_s,
@@ -91,7 +95,7 @@ class View:
             ).fetchone()
             rate = self._rate(time.time())
         if row is None:
-            raise DamagedError(f"the database in {self.path} has lost its books", "Run `forwarder check`")
+            raise damaged(self.path, "it has lost its books")
         (
             accepted,
             delivered,
@@ -225,9 +229,3 @@ def _size(path: str) -> int:
         return os.stat(path).st_size
     except FileNotFoundError:
         return 0
-
-
-def _quoted(path: str) -> str:
-    from urllib.parse import quote
-
-    return quote(path)
