@@ -19,10 +19,10 @@ from typing import TypeVar
 
 from forwarder.errors import ForwarderError, StorageError, TryAgainError
 from forwarder.spool import forks, lost_files
-from forwarder.spool.directory import DATABASE, LOG, Files, make_directory, size_of, sync_directory
+from forwarder.spool.directory import DATABASE, Files, make_directory, sync_directory
 from forwarder.spool.opening import is_emptied, opened
-from forwarder.spool.set_aside import set_aside
-from forwarder.spool.sqlite_errors import TURNSTILE, DamagedError, translated
+from forwarder.spool.set_aside import set_aside, set_log_aside
+from forwarder.spool.sqlite_errors import TURNSTILE, DamagedError, damaged, translated
 from forwarder.spool.turnstile import Turnstile, open_shared
 
 T = TypeVar("T")
@@ -176,9 +176,7 @@ class Database:
             self._close_connection()
 
     def replace_damaged(self) -> None:
-        """Set the database that is open aside; a fresh one is made when it is used again.
-
-        Not if it is another by now: then somebody else has done so.
+        """Set the database that is open aside, unless it is another by now; later calls make a fresh one.
 
         Raises:
             ForwarderError: it can't be moved.
@@ -224,8 +222,10 @@ class Database:
             try:
                 with translated(self.path):
                     return self._open()
-            except DamagedError:
-                continue  # what SQLite had in memory may have been the fault
+            except StorageError as error:
+                # What SQLite had in memory may have been the fault; or it was set aside as it was opened.
+                if not isinstance(error, DamagedError) and self.files.has_database_at(self.path):
+                    raise
         self._set_aside()
         return self._open()
 
@@ -237,9 +237,7 @@ class Database:
         with self._turn():
             if os.path.exists(self.database_path):
                 return self._opened()
-            if size_of(self.path, LOG):
-                # SQLite would delete it, and with it the events that were only there.
-                set_aside(self.path)
+            set_log_aside(self.path)
             os.close(open_shared(self.database_path))
             sync_directory(self.path)
             return self._opened(is_new=True)
@@ -249,7 +247,7 @@ class Database:
         self.files = Files.at(self.path)
         self._is_empty = not is_new and is_emptied(self.path)
         if self._is_empty:
-            raise DamagedError(f"the database in {self.path} has lost its content")
+            raise damaged(self.path, "it has lost its content")
         connection = opened(self.path, self.timeout, self._turn)
         # Opening it has made the log, unless that was there.
         self.files = replace(Files.at(self.path), database=self.files.database)
@@ -286,8 +284,7 @@ class Database:
 
     def _set_aside(self) -> None:
         with self._turn():
-            is_same = Files.at(self.path).database == self.files.database
-            if is_same and (not self._is_empty or is_emptied(self.path)):
+            if self.files.has_database_at(self.path) and (not self._is_empty or is_emptied(self.path)):
                 set_aside(self.path)
 
     def _close_connection(self) -> None:

@@ -339,7 +339,7 @@ def test_what_was_never_committed_does_not_come_back(queue_path, fresh, rows):
 
 
 def test_set_aside_that_fails_leaves_nothing(fill, queue_path, monkeypatch):
-    """Where a file can't have a second name, all stays as it was, and no empty directory is left."""
+    """Where the files can be neither linked nor moved, all stays as it was; no empty directory is left."""
     fill()
     before = sorted(os.listdir(queue_path))
 
@@ -347,6 +347,7 @@ def test_set_aside_that_fails_leaves_nothing(fill, queue_path, monkeypatch):
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "rename", refuse)
     with pytest.raises(PermissionError):
         set_aside.set_aside(queue_path)
     assert sorted(os.listdir(queue_path)) == before
@@ -555,3 +556,22 @@ def test_command_with_nothing_to_apply(forwarder):
     done = forwarder("salvage", "--apply")
     assert (done.returncode, done.stdout) == (64, "")
     assert "--apply needs the FILE" in done.stderr
+
+
+def test_set_aside_by_another_while_it_is_opened(fill, queue_path, rows, monkeypatch):
+    """A producer whose database is set aside right as it opens that takes the fresh one."""
+    fill()
+    connect, elsewhere = sqlite3.connect, []
+
+    def connect_late(*arguments, **options):
+        connection = connect(*arguments, **options)
+        if not elsewhere:
+            elsewhere.append(set_aside.set_aside(queue_path))
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", connect_late)
+    with EventQueue(queue_path, min_free_bytes=0) as queue:
+        queue.put({"event": "A", "properties": {"n": 1}})
+    monkeypatch.undo()
+    assert set_aside.damaged(queue_path) == elsewhere
+    assert numbers(rows(queue_path)) == [1]
