@@ -9,7 +9,7 @@ import click
 from forwarder.cli.command import Context, command, json_option
 from forwarder.errors import UnavailableError
 from forwarder.service.instance import holder
-from forwarder.spool import NoQueueError, View
+from forwarder.spool import DamagedError, NoQueueError, View
 from forwarder.spool import control as wishes
 
 
@@ -22,8 +22,7 @@ def pause(context: Context, as_json: bool) -> None:
     that the first daemon to come begins paused.
     """
     path = context.queue_path
-    before = _is_paused(path)
-    wishes.pause(path)
+    before = wishes.pause(path)
     pid = holder(path)
     first = "Delivery was paused already" if before else "Delivery is paused"
     rest = "" if pid else "; no daemon runs, and one that is started will not deliver either"
@@ -35,9 +34,7 @@ def pause(context: Context, as_json: bool) -> None:
 def resume(context: Context, as_json: bool) -> None:
     """Start delivery again after `forwarder pause`."""
     path = context.queue_path
-    before = _is_paused(path)
-    if before is not None:
-        wishes.resume(path)
+    before = wishes.resume(path) if _is_there(path) else None
     pid = holder(path)
     if before is None:
         text = f"Delivery was not paused: the forwarder has not used a queue in {path} yet"
@@ -62,18 +59,21 @@ def flush(context: Context, as_json: bool) -> None:
             "Start one with `forwarder run`, or deliver once with `forwarder drain`",
         )
     wishes.request_flush(path)
-    paused = bool(_is_paused(path))
+    with View(path) as view:
+        paused = view.figures().paused
     rest = "; but delivery is paused: `forwarder resume` goes on" if paused else " and tries now"
     _tell(as_json, f"The daemon (process {pid}) is told{rest}.", paused, pid)
 
 
-def _is_paused(path: str) -> bool | None:
-    """Whether delivery is paused; None where there is no queue of ours."""
+def _is_there(path: str) -> bool:
+    """Whether there is a queue of ours, be it damaged."""
     try:
-        with View(path) as view:
-            return view.figures().paused
+        View(path).close()
     except NoQueueError:
-        return None
+        return False
+    except DamagedError:
+        pass
+    return True
 
 
 def _tell(as_json: bool, text: str, paused: bool, pid: int | None) -> None:

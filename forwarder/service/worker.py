@@ -14,7 +14,7 @@ from forwarder.errors import ForwarderError, TryAgainError
 from forwarder.service.instance import InstanceLock
 from forwarder.service.journal import Journal
 from forwarder.service.watch import Watch
-from forwarder.spool import Consumer, DamagedError, QueueReplacedError, SpoolFullError, control, set_aside
+from forwarder.spool import Consumer, DamagedError, QueueReplacedError, SpoolFullError, set_aside
 
 TIDY_S = 0.05
 RETENTION_S = 3600.0
@@ -123,8 +123,6 @@ class Worker:
             if self._is_damaged:
                 self._spool.set_aside()
                 self._is_gone = True
-                if self.courier.paused:
-                    control.pause(self._settings.queue.path)
             else:
                 self._spool.reopen()
             self._is_damaged = not self._is_damaged

@@ -28,6 +28,7 @@ from forwarder.spool.sqlite_errors import (
     DamagedError,
     QueueReplacedError,
     SpoolFullError,
+    damaged,
     replaced,
     translated,
 )
@@ -93,7 +94,7 @@ class Consumer:
         with translated(self._path):
             row: tuple[Any, ...] | None = self._connect().execute(statement).fetchone()
         if row is None:
-            raise DamagedError(f"the database in {self._path} has lost its books", "Run `forwarder check`")
+            raise damaged(self._path, "it has lost its books")
         return row
 
     def _connect(self) -> sqlite3.Connection:
@@ -137,8 +138,7 @@ class Consumer:
     def set_aside(self) -> None:
         """Set the damaged database aside. This consumer is of no more use then.
 
-        Raises:
-            ForwarderError: it can't be moved.
+        Raises: as `Database.replace_damaged`.
         """
         self._queue.replace_damaged()
 
@@ -168,6 +168,7 @@ class Consumer:
         with translated(self._path):
             self._examine(self._connect())
         paused, flush_requests = self._read("SELECT paused, flush_requests FROM control")
+        self._queue.was_paused = bool(paused)
         return Control(bool(paused), flush_requests)
 
     def claim(self, after_id: int, max_events: int, max_bytes: int) -> Claim:

@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from forwarder.errors import ForwarderError, StorageError, TryAgainError
-from forwarder.spool import forks, lost_files
+from forwarder.spool import forks, lost_files, pause
 from forwarder.spool.directory import DATABASE, Files, make_directory, sync_directory
 from forwarder.spool.opening import is_emptied, opened
 from forwarder.spool.set_aside import set_aside, set_log_aside
@@ -43,6 +43,7 @@ class Database:
     Attributes:
         files: Those that were opened last.
         replacements: How often they were found to have been replaced meanwhile.
+        was_paused: What is believed of delivery should a damaged database not say any more.
 
     Raises:
         ConfigError: the database there was made by something else, or by a newer forwarder.
@@ -56,6 +57,7 @@ class Database:
         self.database_path = os.path.join(self.path, DATABASE)
         self.files = Files(None, None, None)
         self.replacements = 0
+        self.was_paused = False
         self._connection: sqlite3.Connection | None = None
         self._is_empty = False
         self.renew()
@@ -285,6 +287,7 @@ class Database:
     def _set_aside(self) -> None:
         with self._turn():
             if self.files.has_database_at(self.path) and (not self._is_empty or is_emptied(self.path)):
+                pause.keep(self.path, self.was_paused)
                 set_aside(self.path)
 
     def _close_connection(self) -> None:

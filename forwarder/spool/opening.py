@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from forwarder.spool import schema
+from forwarder.spool import pause, schema
 from forwarder.spool.directory import DATABASE, LOG, refuse_links, size_of, sync_way
 from forwarder.spool.reserve import RESERVE, Reserve
 
@@ -56,11 +56,14 @@ def _prepare(connection: sqlite3.Connection, path: str) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
         schema.prepare(connection, os.path.join(path, DATABASE))
+        if pause.is_kept(path):
+            connection.execute("UPDATE control SET paused = 1")
         connection.execute("COMMIT")
     except BaseException:
         # After some errors, a full disk among them, SQLite has done so already.
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+    pause.forget(path)
     # Now, not when a daemon starts: by then the disk may be full.
     Reserve(path).fill()

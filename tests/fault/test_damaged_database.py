@@ -81,6 +81,103 @@ def salvaged(forwarder, queue_path, until):
     return files
 
 
+# Of these the page is left that says whether delivery is paused.
+READABLE = ("header", "mark", "first page", "middle", "truncated")
+
+
+@pytest.mark.parametrize("damaged", READABLE)
+def test_a_pause_outlives_the_database(forwarder, far_end, queue_path, offer, until, damaged):
+    """Whoever sets a damaged database aside, delivery stays paused until a person resumes it."""
+    old = offer("old", 600)
+    assert forwarder("pause").returncode == 0
+    DAMAGES[damaged][0](f"{queue_path}/data.db")
+    new = offer("new", 5)
+    until_set_aside(forwarder, queue_path)
+    daemon = forwarder.daemon()
+    daemon.wait_for("delivery.paused")
+    assert _status(forwarder)["state"] == "paused"
+    for file in set_aside.damaged(queue_path):
+        assert forwarder("salvage", file, "--apply").returncode == 0
+    assert taken(far_end) == set()
+    assert "no longer paused" in forwarder("resume").stdout
+    until(lambda: set(new) <= taken(far_end), "it goes on")
+    until(lambda: not _status(forwarder)["waiting"], "to the end")
+    assert len(set(old) & taken(far_end)) >= DAMAGES[damaged][1]
+    assert not os.path.exists(f"{queue_path}/paused")
+
+
+def until_set_aside(forwarder, queue_path):
+    """A producer comes by most damage at once, by other damage only an own salvage does."""
+    if not set_aside.damaged(queue_path):
+        done = forwarder("salvage", f"{queue_path}/data.db", "--apply")
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_pause_that_was_taken_back_does_not_return(forwarder, queue_path, offer):
+    """Resumed before the damage, or after the pause was carried over, delivery is not paused."""
+    for number in range(2):
+        offer("old", 20)
+        forwarder("pause")
+        if number == 0:
+            forwarder("resume")
+        DAMAGES["header"][0](f"{queue_path}/data.db")
+        offer("new", 5)
+        assert _status(forwarder)["paused"] == (number == 1)
+    forwarder("resume")
+    DAMAGES["first pages"][0](f"{queue_path}/data.db")
+    offer("new", 5)
+    assert len(set_aside.damaged(queue_path)) == 3
+    assert _status(forwarder)["paused"] is False
+
+
+@pytest.mark.parametrize("command", ["pause", "resume"])
+def test_pause_and_resume_of_a_damaged_queue(forwarder, queue_path, offer, command):
+    """A person who stops or starts delivery is not refused because of the damage."""
+    offer("old", 20)
+    forwarder("pause")
+    DAMAGES["header"][0](f"{queue_path}/data.db")
+    done = forwarder(command)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert _status(forwarder)["paused"] == (command == "pause")
+    assert len(set_aside.damaged(queue_path)) == 1
+
+
+def test_a_pause_that_only_the_daemon_remembers(forwarder, far_end, queue_path, offer, sql, until):
+    """Of a database that is empty nobody can read a pause any more; a daemon that has seen it keeps it."""
+    daemon = forwarder.daemon()
+    forwarder("pause")
+    daemon.wait_for("delivery.paused")
+    offer("old", 600)
+    sql(queue_path, "PRAGMA wal_checkpoint(TRUNCATE)")
+    DAMAGES["first pages"][0](f"{queue_path}/data.db")
+    until(lambda: set_aside.damaged(queue_path), "the daemon has found out")
+    until(lambda: _status(forwarder).get("paused"), "and still holds back")
+    offer("new", 5)
+    assert taken(far_end) == set()
+
+
+@pytest.mark.parametrize("command", ["status", "check", "peek", "resume", "dead-letters list", "enqueue"])
+def test_an_emptied_database_keeps_its_log(forwarder, queue_path, offer, rows, command):
+    """Of a database that has lost its content the log, with the events in it, outlives whoever looks; SQLite
+    would take it for a leftover and delete it."""
+    with EventQueue(queue_path, min_free_bytes=0) as queue:
+        queue.put_many([{"event": "A", "properties": {"distinct_id": "d"}}] * 30)
+        old = rows(queue_path)
+        for part in ("", "-wal"):
+            shutil.copy(f"{queue_path}/data.db{part}", f"{queue_path}/kept{part}")
+    os.rename(f"{queue_path}/kept", f"{queue_path}/data.db")
+    os.rename(f"{queue_path}/kept-wal", f"{queue_path}/data.db-wal")
+    os.truncate(f"{queue_path}/data.db", 0)
+    done = forwarder(*command.split())
+    assert done.returncode == (0 if command in ("resume", "enqueue") else 74), done.stderr
+    if done.returncode:
+        assert f"`forwarder salvage {queue_path}/data.db --apply`" in done.stderr + done.stdout
+    offer("new", 1)
+    (file,) = set_aside.damaged(queue_path)
+    assert forwarder("salvage", file, "--apply").returncode == 0
+    assert set(old) <= set(rows(queue_path))
+
+
 def _status(forwarder):
     done = forwarder("status", "--json")
     return json.loads(done.stdout) if done.returncode == 0 else {"waiting": -1}

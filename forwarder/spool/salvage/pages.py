@@ -81,6 +81,11 @@ class Pages:
         for number, page in self._log.doubtful():
             yield from self._leaf(number, page)
 
+    def leaf(self, number: int) -> list[Cell]:
+        """The rows that can be read on one page, if it is a table's leaf page."""
+        page = self._page(number) if 0 < number <= self.count else None
+        return [] if page is None else list(self._leaf(number, page))
+
     def _page(self, number: int) -> bytes | None:
         page = self._log.page(number)
         if page is None:
