@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -10,7 +11,7 @@ from forwarder.cli.command import Context, command, json_option, print_json
 from forwarder.cli.table import counted
 from forwarder.errors import UsageError
 from forwarder.spool import set_aside
-from forwarder.spool.salvage import Salvage, apply, plan
+from forwarder.spool.salvage import Salvage, apply, is_own, plan, set_own_aside
 
 SHOWN_PAGES = 20
 
@@ -23,7 +24,8 @@ def salvage(context: Context, file: str | None, act: bool, as_json: bool) -> Non
     """Read a damaged database page by page, and with --apply put its events back into the queue.
 
     Without FILE: the databases that were set aside in this queue and not salvaged yet. Without --apply: what
-    can be read of FILE, and what can't; nothing is changed.
+    can be read of FILE, and what can't; nothing is changed. FILE may be the queue's own database, too: with
+    --apply it is set aside first, if SQLite finds it damaged, and the queue goes on with a fresh one.
 
     Events are accepted anew, with the same bytes; dead letters become dead letters again, and so do events
     whose content is damaged. Some may have been delivered before: Mixpanel drops repeats. An --apply that is
@@ -34,12 +36,22 @@ def salvage(context: Context, file: str | None, act: bool, as_json: bool) -> Non
             raise UsageError("--apply needs the FILE to salvage", "`forwarder salvage` lists those there are")
         _list(set_aside.damaged(context.queue_path), as_json)
         return
+    in_use = is_own(file, context.queue_path)
+    if act and in_use:
+        file = set_own_aside(context.queue_path)
+        click.echo(f"The queue's own database is damaged, and was set aside: {file}", err=True)
     found = apply(file, context.queue_path) if act else plan(file)
+    for other in set_aside.damaged(context.queue_path) if act else ():
+        click.echo(f"Not brought back yet: `forwarder salvage {other} --apply`", err=True)
     if as_json:
         print_json([_as_json(file, found, act)])
         return
-    for line in _told(file, found, act):
+    for line in _told(found, act):
         click.echo(line)
+    if not act:
+        if in_use:
+            click.echo("It is in use: with --apply it is set aside first, if SQLite finds it damaged.")
+        click.echo(f"To put them into the queue: forwarder salvage {file} --apply")
 
 
 def _list(files: list[str], as_json: bool) -> None:
@@ -53,22 +65,28 @@ def _list(files: list[str], as_json: bool) -> None:
         click.echo("`forwarder salvage FILE` says what can be read of one.", err=True)
 
 
-def _told(file: str, found: Salvage, act: bool) -> list[str]:
+def _told(found: Salvage, act: bool) -> list[str]:
     events = f"{counted(found.events, 'event')} and {counted(found.dead_letters, 'dead letter')}"
     lines = [f"{events} {'are back in the queue' if act else 'can be read'}."]
     if found.before:
         lines.append(f"{found.before:,} of them were brought back by an earlier try.")
-    if found.waiting is not None:
-        lines.append(f"By its own books {counted(found.waiting, 'event')} waited there.")
+    lines += _by_its_books(found)
     if found.losses.rows:
         lines.append(f"{counted(found.losses.rows, 'row')} can't be read.")
     if found.losses.pages:
         shown = ", ".join(map(str, found.losses.pages[:SHOWN_PAGES]))
         more = ", …" if len(found.losses.pages) > SHOWN_PAGES else ""
         lines.append(f"{counted(len(found.losses.pages), 'page')} can't be read: {shown}{more}.")
-    if not act:
-        lines.append(f"To put them into the queue: forwarder salvage {file} --apply")
     return lines
+
+
+def _by_its_books(found: Salvage) -> Iterator[str]:
+    if found.waiting is None or found.buried is None:
+        yield "How many there should be can't be read."
+        return
+    there = f"{counted(found.waiting, 'event')} and {counted(found.buried, 'dead letter')}"
+    missing = f"{found.missing:,} of these can't be read" if found.missing else "none of these is missing"
+    yield f"By its own books there should be {there}: {missing}."
 
 
 def _as_json(file: str, found: Salvage, act: bool) -> dict[str, Any]:
@@ -78,6 +96,8 @@ def _as_json(file: str, found: Salvage, act: bool) -> dict[str, Any]:
         "events": found.events,
         "dead_letters": found.dead_letters,
         "waiting_by_books": found.waiting,
+        "dead_letters_by_books": found.buried,
+        "missing": found.missing,
         "brought_back_before": found.before,
         "unreadable_rows": found.losses.rows,
         "unreadable_pages": found.losses.pages,

@@ -18,7 +18,7 @@ import pytest
 
 from forwarder.errors import TryAgainError
 from forwarder.sandbox import Fault
-from forwarder.spool import Consumer, Dead, EventQueue, Settlement, set_aside
+from forwarder.spool import Consumer, Dead, EventQueue, Settlement, control, set_aside
 from forwarder.spool.reserve import RESERVE_BYTES
 
 LAUNCHER = Path(__file__).with_name("crash_points.py")
@@ -424,7 +424,7 @@ CASES = [
 @pytest.fixture
 def stage(queue_path, far_end, forwarder, tmp_path, sql):
     """Set the scene of that name."""
-    scenes = SCENES | {"damaged": Damaged, "salvaged": Salvaged}
+    scenes = SCENES | {"damaged": Damaged, "moved": Moved, "own": Own, "salvaged": Salvaged}
     return lambda name: scenes[name](queue_path, far_end, forwarder.environ, tmp_path, sql)
 
 
@@ -452,7 +452,7 @@ def test_every_point_is_there_and_is_attacked():
         if not point.is_statement:
             crash_points.resolve(point)
     attacked = {point for _, point, _, _ in CASES} | {point for point, _ in FULL}
-    attacked |= {point for point, _ in (*ASIDE, *SALVAGING)}
+    attacked |= {point for point, _ in (*ASIDE, *MOVING, *OWN, *SALVAGING)}
     attacked |= {"statement", "make-file-opened"}
     assert attacked == set(crash_points.POINTS)
 
@@ -534,13 +534,49 @@ def test_killed_before_what_it_makes_is_open_to_the_group(point, nth, file, mode
 
 
 class Damaged(Accept):
-    """The same, into a queue whose database, with events that wait, has lost its beginning."""
+    """The same, into a queue that is paused, and whose database, with events that wait, has lost its
+    beginning."""
 
     def prepare(self):
         super().prepare()
         self.put(self.events(20))
+        control.pause(self.queue_path)
         with open(f"{self.queue_path}/data.db", "r+b") as file:
             file.write(bytes(100))
+
+    def resume(self):
+        control.resume(self.queue_path)
+
+
+class Moved(Damaged):
+    """The same where no file can have two names, and with a log, of a database that is empty."""
+
+    def prepare(self):
+        super().prepare()
+        shutil.rmtree(self.queue_path)
+        with EventQueue(self.queue_path, min_free_bytes=0) as queue:
+            queue.append(self.offered[self.whole :])
+            control.pause(self.queue_path)
+            os.truncate(f"{self.queue_path}/data.db", 0)
+            shutil.copytree(self.queue_path, self.scratch / "copy")
+        shutil.rmtree(self.queue_path)
+        os.rename(self.scratch / "copy", self.queue_path)
+        self.environ["CRASH_WITHOUT_LINKS"] = "1"
+
+
+class Own(Scene):
+    """A database in use with a fault that only SQLite's own check finds."""
+
+    def prepare(self):
+        self.put(self.events(20))
+        control.pause(self.queue_path)
+        with open(f"{self.queue_path}/data.db", "r+b") as file:
+            file.seek(36)  # how many pages are free
+            file.write(b"\0\0\0\7")
+        self.command = ("salvage", f"{self.queue_path}/data.db", "--apply")
+
+    def resume(self):
+        control.resume(self.queue_path)
 
 
 class Salvaged(Damaged):
@@ -570,20 +606,77 @@ ASIDE = [
     *(("statement", nth) for nth in range(1, 40, 4)),
     ("make-reserve", 1),
     ("accept-commit", 1),
+    ("pause-kept", 1),
+    ("pause-forgetting", 1),
+]
+# The same where files are moved: three of them, or those of them that are there.
+MOVING = [
+    ("aside-marked", 1),
+    ("aside-moving", 1),
+    ("aside-moving", 2),
+    ("aside-moving", 3),
+    ("aside-moved", 1),
+    ("aside-done", 1),
+    ("aside-unlinking", 1),
+    ("make-file-made", 1),
+    ("pause-kept", 1),
+    ("pause-forgetting", 1),
 ]
 
 
-@pytest.mark.parametrize(("point", "nth"), ASIDE)
-def test_killed_while_it_sets_a_damaged_database_aside(point, nth, tmp_path, stage, launcher, recovered):
+@pytest.mark.parametrize(
+    ("name", "point", "nth"),
+    [("damaged", *case) for case in ASIDE] + [("moved", *case) for case in MOVING],
+)
+def test_killed_while_it_sets_a_damaged_database_aside(
+    name, point, nth, tmp_path, stage, launcher, recovered, figures
+):
     """Killed amid setting aside, or amid the making of what takes its place, a producer leaves all that can
-    still be read, at one place or the other; the next one goes on, and salvage brings all of it back."""
-    scene = stage("damaged")
+    still be read, at one place or the other; the next one goes on, salvage brings all of it back, and
+    delivery stays paused."""
+    scene = stage(name)
     launcher(scene.environ, scene.command, tmp_path, point, nth).was_killed_at(point)
     again = launcher(scene.environ, scene.command, tmp_path)
     assert again.code == 0, again.stderr
+    assert figures(scene.queue_path).paused
     for file in set_aside.damaged(scene.queue_path):
         done = launcher(scene.environ, ("salvage", file, "--apply"), tmp_path)
         assert done.code == 0, done.stderr
+    recovered(scene)
+
+
+OWN = [
+    ("own-examined", 1),
+    ("pause-kept", 1),
+    ("aside-made", 1),
+    ("aside-linking", 1),
+    ("aside-unlinking", 1),
+    ("own-aside", 1),
+    ("make-file-made", 1),
+    ("pause-forgetting", 1),
+    ("salvage-noted", 1),
+    ("salvage-committed", 1),
+    ("salvage-marking", 1),
+    ("salvage-marked", 1),
+]
+
+
+@pytest.mark.parametrize(("point", "nth"), OWN)
+def test_killed_while_it_salvages_the_queues_own_database(
+    point, nth, tmp_path, stage, launcher, recovered, rows, figures
+):
+    """Killed amid it and called again, by the same command or by the one that it names then, salvage brings
+    each event back once, and delivery stays paused."""
+    scene = stage("own")
+    launcher(scene.environ, scene.command, tmp_path, point, nth).was_killed_at(point)
+    again = launcher(scene.environ, scene.command, tmp_path)
+    assert again.code in (0, 66, 78), again.stderr
+    for file in set_aside.damaged(scene.queue_path):
+        assert file in again.stderr
+        assert launcher(scene.environ, ("salvage", file, "--apply"), tmp_path).code == 0
+    assert set_aside.damaged(scene.queue_path) == []
+    assert sorted(rows(scene.queue_path)) == sorted(scene.offered)
+    assert figures(scene.queue_path).paused
     recovered(scene)
 
 

@@ -45,12 +45,16 @@ class Books:
     """What the database said of itself, as far as that can be read.
 
     Attributes:
+        dead_letters: How many there should be.
+        acked: How many rows a plain consumer is done with, which are waiting by the books.
         other_queues: Tables of other queues in the same file, whose rows look alike.
     """
 
     queue_id: str = ""
     created_at: float | None = None
     settled: int | None = None
+    dead_letters: int | None = None
+    acked: int = 0
     sequence: int | None = None
     other_queues: set[str] = field(default_factory=set)
 
@@ -59,7 +63,7 @@ class Books:
         """How many events should be waiting."""
         if self.sequence is None or self.settled is None:
             return None
-        return max(self.sequence - self.settled, 0)
+        return max(self.sequence - self.settled - self.acked, 0)
 
 
 def found(pages: Pages, books: Books) -> Iterator[Row | Letter]:
@@ -69,8 +73,11 @@ def found(pages: Pages, books: Books) -> Iterator[Row | Letter]:
         item = _row(cell) or _letter(cell)
         if item is None:
             _note(cell, books)
-        elif seen.add(cell.rowid, isinstance(item, Row), item.data or b"") and not _is_acked(item):
-            yield item
+        elif seen.add(cell.rowid, isinstance(item, Row), item.data or b""):
+            if isinstance(item, Row) and item.status == ACKED:
+                books.acked += 1
+            else:
+                yield item
 
 
 def _row(cell: Cell) -> Row | None:
@@ -79,10 +86,6 @@ def _row(cell: Cell) -> Row | None:
             at = float(put_at) if isinstance(put_at, int | float) and 0 <= put_at <= 1e11 else None
             return Row(cell.rowid, _bytes(data), at, status)
     return None
-
-
-def _is_acked(item: Row | Letter) -> bool:
-    return isinstance(item, Row) and item.status == ACKED
 
 
 def _letter(cell: Cell) -> Letter | None:
@@ -120,10 +123,13 @@ def _note(cell: Cell, books: Books) -> None:
             int() as delivered,
             int() as dead_lettered,
             int() as deleted,
+            int() as retried,
+            int() as discarded,
             *_,
         ) if len(queue_id) == 36:
             books.queue_id, books.created_at = queue_id, created_at
             books.settled = baseline + delivered + dead_lettered + deleted
+            books.dead_letters = max(dead_lettered - retried - discarded, 0)
 
 
 def _bytes(data: bytes | str) -> bytes:

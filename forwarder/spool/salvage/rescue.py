@@ -6,17 +6,20 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 
-from forwarder.errors import ConfigError, EventError, InputError
+from forwarder.errors import ConfigError, EventError, InputError, TryAgainError
 from forwarder.event import complete_foreign, name_of
 from forwarder.spool import schema
 from forwarder.spool.database import Database
-from forwarder.spool.directory import DATABASE
+from forwarder.spool.directory import DATABASE, LOG
 from forwarder.spool.salvage.found import Books, Letter, Row, found
+from forwarder.spool.salvage.own import is_own
 from forwarder.spool.salvage.pages import Losses, Pages
 from forwarder.spool.set_aside import mark_salvaged, salvaged_name
+from forwarder.spool.sqlite_errors import translated
 from forwarder.spool.status import READY
 
 CHUNK_ROWS = 500
@@ -28,7 +31,7 @@ class Salvage:
 
     Attributes:
         events, dead_letters: How many of each can be read.
-        waiting: How many events should be there by the database's own books; None: they can't be read.
+        waiting, buried: How many of each should be there by its own books; None: these can't be read.
         losses: What can't be read.
         before: How many of them were brought back already, by an earlier try that was broken off.
     """
@@ -36,8 +39,16 @@ class Salvage:
     events: int = 0
     dead_letters: int = 0
     waiting: int | None = None
+    buried: int | None = None
     losses: Losses = field(default_factory=Losses)
     before: int = 0
+
+    @property
+    def missing(self) -> int | None:
+        """How many fewer events and dead letters can be read than there should be; None: it is not known."""
+        if self.waiting is None or self.buried is None:
+            return None
+        return max(self.waiting - self.events, 0) + max(self.buried - self.dead_letters, 0)
 
 
 def plan(file: str) -> Salvage:
@@ -64,27 +75,24 @@ def apply(file: str, path: str, told: Callable[[int], None] = lambda _: None) ->
         told: Called with the number brought back so far.
 
     Raises:
-        TryAgainError, StorageError: the queue can't be written.
+        TryAgainError, StorageError: the queue can't be written, or *file* is being salvaged already.
         InputError, ConfigError: as `plan`.
     """
-    own = os.path.join(path, DATABASE)
-    # Of a database that was deleted, the log may be all that was set aside.
-    if os.path.exists(own) and os.path.exists(file) and os.path.samefile(file, own):
-        raise ConfigError(
-            f"{file} is the queue's own database", "Salvage is for a file that has been set aside"
-        )
-    result, books, source = Salvage(), Books(), salvaged_name(file)
+    if is_own(file, path):
+        raise ConfigError(f"{file} is the queue's own database", "It is to be set aside first")
+    result, books, source = Salvage(), Books(), _source(file)
     queue = Database(path)
     try:
         with queue.transaction() as connection:
-            row = connection.execute("SELECT position FROM salvages WHERE source = ?", (source,)).fetchone()
-        result.before = position = row[0] if row else 0
+            result.before = position = _position(connection, source)
         items = _items(file, result, books)
         for item in islice(items, position):
             _count(item, result)
         while chunk := list(islice(items, CHUNK_ROWS)):
-            position += len(chunk)
             with queue.transaction() as connection:
+                if _position(connection, source) != position:
+                    raise TryAgainError(f"{file} is being salvaged by another process, too", "Let it do so")
+                position += len(chunk)
                 for item in chunk:
                     _bring_back(connection, item, books)
                 connection.execute(
@@ -95,8 +103,24 @@ def apply(file: str, path: str, told: Callable[[int], None] = lambda _: None) ->
             told(position)
     finally:
         queue.close()
-    mark_salvaged(file)
+    with translated(path):
+        mark_salvaged(file)
     return result
+
+
+def _source(file: str) -> str:
+    """By what it is known how far a file has come: another one of that name, or more in it, is another."""
+    marks = [salvaged_name(file)]
+    for part in (file, file + LOG.removeprefix(DATABASE)):
+        with suppress(OSError):
+            found = os.stat(part)
+            marks.append(f"{found.st_size}@{found.st_mtime_ns}")
+    return " ".join(marks)
+
+
+def _position(connection: sqlite3.Connection, source: str) -> int:
+    row = connection.execute("SELECT position FROM salvages WHERE source = ?", (source,)).fetchone()
+    return row[0] if row else 0
 
 
 def _items(file: str, result: Salvage, books: Books) -> Iterator[Row | Letter]:
@@ -112,7 +136,7 @@ def _items(file: str, result: Salvage, books: Books) -> Iterator[Row | Letter]:
             yield item
     finally:
         pages.close()
-    result.losses, result.waiting = pages.losses, books.waiting
+    result.losses, result.waiting, result.buried = pages.losses, books.waiting, books.dead_letters
 
 
 def _count(item: Row | Letter, result: Salvage) -> None:
