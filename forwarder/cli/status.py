@@ -126,7 +126,16 @@ def gather(path: str) -> dict[str, Any]:
 
 
 def sentence(found: Mapping[str, Any]) -> str:
-    """In one sentence how things are."""
+    """In one sentence how things are; and a second one where a person has to act on damage."""
+    text = _condition(found)
+    if found["set_aside"]:
+        damaged = counted(found["set_aside"], "damaged database")
+        were, them = ("was", "it") if found["set_aside"] == 1 else ("were", "them")
+        text += f" {damaged} {were} set aside with events in {them}: `forwarder salvage` brings them back."
+    return text
+
+
+def _condition(found: Mapping[str, Any]) -> str:
     if not found["exists"]:
         return as_sentence(printable(found["state_reason"]))
     state, reason = found["state"], printable(found["state_reason"]).rstrip(".")

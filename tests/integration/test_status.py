@@ -193,6 +193,16 @@ def test_what_the_daemon_says_is_shown(forwarder, far_end, until):
             {"state": "paused", "waiting": 2, "oldest_waiting_s": 400_000.0},
             "Paused: 2 events wait, the oldest for 4 d 15 h. `forwarder resume` goes on.",
         ),
+        (
+            {"state": "running", "set_aside": 1},
+            "Running: nothing waits. 1 damaged database was set aside with events in it: `forwarder salvage`"
+            " brings them back.",
+        ),
+        (
+            {"exists": False, "state_reason": "there is no queue", "set_aside": 2},
+            "There is no queue. 2 damaged databases were set aside with events in them: `forwarder salvage`"
+            " brings them back.",
+        ),
     ],
 )
 def test_the_sentence_fits_the_state(figures, told):
