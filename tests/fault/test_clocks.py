@@ -7,6 +7,7 @@ What measures durations (`time.monotonic`) is left alone, as the system does.
 
 import json
 import os
+import sys
 import threading
 import time
 from email.utils import formatdate
@@ -16,6 +17,9 @@ from pathlib import Path
 import pytest
 
 from forwarder.sandbox import Fault
+
+sys.path.insert(0, str(Path(__file__).parent))
+from cpu import Share
 
 DAY_S, YEAR_S = 86400.0, 365 * 86400.0
 MOST_CPU_SHARE = 0.3
@@ -57,21 +61,6 @@ class Clock:
 @pytest.fixture
 def clock(tmp_path, forwarder):
     return Clock(tmp_path, forwarder.environ)
-
-
-class Share:
-    """The share of a core that a process has used since this was made."""
-
-    def __init__(self, pid):
-        self._pid = pid
-        self._from = self._used_s(), time.monotonic()
-
-    def _used_s(self):
-        threads = Path(f"/proc/{self._pid}/task").glob("*/schedstat")
-        return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
-
-    def so_far(self):
-        return (self._used_s() - self._from[0]) / max(time.monotonic() - self._from[1], 0.001)
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@
 which frees space, goes on."""
 
 import os
-import subprocess
+import sys
+from pathlib import Path
 
 import persistqueue
 import pytest
@@ -12,49 +13,20 @@ from forwarder.errors import TryAgainError
 from forwarder.spool import Consumer, Dead, EventQueue, Settlement
 from forwarder.spool.reserve import RESERVE_BYTES
 
-MIB = 1 << 20
+sys.path.insert(0, str(Path(__file__).parent))
+from disks import MIB, Disk
+
 EVENT = {"event": "A", "properties": {"distinct_id": "u-1", "text": "x" * 500}}
-
-
-class Disk:
-    """A small disk of its own that can be filled to the last block."""
-
-    def __init__(self, path):
-        self.path = path
-        self._ballast = path / "ballast"
-
-    def fill(self):
-        fd = os.open(self._ballast, os.O_RDWR | os.O_CREAT)
-        end, step = os.fstat(fd).st_size, MIB
-        while step >= 4096:
-            try:
-                os.posix_fallocate(fd, end, step)
-                end += step
-            except OSError:
-                step //= 2
-        os.close(fd)
-        assert os.statvfs(self.path).f_bavail == 0
-
-    def free(self):
-        self._ballast.unlink()
 
 
 @pytest.fixture
 def disk(tmp_path):
     if os.geteuid() != 0:
         pytest.skip("only root can mount a disk to fill")
-    path = tmp_path / "disk"
-    path.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", path], capture_output=True, text=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"no disk can be mounted here: {mounted.stderr.strip()}")
-    yield Disk(path)
-    unmounted = subprocess.run(["umount", path], capture_output=True, text=True)
-    if unmounted.returncode:
-        subprocess.run(["umount", "--lazy", path], check=True)
-    assert unmounted.returncode == 0, f"something is still open there: {unmounted.stderr}"
+    found = Disk(tmp_path / "disk", tmp_path / "image")
+    found.mount("tmpfs", "size=24m")
+    yield found
+    assert found.unmount(), "something is still open there"
 
 
 @pytest.fixture

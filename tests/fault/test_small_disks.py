@@ -25,7 +25,10 @@ from forwarder.event import accept, encode
 from forwarder.sandbox import Fault
 from forwarder.spool import Consumer, EventQueue, Settlement
 
-MIB = 1 << 20
+sys.path.insert(0, str(Path(__file__).parent))
+from cpu import Share
+from disks import MIB, Disk
+
 ROOM_FOR_THE_LOG = 5 * MIB
 EVENT = {"event": "A", "properties": {"distinct_id": "u-1", "text": "x" * 500}}
 EX_IOERR, EX_TEMPFAIL = 74, 75
@@ -45,72 +48,12 @@ def final(text):
     return accept(text.encode(), time.time_ns() // 1_000_000)
 
 
-class Disk:
-    """A small file system of its own."""
-
-    def __init__(self, path, image):
-        self.path, self._image = path, image
-        self._ballast = path / "ballast"
-
-    def mount(self, kind, options):
-        if kind == "ext4":
-            with self._image.open("wb") as file:
-                file.truncate(24 * MIB)
-            make = ["mkfs.ext4", "-q", "-F", "-m", "0", *options, self._image]
-            options = "loop"
-            if subprocess.run(make, capture_output=True).returncode:
-                pytest.skip("no ext4 can be made here")
-        source = self._image if kind == "ext4" else "tmpfs"
-        done = subprocess.run(
-            ["mount", "-t", kind, "-o", options, source, self.path], capture_output=True, text=True
-        )
-        if done.returncode:
-            pytest.skip(f"no {kind} can be mounted here: {done.stderr.strip()}")
-
-    def remount(self, options):
-        subprocess.run(["mount", "-o", f"remount,{options}", self.path], check=True, capture_output=True)
-
-    def fill(self):
-        """Take all room, to the last block."""
-        fd = os.open(self._ballast, os.O_RDWR | os.O_CREAT)
-        end, step = os.fstat(fd).st_size, MIB
-        while step >= 4096:
-            try:
-                os.posix_fallocate(fd, end, step)
-                end += step
-            except OSError:
-                step //= 2
-        os.close(fd)
-
-    def fill_inodes(self):
-        """Take all inodes."""
-        hoard = self.path / "hoard"
-        hoard.mkdir(exist_ok=True)
-        for number in range(1_000_000):
-            try:
-                (hoard / str(number)).touch()
-            except OSError:
-                break
-        assert os.statvfs(self.path).f_ffree == 0
-
-    def free(self):
-        self._ballast.unlink(missing_ok=True)
-        shutil.rmtree(self.path / "hoard", ignore_errors=True)
-
-    def unmount(self):
-        if subprocess.run(["umount", self.path], capture_output=True).returncode == 0:
-            return True
-        subprocess.run(["umount", "--lazy", self.path], check=True)
-        return False
-
-
 @pytest.fixture
 def disk(request, tmp_path):
     """A small disk; parametrized indirectly with (type, options)."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a disk")
     found = Disk(tmp_path / "disk", tmp_path / "image")
-    found.path.mkdir()
     found.mount(*request.param)
     # Torn down before what uses it would be: the commands are closed here, too.
     command = request.getfixturevalue("forwarder") if "forwarder" in request.fixturenames else None
@@ -136,21 +79,6 @@ FEW_INODES = [
     pytest.param(("ext4", ("-N", "64")), id="ext4"),
 ]
 TMPFS = [SMALL[0]]
-
-
-class Share:
-    """The share of a core that a process has used since this was made."""
-
-    def __init__(self, pid):
-        self._pid = pid
-        self._from = self._used_s(), time.monotonic()
-
-    def _used_s(self):
-        threads = Path(f"/proc/{self._pid}/task").glob("*/schedstat")
-        return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
-
-    def so_far(self):
-        return (self._used_s() - self._from[0]) / max(time.monotonic() - self._from[1], 0.001)
 
 
 class Limit:
