@@ -121,6 +121,18 @@ def test_a_sound_one_is_refused(fill, queue_path, forwarder, rows):
     assert len(rows(queue_path)) == 1200
 
 
+@pytest.mark.parametrize("lost", [100, PAGE], ids=["header", "first page"])
+def test_one_that_can_not_even_be_opened(fill, queue_path, forwarder, rows, lost):
+    """Of a database that is set aside by being opened, the same command brings back what can be read."""
+    file = fill(damaged=False)
+    with open(file, "r+b") as target:
+        target.write(bytes(lost))
+    done = forwarder("salvage", file, "--apply")
+    assert done.returncode == 0, done.stderr
+    assert numbers(rows(queue_path)) == list(range(200, 800))
+    assert (sound(queue_path).dead_letters, set_aside.damaged(queue_path)) == (200, [])
+
+
 def test_under_a_daemon_and_producers(fill, queue_path, forwarder, far_end, until):
     """A daemon with batches out begins anew with the fresh database, producers go on, and every event that
     could be read, or was told to be accepted meanwhile, is delivered."""
