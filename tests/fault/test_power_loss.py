@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from forwarder.spool import Consumer, EventQueue, NoQueueError, Selection, View, books
+from forwarder.spool import Consumer, EventQueue, NoQueueError, Selection, View, books, salvage, set_aside
 
 sys.path.insert(0, str(Path(__file__).parent))
 import power_loss
@@ -355,6 +355,97 @@ def test_the_way_to_the_queue_lasts(record, dice, tmp_path, how, has_journal):
     disk.cut(tmp_path / "cut", "nothing", dice)
     with View(str(tmp_path / "cut" / parts)) as view:
         assert number_of(view.peek(10)[-1].data) == 1
+
+
+# What the runs below do to a queue that has three events, 0 to 2, in its database and three in its log.
+BEGINNING = """
+    import os
+    from pathlib import Path
+    import power_loss_run
+    from forwarder import EventQueue
+    from forwarder.spool import Consumer, set_aside
+    from forwarder.spool.salvage import apply
+    disk, said = map(Path, sys.argv[1:])
+    path = str(disk / "queue")
+    queue = EventQueue(path, min_free_bytes=0)
+
+    def put(*numbers):
+        for number in numbers:
+            queue.put(power_loss_run.event(number))
+            power_loss_run.say(said / "accepted-put", b"%d-%d\\n" % (number, number))
+
+    def damage():
+        fd = os.open(disk / "queue" / "data.db", os.O_WRONLY)
+        os.pwrite(fd, bytes(100), 0)
+        os.fsync(fd)
+        os.close(fd)
+
+    put(0, 1, 2)
+    consumer = Consumer(path)
+    consumer.tidy()
+    consumer.close()
+    put(3, 4, 5)
+"""
+ENDINGS = {
+    "a damaged database is set aside": """
+        queue.close()
+        damage()
+        queue = EventQueue(path, min_free_bytes=0)
+        put(6, 7)
+    """,
+    "files that were deleted are copied aside": """
+        for name in ("data.db", "data.db-wal", "data.db-shm"):
+            os.unlink(os.path.join(path, name))
+        put(6, 7)
+    """,
+    "a damaged database is salvaged": """
+        queue.close()
+        damage()
+        queue = EventQueue(path, min_free_bytes=0)
+        put(6)
+        apply(set_aside.damaged(path)[0], path)
+        put(7)
+    """,
+}
+
+
+def brought_back(path):
+    """The events in a queue once all that was set aside in it has been salvaged."""
+    with EventQueue(path, min_free_bytes=0) as queue:
+        queue.put({"event": "after", "properties": {}})
+    for file in set_aside.damaged(path):
+        salvage.apply(file, path)
+    with View(path) as view:
+        assert [finding for finding in books.check(view) if not finding.ok] == []
+        return [row.data for row in view.peek(1000) if b'"number"' in row.data]
+
+
+@pytest.mark.parametrize("what", ENDINGS)
+def test_a_power_cut_while(what, record, dice, tmp_path):
+    """Wherever the power fails while damage is dealt with: what was accepted waits in the queue, or is
+    salvaged into it."""
+    recording = record(textwrap.dedent(BEGINNING) + textwrap.dedent(ENDINGS[what]))
+    # Salvage renames a directory, which can never have both names, as it might on `Disk` without a journal.
+    disk, world = power_loss.Disk(recording, has_journal="salvaged" in what), World(recording)
+    yes = [said.step for said in recording.said]
+    # A deletion may last before the copy does; who has put nothing since has been told nothing since.
+    first = yes[6] if "deleted" in what else yes[5]
+    assert len(yes) == 8
+    every = max(1, (len(recording.steps) - first) // 60)
+    steps = [*range(first, yes[-1], every), yes[-1]]
+    were_set_aside = 0
+    for step in steps:
+        disk.go_on(step)
+        world.go_on(step)
+        target = tmp_path / "cut"
+        shutil.rmtree(target, ignore_errors=True)
+        disk.cut(target, dice.choice(power_loss.WAYS), dice)
+        path = str(target / "queue")
+        were_set_aside += bool(set_aside.damaged(path))
+        events = brought_back(path)
+        assert all(map(is_unchanged, events))
+        assert world.accepted - set(map(number_of, events)) == set(), f"step {step}; see {target}"
+    assert were_set_aside > 5, "many cuts came when something was set aside"
 
 
 def test_looking_at_a_queue_that_is_half_made(record, dice, tmp_path):
