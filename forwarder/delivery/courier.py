@@ -11,10 +11,11 @@ from forwarder.delivery.backoff import Connections, delay_s
 from forwarder.delivery.batch import Batch
 from forwarder.delivery.evidence import Evidence
 from forwarder.delivery.gate import Gate, Schedule
-from forwarder.delivery.line import STUBBORN, Line
+from forwarder.delivery.line import Line
 from forwarder.delivery.outcome import Kind, Outcome, Reply, judge
 from forwarder.delivery.probe import is_judgement
 from forwarder.delivery.report import Report
+from forwarder.delivery.resend import REFUSAL_PACE_S, STUBBORN
 from forwarder.spool import Consumer, Dead, Settlement
 
 
@@ -42,10 +43,11 @@ class Courier:
         self._random = random
         self._evidence = Evidence()
         self._is_in_doubt = self._had_backlog = False
-        self.line = Line(spool, self._evidence, settings)
+        schedule = Schedule(settings.retry_initial_s, settings.retry_max_s)
+        self.line = Line(spool, self._evidence, settings, Gate(schedule, random))
         self._connections = Connections(settings.connections)
         self.paused = False
-        self.gate = Gate(Schedule(settings.retry_initial_s, settings.retry_max_s), random)
+        self.gate = Gate(schedule, random)
         self.apply(settings, strict)
 
     def apply(self, settings: Delivery, strict: bool) -> None:
@@ -118,10 +120,9 @@ class Courier:
         outcome = judge(reply, batch.events, self._strict)
         if batch is self.line.probe:
             report = self._probed(batch, outcome, reply, now)
-            self.line.probe = None
         else:
             report = _RULES[outcome.kind](self, batch, outcome, reply.status, now)
-        self.line.out.discard(batch)
+        self.line.answered(batch)
         return report
 
     def _delivered(
@@ -159,7 +160,7 @@ class Courier:
             return self._refused_alone(batch, outcome, status, now)
         for half in batch.halves():
             if outcome.kind is Kind.REFUSED:
-                self.line.resend.add_refused(half, now)
+                self.line.resend.add_paced(half, now + REFUSAL_PACE_S)
             else:
                 self.line.resend.add(half)
         return Report(outcome, status, len(batch))
@@ -194,14 +195,14 @@ class Courier:
     def _throttled(self, batch: Batch, outcome: Outcome, status: int | None, now: float) -> Report:
         self._back_off(batch, outcome, now)
         self._connections.throttled(batch.ticket)
-        self._again(batch)
+        self.line.again(batch, now)
         return Report(outcome, status, len(batch))
 
     def _unreachable(self, batch: Batch, outcome: Outcome, status: int | None, now: float) -> Report:
         if not self._fails_for_itself(batch, now):
             self._back_off(batch, outcome, now)
             self._connections.failed(batch.ticket)
-            self._again(batch)
+            self.line.again(batch, now)
         return Report(outcome, status, len(batch))
 
     def _misconfigured(self, batch: Batch, outcome: Outcome, status: int | None, now: float) -> Report:
@@ -209,25 +210,33 @@ class Courier:
             if batch.ticket == self._connections.ticket:
                 self.gate.block(outcome.detail, now)
             self._connections.failed(batch.ticket)
-            self._again(batch)
+            self.line.again(batch, now)
         return Report(outcome, status, len(batch))
 
     def _fails_for_itself(self, batch: Batch, now: float) -> bool:
-        """Whether *batch* has failed again while others did not; then it is set apart.
+        """Whether *batch* has failed again while others did not; then it waits, and they don't.
 
         A firewall may not like an event's words, or the far end fail over them: that must not keep the others
-        waiting. It is never believed dead for that: it waits, and is tried again.
+        waiting. The batch is divided until the event is alone, and that one set apart. It is never believed
+        dead for that: it is tried again.
         """
         self._evidence.failed(batch)
         if batch is self.line.probe or not batch.failures:
             return False
-        schedule = self.gate.schedule
-        is_divided = batch.failures >= STUBBORN and len(batch) > 1
-        tries = 1 if is_divided else batch.failures
-        wait_s = delay_s(tries, schedule.initial_s, schedule.maximum_s, self._random())
-        for part in batch.halves() if is_divided else (batch,):
-            self.line.resend.add(part, now + wait_s)
+        if batch.failures < STUBBORN:
+            self.line.resend.add(batch, now + self._wait_s(batch.failed_tries))
+        elif len(batch) == 1:
+            self.line.apart.add(batch, now)
+        else:
+            for half in batch.halves():
+                # It has failed in company: alone it has to fail once more before it is set apart.
+                half.failures = STUBBORN if len(half) > 1 else STUBBORN - 1
+                self.line.resend.add_paced(half, now + self._wait_s(1))
         return True
+
+    def _wait_s(self, tries: int) -> float:
+        schedule = self.gate.schedule
+        return delay_s(tries, schedule.initial_s, schedule.maximum_s, self._random())
 
     def _back_off(self, batch: Batch, outcome: Outcome, now: float) -> None:
         floor_s = outcome.retry_after_s or 0.0
@@ -236,10 +245,6 @@ class Courier:
         else:
             # One of those that were out together: they fail as one, the longest Retry-After counts.
             self.gate.opens_at = max(self.gate.opens_at, now + floor_s)
-
-    def _again(self, batch: Batch) -> None:
-        if batch is not self.line.probe:
-            self.line.resend.add(batch)
 
     def _said_yes(self, batch: Batch, imported: int) -> None:
         saturated = len(self.line.out) >= self._connections.allowed

@@ -22,13 +22,13 @@ class Evidence:
 
     Attributes:
         sent: How many batches have been sent.
+        judged: The last of them that the far end has said yes to.
         credit: How many events may still be given up.
     """
 
     def __init__(self) -> None:
-        self.sent = 0
+        self.sent = self.judged = 0
         self.credit = 0
-        self._judged = 0
         self._imported = 0
         self._refusals = 0
         self._unpaid = 0
@@ -41,7 +41,7 @@ class Evidence:
 
     def said_yes(self, batch: Batch, imported: int) -> None:
         """The far end has judged *batch* event by event, and *imported* so many."""
-        self._judged = max(self._judged, batch.number)
+        self.judged = max(self.judged, batch.number)
         self._refusals = 0
         if imported:
             self._imported = max(self._imported, batch.number)
@@ -70,7 +70,7 @@ class Evidence:
 
     def is_judging_since(self, sent: int | None) -> bool:
         """Whether something was judged that was sent after the first *sent*; None: those never were."""
-        return sent is None or self._judged > sent
+        return sent is None or self.judged > sent
 
     def is_importing_since(self, sent: int | None) -> bool:
         """Whether something was imported that was sent after the first *sent*."""
