@@ -1,4 +1,4 @@
-"""Who is sent next: suspects that can be told, what came back, what waits; a question where only that helps."""
+"""Who is sent next: suspects that can be told, what came back, what waits; or a question, to tell more."""
 
 from __future__ import annotations
 

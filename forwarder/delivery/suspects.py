@@ -9,6 +9,8 @@ was imported. Until then it waits.
 
 from __future__ import annotations
 
+from heapq import heappop, heappush
+
 from forwarder.delivery.backlog import read_again
 from forwarder.delivery.batch import Batch
 from forwarder.delivery.evidence import Evidence
@@ -25,7 +27,12 @@ class Suspects:
     def __init__(self, spool: Consumer, evidence: Evidence) -> None:
         self._spool = spool
         self._evidence = evidence
+        # The one that waits longest first.
         self._held: dict[int, Batch] = {}
+        # When they were first doubted, until something is imported after that; then when they were refused.
+        self._untold: list[tuple[int, int]] = []
+        self._untold_ids: set[int] = set()
+        self._told: list[tuple[int, int]] = []
 
     def __bool__(self) -> bool:
         return bool(self._held)
@@ -37,7 +44,11 @@ class Suspects:
     def hold(self, batch: Batch) -> None:
         """Hold a batch of one event that was just refused."""
         # Without its content, or many of them would fill the memory.
-        self._held[batch.ids[0]] = batch.emptied()
+        row_id = batch.ids[0]
+        self._held[row_id] = batch.emptied()
+        if row_id not in self._untold_ids:
+            self._untold_ids.add(row_id)
+            heappush(self._untold, (batch.doubted_at or 0, row_id))
 
     def can_ask(self) -> bool:
         """Whether `pop` has one to give."""
@@ -54,15 +65,35 @@ class Suspects:
     @property
     def can_tell(self) -> bool:
         """Whether one more yes would tell more of any of them."""
-        return any(map(self._can_tell, self._held.values()))
+        return self._evidence.credit > 0 and self._first_told() is not None
 
     def _can_tell(self, batch: Batch) -> bool:
         return self._evidence.credit > 0 and self._evidence.is_importing_since(batch.doubted_at)
 
     def _next(self) -> int | None:
-        for row_id, held in self._held.items():
-            if self._can_tell(held) and self._evidence.is_judging_since(held.refused_at):
-                return row_id
+        first = self._first_told()
+        if (
+            first is None
+            or not self._can_tell(first)
+            or not self._evidence.is_judging_since(first.refused_at)
+        ):
+            return None
+        return first.ids[0]
+
+    def _first_told(self) -> Batch | None:
+        """The one that was refused longest ago, of those since whose first refusal something was imported."""
+        while self._untold and self._evidence.is_importing_since(self._untold[0][0]):
+            _, row_id = heappop(self._untold)
+            self._untold_ids.remove(row_id)
+            if row_id in self._held:
+                heappush(self._told, (self._held[row_id].refused_at or 0, row_id))
+        while self._told:
+            refused_at, row_id = self._told[0]
+            held = self._held.get(row_id)
+            if held is not None and held.refused_at == refused_at:
+                return held
+            # It was asked about in the meantime.
+            heappop(self._told)
         return None
 
     def _take(self, row_id: int | None) -> Batch | None:

@@ -270,16 +270,27 @@ def held(t, kind, count):
         batch = line.backlog.claim(1, 10_000)
         if kind == "set apart":
             line.apart.add(batch, t.now)
+        elif kind.startswith("suspects"):
+            batch.refusals, batch.refused_at = 1, line._evidence.sent
+            batch.doubted_at = line._evidence.sent + 1000 * (kind == "suspects, nothing imported since")
+            line.suspects.hold(batch)
         elif kind == "parts of what was refused":
             line.resend.add_paced(batch, t.now)
         elif kind == "failed for themselves":
-            batch.failures, batch.failed_tries, batch.failed_at = 1, 3, t.courier.line._evidence.sent
+            batch.failures, batch.failed_tries, batch.failed_at = 1, 3, line._evidence.sent
             line.resend.add(batch, t.now + 60)
         else:
             line.resend.add(batch)
 
 
-KINDS = ["set apart", "parts of what was refused", "failed for themselves", "failed"]
+KINDS = [
+    "set apart",
+    "suspects",
+    "suspects, nothing imported since",
+    "parts of what was refused",
+    "failed for themselves",
+    "failed",
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
