@@ -1,5 +1,6 @@
 """The courier on a real queue: what is sent when, and what follows from each reply; time is the test's."""
 
+import itertools
 import math
 import sqlite3
 import sys
@@ -221,6 +222,27 @@ def test_one_poison_event_is_found_by_halving(trip, place):
     assert "Bad Request" in letter.reason
     assert len(t.sent) <= 2 * math.ceil(math.log2(2000)) + 3
     assert took_s < 5, "nothing was held up"
+
+
+@pytest.mark.parametrize("fails", [refusal, lambda _: FAILS["500"]], ids=["refused", "failed"])
+def test_parts_of_what_failed_go_out_at_a_pace(trip, fails):
+    """However many of a batch are bad, its parts make ten requests a second at most, as each may count."""
+    t = trip()
+    bad = set(t.offer([event(n) for n in range(64)])[::2])
+    far_end, paced_at = unless(bad.__contains__, otherwise=fails), []
+
+    def watched(batch):
+        if 1 < len(batch) < 64:
+            paced_at.append(t.now)
+        return far_end(batch)
+
+    for number in range(300):
+        t.offer([event(100 + number)])
+        t.deliver(watched, for_s=1)
+    assert t.counts()[0] == 332
+    assert len(paced_at) > 30
+    gaps = [later - sooner for sooner, later in itertools.pairwise(paced_at)]
+    assert min(gaps) > 0.09
 
 
 @pytest.mark.parametrize("count", [3, 20])
