@@ -15,13 +15,16 @@ import os
 import sqlite3
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import persistqueue.serializers.json
 from persistqueue import SQLiteAckQueue
 
 from forwarder.spool.database import Database
-from forwarder.spool.schema import INSERT
+from forwarder.spool.schema import INSERT, INSERT_SET, SIZE_BITS
+
+PIECE_BYTES = 8 << 20
 
 
 class AckQueue(Database, SQLiteAckQueue):  # type: ignore[misc]  # upstream's lock is not reentrant
@@ -71,6 +74,10 @@ class AckQueue(Database, SQLiteAckQueue):  # type: ignore[misc]  # upstream's lo
         assert row_id is not None
         return row_id
 
+    def insert_many(self, records: Sequence[bytes], status: int) -> None:
+        """Append rows of up to 1 MB each; on return all of them are on disk, and none if it raises."""
+        self.write(lambda connection: _insert_set(connection, records, time.time(), status))
+
     # Upstream keeps this count in memory and reads the whole table for it; other processes make it wrong.
     @property
     def total(self) -> int:
@@ -90,3 +97,22 @@ class AckQueue(Database, SQLiteAckQueue):  # type: ignore[misc]  # upstream's lo
         pass
 
     _putter = _getter  # type: ignore[assignment]
+
+
+def _insert_set(connection: sqlite3.Connection, records: Sequence[bytes], put_at: float, status: int) -> None:
+    piece: list[bytes] = []
+    places: list[int] = []
+    at = 1
+    for record in records:
+        size = len(record)
+        if at + size > PIECE_BYTES and piece:
+            connection.execute(INSERT_SET, (b"".join(piece), _json(places), put_at, status))
+            piece, places, at = [], [], 1
+        piece.append(record)
+        places.append(at << SIZE_BITS | size)
+        at += size
+    connection.execute(INSERT_SET, (b"".join(piece), _json(places), put_at, status))
+
+
+def _json(numbers: list[int]) -> str:
+    return f"[{','.join(map(str, numbers))}]"

@@ -87,9 +87,7 @@ class EventQueue:
         if not records:
             return 0
         self._check_room(sum(map(len, records)))
-        accepted_at = time.time()
-        rows = [(record, accepted_at, READY) for record in records]
-        self._queue.write(lambda connection: connection.executemany(schema.INSERT, rows))
+        self._queue.insert_many(records, READY)
         return len(records)
 
     def close(self) -> None:

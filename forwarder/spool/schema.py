@@ -28,6 +28,13 @@ KEPT_DELIVERIES = 100_000
 
 TABLE = "ack_queue_default"
 INSERT = f"INSERT INTO {TABLE} (data, timestamp, status) VALUES (?, ?, ?)"
+# Rows cut from one piece of bytes, ?1: for each, ?2 has its place in it, counted from 1, and its size. In one
+# statement for all a row costs half of what it does in one of its own, and the interpreter is free meanwhile.
+SIZE_BITS = 20
+INSERT_SET = (
+    f"INSERT INTO {TABLE} (data, timestamp, status)"
+    f" SELECT substr(?1, value >> {SIZE_BITS}, value & {(1 << SIZE_BITS) - 1}), ?3, ?4 FROM json_each(?2)"
+)
 INSERT_LETTER = (
     "INSERT INTO dead_letters (event_id, data, event, insert_id, reason, field, http_status, accepted_at,"
     " dead_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"

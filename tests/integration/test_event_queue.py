@@ -20,6 +20,7 @@ import persistqueue
 import pytest
 
 from forwarder.errors import ConfigError, EventError, TryAgainError
+from forwarder.event import accept_many
 from forwarder.spool import (
     AckQueue,
     Consumer,
@@ -31,13 +32,14 @@ from forwarder.spool import (
     prepare_directory,
 )
 from forwarder.spool import schema as schema_module
+from forwarder.spool.ackqueue import PIECE_BYTES
 from forwarder.spool.reserve import RESERVE_BYTES, Reserve
 
 EVENT = {"event": "A", "properties": {"distinct_id": "u-1"}}
 
 
-def event(number):
-    return {"event": "A", "properties": {"distinct_id": "u-1", "number": number}}
+def event(number, **more):
+    return {"event": "A", "properties": {"distinct_id": "u-1", "number": number, **more}}
 
 
 def numbers(data):
@@ -78,6 +80,17 @@ def test_put_many_returns_how_many(queue, queue_path, rows):
     """Many events are stored in their order, and counted."""
     assert queue.put_many(event(number) for number in range(100)) == 100
     assert [json.loads(data)["properties"]["number"] for data in rows(queue_path)] == list(range(100))
+
+
+def test_many_of_any_size_are_stored_byte_by_byte(queue, queue_path, rows):
+    """Events of up to 1 MB beside small ones, more of them than go into one piece, are stored as they are."""
+    bodies = ["é" * (490_000 if number % 3 == 0 else number) for number in range(60)]
+    lines = [json.dumps(event(n, body=body), ensure_ascii=False).encode() for n, body in enumerate(bodies)]
+    records, refused = accept_many(lines, 1_700_000_000_000)
+    assert not refused
+    assert sum(map(len, records)) > 2 * PIECE_BYTES
+    assert queue.append(records) == 60
+    assert rows(queue_path) == records
 
 
 def test_put_many_of_nothing_is_nothing(queue, queue_path, rows):
