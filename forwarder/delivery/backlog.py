@@ -16,7 +16,7 @@ def read_again(spool: Consumer, batch: Batch) -> Batch | None:
     """
     (row_id,) = batch.ids
     claim = spool.claim(row_id - 1, 1, 0)
-    return batch.filled(claim.events[0]) if claim.ids == [row_id] else None
+    return batch.filled(claim.events[0]) if list(claim.ids) == [row_id] else None
 
 
 class Backlog:

@@ -6,7 +6,17 @@ numbers or strings and written again, so nothing can change on the way.
 """
 
 from forwarder.event.accept import accept, accept_many, complete_foreign, encode
+from forwarder.event.lines import Lines, text_of
 from forwarder.event.naming import name_of
 from forwarder.event.rules import MAX_EVENT_BYTES
 
-__all__ = ["MAX_EVENT_BYTES", "accept", "accept_many", "complete_foreign", "encode", "name_of"]
+__all__ = [
+    "MAX_EVENT_BYTES",
+    "Lines",
+    "accept",
+    "accept_many",
+    "complete_foreign",
+    "encode",
+    "name_of",
+    "text_of",
+]

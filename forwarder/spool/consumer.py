@@ -10,7 +10,7 @@ import os
 import sqlite3
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -18,12 +18,13 @@ from typing import Any, TypeVar
 from forwarder.errors import TryAgainError
 from forwarder.spool import dead_letters, settling
 from forwarder.spool.ackqueue import AckQueue
+from forwarder.spool.claiming import Reader
 from forwarder.spool.clearing import Clearing
 from forwarder.spool.foreign import Origin
 from forwarder.spool.identity import Identity
 from forwarder.spool.reserve import Reserve
-from forwarder.spool.schema import ROW, SEQUENCE, TABLE
-from forwarder.spool.settlement import Claim, Control, Dead, Settlement
+from forwarder.spool.schema import SEQUENCE, TABLE
+from forwarder.spool.settlement import Claim, Control, Settlement
 from forwarder.spool.sqlite_errors import (
     DamagedError,
     QueueReplacedError,
@@ -84,8 +85,9 @@ class Consumer:
         self._mark = uuid.uuid4().hex
         with translated(self._path):
             self._identity = Identity.of(connection)
-        self._origin = Origin(*self._read("SELECT queue_id, created_at FROM ledger"))
-        self._clearing = Clearing(self._origin, self._free)
+        origin = Origin(*self._read("SELECT queue_id, created_at FROM ledger"))
+        self._reader = Reader(origin)
+        self._clearing = Clearing(origin, self._free)
         # A lock or a full disk says nothing about permissions, and passes.
         with suppress(TryAgainError), self._transaction():
             pass
@@ -183,32 +185,8 @@ class Consumer:
             an event in it there may be more behind.
         """
         self._clear_kept()
-        claim = Claim(last_id=after_id)
-        dead: list[Dead] = []
-        swept: list[int] = []
-        read_bytes, last_id = 0, after_id
-        read = self._origin.read
-        query = f"{ROW} WHERE _id > ? ORDER BY _id LIMIT ?"
-        with (
-            translated(self._path),
-            closing(self._connect().execute(query, (after_id, max_events))) as found,
-        ):
-            for row_id, data, put_at, status in found:
-                final = read(row_id, data, put_at, status)
-                size_bytes = len(final if isinstance(final, bytes) else data or b"") + 1
-                if read_bytes + size_bytes > max_bytes and last_id > after_id:
-                    break
-                read_bytes += size_bytes
-                last_id = row_id
-                if isinstance(final, bytes):
-                    claim.ids.append(row_id)
-                    claim.events.append(final)
-                    claim.size_bytes += size_bytes
-                elif final is None:
-                    swept.append(row_id)
-                else:
-                    dead.append(final)
-        claim.last_id = last_id
+        with translated(self._path):
+            claim, dead, swept = self._reader.read(self._connect(), after_id, max_events, max_bytes)
         claim.kept = self._clearing.clear(dead, swept)
         self._clearing.report(claim)
         return claim

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(slots=True)
@@ -15,8 +15,8 @@ class Claim:
     stay in the queue, for want of room on the disk. All these are in none of the lists.
     """
 
-    ids: list[int] = field(default_factory=list)
-    events: list[bytes] = field(default_factory=list)
+    ids: Sequence[int] = ()
+    events: Sequence[bytes] = ()
     size_bytes: int = 0
     last_id: int = 0
     dead: int = 0

@@ -134,6 +134,9 @@ def pieces(dead: Sequence[Dead]) -> Iterator[Sequence[Dead]]:
 
 def _delete(connection: sqlite3.Connection, ids: Sequence[int]) -> None:
     """Delete rows by their ranges: what stands in a gap is somebody else's."""
+    if isinstance(ids, range):
+        connection.execute(f"DELETE FROM {TABLE} WHERE _id BETWEEN ? AND ?", (ids[0], ids[-1]))
+        return
     starts = [row_id for before, row_id in pairwise((-1, *ids)) if row_id != before + 1]
     ends = [row_id for row_id, after in pairwise((*ids, -1)) if after != row_id + 1]
     connection.executemany(

@@ -199,7 +199,7 @@ class Spool(RuleBasedStateMachine):
         assert max_bytes < 10**6 or len(read) == min(most, len(ahead))
         swept = [row_id for row_id in read if row_id in self.acked]
         dead = [row_id for row_id in read if row_id not in self.acked and self.rows[row_id] in RUBBISH]
-        assert claim.ids == [row_id for row_id in read if row_id not in {*swept, *dead}]
+        assert list(claim.ids) == [row_id for row_id in read if row_id not in {*swept, *dead}]
         assert (claim.dead, claim.swept, claim.kept) == (len(dead), len(swept), 0)
         assert claim.size_bytes == sum(map(len, claim.events)) + len(claim.events)
         assert claim.size_bytes <= max_bytes or len(read) == 1

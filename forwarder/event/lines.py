@@ -1,0 +1,44 @@
+"""Events as one piece of NDJSON, so that most of them pass without being looked at one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import overload
+
+
+class Lines(Sequence[bytes]):
+    """Events in their order; cut apart only when one of them is asked for.
+
+    Args:
+        text: The events, each with a line feed behind it, and no other line feed.
+        count: How many they are.
+    """
+
+    def __init__(self, text: bytes, count: int) -> None:
+        self.text = text
+        self._count = count
+        self._cut: list[bytes] | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[bytes]: ...
+
+    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
+        if self._cut is None:
+            self._cut = self.text.split(b"\n")[:-1]
+        return self._cut[index]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as a list's
+
+
+def text_of(events: Sequence[bytes]) -> bytes:
+    """*events* as NDJSON, each with a line feed behind it."""
+    return events.text if isinstance(events, Lines) else b"\n".join(events) + b"\n"
