@@ -30,6 +30,7 @@ COMMANDS = {
     "check": ("check", "check", "Check settings, permissions, disk, database and books."),
     "salvage": ("salvage", "salvage", "Bring back what a damaged database holds."),
     "config": ("config", "config", "Show the effective settings."),
+    "bench": ("bench", "bench", "Measure what this disk and machine give."),
     "sandbox": ("sandbox", "sandbox", "Run a stand-in for Mixpanel's /import."),
     "demo": ("demo", "demo", "Show the whole way of an event on this machine."),
 }

@@ -18,7 +18,7 @@ def demo(_context: Context) -> None:
     """
     # Here, not above: `forwarder --help` imports every command.
     from forwarder.cli.demo.acts import play
-    from forwarder.cli.demo.stage import opened
+    from forwarder.cli.stage import opened
 
-    with opened() as stage:
+    with opened("demo") as stage:
         play(stage)

@@ -9,8 +9,9 @@ import time
 
 from forwarder.cli.demo import programs
 from forwarder.cli.demo.accounts import present
+from forwarder.cli.demo.narrator import Narrator
 from forwarder.cli.demo.programs import Program, Run
-from forwarder.cli.demo.stage import SHORT_WAITS, Stage
+from forwarder.cli.stage import Stage
 from forwarder.cli.table import counted
 from forwarder.errors import ForwarderError
 from forwarder.sandbox import Exchange, Fault, Sandbox
@@ -18,6 +19,12 @@ from forwarder.service import state as daemon_state
 from forwarder.spool import Selection, View
 
 TOKEN = "sandbox-token"  # noqa: S105 - opens nothing but the sandbox
+
+SHORT_WAITS = {
+    "FORWARDER_DELIVERY_LINGER_S": "0.3",
+    "FORWARDER_DELIVERY_RETRY_INITIAL_S": "0.4",
+    "FORWARDER_DELIVERY_RETRY_MAX_S": "0.8",
+}
 
 
 def play(stage: Stage) -> None:
@@ -34,16 +41,17 @@ def play(stage: Stage) -> None:
             far_end.stop_listening()
         requests.put(exchange)
 
+    narrator = Narrator()
     with Sandbox(token=TOKEN, on_request=served) as far_end:
-        demo = Demo(stage, far_end, requests)
+        demo = Demo(stage, narrator, far_end, requests)
         demo.begin()
         with View(stage.queue_path) as view:
             demo.hand_over(view)
             demo.go_down(view)
             demo.repair(view)
             demo.end()
-            present(stage.narrator, demo.runs, far_end.ledger, view)
-    stage.narrator.shows(WHAT_NEXT)
+            present(narrator, demo.runs, far_end.ledger, view)
+    narrator.shows(WHAT_NEXT)
 
 
 class Demo:
@@ -53,15 +61,18 @@ class Demo:
         runs: The programs that were started.
     """
 
-    def __init__(self, stage: Stage, far_end: Sandbox, requests: queue.SimpleQueue[Exchange]) -> None:
+    def __init__(
+        self, stage: Stage, narrator: Narrator, far_end: Sandbox, requests: queue.SimpleQueue[Exchange]
+    ) -> None:
         self.runs: list[Run] = []
         self._stage = stage
-        self._narrator = stage.narrator
+        self._narrator = narrator
         self._far_end = far_end
         self._requests = requests
         self._running: list[Run] = []
         self._daemon: subprocess.Popen[bytes] | None = None
         self._reasons: list[str] = []
+        stage.environment |= SHORT_WAITS
         stage.environment |= {"FORWARDER_MIXPANEL_URL": far_end.url, "FORWARDER_MIXPANEL_TOKEN": TOKEN}
         stage.watch = self._watch
 

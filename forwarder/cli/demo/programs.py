@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from forwarder.cli.demo.stage import Stage
+from forwarder.cli.stage import Stage
 from forwarder.errors import EventError, ForwarderError
 
 # The name of the program and the event's number in it: in each event's properties.

@@ -1,4 +1,4 @@
-"""Where the demo takes place: a directory, processes with settings of their own, and the end of both."""
+"""Where demo and bench take place: a directory, processes with settings of their own, and the end of both."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar
 
-from forwarder.cli.demo.narrator import Narrator
 from forwarder.cli.output import OutputError
 from forwarder.errors import CannotCreateError, ForwarderError
 
@@ -26,14 +25,8 @@ POLL_S = 0.02
 PATIENCE_S = 30.0
 KILLED_S = 10.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# What this user or a service manager has set must not reach the demo's processes.
+# What this user or a service manager has set must not reach these processes.
 _PRIVATE = ("FORWARDER_", "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "JOURNAL_STREAM", "WATCHDOG_", "LISTEN_")
-
-SHORT_WAITS = {
-    "FORWARDER_DELIVERY_LINGER_S": "0.3",
-    "FORWARDER_DELIVERY_RETRY_INITIAL_S": "0.4",
-    "FORWARDER_DELIVERY_RETRY_MAX_S": "0.8",
-}
 
 
 class Interruption:
@@ -57,22 +50,19 @@ class Stage:
     """A directory, the processes started in it, and the wait for what they do.
 
     Attributes:
-        directory, queue_path: The demo's own directory, and the queue in it.
+        directory, queue_path: A directory of its own, and the queue in it.
         environment: What the processes are given.
-        narrator: Says what happens.
         watch: Called again and again during every wait.
     """
 
     def __init__(self, directory: str, interruption: Interruption) -> None:
         self.directory = directory
         self.queue_path = os.path.join(directory, "queue")
-        self.narrator = Narrator()
         self.watch: Callable[[], None] = lambda: None
         no_settings = os.path.join(directory, "no-settings.toml")
         open(no_settings, "x").close()
         self.environment = {
             **_environment_of_others(os.environ),
-            **SHORT_WAITS,
             "FORWARDER_CONFIG": no_settings,
             "FORWARDER_QUEUE_PATH": self.queue_path,
             # A few MB are written; a small /tmp is no reason to fail.
@@ -84,7 +74,7 @@ class Stage:
         self._never = threading.Event()
 
     def path(self, name: str) -> str:
-        """The path of the file *name* of the demo's directory."""
+        """The path of the file *name* of the directory."""
         return os.path.join(self.directory, name)
 
     def start(self, name: str, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
@@ -121,7 +111,7 @@ class Stage:
         return self.read(f"{name}.out")
 
     def read(self, name: str) -> str:
-        """The text of a file of the demo's directory."""
+        """The text of a file of the directory."""
         with open(self.path(name), encoding="utf-8", errors="backslashreplace") as file:
             return file.read()
 
@@ -152,19 +142,22 @@ class Stage:
 
 
 @contextmanager
-def opened() -> Iterator[Stage]:
-    """A stage; in the end its processes are gone, and its directory too unless the demo has failed.
+def opened(name: str, parent: str | None = None) -> Iterator[Stage]:
+    """A stage for *name*; in the end its processes are gone, and its directory too unless that has failed.
+
+    Args:
+        parent: Where its directory is made; None: where temporary files are.
 
     Raises:
-        CannotCreateError: there is no room for temporary files.
-        ForwarderError: the demo has failed; says where its files are.
+        CannotCreateError: it can't be made there.
+        ForwarderError: what was on it has failed; says where its files are.
     """
     interruption = Interruption()
     # A signal that is ignored, as in the background of a shell script, stays so.
     heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, interruption) for number in heeded}
     try:
-        stage = _make_stage(interruption)
+        stage = _make_stage(interruption, name, parent)
         is_kept = False
         try:
             yield stage
@@ -172,7 +165,7 @@ def opened() -> Iterator[Stage]:
             raise
         except Exception as error:
             is_kept = True
-            raise _failure(error, stage.directory) from error
+            raise _failure(error, name, stage.directory) from error
         finally:
             stage.end_processes()
             if not is_kept:
@@ -182,23 +175,23 @@ def opened() -> Iterator[Stage]:
             signal.signal(number, handler)
 
 
-def _make_stage(interruption: Interruption) -> Stage:
+def _make_stage(interruption: Interruption, name: str, parent: str | None) -> Stage:
     directory = ""
     try:
-        directory = tempfile.mkdtemp(prefix="forwarder-demo-")
+        directory = tempfile.mkdtemp(prefix=f"forwarder-{name}-", dir=parent)
         return Stage(directory, interruption)
     except OSError as error:
         shutil.rmtree(directory, ignore_errors=True)
         raise CannotCreateError(
-            f"no temporary files can be made: {error.strerror or error}",
-            "Set TMPDIR to a directory with room",
+            f"no files can be made in {parent or tempfile.gettempdir()}: {error.strerror or error}",
+            "Name another directory" if parent else "Set TMPDIR to a directory with room",
         ) from None
 
 
-def _failure(error: Exception, directory: str) -> ForwarderError:
+def _failure(error: Exception, name: str, directory: str) -> ForwarderError:
     what = error.what if isinstance(error, ForwarderError) else f"{type(error).__name__}: {error}"
     return ForwarderError(
-        f"the demo has failed: {what}", f"All files are kept in {directory}; daemon.log is the daemon's log"
+        f"the {name} has failed: {what}", f"All files are kept in {directory}; daemon.log is the daemon's log"
     )
 
 

@@ -1,0 +1,158 @@
+"""What is measured: the disk's sync, taking events in, delivering them to a stand-in for Mixpanel."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from forwarder.cli.stage import Stage
+from forwarder.event import encode
+from forwarder.service import state as daemon_state
+from forwarder.spool import EventQueue, View, control
+
+BATCHES = (1, 10, 100, 1000)
+BLOCK_BYTES = 4096
+DELIVERED_EVENTS = 100_000
+DELIVERY_S = 15.0
+# What all of it takes on the disk, for a while.
+NEEDED_BYTES = 512 * 1024 * 1024
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How long something takes, in seconds."""
+
+    median_s: float
+    p99_s: float
+    worst_s: float
+
+    @classmethod
+    def of(cls, times: list[float]) -> Spread:
+        """Of *times*, one at least."""
+        ordered = sorted(times)
+        return cls(statistics.median(ordered), ordered[len(ordered) * 99 // 100], ordered[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """Events taken in *batch* at once, each time durably: how many in a second, and what one time takes."""
+
+    batch: int
+    events_per_s: float
+    spread: Spread
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """The daemon against a stand-in: events in a second, and CPU seconds for a million of them."""
+
+    events_per_s: float
+    cpu_s_per_million: float
+    cores: float
+
+
+def sync(directory: str, seconds: float) -> Spread:
+    """Append a block to a file in *directory* and sync it, again and again, as a commit does.
+
+    Raises:
+        OSError: the disk says no.
+    """
+    fd = os.open(os.path.join(directory, "sync"), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+
+        def once() -> None:
+            os.write(fd, block)
+            os.fdatasync(fd)
+
+        block = b"\0" * BLOCK_BYTES
+        return Spread.of(_timed(once, seconds))
+    finally:
+        os.close(fd)
+
+
+def intake(path: str, seconds: float) -> Iterator[Intake]:
+    """Put events into a queue made in *path*, in batches of each of `BATCHES`.
+
+    Raises:
+        ForwarderError: they can't be put.
+    """
+    with EventQueue(path, min_free_bytes=0) as queue:
+        for batch in BATCHES:
+            events = [_event(number) for number in range(batch)]
+            began_at = time.perf_counter()
+            times = _timed(partial(queue.put_many, events), seconds)
+            events_per_s = len(times) * batch / (time.perf_counter() - began_at)
+            yield Intake(batch, events_per_s, Spread.of(times))
+
+
+def delivery(stage: Stage) -> Delivery:
+    """Have the daemon deliver a queue of its own to ``forwarder sandbox``, for `DELIVERY_S` at most.
+
+    Raises:
+        ForwarderError: that did not work.
+    """
+    with EventQueue(stage.queue_path, min_free_bytes=0) as queue:
+        for first in range(0, DELIVERED_EVENTS, 10_000):
+            queue.append([encode(_event(number)) for number in range(first, first + 10_000)])
+    control.pause(stage.queue_path)
+    stage.start("far-end", ["-m", "forwarder", "sandbox", "--port", "0", "--json"])
+    ready = stage.until(lambda: stage.read("far-end.out").partition("\n")[0], "the stand-in is ready")
+    far_end = json.loads(ready)
+    stage.environment |= {"FORWARDER_MIXPANEL_URL": far_end["url"]}
+    stage.environment |= {"FORWARDER_MIXPANEL_TOKEN": far_end["token"]}
+    daemon = stage.start("daemon", ["-m", "forwarder", "run"])
+    stage.until(lambda: daemon_state.read(stage.queue_path), "the daemon is ready")
+    with View(stage.queue_path) as view:
+        cpu_before, began_at = _cpu_s(daemon.pid), time.perf_counter()
+        control.resume(stage.queue_path)
+        ends_at = began_at + DELIVERY_S
+        stage.until(lambda: not view.figures().waiting or time.perf_counter() > ends_at, "all is delivered")
+        took_s, cpu_s = time.perf_counter() - began_at, _cpu_s(daemon.pid) - cpu_before
+        delivered = view.figures().delivered
+    return Delivery(delivered / took_s, cpu_s / max(delivered, 1) * 1e6, cpu_s / took_s)
+
+
+def _timed(step: Callable[[], object], seconds: float) -> list[float]:
+    """How long each step took, of those that were begun within *seconds*."""
+    times = []
+    ends_at = time.perf_counter() + seconds
+    while (now := time.perf_counter()) < ends_at:
+        step()
+        times.append(time.perf_counter() - now)
+    return times
+
+
+def _cpu_s(pid: int) -> float:
+    with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def _event(number: int) -> dict[str, object]:
+    """An event of about 420 bytes."""
+    return {
+        "event": "Order Completed",
+        "properties": {
+            "time": 1_700_000_000_000 + number,
+            "distinct_id": f"user-{number % 9973:06d}",
+            "$insert_id": f"5d1c7a52-0000-4000-8000-{number:012d}",
+            "$browser": "Firefox",
+            "$os": "Linux",
+            "$current_url": "https://shop.example.com/checkout/done?step=4&from=cart",
+            "plan": "premium",
+            "amount": 129.95,
+            "currency": "EUR",
+            "items": 3,
+            "coupon": None,
+            "returning": True,
+            "campaign": "spring-newsletter-2026",
+            "country": "DE",
+            "city": "Heidelberg",
+        },
+    }
