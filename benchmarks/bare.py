@@ -1,7 +1,8 @@
 """The bare loop: the same rows, SQL and bytes in the fewest lines that could do it. No checks, no records.
 
-``python -m benchmarks.bare deliver QUEUE HOST:PORT`` and ``python -m benchmarks.bare enqueue FILE DATABASE``
-print the seconds they took, wall clock and CPU.
+``python -m benchmarks.bare deliver QUEUE HOST:PORT`` drains a queue into a sink, ``enqueue FILE DATABASE``
+inserts a file's lines, ``shower HOST:PORT COUNT`` sends the same batch again and again. Each prints the
+CPU seconds it took.
 """
 
 from __future__ import annotations
@@ -11,10 +12,17 @@ import sqlite3
 import sys
 import time
 
+HEADERS = {"Content-Type": "application/x-ndjson", "Content-Encoding": "gzip"}
+CREATE = (
+    "CREATE TABLE ack_queue_default"
+    " (_id INTEGER PRIMARY KEY AUTOINCREMENT, data BLOB, timestamp FLOAT, status INTEGER)"
+)
+INSERT = "INSERT INTO ack_queue_default (data, timestamp, status) VALUES (?, ?, 1)"
 
-def connect(path: str) -> sqlite3.Connection:
+
+def connect(path: str, timeout_s: float = 60.0) -> sqlite3.Connection:
     """A database as the forwarder has it: WAL, synced at each commit."""
-    connection = sqlite3.connect(path, isolation_level=None)
+    connection = sqlite3.connect(path, timeout=timeout_s, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     return connection
@@ -26,10 +34,9 @@ def deliver(path: str, address: str) -> None:
 
     rows = connect(f"{path}/data.db")
     sink = http.client.HTTPConnection(address)
-    headers = {"Content-Type": "application/x-ndjson", "Content-Encoding": "gzip"}
     while batch := rows.execute("SELECT _id, data FROM ack_queue_default ORDER BY _id LIMIT 2000").fetchall():
         body = igzip.compress(b"\n".join([data for _, data in batch]) + b"\n", 1)
-        sink.request("POST", "/import?strict=1", body, headers)
+        sink.request("POST", "/import?strict=1", body, HEADERS)
         sink.getresponse().read()
         rows.execute("BEGIN IMMEDIATE")
         rows.execute("DELETE FROM ack_queue_default WHERE _id BETWEEN ? AND ?", (batch[0][0], batch[-1][0]))
@@ -39,22 +46,28 @@ def deliver(path: str, address: str) -> None:
 def enqueue(file: str, path: str) -> None:
     """Insert each line of a file, 10 000 a commit."""
     rows = connect(path)
-    rows.execute(
-        "CREATE TABLE ack_queue_default (_id INTEGER PRIMARY KEY AUTOINCREMENT, data BLOB, timestamp FLOAT,"
-        " status INTEGER)"
-    )
+    rows.execute(CREATE)
     with open(file, "rb") as lines:
         while chunk := lines.readlines(4 << 20):
             now = time.time()
             rows.execute("BEGIN IMMEDIATE")
-            rows.executemany(
-                "INSERT INTO ack_queue_default (data, timestamp, status) VALUES (?, ?, 1)",
-                [(line, now) for line in chunk],
-            )
+            rows.executemany(INSERT, [(line, now) for line in chunk])
             rows.execute("COMMIT")
 
 
+def shower(address: str, count: str) -> None:
+    """Send *count* events from memory."""
+    from isal import igzip
+
+    from benchmarks.events import lines
+
+    body = igzip.compress(b"\n".join(lines(2000)) + b"\n", 1)
+    sink = http.client.HTTPConnection(address)
+    for _ in range(int(count) // 2000):
+        sink.request("POST", "/import?strict=1", body, HEADERS)
+        sink.getresponse().read()
+
+
 if __name__ == "__main__":
-    started = time.perf_counter()
-    (deliver if sys.argv[1] == "deliver" else enqueue)(*sys.argv[2:])
-    print(time.perf_counter() - started, time.process_time())
+    {"deliver": deliver, "enqueue": enqueue, "shower": shower}[sys.argv[1]](*sys.argv[2:])
+    print(time.process_time())

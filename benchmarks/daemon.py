@@ -1,111 +1,80 @@
-"""Delivery: the daemon against the bare loop, its CPU, its latency, and what it costs to be idle."""
+"""A daemon as a process of its own, and what the kernel says of it."""
 
 from __future__ import annotations
 
 import os
-import statistics
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from benchmarks.events import lines
-from benchmarks.sink import Sink
 from forwarder.service import state
-from forwarder.spool import EventQueue, View, control
 
 LINGER_S = 0.2
+MIB = 1024 * 1024
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def fill(path: str, count: int) -> None:
-    """Put *count* events into the queue, in chunks."""
-    with EventQueue(path, min_free_bytes=0) as queue:
-        chunk: list[bytes] = []
-        for line in lines(count):
-            chunk.append(line)
-            if len(chunk) == 10_000:
-                queue.append(chunk)
-                chunk = []
-        queue.append(chunk)
-
-
-def cpu_s(pid: int) -> float:
-    """CPU seconds that a process has used so far, user and system."""
-    with open(f"/proc/{pid}/stat", encoding="ascii") as file:
-        fields = file.read().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
-
-
-@contextmanager
-def running(path: str, url: str, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A daemon for the queue in *path*, once it is ready."""
-    settings = {
+def settings(path: str, url: str = "http://127.0.0.1:1") -> dict[str, str]:
+    """The environment for a command on the queue in *path*."""
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("FORWARDER_")},
         "FORWARDER_CONFIG": os.devnull,
         "FORWARDER_QUEUE_PATH": path,
+        "FORWARDER_QUEUE_MAX_BYTES": "100GiB",
+        "FORWARDER_QUEUE_MIN_FREE_BYTES": "0",
         "FORWARDER_MIXPANEL_TOKEN": "benchmark",
         "FORWARDER_MIXPANEL_URL": url,
         "FORWARDER_DELIVERY_LINGER_S": str(LINGER_S),
         "FORWARDER_LOG_LEVEL": "warning",
-        **environ,
     }
-    process = subprocess.Popen([sys.executable, "-m", "forwarder", "run"], env={**os.environ, **settings})
+
+
+@contextmanager
+def running(path: str, url: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A daemon for the queue in *path*, once it has begun."""
+    process = subprocess.Popen([sys.executable, "-m", "forwarder", "run"], env=settings(path, url))
     try:
-        while state.read(path) is None:
-            if process.poll() is not None:
-                raise RuntimeError("the daemon did not start")
-            time.sleep(0.01)
+        wait_until(lambda: process.poll() is not None or state.read(path) is not None)
+        if process.poll() is not None:
+            raise RuntimeError("the daemon did not start")
         yield process
     finally:
         process.terminate()
         process.wait()
 
 
-def deliver(path: str, count: int) -> tuple[float, float]:
-    """Deliver *count* waiting events by the daemon. Returns wall and CPU seconds."""
-    control.pause(path)
-    with Sink() as sink, running(path, sink.url) as process, View(path) as view:
-        before = cpu_s(process.pid)
-        started = time.perf_counter()
-        control.resume(path)
-        while view.figures().waiting:
-            time.sleep(0.002)
-        wall_s = time.perf_counter() - started
-        used_s = cpu_s(process.pid) - before
-        assert sink.figures()[0] >= count
-    return wall_s, used_s
+def wait_until(condition: Callable[[], object], every_s: float = 0.005, timeout_s: float = 600.0) -> None:
+    """Wait until *condition* is true.
+
+    Raises:
+        TimeoutError: it never was.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"still not so after {timeout_s:g} s")
+        time.sleep(every_s)
 
 
-def deliver_barely(path: str) -> tuple[float, float]:
-    """The same by the bare loop."""
-    with Sink() as sink:
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.bare", "deliver", path, sink.url.removeprefix("http://")],
-            capture_output=True,
-            check=True,
-        )
-    wall_s, used_s = done.stdout.split()
-    return float(wall_s), float(used_s)
+def cpu_s(pid: int) -> float:
+    """CPU seconds that a process has used so far, user and system, in ticks of the clock."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
-def idle_share(path: str, seconds: float) -> float:
-    """The share of a core that an idle daemon takes."""
-    with Sink() as sink, running(path, sink.url) as process:
-        time.sleep(1.0)  # what start-up leaves over is not idling
-        before, started = cpu_s(process.pid), time.perf_counter()
-        time.sleep(seconds)
-        return (cpu_s(process.pid) - before) / (time.perf_counter() - started)
+def exact_cpu_s(pid: int) -> float:
+    """The same to the nanosecond, of the threads that are there now."""
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
 
 
-def latency_s(path: str, count: int) -> tuple[float, float]:
-    """From a durable put to the far end, without the linger: median and worst of *count*."""
-    beyond: list[float] = []
-    with Sink() as sink, running(path, sink.url), EventQueue(path, min_free_bytes=0) as queue:
-        for number, line in enumerate(lines(count), 1):
-            queue.append([line])
-            put_at = time.monotonic()
-            while sink.figures()[0] < number:
-                time.sleep(0.002)
-            beyond.append(sink.figures()[2] - put_at - LINGER_S)
-    return statistics.median(beyond), max(beyond)
+def resident_bytes(pid: int, *, most: bool = False) -> int:
+    """What a process has in memory now; *most*: has ever had."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"VmHWM:\s+(\d+) kB" if most else r"VmRSS:\s+(\d+) kB", status)
+    assert found is not None
+    return int(found[1]) * 1024
