@@ -190,6 +190,7 @@ class Worker:
         self._version = version
 
     def _keep_house(self, now: float) -> None:
+        self._spool.shorten_log()
         days = self._settings.dead_letters.max_age_days
         # A clock a year ahead, as before it is set by network, makes every dead letter old.
         if days and self._is_clock_right and now >= self._retained_at + RETENTION_S:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,7 +17,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from forwarder.errors import TryAgainError
-from forwarder.spool import dead_letters, settling
+from forwarder.spool import checkpoint, dead_letters, settling
 from forwarder.spool.ackqueue import AckQueue
 from forwarder.spool.claiming import Reader
 from forwarder.spool.clearing import Clearing
@@ -61,6 +62,7 @@ class Consumer:
         # The program may go to another directory.
         self._path = path = os.path.abspath(path)
         self._reserve = Reserve(path)
+        self._long_log = checkpoint.LongLog(path)
         try:
             self._queue = AckQueue(path, timeout=lock_timeout_s)
         except SpoolFullError:
@@ -226,7 +228,7 @@ class Consumer:
         except SpoolFullError:
             self._reserve.release()
         # The log, too, has space to give: what it holds goes to its place in the database.
-        self._checkpoint()
+        checkpoint.empty(self._queue)
         with self._transaction() as connection:
             return step(connection)
 
@@ -255,7 +257,7 @@ class Consumer:
         if self._read(f"SELECT coalesce(({MISSING}), 0)")[0] > 0:
             self._free(settling.account_missing)
         # First, as a vacuum fills the log anew, and the disk may have no room for both.
-        if not self._checkpoint():
+        if not checkpoint.empty(self._queue):
             return True
         (free,) = self._read("PRAGMA freelist_count")
         if free > settling.VACUUM_PAGES and self._read("PRAGMA auto_vacuum")[0] == 2:
@@ -264,14 +266,10 @@ class Consumer:
         self._reserve.fill()
         return self._clearing.has_kept
 
-    def _checkpoint(self) -> bool:
-        """Empty the log; False: a reader was in the way."""
-        # Without waiting for readers: all writers would have to wait for them with us.
-        self._read("PRAGMA busy_timeout = 0")
-        try:
-            is_busy, _, _ = self._read("PRAGMA wal_checkpoint(TRUNCATE)")
-        except TryAgainError:
-            return False
-        finally:
-            self._read(f"PRAGMA busy_timeout = {int(self._queue.timeout * 1000)}")
-        return not is_busy
+    def shorten_log(self) -> None:
+        """Empty the log where it has grown long, as readers are always there; writers wait for them then, but
+        no longer than `checkpoint.PATIENCE_S`. To be called often."""
+        now = time.monotonic()
+        if self._long_log.is_due(now):
+            self._connect()
+            self._long_log.shorten(self._queue, now)

@@ -26,7 +26,6 @@ from forwarder.spool.sqlite_errors import TURNSTILE, DamagedError, damaged, tran
 from forwarder.spool.turnstile import Turnstile, open_shared
 
 T = TypeVar("T")
-
 # Connections that have crossed a fork: to close one would write into the other process's files.
 _crossed: list[sqlite3.Connection] = []
 
@@ -129,7 +128,7 @@ class Database:
             self._is_writing = True
             try:
                 self.connect()
-                with self._turn():
+                with self.turn():
                     connection = self._current()
                     try:
                         # Inside: a signal handler may raise when it has begun.
@@ -148,7 +147,7 @@ class Database:
         with self.tran_lock:
             if self._connection is not None and self.is_replaced():
                 # Closing the files loses what is only there.
-                with suppress(ForwarderError), self.alone(), translated(self.path), self._turn():
+                with suppress(ForwarderError), self.alone(), translated(self.path), self.turn():
                     self._let_go(self._connection)
             self.disconnect()
 
@@ -200,7 +199,8 @@ class Database:
             raise StorageError(what, "Fork by os.fork(), or before the queue is opened")
         self.renew()
 
-    def _turn(self) -> AbstractContextManager[None]:
+    def turn(self) -> AbstractContextManager[None]:
+        """Keep the writers of other processes out, too; inside `alone`."""
         return self._turnstile.passing(self._left_s())
 
     def _left_s(self) -> float:
@@ -236,7 +236,7 @@ class Database:
         if os.path.exists(self.database_path):
             return self._opened()
         # Others wait until it is prepared: an empty file may also be what is left of a damaged one.
-        with self._turn():
+        with self.turn():
             if os.path.exists(self.database_path):
                 return self._opened()
             set_log_aside(self.path)
@@ -250,7 +250,7 @@ class Database:
         self._is_empty = not is_new and is_emptied(self.path)
         if self._is_empty:
             raise damaged(self.path, "it has lost its content")
-        connection = opened(self.path, self.timeout, self._turn)
+        connection = opened(self.path, self.timeout, self.turn)
         # Opening it has made the log, unless that was there.
         self.files = replace(Files.at(self.path), database=self.files.database)
         return connection
@@ -285,7 +285,7 @@ class Database:
             )
 
     def _set_aside(self) -> None:
-        with self._turn():
+        with self.turn():
             if self.files.has_database_at(self.path) and (not self._is_empty or is_emptied(self.path)):
                 pause.keep(self.path, self.was_paused)
                 set_aside(self.path)

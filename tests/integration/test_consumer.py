@@ -5,6 +5,8 @@ import itertools
 import os
 import sqlite3
 import threading
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from forwarder.spool import (
     Settlement,
     SpoolFullError,
     View,
+    checkpoint,
     control,
     dead_letters,
 )
@@ -485,3 +488,63 @@ def test_a_kept_row_that_becomes_an_event_is_handed_out(consumer, queue_path, sq
     consumer.settle(Settlement([*claim.ids, *late.ids]))
     found = figures(queue_path)
     assert (found.accepted, found.delivered, found.deleted, found.waiting) == (10, 10, 0, 0)
+
+
+def test_log_is_short_though_readers_are_always_there(consumer, queue, queue_path, monkeypatch):
+    """Readers of whom always one is there keep the log from being begun anew; then writers wait for them,
+    not for long, and it is empty."""
+    monkeypatch.setattr(checkpoint, "LONG_BYTES", MIB)
+    monkeypatch.setattr(checkpoint, "RETRY_S", 0.0)
+    log = Path(f"{queue_path}/data.db-wal")
+    over = threading.Event()
+    readers = [threading.Thread(target=read_again_and_again, args=(queue_path, n, over)) for n in range(3)]
+    for reader in readers:
+        reader.start()
+    try:
+        while log.stat().st_size < 16 * MIB:  # four times what SQLite would let it become
+            queue.put_many(event(number) for number in range(500))
+        longest_s = 0.0
+        while log.stat().st_size:
+            began_at = time.monotonic()
+            consumer.shorten_log()
+            longest_s = max(longest_s, time.monotonic() - began_at)
+        assert all(reader.is_alive() for reader in readers)
+    finally:
+        over.set()
+        for reader in readers:
+            reader.join()
+    assert longest_s < 2 * checkpoint.PATIENCE_S
+    # And it waits for others again.
+    assert consumer._queue.connect().execute("PRAGMA busy_timeout").fetchone() == (10_000,)
+
+
+def read_again_and_again(queue_path, number, over):
+    """Look at the queue for 30 ms, again and again."""
+    over.wait(number / 100)
+    with closing(
+        sqlite3.connect(f"file:{queue_path}/data.db?mode=ro", uri=True, isolation_level=None)
+    ) as reader:
+        while not over.is_set():
+            reader.execute("BEGIN")
+            reader.execute("SELECT delivered FROM ledger").fetchone()
+            over.wait(0.03)
+            reader.execute("COMMIT")
+
+
+def test_long_log_waits_for_a_long_reader_ever_more_seldom(consumer, queue, queue_path, monkeypatch):
+    """A reader who does not go keeps writers waiting for a fraction of the time only."""
+    monkeypatch.setattr(checkpoint, "LONG_BYTES", 0)
+    monkeypatch.setattr(checkpoint, "PATIENCE_S", 0.01)
+    long_log = checkpoint.LongLog(queue_path)
+    with closing(sqlite3.connect(f"{queue_path}/data.db", isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT delivered FROM ledger").fetchone()
+        queue.put(event(11))
+        tried_at = []
+        for now in range(100):
+            if long_log.is_due(now):
+                assert not long_log.shorten(queue._queue, now)
+                tried_at.append(now)
+    assert tried_at == [0, 1, 3, 7, 15, 25, 35, 45, 55, 65, 75, 85, 95]
+    assert long_log.shorten(queue._queue, 105)
+    assert not long_log.is_due(105)
