@@ -71,7 +71,9 @@ def _numbers(processes: int, ours: list[Crowd], raw: list[Crowd]) -> Iterator[Nu
         yield Number("N6", f"{who}: fewest puts to most", found[0], "", *found)
 
 
-def _crowd(run: Callable[[str], Callable[[bytes], object]], path: str, processes: int, seconds: float) -> Crowd:
+def _crowd(
+    run: Callable[[str], Callable[[bytes], object]], path: str, processes: int, seconds: float
+) -> Crowd:
     os.mkdir(path)
     run(path)
     ready = _CONTEXT.Barrier(processes)

@@ -1,4 +1,4 @@
-"""N1 and N3: delivery by the daemon, by the bare loop and by plain persist-queue, into a far end free of cost."""
+"""N1 and N3: delivery by the daemon, by the bare loop and by plain persist-queue; the far end is free."""
 
 from __future__ import annotations
 

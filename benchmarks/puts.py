@@ -26,9 +26,9 @@ def measure(place: str, count: int) -> Iterator[Number]:
         for number, line in enumerate(lines(count)):
             event = json.loads(line)
             puts: list[tuple[str, Callable[[], object]]] = [
-                ("ours", lambda event=event: queue.put(event)),  # type: ignore[misc]
-                ("bare", lambda line=line: raw.execute(bare.INSERT, (line, time.time()))),  # type: ignore[misc]
-                ("plain", lambda event=event: users.put(event)),  # type: ignore[misc]
+                ("ours", lambda event=event: queue.put(event)),
+                ("bare", lambda line=line: raw.execute(bare.INSERT, (line, time.time()))),
+                ("plain", lambda event=event: users.put(event)),
             ]
             for name, put in puts if number % 2 else reversed(puts):
                 started = time.perf_counter()
@@ -38,4 +38,6 @@ def measure(place: str, count: int) -> Iterator[Number]:
     middle = [statistics.median(times) * 1e3 for times in found.values()]
     shutil.rmtree(paths[0])
     shutil.rmtree(paths[2])
-    yield Number("N5", "one durable put, ms, median against one raw commit", middle[0] / middle[1], "<= 1.3", *middle)
+    yield Number(
+        "N5", "one durable put, ms, median against one raw commit", middle[0] / middle[1], "<= 1.3", *middle
+    )

@@ -32,7 +32,7 @@ def measure(place: str, seconds: float, puts: int) -> Iterator[Number]:
         for number, line in enumerate(lines(puts), 1):
             queue.append([line])
             put_at = time.monotonic()
-            wait_until(lambda number=number: sink.taken().events >= number)  # type: ignore[misc]
+            wait_until(lambda number=number: sink.taken().events >= number)
             beyond_ms.append((sink.taken().last_at - put_at - LINGER_S) * 1e3)
     middle, worst = statistics.median(beyond_ms), max(beyond_ms)
     yield Number("N9", "put to far end beyond linger_s, ms, median", middle, "", middle)
