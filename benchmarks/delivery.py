@@ -19,7 +19,7 @@ from benchmarks.table import Number
 from forwarder.spool import control
 
 # Of plain persist-queue, which commits twice for each.
-PLAIN_EVENTS = 4000
+PLAIN_EVENTS = 2000
 SHOWER_EVENTS = 2_000_000
 
 

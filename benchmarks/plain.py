@@ -21,7 +21,7 @@ def opened(path: str) -> SQLiteAckQueue:
 
 
 def deliver(path: str, url: str) -> None:
-    """Drain a queue into a sink, 2000 a request."""
+    """Drain a queue into a sink, 500 a request."""
     queue = opened(path)
     with requests.Session() as session:
         while batch := _next(queue):
@@ -33,7 +33,7 @@ def deliver(path: str, url: str) -> None:
 
 def _next(queue: SQLiteAckQueue) -> list[Any]:
     batch: list[Any] = []
-    while len(batch) < 2000:
+    while len(batch) < 500:
         try:
             batch.append(queue.get(block=False))
         except persistqueue.Empty:
