@@ -88,11 +88,10 @@ def _commands(pair: Pair, rounds: int, place: str, beside: str) -> Iterator[Numb
     few, many = pair.medians(rounds, _start_s)
     yield Number("N7", f"start of the daemon, s, {beside}", many, "<= 1", many, few)
     none = os.path.join(place, "none")
-    started, looked = (
-        [commands.command_s(path, "status") * 1e3 for _ in range(rounds * 4)]
-        for path in (none, pair.paths[1])
-    )
-    yield _status(statistics.median(started), statistics.median(looked))
+    by_turns = [
+        [commands.command_s(path, "status") for path in (none, pair.paths[1])] for _ in range(rounds * 5)
+    ]
+    yield _status(*(statistics.median(times) * 1e3 for times in zip(*by_turns, strict=True)))
 
 
 def _status(started_ms: float, looked_ms: float) -> Number:
@@ -103,18 +102,22 @@ def _status(started_ms: float, looked_ms: float) -> Number:
 
 def _delivery(pair: Pair, rounds: int, count: int, beside: str) -> Iterator[Number]:
     most: list[int] = []
+    used_s: dict[str, list[float]] = {path: [] for path in pair.paths}
 
     def rate(path: str) -> float:
         if path == pair.paths[0]:
             # So that as few are left as there are meant to be.
             shutil.rmtree(path)
             events.fill(path, FEW + count)
-        found, _, memory = delivery.by_daemon(path, count)
+        found, cpu_s, memory = delivery.by_daemon(path, count)
+        used_s[path].append(cpu_s / count * 1e6)
         most.append(memory)
         return found
 
     few, many = pair.medians(rounds, rate)
     yield Number("N7", f"delivery, events/s, {beside}", few / many, "<= 1.2", many, few)
+    few, many = (statistics.median(used_s[path]) for path in pair.paths)
+    yield Number("N7", f"CPU seconds per million delivered, {beside}", many / few, "<= 1.2", many, few)
     resident = max(most) / MIB
     what = f"most memory of the daemon {beside.split(' against')[0]}, MiB"
     yield Number("N8", what, resident, "<= 100", resident)
