@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 
 from benchmarks import (
@@ -48,8 +49,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all")
     parser.add_argument("--events", type=int, default=200_000, help="of a delivery and of a file")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--puts", type=int, default=400)
-    parser.add_argument("--crowd-s", type=float, default=2.0, help="of each number of processes")
+    parser.add_argument("--puts", type=int, default=300)
+    parser.add_argument("--crowd-s", type=float, default=1.5, help="of each number of processes")
     parser.add_argument("--waiting", type=int, default=1_000_000, help="of a backlog")
     parser.add_argument("--large", type=int, default=2000, help="events of 900 kB waiting")
     parser.add_argument("--idle-s", type=float, default=8.0)
@@ -66,12 +67,13 @@ def main() -> None:
     given = arguments()
     found: list[Number] = []
     for name in given.parts or PARTS:
-        print(f"measuring: {name}", file=sys.stderr, flush=True)
+        started = time.monotonic()
         place = tempfile.mkdtemp(prefix="forwarder-bench-")
         try:
             found.extend(PARTS[name](place, given))
         finally:
             shutil.rmtree(place, ignore_errors=True)
+        print(f"measured {name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     found.sort(key=lambda number: int(re.sub(r"\D", "", number.name)))
     print(table.heading(), *map(table.line, found), "", table.sentence(found), sep="\n")
     table.write(given.json, found)
