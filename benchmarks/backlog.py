@@ -68,14 +68,14 @@ def _calls(pair: Pair, rounds: int) -> Iterator[tuple[str, list[float]]]:
     settled = dict.fromkeys(pair.paths, 0)
 
     def settle(path: str) -> float:
-        claim = consumers[path].claim(settled[path], 1000, BATCH_BYTES)
+        claim = consumers[path].claim(settled[path], 200, BATCH_BYTES)
         settled[path] = claim.last_id
         return _took_s(lambda: consumers[path].settle(Settlement(claim.ids)))
 
     yield "one put", pair.medians(rounds * 50, lambda path: _took_s(lambda: queues[path].put(event)))
     claim = (0, BATCH_EVENTS, BATCH_BYTES)
     yield "one claim", pair.medians(rounds * 20, lambda path: _took_s(lambda: consumers[path].claim(*claim)))
-    yield "settling 1000 events", pair.medians(rounds * 2, settle)
+    yield "settling 200 events", pair.medians(rounds * 10, settle)
     for opened in (*queues.values(), *consumers.values()):
         opened.close()
 
