@@ -7,6 +7,7 @@ import stat
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 
 from forwarder.errors import ConfigError
 from forwarder.spool.sqlite_errors import TURNSTILE, translated
@@ -36,7 +37,8 @@ class Files:
     @classmethod
     def at(cls, path: str) -> Files:
         """Those in the directory *path* now."""
-        return cls(*(_identity(os.path.join(path, name)) for name in (DATABASE, LOG, INDEX)))
+        database, log, index = _file(path, DATABASE), _file(path, LOG), _file(path, INDEX)
+        return cls(_identity(database), _identity(log), _identity(index))
 
     def has_database_at(self, path: str) -> bool:
         """Whether the database is the one in the directory *path* now."""
@@ -46,7 +48,7 @@ class Files:
 def size_of(path: str, name: str) -> int:
     """The size of a file in the directory in bytes; 0 if it is not there."""
     try:
-        return os.stat(os.path.join(path, name)).st_size
+        return os.stat(_file(path, name)).st_size
     except FileNotFoundError:
         return 0
 
@@ -142,6 +144,12 @@ def quoted(file: str) -> str:
 def identity_of(found: os.stat_result) -> Identity:
     """Which file it is."""
     return found.st_dev, found.st_ino
+
+
+# Each put asks for five of them: to join the names takes as long as to look at the files.
+@lru_cache(maxsize=64)
+def _file(path: str, name: str) -> str:
+    return os.path.join(path, name)
 
 
 def _identity(file: str) -> Identity | None:
