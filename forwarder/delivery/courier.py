@@ -54,7 +54,7 @@ class Courier:
         """Take new settings; what is in flight stays so, and waiting for the far end begins anew."""
         self._strict = strict
         self.line.apply(settings)
-        self.gate.schedule = Schedule(settings.retry_initial_s, settings.retry_max_s)
+        self.gate.apply(Schedule(settings.retry_initial_s, settings.retry_max_s))
         before, self._connections = self._connections, Connections(settings.connections)
         # What is in flight was sent with the old settings: that it fails says nothing about the new ones.
         self._connections.ticket = before.ticket + 1
@@ -93,7 +93,7 @@ class Courier:
         """How long `next` has nothing to give for, if there is no news and no reply; may be infinite."""
         if self.paused:
             return math.inf
-        opens_at = now if self._has_news_in_doubt else self.gate.opens_at
+        opens_at = now if self._has_news_in_doubt else self.gate.next_at
         return max(self.line.due_at(now), opens_at, now) - now
 
     def next(self, now: float) -> Batch | None:
@@ -104,6 +104,7 @@ class Courier:
         batch = self.line.next(now)
         if batch is not None:
             batch.ticket = self._connections.ticket
+            self.gate.sent(now)
         return batch
 
     @property
@@ -126,11 +127,11 @@ class Courier:
         return report
 
     def _delivered(
-        self, batch: Batch, outcome: Outcome, status: int | None, _now: float, short: int = 0
+        self, batch: Batch, outcome: Outcome, status: int | None, now: float, short: int = 0
     ) -> Report:
         dead = _letters(batch, outcome, status)
         self._spool.settle(Settlement(batch.ids, dead, short, batch.size_bytes, status, batch.tries))
-        self._said_yes(batch, outcome.imported)
+        self._said_yes(batch, outcome.imported, now)
         return Report(outcome, status, len(batch), len(batch) - len(dead), len(dead), short)
 
     def _short(self, batch: Batch, outcome: Outcome, status: int | None, now: float) -> Report:
@@ -145,7 +146,7 @@ class Courier:
             ids = [letter.event_id for letter in letters]
             self._spool.settle(Settlement(ids, letters, http_status=status, tries=batch.tries))
         if outcome.imported:
-            self._said_yes(batch, outcome.imported)
+            self._said_yes(batch, outcome.imported, now)
         rest.recounted = True
         self.line.resend.add(rest)
         return Report(outcome, status, len(batch), dead=len(named))
@@ -153,6 +154,7 @@ class Courier:
     def _refused(self, batch: Batch, outcome: Outcome, status: int | None, now: float) -> Report:
         if outcome.kind is Kind.TOO_LARGE:
             self.line.size.too_large(batch.size_bytes, outcome.limit_bytes)
+        self.gate.succeeded(now)
         if batch.ticket == self._connections.ticket:
             self._open(has_imported=False)
         self._evidence.refused(batch)
@@ -185,7 +187,7 @@ class Courier:
 
     def _probed(self, batch: Batch, outcome: Outcome, reply: Reply, now: float) -> Report:
         if is_judgement(reply, outcome, self._strict):
-            self._said_yes(batch, 0)
+            self._said_yes(batch, 0, now)
         elif outcome.kind not in (Kind.REFUSED, Kind.TOO_LARGE):
             return _RULES[outcome.kind](self, batch, outcome, reply.status, now)
         elif batch.ticket == self._connections.ticket:
@@ -241,13 +243,15 @@ class Courier:
     def _back_off(self, batch: Batch, outcome: Outcome, now: float) -> None:
         floor_s = outcome.retry_after_s or 0.0
         if batch.ticket == self._connections.ticket:
-            self.gate.back_off(outcome.detail, now, floor_s)
+            close = self.gate.throttle if outcome.kind is Kind.THROTTLED else self.gate.back_off
+            close(outcome.detail, now, floor_s)
         else:
             # One of those that were out together: they fail as one, the longest Retry-After counts.
             self.gate.opens_at = max(self.gate.opens_at, now + floor_s)
 
-    def _said_yes(self, batch: Batch, imported: int) -> None:
-        saturated = len(self.line.out) >= self._connections.allowed
+    def _said_yes(self, batch: Batch, imported: int, now: float) -> None:
+        saturated = len(self.line.out) >= self._connections.allowed and not self.gate.is_closed(now)
+        self.gate.succeeded(now)
         self._connections.succeeded(batch.ticket, saturated=saturated)
         self._evidence.said_yes(batch, imported)
         self.line.size.succeeded(batch.size_bytes)
