@@ -20,6 +20,7 @@ from benchmarks import (
     contention,
     delivery,
     disk,
+    fairness,
     memory,
     puts,
     quiet,
@@ -34,6 +35,7 @@ Measure = Callable[[str, argparse.Namespace], Iterator[Number]]
 PARTS: dict[str, Measure] = {
     "delivery": lambda place, given: delivery.measure(place, given.events, given.rounds),
     "slow_far_end": lambda place, given: slow_far_end.measure(place, given.events),
+    "fairness": lambda _place, _given: fairness.measure(),
     "commands": lambda place, given: commands.measure(place, given.events, given.rounds),
     "puts": lambda place, given: puts.measure(place, given.puts),
     "contention": lambda place, given: contention.measure(place, given.crowd_s, 2),

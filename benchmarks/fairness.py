@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from benchmarks.table import Number
 from forwarder.config.settings import Delivery
 from forwarder.delivery.batch import Batch
 from forwarder.delivery.courier import Courier
@@ -288,6 +289,17 @@ def rows() -> Iterator[Row]:
     for count in (1, 10, 100, 1000):
         yield outage(count)
     yield outage(1000, 60)
+
+
+def measure() -> Iterator[Number]:
+    """Those that have a target: many forwarders at the limit, and after an outage that was common to all."""
+    crowd, back = alone_and_many(1000), outage(1000)
+    what = "1000 forwarders at one limit (simulated)"
+    yield Number("N2", f"{what}: goodput", crowd.steady.goodput, ">= 0.95")
+    yield Number("N2", f"{what}: Jain's index", crowd.steady.jain, ">= 0.9")
+    ratio = back.more["peak after"] / back.more["peak before"]
+    yield Number("N2", "the same after an outage: requests/s, peak to before", ratio, "<= 2")
+    yield Number("N2", "the same after an outage: seconds to 95 % goodput", back.more["seconds to 95 %"])
 
 
 def main() -> None:
