@@ -22,7 +22,8 @@ import persistqueue.serializers.json
 from persistqueue import SQLiteAckQueue
 
 from forwarder.spool.database import Database
-from forwarder.spool.schema import INSERT, INSERT_SET, SIZE_BITS
+from forwarder.spool.schema import INSERT, INSERT_SET, MOST_ID, SIZE_BITS
+from forwarder.spool.sqlite_errors import used_up
 
 PIECE_BYTES = 8 << 20
 
@@ -68,15 +69,21 @@ class AckQueue(Database, SQLiteAckQueue):  # type: ignore[misc]  # upstream's lo
 
     def insert(self, data: bytes, status: int) -> int:
         """Append one row; on return it is on disk. Returns its id."""
-        row_id = self.write(
-            lambda connection: connection.execute(INSERT, (data, time.time(), status)).lastrowid
+        return self.write(
+            lambda connection: self._plausible(connection.execute(INSERT, (data, time.time(), status)))
         )
-        assert row_id is not None
-        return row_id
 
     def insert_many(self, records: Sequence[bytes], status: int) -> None:
         """Append rows of up to 1 MB each; on return all of them are on disk, and none if it raises."""
-        self.write(lambda connection: _insert_set(connection, records, time.time(), status))
+        self.write(lambda connection: self._plausible(_insert_set(connection, records, time.time(), status)))
+
+    def _plausible(self, inserted: sqlite3.Cursor) -> int:
+        """The id of the row that was inserted last, if it is one that a queue comes to."""
+        row_id = inserted.lastrowid
+        assert row_id is not None
+        if row_id > MOST_ID:
+            raise used_up(self.path)
+        return row_id
 
     # Upstream keeps this count in memory and reads the whole table for it; other processes make it wrong.
     @property
@@ -99,7 +106,9 @@ class AckQueue(Database, SQLiteAckQueue):  # type: ignore[misc]  # upstream's lo
     _putter = _getter  # type: ignore[assignment]
 
 
-def _insert_set(connection: sqlite3.Connection, records: Sequence[bytes], put_at: float, status: int) -> None:
+def _insert_set(
+    connection: sqlite3.Connection, records: Sequence[bytes], put_at: float, status: int
+) -> sqlite3.Cursor:
     piece: list[bytes] = []
     places: list[int] = []
     at = 1
@@ -111,7 +120,7 @@ def _insert_set(connection: sqlite3.Connection, records: Sequence[bytes], put_at
         piece.append(record)
         places.append(at << SIZE_BITS | size)
         at += size
-    connection.execute(INSERT_SET, (b"".join(piece), _json(places), put_at, status))
+    return connection.execute(INSERT_SET, (b"".join(piece), _json(places), put_at, status))
 
 
 def _json(numbers: list[int]) -> str:

@@ -146,7 +146,7 @@ def _check_waiting(view: View) -> tuple[str, Sequence[str]]:
     left = (after.delivered - before.delivered) + (after.dead_lettered - before.dead_lettered)
     left += after.deleted - before.deleted
     least, most = before.waiting - left, before.waiting + after.accepted - before.accepted
-    faults = [*_negative(before), *_compare(counted, least, most)]
+    faults = [*_used_up(view.connection), *_negative(before), *_compare(counted, least, most)]
     below, above = view.connection.execute(
         f"SELECT (SELECT count(*) FROM {schema.TABLE} WHERE _id < 1),"
         f" (SELECT count(*) FROM {schema.TABLE} WHERE _id > {schema.SEQUENCE})"
@@ -160,6 +160,11 @@ def _check_waiting(view: View) -> tuple[str, Sequence[str]]:
         f" + deleted {before.deleted} + waiting {before.waiting}; {counted.rows} rows are there"
     )
     return detail + counted.shortfall, faults
+
+
+def _used_up(connection: sqlite3.Connection) -> Iterator[str]:
+    for table in schema.used_up(connection):
+        yield f"the ids in {table} have come to where no queue comes: a stranger has been there"
 
 
 def _negative(figures: Figures) -> Iterator[str]:
@@ -201,7 +206,7 @@ def _sampled(
     deadline = time.monotonic() + SAMPLE_LIMIT_S
     step = max(SAMPLE_ROWS, -(-(newest - oldest + 1) // SAMPLES))
     for first in range(oldest, newest + 1, step):
-        span = (first, first + SAMPLE_ROWS - 1)
+        span = (first, min(first + SAMPLE_ROWS - 1, newest))
         with closing(connection.execute(f"{schema.ROW} WHERE _id BETWEEN ? AND ?", span)) as found:
             yield from found
         if time.monotonic() > deadline:

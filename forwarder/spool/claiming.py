@@ -7,15 +7,17 @@ from contextlib import closing
 
 from forwarder.event import Lines
 from forwarder.spool.foreign import Origin, are_final
-from forwarder.spool.schema import ROW, TABLE
+from forwarder.spool.schema import MOST_ID, ROW, TABLE
 from forwarder.spool.settlement import Claim, Dead
 from forwarder.spool.status import READY
 
+# What has an implausible id makes the database a damaged one; all else is delivered before.
+_BEHIND = f"_id > ? AND _id <= {MOST_ID} ORDER BY _id LIMIT ?"
 _PIECE = (
     f"SELECT count(*), min(_id), max(_id), sum(status = {READY}), CAST(group_concat(data, x'0a') AS BLOB)"
-    f" FROM (SELECT _id, data, status FROM {TABLE} WHERE _id > ? ORDER BY _id LIMIT ?)"
+    f" FROM (SELECT _id, data, status FROM {TABLE} WHERE {_BEHIND})"
 )
-_ROWS = f"{ROW} WHERE _id > ? ORDER BY _id LIMIT ?"
+_ROWS = f"{ROW} WHERE {_BEHIND}"
 
 
 class Reader:

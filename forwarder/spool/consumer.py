@@ -24,7 +24,7 @@ from forwarder.spool.clearing import Clearing
 from forwarder.spool.foreign import Origin
 from forwarder.spool.identity import Identity
 from forwarder.spool.reserve import Reserve
-from forwarder.spool.schema import SEQUENCE, TABLE
+from forwarder.spool.schema import MOST_ID, SEQUENCE, TABLE
 from forwarder.spool.settlement import Claim, Control, Settlement
 from forwarder.spool.sqlite_errors import (
     DamagedError,
@@ -33,6 +33,7 @@ from forwarder.spool.sqlite_errors import (
     damaged,
     replaced,
     translated,
+    used_up,
 )
 
 MISSING = (
@@ -252,7 +253,13 @@ class Consumer:
 
         Also takes out what claims had no room to, and counts as deleted what others have deleted from a
         queue that is empty now. To be called while nothing is in flight.
+
+        Raises:
+            DamagedError: a row has an id that no queue comes to, and no claim.
+            ForwarderError: the queue can't be read or written.
         """
+        if self.last_id() > MOST_ID:
+            raise used_up(self._path)
         self._clear_kept()
         if self._read(f"SELECT coalesce(({MISSING}), 0)")[0] > 0:
             self._free(settling.account_missing)

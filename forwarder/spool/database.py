@@ -20,7 +20,7 @@ from typing import TypeVar
 from forwarder.errors import ForwarderError, StorageError, TryAgainError
 from forwarder.spool import forks, lost_files, pause
 from forwarder.spool.directory import DATABASE, Files, make_directory, sync_directory
-from forwarder.spool.opening import is_emptied, opened
+from forwarder.spool.opening import is_emptied, opened, undo
 from forwarder.spool.set_aside import set_aside, set_log_aside
 from forwarder.spool.sqlite_errors import TURNSTILE, DamagedError, damaged, translated
 from forwarder.spool.turnstile import Turnstile, open_shared
@@ -135,9 +135,8 @@ class Database:
                         self._begin(connection)
                         yield connection
                         connection.execute("COMMIT")
-                    except BaseException:
-                        if connection.in_transaction:
-                            connection.execute("ROLLBACK")
+                    except BaseException as error:
+                        undo(connection, error, self.path)
                         raise
             finally:
                 self._is_writing = False

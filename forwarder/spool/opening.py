@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from forwarder.spool import pause, schema
 from forwarder.spool.directory import DATABASE, LOG, refuse_links, size_of, sync_way
 from forwarder.spool.reserve import RESERVE, Reserve
+from forwarder.spool.sqlite_errors import used_up
 
 JOURNAL_SIZE_LIMIT = 8 * 1024 * 1024
 
@@ -48,6 +49,19 @@ def is_emptied(path: str) -> bool:
     return not size_of(path, DATABASE) and bool(is_used)
 
 
+def undo(connection: sqlite3.Connection, error: BaseException, path: str) -> None:
+    """Roll a transaction back that *error* has ended.
+
+    Raises:
+        DamagedError: what SQLite took for a full disk is a table without an id for another row.
+    """
+    # After some errors, a full disk among them, SQLite has done so already.
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
+    if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL" and schema.used_up(connection):
+        raise used_up(path) from error
+
+
 def _prepare(connection: sqlite3.Connection, path: str) -> None:
     # Only takes effect before the first table; an adopted database goes without.
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -59,10 +73,8 @@ def _prepare(connection: sqlite3.Connection, path: str) -> None:
         if pause.is_kept(path):
             connection.execute("UPDATE control SET paused = 1")
         connection.execute("COMMIT")
-    except BaseException:
-        # After some errors, a full disk among them, SQLite has done so already.
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
+    except BaseException as error:
+        undo(connection, error, path)
         raise
     pause.forget(path)
     # Now, not when a daemon starts: by then the disk may be full.

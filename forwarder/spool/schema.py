@@ -105,6 +105,10 @@ _UPGRADE = (_CREATE_SALVAGES, "ALTER TABLE control ADD COLUMN consumer TEXT")
 # All events ever accepted: AUTOINCREMENT keeps this in the transaction of each insert, foreign ones included.
 SEQUENCE = f"coalesce((SELECT seq FROM sqlite_sequence WHERE name = '{TABLE}'), 0)"
 
+# No queue comes to this id by itself: 2**53 events are 9,500 years of 30,000 a second, and the largest whole
+# number that every reader of JSON keeps. SQLite gives no id behind 2**63 - 1, and calls that a full disk.
+MOST_ID = 1 << 53
+
 
 def is_ours(connection: sqlite3.Connection) -> bool:
     """Whether the database has been prepared by this version already.
@@ -184,6 +188,12 @@ def _make(connection: sqlite3.Connection) -> None:
         (str(uuid.uuid4()), time.time()),
     )
     connection.execute("INSERT INTO control (id) VALUES (1)")
+
+
+def used_up(connection: sqlite3.Connection) -> list[str]:
+    """The tables whose ids have come to where only a stranger's row can have brought them."""
+    query = "SELECT name FROM sqlite_sequence WHERE seq NOT BETWEEN 0 AND ? ORDER BY name"
+    return [str(name) for (name,) in connection.execute(query, (MOST_ID,))]
 
 
 def used_bytes(connection: sqlite3.Connection) -> int:

@@ -12,7 +12,17 @@ import pytest
 from persistqueue.serializers import json as plain_json
 
 from forwarder.event import accept
-from forwarder.spool import Consumer, Selection, Settlement, View
+from forwarder.spool import (
+    Consumer,
+    DamagedError,
+    Dead,
+    Selection,
+    Settlement,
+    View,
+    books,
+    salvage,
+    set_aside,
+)
 
 MIB = 1 << 20
 ALL = Selection()
@@ -335,3 +345,77 @@ def test_dead_letter_without_a_time_has_that_of_the_queue(consumer, queue_path, 
     with View(queue_path) as view:
         [letter] = view.dead_letters(ALL)
         assert letter.accepted_at == view.figures().created_at
+
+
+# Ids
+
+LAST_ID = 2**63 - 1
+IMPLAUSIBLE = {
+    "the last id": (LAST_ID, "INSERT INTO ack_queue_default VALUES ({id}, '{event}', 1.6e9, 0)"),
+    "nearly the last id": (LAST_ID - 1, "INSERT INTO ack_queue_default VALUES ({id}, '{event}', 1.6e9, 0)"),
+    "an id of the year 11500": (
+        2**53 + 1,
+        "INSERT INTO ack_queue_default VALUES ({id}, '{event}', 1.6e9, 0)",
+    ),
+    "a sequence": (LAST_ID, "UPDATE sqlite_sequence SET seq = {id} WHERE name = 'ack_queue_default'"),
+}
+
+
+@pytest.fixture(params=IMPLAUSIBLE)
+def implausible(request, queue, queue_path, sql):
+    """A queue of three events, where a stranger has used up the ids."""
+    queue.put_many(event(number) for number in range(3))
+    row_id, statement = IMPLAUSIBLE[request.param]
+    sql(queue_path, statement.format(id=row_id, event=json.dumps(event(9))))
+    return "INSERT" in statement
+
+
+@pytest.mark.parametrize("is_many", [False, True])
+def test_a_row_with_the_last_id_does_not_end_intake(
+    implausible, queue, queue_path, tmp_path, figures, is_many
+):
+    """The next producer is not told of a full disk: the database counts as damaged, and is set aside."""
+    if is_many:
+        queue.put_many([event(10)])
+    else:
+        queue.put(event(10))
+    assert figures(queue_path).accepted == 1
+    [file] = set_aside.damaged(queue_path)
+    assert salvage.plan(file).waiting is None, "its books can't be right"
+    salvage.apply(file, queue_path)
+    found = figures(queue_path)
+    assert (found.accepted, found.waiting) == (4 + implausible,) * 2
+    consumer = Consumer(queue_path)
+    numbers = [json.loads(data)["properties"]["number"] for data in drain(consumer).values()]
+    consumer.close()
+    assert sorted(numbers) == [0, 1, 2, *[9] * implausible, 10]
+
+
+def test_check_sees_that_the_ids_are_used_up(implausible, queue_path):
+    """A row or a sequence with an id that no queue comes to is a fault that is named."""
+    with View(queue_path) as view:
+        faults = [finding.detail for finding in books.check(view) if not finding.ok]
+    assert any("the ids in ack_queue_default" in detail for detail in faults)
+
+
+def test_a_daemon_delivers_what_it_can_before_the_ids_are_used_up(implausible, queue_path):
+    """All with a plausible id is delivered; only then is the rest set aside with the database."""
+    consumer = Consumer(queue_path)
+    assert list(drain(consumer)) == [1, 2, 3]
+    with pytest.raises(DamagedError, match="no queue comes to"):
+        consumer.tidy()
+    with View(queue_path) as view:
+        assert (view.figures().delivered, view.figures().deleted) == (3, 0), "nothing of it was made up"
+    consumer.close()
+
+
+def test_dead_letters_with_the_last_id_are_no_full_disk(queue, queue_path, consumer, sql):
+    """Where a stranger has used up the ids of the dead letters, no room is waited for."""
+    queue.put(event(1))
+    sql(
+        queue_path,
+        "INSERT INTO dead_letters VALUES (?, 1, x'7b7d', '', '', 'mine', '', NULL, 1.6e9, 1.6e9)",
+        (LAST_ID,),
+    )
+    with pytest.raises(DamagedError, match="no queue comes to"):
+        consumer.settle(Settlement([1], [Dead(1, b"{}", "refused")]))

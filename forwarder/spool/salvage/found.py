@@ -60,8 +60,8 @@ class Books:
 
     @property
     def waiting(self) -> int | None:
-        """How many events should be waiting."""
-        if self.sequence is None or self.settled is None:
+        """How many events should be waiting, if that can be told."""
+        if self.sequence is None or self.settled is None or self.sequence > schema.MOST_ID:
             return None
         return max(self.sequence - self.settled - self.acked, 0)
 
