@@ -47,7 +47,7 @@ def is_wanted(question: str, wanted: Wanted, view: View | None, yes: bool) -> bo
 def put_back(path: str, wanted: Wanted, view: View | None, edit: Edit) -> Tally:
     """Put those back into the queue that *edit* does not refuse."""
     with _telling("put back into the queue") as tally:
-        for page in wanted.pages(view):
+        for page in wanted.pages(view, with_data=False):
             count, stayed = dead_letters.retry(path, [letter.id for letter in page], edit)
             tally.count += count
             tally.stayed += stayed
@@ -57,7 +57,7 @@ def put_back(path: str, wanted: Wanted, view: View | None, edit: Edit) -> Tally:
 def discard(path: str, wanted: Wanted, view: View | None) -> Tally:
     """Delete them."""
     with _telling("deleted") as tally:
-        for page in wanted.pages(view):
+        for page in wanted.pages(view, with_data=False):
             tally.count += dead_letters.delete(path, [letter.id for letter in page])
     return tally
 

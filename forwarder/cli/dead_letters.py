@@ -72,7 +72,7 @@ def subcommand(name: str) -> Callable[[Callable[..., Any]], click.Command]:
 def list_(context: Context, wanted: Wanted, as_json: bool) -> int:
     """List dead letters, oldest first: all, or those selected. Each line begins with the id."""
     with open_view(context.queue_path) as view:
-        found = flat(wanted.pages(view))
+        found = flat(wanted.pages(view, with_data=False))
         if as_json:
             print_lines(json.dumps(fields(letter)) for letter in found)
         elif not print_table(LIST, map(cells, found)) and view:

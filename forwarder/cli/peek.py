@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 
 import click
 
 from forwarder.cli.command import Context, command, json_option
-from forwarder.cli.stored import glance, json_line, open_view
+from forwarder.cli.stored import escaped, glance, json_line, open_view
 from forwarder.cli.table import PAGE, Column, duration, instant, print_lines, print_table, since, size
 from forwarder.spool import View, Waiting
 
@@ -33,7 +35,8 @@ def peek(context: Context, count: int, as_json: bool) -> None:
 
     With --json: id, accepted_at, status and event, a line each; event is the JSON that is stored, or null
     if that is not JSON, with the bytes in base64. A status other than 1 was put there by plain
-    persist-queue, and is checked when it is its turn.
+    persist-queue, and is checked when it is its turn. Of a row over 1 MB, which is no event, only the first
+    bytes are shown, with size_bytes for all of it.
     """
     with open_view(context.queue_path) as view:
         if view is None:
@@ -55,12 +58,16 @@ def _next(view: View, count: int) -> Iterator[Waiting]:
 
 
 def _cells(row: Waiting, now: float) -> tuple[str, ...]:
-    name, distinct_id = glance(row.data)
+    name, distinct_id = (f"too large: {escaped(row.data[:60])}", "") if row.is_cut else glance(row.data)
     # 0: a stranger has put no time there.
     age = duration(since(row.accepted_at, now)) if row.accepted_at else "-"
-    return str(row.id), age, name, distinct_id, size(len(row.data))
+    return str(row.id), age, name, distinct_id, size(row.size_bytes)
 
 
 def _as_json(row: Waiting) -> str:
     accepted_at = instant(row.accepted_at or None)
-    return json_line({"id": row.id, "accepted_at": accepted_at, "status": row.status}, row.data)
+    values = {"id": row.id, "accepted_at": accepted_at, "status": row.status}
+    if row.is_cut:
+        start = b64encode(row.data).decode()
+        return json.dumps({**values, "event": None, "base64": start, "size_bytes": row.size_bytes})
+    return json_line(values, row.data)

@@ -62,19 +62,19 @@ class Wanted:
         """How many fit."""
         return view.count_dead_letters(self.where) if view else 0
 
-    def pages(self, view: View | None) -> Iterator[list[DeadLetter]]:
+    def pages(self, view: View | None, with_data: bool = True) -> Iterator[list[DeadLetter]]:
         """Those that fit, oldest first, some at a time; those that die meanwhile are not among them."""
         if view is None:
             return
         if self.where.ids is not None:
             for ids in batched(sorted(set(self.where.ids))):
-                if page := view.dead_letters(replace(self.where, ids=tuple(ids)), limit=PAGE):
+                if page := view.dead_letters(replace(self.where, ids=tuple(ids)), 0, PAGE, with_data):
                     self.found.update(letter.id for letter in page)
                     yield page
             return
         last_id = view.newest_dead_letter()
         after_id = 0
-        while page := view.dead_letters(self.where, after_id, PAGE):
+        while page := view.dead_letters(self.where, after_id, PAGE, with_data):
             after_id = page[-1].id
             if after_id > last_id:
                 page = [letter for letter in page if letter.id <= last_id]

@@ -7,17 +7,17 @@ from contextlib import closing
 
 from forwarder.event import Lines
 from forwarder.spool.foreign import Origin, are_final
-from forwarder.spool.schema import MOST_ID, ROW, TABLE
+from forwarder.spool.large import limited, rows
+from forwarder.spool.schema import MOST_ID, TABLE
 from forwarder.spool.settlement import Claim, Dead
 from forwarder.spool.status import READY
 
-# What has an implausible id makes the database a damaged one; all else is delivered before.
-_BEHIND = f"_id > ? AND _id <= {MOST_ID} ORDER BY _id LIMIT ?"
+# What has a higher id than `MOST_ID` makes the database a damaged one; all else is delivered before.
 _PIECE = (
     f"SELECT count(*), min(_id), max(_id), sum(status = {READY}), CAST(group_concat(data, x'0a') AS BLOB)"
-    f" FROM (SELECT _id, data, status FROM {TABLE} WHERE {_BEHIND})"
+    f" FROM (SELECT _id, data, status FROM {TABLE} WHERE _id > ? AND _id <= {MOST_ID}"
+    " ORDER BY _id LIMIT ?)"
 )
-_ROWS = f"{ROW} WHERE {_BEHIND}"
 
 
 class Reader:
@@ -55,7 +55,7 @@ class Reader:
         claim = Claim(ids, events, last_id=after_id)
         read_bytes = 0
         self._is_bound_by_bytes = False
-        with closing(connection.execute(_ROWS, (after_id, max_events))) as found:
+        with closing(rows(connection, after_id, MOST_ID, max_events)) as found:
             for row_id, data, put_at, status in found:
                 final = self._origin.read(row_id, data, put_at, status)
                 size_bytes = len(final if isinstance(final, bytes) else data or b"") + 1
@@ -79,14 +79,11 @@ def _in_one_piece(
     connection: sqlite3.Connection, after_id: int, max_events: int, max_bytes: int
 ) -> Claim | None:
     """The rows behind *after_id*, if all are events of our own, without a gap, and within *max_bytes*."""
-    # What is larger fails on its way, and never stands in memory as a whole.
-    limit = connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max_bytes)
     try:
-        row = connection.execute(_PIECE, (after_id, max_events)).fetchone()
+        with limited(connection, max_bytes):
+            row = connection.execute(_PIECE, (after_id, max_events)).fetchone()
     except sqlite3.DataError:
         return None
-    finally:
-        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, limit)
     count, first_id, last_id, ready, text = row
     if not count:
         return Claim(last_id=after_id)

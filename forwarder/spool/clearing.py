@@ -9,9 +9,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from forwarder.spool import settling
+from forwarder.spool import large, settling
 from forwarder.spool.foreign import Origin
-from forwarder.spool.schema import ROW
 from forwarder.spool.settlement import Claim, Dead, Settlement
 from forwarder.spool.sqlite_errors import SpoolFullError
 
@@ -69,7 +68,7 @@ class Clearing:
         events: list[int] = []
         done = read_bytes = 0
         for row_id in self._kept[:STEP_ROWS]:
-            row = connection.execute(f"{ROW} WHERE _id = ?", (row_id,)).fetchone()
+            row = large.row(connection, row_id)
             done += 1
             if row is None:
                 continue

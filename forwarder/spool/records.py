@@ -34,12 +34,21 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A row of the queue, as it stands there; ``status`` as persist-queue numbers it."""
+    """A row of the queue, as it stands there; ``status`` as persist-queue numbers it.
+
+    ``data`` is cut short where ``size_bytes`` are too many for an event.
+    """
 
     id: int
     data: bytes
     accepted_at: float
-    status: int
+    status: int | None
+    size_bytes: int
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether there is more of it."""
+        return len(self.data) < self.size_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ All of it is in one database, so that what must agree is settled in one transact
 - ``ack_queue_default``: persist-queue's table, one row per waiting event (`persistqueue.SQLiteAckQueue`);
 - ``ledger``: one row, the durable totals;
 - ``control``: one row, what a person asked of the daemon, and the mark of the newest consumer;
-- ``dead_letters``: refused events, each with its reason;
+- ``dead_letters``: refused events, each with its reason; the data last, so that SQLite neither reads it on
+  its way to another column nor needs it in one piece;
 - ``deliveries``: one row per settled batch, the newest `KEPT_DELIVERIES` of them;
 - ``salvages``: how much of each damaged database has been brought back.
 """
@@ -35,15 +36,21 @@ INSERT_SET = (
     f"INSERT INTO {TABLE} (data, timestamp, status)"
     f" SELECT substr(?1, value >> {SIZE_BITS}, value & {(1 << SIZE_BITS) - 1}), ?3, ?4 FROM json_each(?2)"
 )
-INSERT_LETTER = (
+_INSERT_LETTER = (
     "INSERT INTO dead_letters (event_id, data, event, insert_id, reason, field, http_status, accepted_at,"
-    " dead_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " dead_at) VALUES (?, {}, ?, ?, ?, ?, ?, ?, ?)"
 )
+INSERT_LETTER = _INSERT_LETTER.format("?")
+# With room for so many bytes, which are written afterwards.
+INSERT_LARGE_LETTER = _INSERT_LETTER.format("zeroblob(?)")
 # When a row was put, in seconds since the epoch; NULL where a stranger wrote what is no such instant (10**11
 # is the year 5138).
 PUT_AT = "iif(timestamp BETWEEN 0 AND 1e11, timestamp, NULL)"
+# A type is told without reading what may be large.
+_STATUS = "iif(typeof(status) = 'integer', status, NULL)"
 # Text need not be UTF-8, and Python would fail on it.
-ROW = f"SELECT _id, CAST(data AS BLOB), {PUT_AT}, status FROM {TABLE}"
+ROW = f"SELECT _id, CAST(data AS BLOB), {PUT_AT}, {_STATUS} FROM {TABLE}"
+ROW_STATUS = f"SELECT _id, {_STATUS} FROM {TABLE}"
 _COLUMNS = {"_id", "data", "timestamp", "status"}
 _CREATE_QUEUE = SQLiteAckQueue._SQL_CREATE.format(table_name=TABLE, key_column=SQLiteAckQueue._KEY_COLUMN)
 
@@ -75,14 +82,14 @@ _CREATE = (
     """CREATE TABLE dead_letters (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         event_id INTEGER NOT NULL,
-        data BLOB,
         event TEXT NOT NULL,
         insert_id TEXT NOT NULL,
         reason TEXT NOT NULL,
         field TEXT NOT NULL,
         http_status INTEGER,
         accepted_at REAL NOT NULL,
-        dead_at REAL NOT NULL
+        dead_at REAL NOT NULL,
+        data BLOB
     )""",
     """CREATE TABLE deliveries (
         id INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from forwarder.spool.large import Large
+
 
 @dataclass(slots=True)
 class Claim:
@@ -27,10 +29,10 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Dead:
-    """An event that goes to the dead letters, and why."""
+    """An event that goes to the dead letters, and why; `Large` data is taken from its row."""
 
     event_id: int
-    data: bytes | str | None
+    data: bytes | Large | None
     reason: str
     field: str = ""
     http_status: int | None = None

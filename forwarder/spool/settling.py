@@ -12,8 +12,17 @@ from dataclasses import replace
 from itertools import pairwise
 
 from forwarder.event import name_of
+from forwarder.spool import large
 from forwarder.spool.foreign import Origin
-from forwarder.spool.schema import INSERT, INSERT_LETTER, KEPT_DELIVERIES, PUT_AT, ROW, SEQUENCE, TABLE
+from forwarder.spool.large import Large
+from forwarder.spool.schema import (
+    INSERT,
+    INSERT_LARGE_LETTER,
+    INSERT_LETTER,
+    KEPT_DELIVERIES,
+    SEQUENCE,
+    TABLE,
+)
 from forwarder.spool.settlement import Dead, Settlement
 from forwarder.spool.status import READY
 
@@ -26,11 +35,18 @@ def settle(connection: sqlite3.Connection, settlement: Settlement) -> None:
     now = time.time()
     dead, ids = settlement.dead, settlement.ids
     delivered = len(ids) - len(dead)
-    accepted_at = [_put_at(connection, letter.event_id, now) for letter in dead]
+    # As `foreign.Origin` reads it: where a row has no time, it is the queue's own.
+    (created_at,) = connection.execute("SELECT created_at FROM ledger").fetchone()
+    put_at = [large.put_at(connection, letter.event_id) for letter in dead]
+    graves = [(letter, created_at if at is None else at) for letter, at in zip(dead, put_at, strict=True)]
+    for letter, accepted_at in graves:
+        if isinstance(letter.data, Large):
+            _bury_large(connection, letter, len(letter.data), accepted_at, now)
     # Deleted first: on a full disk a dead letter has to find its place in what the row leaves.
     _delete(connection, ids)
-    for letter, at in zip(dead, accepted_at, strict=True):
-        _bury(connection, letter, at, now)
+    for letter, accepted_at in graves:
+        if not isinstance(letter.data, Large):
+            _bury(connection, letter, letter.data, accepted_at, now)
     connection.execute(
         "UPDATE ledger SET delivered = delivered + ?, dead_lettered = dead_lettered + ?,"
         " short = short + ?, last_delivery_at = iif(?, ?, last_delivery_at)",
@@ -68,9 +84,9 @@ def move(connection: sqlite3.Connection, ids: Sequence[int], origin: Origin) -> 
     """
     count = 0
     for row_id in ids:
-        row = connection.execute(f"{ROW} WHERE _id = ?", (row_id,)).fetchone()
+        row = large.row(connection, row_id)
         final = None if row is None else origin.read(*row)
-        if isinstance(final, bytes):
+        if row is not None and isinstance(final, bytes):
             connection.execute(f"DELETE FROM {TABLE} WHERE _id = ?", (row_id,))
             connection.execute(INSERT, (final, row[2], READY))
             count += 1
@@ -144,26 +160,18 @@ def _delete(connection: sqlite3.Connection, ids: Sequence[int]) -> None:
     )
 
 
-def _put_at(connection: sqlite3.Connection, row_id: int, otherwise: float) -> float:
-    # As `foreign.Origin` reads it: where a row has no time, it is the queue's own.
-    put_at = f"coalesce({PUT_AT}, (SELECT created_at FROM ledger))"
-    row = connection.execute(f"SELECT {put_at} FROM {TABLE} WHERE _id = ?", (row_id,)).fetchone()
-    return otherwise if row is None or row[0] is None else float(row[0])
+def _bury(
+    connection: sqlite3.Connection, letter: Dead, data: bytes | None, accepted_at: float, now: float
+) -> None:
+    name, insert_id = name_of(data)
+    what, why = (letter.event_id, data, name, insert_id), (letter.reason, letter.field, letter.http_status)
+    connection.execute(INSERT_LETTER, (*what, *why, accepted_at, now))
 
 
-def _bury(connection: sqlite3.Connection, letter: Dead, accepted_at: float, now: float) -> None:
-    name, insert_id = name_of(letter.data)
-    connection.execute(
-        INSERT_LETTER,
-        (
-            letter.event_id,
-            letter.data,
-            name,
-            insert_id,
-            letter.reason,
-            letter.field,
-            letter.http_status,
-            accepted_at,
-            now,
-        ),
-    )
+def _bury_large(
+    connection: sqlite3.Connection, letter: Dead, size_bytes: int, accepted_at: float, now: float
+) -> None:
+    what, why = (letter.event_id, size_bytes, "", ""), (letter.reason, letter.field, letter.http_status)
+    letter_id = connection.execute(INSERT_LARGE_LETTER, (*what, *why, accepted_at, now)).lastrowid
+    assert letter_id is not None
+    large.copy(connection, letter.event_id, letter_id)

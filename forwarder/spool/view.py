@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from forwarder.errors import UnavailableError
-from forwarder.spool import schema
+from forwarder.spool import large, schema
 from forwarder.spool.directory import DATABASE, quoted, refuse_links
 from forwarder.spool.opening import is_emptied
 from forwarder.spool.records import DeadLetter, Figures, Group, Selection, Waiting, as_bytes
@@ -20,6 +20,8 @@ from forwarder.spool.sqlite_errors import damaged, translated
 RATE_WINDOW_S = 60.0
 _NEWEST_DELIVERIES = 20_000
 _CHUNK_IDS = 10_000
+_START_BYTES = 4096
+_LAST_ID = (1 << 63) - 1
 
 
 class NoQueueError(UnavailableError):
@@ -131,13 +133,16 @@ class View:
         )
 
     def peek(self, count: int, after_id: int = 0) -> list[Waiting]:
-        """The next *count* rows in the order of delivery, behind *after_id*."""
-        rows = self._rows(
-            f"SELECT _id, CAST(data AS BLOB), {schema.PUT_AT}, status FROM {schema.TABLE}"
-            " WHERE _id > ? ORDER BY _id LIMIT ?",
-            (after_id, count),
-        )
-        return [Waiting(row_id, as_bytes(data), at or 0.0, status) for row_id, data, at, status in rows]
+        """The next *count* rows in the order of delivery, behind *after_id*; of what is too large for an
+        event the first bytes."""
+        with translated(self.path):
+            found = list(large.rows(self._connection, after_id, _LAST_ID, count, _START_BYTES))
+        return [
+            Waiting(row_id, data.start, at or 0.0, status, len(data))
+            if isinstance(data, large.Large)
+            else Waiting(row_id, as_bytes(data), at or 0.0, status, len(as_bytes(data)))
+            for row_id, data, at, status in found
+        ]
 
     def count_dead_letters(self, where: Selection) -> int:
         """How many dead letters fit."""
@@ -149,11 +154,14 @@ class View:
         """The id of the newest dead letter that is there; 0: there is none."""
         return int(self._rows("SELECT coalesce(max(id), 0) FROM dead_letters")[0][0])
 
-    def dead_letters(self, where: Selection, after_id: int = 0, limit: int = 1000) -> list[DeadLetter]:
-        """The dead letters that fit, oldest first, behind *after_id*."""
+    def dead_letters(
+        self, where: Selection, after_id: int = 0, limit: int = 1000, with_data: bool = True
+    ) -> list[DeadLetter]:
+        """The dead letters that fit, oldest first, behind *after_id*; without data, that is left empty."""
+        data = "CAST(data AS BLOB)" if with_data else "x''"
         condition, values = where.condition()
         query = (
-            "SELECT id, event_id, CAST(data AS BLOB), event, insert_id, reason, field, http_status,"
+            f"SELECT id, event_id, {data}, event, insert_id, reason, field, http_status,"
             " accepted_at, dead_at FROM dead_letters"
             f" WHERE id BETWEEN ? AND ? AND {condition} ORDER BY id LIMIT ?"
         )

@@ -414,7 +414,7 @@ def test_dead_letters_with_the_last_id_are_no_full_disk(queue, queue_path, consu
     queue.put(event(1))
     sql(
         queue_path,
-        "INSERT INTO dead_letters VALUES (?, 1, x'7b7d', '', '', 'mine', '', NULL, 1.6e9, 1.6e9)",
+        "INSERT INTO dead_letters VALUES (?, 1, '', '', 'mine', '', NULL, 1.6e9, 1.6e9, x'7b7d')",
         (LAST_ID,),
     )
     with pytest.raises(DamagedError, match="no queue comes to"):

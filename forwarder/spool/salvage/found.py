@@ -89,11 +89,14 @@ def _row(cell: Cell) -> Row | None:
 
 
 def _letter(cell: Cell) -> Letter | None:
-    match cell.columns:
+    columns = cell.columns
+    if len(columns) == 10 and isinstance(columns[6], str):
+        # The first databases had the data in another place.
+        columns = (*columns[:2], *columns[3:], columns[2])
+    match columns:
         case (
             None,
             int() as event_id,
-            bytes() | str() | None as data,
             str() as event,
             str() as insert_id,
             str() as reason,
@@ -101,6 +104,7 @@ def _letter(cell: Cell) -> Letter | None:
             int() | None as http_status,
             int() | float() as accepted_at,
             int() | float() as dead_at,
+            bytes() | str() | None as data,
         ):
             stored = None if data is None else _bytes(data)
             return Letter(
