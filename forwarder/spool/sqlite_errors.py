@@ -106,11 +106,7 @@ def full(path: str) -> SpoolFullError:
 
 def used_up(path: str) -> DamagedError:
     """A stranger has put a row with so high an id that there is none left for the next."""
-    return DamagedError(
-        f"the database in {path} is damaged: a row or a sequence in it has an id that no queue comes to, and"
-        " leaves none for what comes next",
-        "Run `forwarder check`",
-    )
+    return damaged(path, "an id in it is one that no queue comes to, and leaves none for what comes next")
 
 
 def _why_not(path: str) -> ForwarderError:

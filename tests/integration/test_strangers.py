@@ -419,3 +419,9 @@ def test_dead_letters_with_the_last_id_are_no_full_disk(queue, queue_path, consu
     )
     with pytest.raises(DamagedError, match="no queue comes to"):
         consumer.settle(Settlement([1], [Dead(1, b"{}", "refused")]))
+
+
+def test_salvage_sets_aside_where_the_ids_are_used_up(implausible, queue_path, figures):
+    """What `check` says to do about it can be done before a producer comes by."""
+    salvage.apply(salvage.set_own_aside(queue_path), queue_path)
+    assert figures(queue_path).waiting == 3 + implausible

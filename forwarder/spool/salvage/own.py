@@ -7,7 +7,7 @@ import os
 from forwarder.errors import ConfigError, InputError, TryAgainError
 from forwarder.spool.database import Database
 from forwarder.spool.directory import DATABASE, LOG, Identity, identity_of, size_of
-from forwarder.spool.schema import TABLES
+from forwarder.spool.schema import TABLES, used_up
 from forwarder.spool.set_aside import damaged
 from forwarder.spool.sqlite_errors import DamagedError, translated
 from forwarder.spool.view import View
@@ -22,7 +22,7 @@ def is_own(file: str, path: str) -> bool:
 
 
 def set_own_aside(path: str) -> str:
-    """Set the database in use of the queue in *path* aside, if SQLite finds it damaged.
+    """Set the database in use of the queue in *path* aside, if it is damaged.
 
     It is read to its end first, while others write. A daemon or producer that has it open begins anew.
 
@@ -67,9 +67,9 @@ def _is_damaged(path: str) -> bool:
             for table in TABLES:
                 view.connection.execute(f"SELECT * FROM {table} LIMIT 1").fetchall()
             found = view.connection.execute("PRAGMA integrity_check(1)").fetchone()
+            return found != ("ok",) or bool(used_up(view.connection))
     except DamagedError:
         return True
-    return bool(found != ("ok",))
 
 
 def _instead(path: str) -> str:
