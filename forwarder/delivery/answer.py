@@ -67,6 +67,16 @@ def is_mixpanels(answer: dict[str, Any]) -> bool:
     return bool(error_of(answer)) and (code is not None or status is not None)
 
 
+def contradiction(answer: dict[str, Any]) -> str:
+    """What a JSON object of Mixpanel's shape that came with HTTP 200 says against that; "" if nothing."""
+    code, status = answer.get("code"), answer.get("status")
+    if code not in (None, 200):
+        return f"code {code}"
+    if status is not None and str(status).upper() not in ("OK", "1"):
+        return f"status {shown(str(status), _SAMPLE_MAX)!r}"
+    return ""
+
+
 def is_plain_yes(answer: Any) -> bool:
     """Whether this is how strict=0 says yes: 1, {"status":1,"error":null} or {"status":"OK","code":200}.
 

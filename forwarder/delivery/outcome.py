@@ -5,14 +5,14 @@ outcome        when                                                        what 
 =============  ==========================================================  ===================================
 DELIVERED      200 or 400 in Mixpanel's own JSON that accounts for every   settle: named ones are dead, the
                event: imported + distinct failed indexes = sent            rest is delivered
-SHORT          as above, but the figures do not add up                     settle the named ones, send the
-                                                                           rest once more
+SHORT          as above, but the figures do not add up, or 200 comes with  settle the named ones, send the
+               another code or status in its words                         rest once more
 TOO_LARGE      413                                                         send in smaller parts
 REFUSED        400 whose ``failed_records`` are missing, not objects, out  halve, until one event is left
                of range or contradict their ``insert_id``
 THROTTLED      429; 504 that says "Too many requests"                      back off, fewer connections
-UNREACHABLE    no answer, 408, 5xx, or a body that is not Mixpanel's,      back off
-               also with status 200
+UNREACHABLE    no answer, 408, 5xx, 2xx but 200, or a body that is not     back off
+               Mixpanel's, also with status 200
 MISCONFIGURED  401, 403, 404, 3xx and other 4xx; a clock that is an hour   block, and say so
                ahead
 =============  ==========================================================  ===================================
@@ -106,7 +106,7 @@ def _verdict(reply: Reply, events: Sequence[bytes], strict: bool) -> Outcome:
     status = reply.status
     if status is None:
         return Outcome(Kind.UNREACHABLE, answer.shown(reply.error) or "no answer")
-    if 200 <= status < 300:
+    if status == 200:
         return _success(reply, events, strict)
     if status == 400:
         return _refusal(reply, events)
@@ -120,10 +120,18 @@ def _success(reply: Reply, events: Sequence[bytes], strict: bool) -> Outcome:
     if isinstance(said, dict) and answer.is_mixpanels(said) and said.get("status") not in (0, "0"):
         imported = answer.imported(said)
         if imported is not None and (said.get("failed_records") or not said.get("error")):
-            return _account(said, imported, events, refused=False)
+            return _contradicted(said, _account(said, imported, events, refused=False))
     if not strict and reply.status == 200 and answer.is_plain_yes(said):
         return Outcome(Kind.DELIVERED, "", imported=len(events))
     return _later(reply, "but the answer does not account for the events: ")
+
+
+def _contradicted(said: dict[str, Any], outcome: Outcome) -> Outcome:
+    """A yes that says something else in the same breath is none at the first time of asking."""
+    found = answer.contradiction(said)
+    if not found or outcome.kind is not Kind.DELIVERED:
+        return outcome
+    return replace(outcome, kind=Kind.SHORT, detail=f"contradictory answer: HTTP 200, but {found}")
 
 
 def _refusal(reply: Reply, events: Sequence[bytes]) -> Outcome:

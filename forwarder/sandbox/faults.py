@@ -224,6 +224,16 @@ class Fault:
         return cls(name="huge_answer", distort=pad)
 
     @classmethod
+    def odd_yes(cls, status: int = 226, word: str = "OK") -> Fault:
+        """A batch that is imported as a whole is answered with another status, or another word."""
+
+        def change(answer: Answer) -> Answer:
+            body = answer.body.replace(b'"OK"', f'"{word}"'.encode())
+            return replace(answer, status=int(status), body=body) if answer.status == 200 else answer
+
+        return cls(name="odd_yes", distort=change)
+
+    @classmethod
     def named(cls, name: str, settings: Mapping[str, Any]) -> Fault:
         """The fault of that name.
 

@@ -107,6 +107,8 @@ CASES = {
     "clock, ahead": Case(Fault.clock(3 * 3600.0)),
     "clock, behind": Case(Fault.clock(-3 * 3600.0)),
     "huge_answer": Case(Fault.huge_answer(5 * 1024 * 1024), taken=True),
+    "odd_yes: 226": Case(Fault.odd_yes(), taken=True),
+    "odd_yes: Bad Request": Case(Fault.odd_yes(200, "Bad Request"), taken=True),
 }
 # These have their part only when such an event, or too many at once, comes by.
 UNSURE = {"reject", "poison", "rate_limit"}

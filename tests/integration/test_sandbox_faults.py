@@ -364,6 +364,16 @@ def test_a_huge_answer_is_still_the_right_one(far_end: Sandbox) -> None:
     assert (len(reply.body), reply.json["num_records_imported"]) == (3_000_000, 1)
 
 
+def test_a_yes_can_come_in_odd_ways(far_end: Sandbox) -> None:
+    """With another status, or another word, while the events are taken; a refusal stays as it is."""
+    far_end.inject(Fault.odd_yes(226), times=1)
+    reply = send(far_end)
+    assert (reply.status, reply.json["num_records_imported"], reply.json["status"]) == (226, 1, "OK")
+    far_end.inject(Fault.odd_yes(200, "Bad Request"), times=1)
+    reply = send(far_end)
+    assert (reply.status, reply.json["code"], reply.json["status"]) == (200, 200, "Bad Request")
+
+
 def test_a_million_failed_records(far_end: Sandbox) -> None:
     """As many records as asked for, each with an index of its own."""
     far_end.inject(Fault.many_failed_records(), times=1)
