@@ -13,9 +13,13 @@ def run(context: Context) -> None:
     settings and secrets; SIGUSR1 tries now. One daemon per queue: a second one says who has it and
     exits with 75.
     """
-    from forwarder import config, log
-    from forwarder.service.run import run as run_daemon
+    from forwarder.service.signals import Early, handled
 
-    settings = context.settings
-    log.configure(settings.log.level, settings.log.format)
-    run_daemon(settings, lambda: config.load(context.config_file))
+    early = Early()
+    with handled(early.signalled):
+        from forwarder import config, log
+        from forwarder.service.run import run as run_daemon
+
+        settings = context.settings
+        log.configure(settings.log.level, settings.log.format)
+        run_daemon(settings, lambda: config.load(context.config_file), early)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,11 +13,11 @@ from forwarder.errors import TryAgainError, UnavailableError
 from forwarder.service import state as state_file
 from forwarder.service.daemon import LOCK_TIMEOUT_S, POLL_S, Daemon
 from forwarder.service.instance import InstanceLock, TakenError
+from forwarder.service.signals import Early, handled
 from forwarder.spool import NoQueueError, View, control, prepare_directory
 
 NO_PROGRESS_S = 60.0
 _M_ARENA_MAX = -8  # malloc.h of glibc; other C libraries have no mallopt, or ignore it
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +36,8 @@ class StuckError(UnavailableError):
         self.left = left
 
 
-def run(settings: Settings, load: Callable[[], Settings]) -> None:
-    """Deliver until SIGTERM or SIGINT. SIGHUP reloads by *load*, SIGUSR1 flushes.
+def run(settings: Settings, load: Callable[[], Settings], early: Early | None = None) -> None:
+    """Deliver until SIGTERM or SIGINT. SIGHUP reloads by *load*, SIGUSR1 flushes; *early* has those before.
 
     Raises:
         TryAgainError: another daemon has this queue.
@@ -46,6 +45,8 @@ def run(settings: Settings, load: Callable[[], Settings]) -> None:
     """
     _spare_memory()
     with running(settings, load) as daemon:
+        if early:
+            early.hand_over(daemon.signalled)
         while not daemon.is_stopped:
             daemon.turn(dozing=True)
 
@@ -100,14 +101,12 @@ def running(
     lock = InstanceLock(settings.queue.path)
     try:
         daemon = Daemon(settings, load, lock, lock_timeout_s, passing)
-        before = {number: signal.signal(number, daemon.signalled) for number in _SIGNALS}
-        try:
-            daemon.start()
-            yield daemon
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            daemon.close()
+        with handled(daemon.signalled):
+            try:
+                daemon.start()
+                yield daemon
+            finally:
+                daemon.close()
     finally:
         lock.release()
 

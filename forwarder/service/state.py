@@ -71,12 +71,22 @@ class Publisher:
 def read(path: str) -> DaemonState | None:
     """The state of the daemon that delivers from the queue in *path*; None: none does.
 
+    One that is halted is blocked, whatever it has told before.
+
     Raises:
         ForwarderError: as `holder`.
     """
     pid = holder(path)
     if pid is None:
         return None
+    told = _read(path, pid)
+    if _is_halted(pid):
+        reason = f"process {pid} is halted by a signal; `kill -CONT {pid}` lets it go on"
+        return replace(told, state="blocked", state_reason=reason)
+    return told
+
+
+def _read(path: str, pid: int) -> DaemonState:
     try:
         with open(open_file(_file(path)), encoding="utf-8") as file:
             state = DaemonState(**json.load(file))
@@ -85,6 +95,16 @@ def read(path: str) -> DaemonState | None:
     except (OSError, ValueError, TypeError):
         return DaemonState(pid, state_reason="starting")
     return state if state.pid == pid else DaemonState(pid, state_reason="starting")
+
+
+def _is_halted(pid: int) -> bool:
+    """Whether SIGSTOP or a debugger holds the process, which then can't tell."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # Behind the name, which may hold anything: proc_pid_stat(5).
+            return file.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
+    except (OSError, IndexError):
+        return False
 
 
 def _write(path: str, state: DaemonState) -> None:

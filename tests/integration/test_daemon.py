@@ -400,6 +400,41 @@ def test_missing_key_at_reload_leaves_the_old_in_force(forwarder, offer, token_f
     until(lambda: str(token_file) in (forwarder.json("status")["last_error"] or ""))
 
 
+@pytest.fixture
+def starting(forwarder, tmp_path):
+    """A daemon that is reading its settings, and the pipe that they come by."""
+    pipe = tmp_path / "settings"
+    os.mkfifo(pipe)
+    daemon = forwarder.daemon(wait=False, FORWARDER_CONFIG=str(pipe))
+    # Opened once the other side has opened it too.
+    with open(pipe, "w", encoding="utf-8") as settings:
+        yield daemon, settings
+
+
+def test_signals_before_the_queue_is_open_are_heeded_later(starting, forwarder, config_file):
+    """SIGHUP and SIGUSR1 don't kill a daemon that is just starting: it reloads and flushes when it runs."""
+    daemon, settings = starting
+    daemon.process.send_signal(signal.SIGUSR1)
+    daemon.process.send_signal(signal.SIGHUP)
+    os.unlink(settings.name)  # or the reload would wait for a second writer
+    settings.close()
+    daemon.wait_for("daemon.started")
+    daemon.wait_for("delivery.flushed")
+    daemon.wait_for("settings.refused")
+    assert daemon.process.poll() is None
+    assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_before_the_queue_is_open_is_a_clean_end(starting, queue_path, number):
+    """SIGTERM and SIGINT end a daemon that is just starting at once, with 0 and without a word."""
+    daemon, _ = starting
+    assert daemon.stop(number) == 0
+    daemon.close()
+    assert (daemon.log, daemon.other_output) == ([], [])
+    assert not os.path.exists(queue_path)
+
+
 # Trying now, pausing
 
 

@@ -367,6 +367,26 @@ def test_watch_redraws_on_a_terminal(queue_path):
     assert b"\x1b[" in seen
 
 
+def test_a_halted_daemon_is_not_said_to_deliver(forwarder, far_end, queue, until):
+    """Under SIGSTOP the daemon can't tell: status says that it is halted, and how it goes on."""
+    far_end.stop_listening()
+    queue.put({"event": "A", "properties": {"distinct_id": "x"}})
+    daemon = forwarder.daemon()
+    pid = daemon.process.pid
+    daemon.wait_for("delivery.backing_off")
+    daemon.process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, pid, os.WSTOPPED)
+    found = forwarder.json("status")
+    assert (found["state"], found["waiting"]) == ("blocked", 1)
+    assert f"`kill -CONT {pid}`" in found["state_reason"]
+    assert forwarder("status").stdout.startswith("Blocked: process")
+    assert f"`kill -CONT {pid}`" in forwarder("check").stdout
+    far_end.listen_again()
+    daemon.process.send_signal(signal.SIGCONT)
+    until(lambda: forwarder.json("status")["waiting"] == 0)
+    until(lambda: forwarder.json("status")["state"] == "running")
+
+
 def test_state_file_behind_the_figures(forwarder, queue_path, until):
     """When the daemon has settled and not said so yet, no more is in flight than waits."""
     daemon = forwarder.daemon()
