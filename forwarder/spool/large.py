@@ -145,6 +145,12 @@ def limited(connection: sqlite3.Connection, most_bytes: int) -> Iterator[None]:
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, before)
 
 
+def read(connection: sqlite3.Connection, row_id: int) -> bytes:
+    """A row's data, as a whole."""
+    with closing(connection.blobopen(TABLE, "data", row_id, readonly=True)) as stored:
+        return stored.read()
+
+
 def copy(connection: sqlite3.Connection, row_id: int, letter_id: int) -> None:
     """Copy a row's data into a dead letter that has room for it already; inside a write transaction."""
     with (

@@ -27,6 +27,7 @@ from forwarder.spool.settlement import Dead, Settlement
 from forwarder.spool.status import READY
 
 PIECE_BYTES = 256 * 1024
+IN_MEMORY_BYTES = 8 << 20
 VACUUM_PAGES = 1000  # 4 MB of log at most, as much as the reserve
 
 
@@ -35,18 +36,15 @@ def settle(connection: sqlite3.Connection, settlement: Settlement) -> None:
     now = time.time()
     dead, ids = settlement.dead, settlement.ids
     delivered = len(ids) - len(dead)
-    # As `foreign.Origin` reads it: where a row has no time, it is the queue's own.
-    (created_at,) = connection.execute("SELECT created_at FROM ledger").fetchone()
-    put_at = [large.put_at(connection, letter.event_id) for letter in dead]
-    graves = [(letter, created_at if at is None else at) for letter, at in zip(dead, put_at, strict=True)]
-    for letter, accepted_at in graves:
-        if isinstance(letter.data, Large):
-            _bury_large(connection, letter, len(letter.data), accepted_at, now)
+    graves = [_Grave(connection, letter) for letter in dead]
+    for grave in graves:
+        if isinstance(grave.data, Large):
+            grave.bury(connection, now)
     # Deleted first: on a full disk a dead letter has to find its place in what the row leaves.
     _delete(connection, ids)
-    for letter, accepted_at in graves:
-        if not isinstance(letter.data, Large):
-            _bury(connection, letter, letter.data, accepted_at, now)
+    for grave in graves:
+        if not isinstance(grave.data, Large):
+            grave.bury(connection, now)
     connection.execute(
         "UPDATE ledger SET delivered = delivered + ?, dead_lettered = dead_lettered + ?,"
         " short = short + ?, last_delivery_at = iif(?, ?, last_delivery_at)",
@@ -160,18 +158,32 @@ def _delete(connection: sqlite3.Connection, ids: Sequence[int]) -> None:
     )
 
 
-def _bury(
-    connection: sqlite3.Connection, letter: Dead, data: bytes | None, accepted_at: float, now: float
-) -> None:
-    name, insert_id = name_of(data)
-    what, why = (letter.event_id, data, name, insert_id), (letter.reason, letter.field, letter.http_status)
-    connection.execute(INSERT_LETTER, (*what, *why, accepted_at, now))
+class _Grave:
+    """A dead letter with what only its row tells.
 
+    Attributes:
+        data: `Large` if it is to be copied from the row, which needs room for both.
+    """
 
-def _bury_large(
-    connection: sqlite3.Connection, letter: Dead, size_bytes: int, accepted_at: float, now: float
-) -> None:
-    what, why = (letter.event_id, size_bytes, "", ""), (letter.reason, letter.field, letter.http_status)
-    letter_id = connection.execute(INSERT_LARGE_LETTER, (*what, *why, accepted_at, now)).lastrowid
-    assert letter_id is not None
-    large.copy(connection, letter.event_id, letter_id)
+    def __init__(self, connection: sqlite3.Connection, letter: Dead) -> None:
+        self._letter = letter
+        self._put_at = large.put_at(connection, letter.event_id)
+        self.data = letter.data
+        if isinstance(letter.data, Large) and len(letter.data) <= IN_MEMORY_BYTES:
+            self.data = large.read(connection, letter.event_id)
+
+    def bury(self, connection: sqlite3.Connection, now: float) -> None:
+        """Make a row of it."""
+        letter, put_at = self._letter, self._put_at
+        if put_at is None:
+            # As `foreign.Origin` reads it: where a row has no time, it is the queue's own.
+            (put_at,) = connection.execute("SELECT created_at FROM ledger").fetchone()
+        why = (letter.reason, letter.field, letter.http_status, put_at, now)
+        if not isinstance(self.data, Large):
+            name, insert_id = name_of(self.data)
+            connection.execute(INSERT_LETTER, (letter.event_id, self.data, name, insert_id, *why))
+            return
+        row = (letter.event_id, len(self.data), "", "", *why)
+        letter_id = connection.execute(INSERT_LARGE_LETTER, row).lastrowid
+        assert letter_id is not None
+        large.copy(connection, letter.event_id, letter_id)
