@@ -6,7 +6,9 @@ write-ahead log. Nothing is believed that can be checked, and nothing raises bec
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +20,14 @@ LEAF = 13
 # Beside leaves: interior pages, those of indexes, and what overflow pages and maps of pointers begin with.
 _KINDS = frozenset({LEAF, 5, 2, 10, 0, 1, 3, 4})
 MAGIC = b"SQLite format 3\x00"
+
+
+def _without_waiting(file: str, flags: int) -> int:
+    fd = os.open(file, flags | os.O_NONBLOCK)
+    if stat.S_ISFIFO(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE), file)
+    return fd
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +60,7 @@ class Pages:
         log = file + "-wal"
         # Of a database that was deleted, the log may be all there is.
         is_there = os.path.exists(file) or not os.path.exists(log)
-        self._file = open(file if is_there else os.devnull, "rb", buffering=0)  # noqa: SIM115  closed by close()
+        self._file = open(file if is_there else os.devnull, "rb", 0, opener=_without_waiting)  # noqa: SIM115  closed by close()
         head = self._file.read(100)
         named = _page_bytes(head)
         self._log = Log(log, named)
