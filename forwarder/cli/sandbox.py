@@ -138,6 +138,8 @@ def _line(exchange: Exchange) -> str:
     clock = time.strftime("%H:%M:%S", time.localtime(exchange.at))
     outcome = str(exchange.status) if exchange.status else "---"
     words = [clock, exchange.method, printable(exchange.path.partition("?")[0]), outcome]
+    if exchange.is_probe:
+        return " ".join([*words, "a probe: an event without a name, refused as it is meant to be"])
     words += [f"{counted(exchange.events, 'event')},", f"{exchange.new} new, {exchange.repeats} repeated,"]
     words += [f"{exchange.failed} failed, {exchange.size_bytes} bytes, {exchange.took_s * 1000:.0f} ms"]
     return " ".join([*words, f"[{exchange.fault}]"] if exchange.fault else words)

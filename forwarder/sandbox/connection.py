@@ -101,6 +101,7 @@ class Connection(BaseHTTPRequestHandler):
             new=settled.new,
             repeats=settled.repeats,
             failed=settled.failed,
+            is_probe=settled.is_probe,
             size_bytes=settled.size_bytes,
             wire_bytes=len(request.body),
             at_once=at_once,

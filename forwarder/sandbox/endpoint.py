@@ -22,6 +22,7 @@ class Settled:
     new: int = 0
     repeats: int = 0
     failed: int = 0
+    is_probe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,13 @@ class Endpoint:
             return Settled(outcome, len(batch.events), batch.size_bytes)
         new, repeats = self.ledger.take(outcome.events)
         failed = len({failure.index for failure in outcome.failures})
-        return Settled(_answer(request, outcome), outcome.sent, batch.size_bytes, new, repeats, failed)
+        counts = (outcome.sent, batch.size_bytes, new, repeats, failed)
+        return Settled(_answer(request, outcome), *counts, is_probe=not new and _is_probe(batch))
+
+
+def _is_probe(batch: Batch) -> bool:
+    """Whether it is one event without a name and anything else: not meant to be taken, only to be judged."""
+    return len(batch.events) == 1 and rules.parse(batch.events[0]) == {"event": "", "properties": {}}
 
 
 def _alter(verdict: Verdict, plan: Plan, strict: bool) -> Verdict | Answer:

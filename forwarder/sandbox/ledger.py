@@ -43,6 +43,8 @@ class Exchange:
         fault: The names of the faults that took part, joined by ``+``; empty if none did.
         events: How many the request held, as far as could be read.
         new, repeats, failed: What became of them.
+        is_probe: Whether it was one event without a name and anything else, as a client sends that asks only
+            whether its key is taken.
         size_bytes: The body, uncompressed; `wire_bytes`: as it came.
         at_once: How many requests were in progress, this one included.
         took_s: From the request's headers to the answer.
@@ -58,6 +60,7 @@ class Exchange:
     new: int
     repeats: int
     failed: int
+    is_probe: bool
     size_bytes: int
     wire_bytes: int
     at_once: int

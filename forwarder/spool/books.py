@@ -286,7 +286,10 @@ def _check_deliveries(view: View) -> tuple[str, Sequence[str]]:
     if unsettled:
         faults.append(f"{_some(unsettled, 'batch')} settled, of which a row still waits")
     part = "all" if is_whole else f"the newest of {written}"
-    return f"{rows} settled batches, {part}: delivered {log_delivered}, dead-lettered {log_dead}", faults
+    return (
+        f"{_some(rows, 'settled batch')}, {part}: delivered {log_delivered}, dead-lettered {log_dead}",
+        faults,
+    )
 
 
 _EXAMINATIONS: dict[str, Callable[[View], tuple[str, Sequence[str]]]] = {

@@ -388,7 +388,7 @@ def test_a_log_of_which_the_oldest_is_gone(run, used):
     code, found = run()
 
     assert code == 0
-    assert "the newest of 2" in found["books: deliveries"][1]
+    assert "1 settled batch, the newest of 2" in found["books: deliveries"][1]
 
 
 def test_more_than_can_be_read_in_time(run, used, monkeypatch):

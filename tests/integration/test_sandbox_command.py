@@ -142,6 +142,19 @@ def test_every_option_is_explained() -> None:
     assert silent == []
 
 
+def test_a_probe_is_named_for_what_it_is(command: Any) -> None:
+    """An event without a name and anything else, as `forwarder check --online` sends it, alarms nobody."""
+    running = command()
+    url = running.ready.split()[3]
+    assert send(url, {"event": "", "properties": {}}) == 400
+    assert send(url, {"event": "", "properties": {"distinct_id": "x"}}) == 400
+    _, out, _ = running.stop()
+    probe, failure, _ = out.splitlines()
+    assert " POST /import 400 a probe: an event without a name" in probe
+    assert "failed" not in probe
+    assert " 400 1 event, 0 new, 0 repeated, 1 failed, " in failure
+
+
 def test_one_is_not_many(command: Any) -> None:
     """A single event and a single request are counted as such."""
     running = command()

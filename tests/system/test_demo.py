@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -115,6 +116,18 @@ def test_the_books_balance(played: Played) -> None:
         assert (waiting, lost) == (0, 0)
     assert [sum(column) for column in zip(*list(rows.values())[:-1], strict=True)] == rows["all"]
     assert rows["all"] == [17010, 4, 17006, 17002, 4, 0, 0]
+
+
+def test_what_it_tells_to_type_can_be_typed(played: Played) -> None:
+    """The commands for afterwards name the program by the way it was started, where no PATH leads to it."""
+    _, _, what_next = played.output.partition("The same by hand.")
+    calls = re.findall(r"^  (.*(?:sandbox|enqueue .*|drain|status|check --online))$", what_next, re.MULTILINE)
+    assert len(calls) == 5
+    for call in calls:
+        done = subprocess.run(
+            [*shlex.split(call)[:4], "--help"], capture_output=True, env={"PYTHONPATH": ROOT}, text=True
+        )
+        assert "Usage: forwarder" in done.stdout, call
 
 
 def test_it_takes_seconds_and_leaves_nothing_behind(played: Played) -> None:

@@ -91,6 +91,14 @@ def test_each_command_line_is_understood(line: str) -> None:
     assert used - known == set()
 
 
+def test_no_command_is_called_by_name_before_there_is_a_path_to_it() -> None:
+    """Up to where PATH is set, the README calls the program by its place."""
+    before, _, _ = README.partition("export PATH=")
+    before = before[before.index("\nFive minutes\n") :]
+    assert "``.venv/bin/forwarder sandbox``" in before
+    assert not re.search(r"(``|^ +)forwarder [a-z]", before, re.MULTILINE)
+
+
 def test_each_setting_and_variable_that_is_named_exists() -> None:
     """No key of a removed setting stays behind in the README, and the table shows the defaults there are."""
     keys = {

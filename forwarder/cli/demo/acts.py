@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import shlex
+import shutil
 import signal
 import subprocess
+import sys
 import time
 
 from forwarder.cli.demo import programs
@@ -51,7 +55,7 @@ def play(stage: Stage) -> None:
             demo.repair(view)
             demo.end()
             present(narrator, demo.runs, far_end.ledger, view)
-    narrator.shows(WHAT_NEXT)
+    narrator.shows(WHAT_NEXT.format(forwarder=_program()))
 
 
 class Demo:
@@ -220,18 +224,27 @@ class Demo:
 
 WHAT_NEXT = """
 The same by hand. In one terminal:
-  forwarder sandbox
+  {forwarder} sandbox
 In another:
   export FORWARDER_QUEUE_PATH=/tmp/my-queue
   export FORWARDER_MIXPANEL_URL=http://127.0.0.1:8087
   export FORWARDER_MIXPANEL_TOKEN=sandbox-token
-  forwarder enqueue -e "Signed Up" -d user-1 -p plan=pro
-  forwarder drain
-  forwarder status
+  {forwarder} enqueue -e "Signed Up" -d user-1 -p plan=pro
+  {forwarder} drain
+  {forwarder} status
 
 With a project of your own, in place of the sandbox:
   unset FORWARDER_MIXPANEL_URL
   export FORWARDER_MIXPANEL_REGION=us  # or eu, in
   export FORWARDER_MIXPANEL_TOKEN=the-token-of-your-project
-  forwarder check --online
-For good: settings in /etc/forwarder/forwarder.toml, and `forwarder run` as a service."""
+  {forwarder} check --online
+For good: settings in /etc/forwarder/forwarder.toml, and `{forwarder} run` as a service."""
+
+
+def _program() -> str:
+    """How this program is called from here: by its name only where a shell would find it by that."""
+    started = sys.argv[0]
+    if os.path.basename(started) != "forwarder":
+        return f"{shlex.quote(sys.executable)} -m forwarder"
+    found = shutil.which("forwarder")
+    return "forwarder" if found and os.path.samefile(found, started) else shlex.quote(started)
