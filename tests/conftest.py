@@ -208,7 +208,8 @@ def insert_id_of(data: bytes) -> str:
 
 
 def balanced(queue_path: str, far_end: Sandbox, offered: Iterable[bytes]) -> None:
-    """The oracle: every offered event is delivered, dead or waiting, once and unchanged; no other is.
+    """The oracle: every offered event is delivered, dead or waiting, once and unchanged; no other is. And the
+    books are in order.
 
     Args:
         offered: The final bytes of each event that a producer was told is accepted.
@@ -226,6 +227,7 @@ def balanced(queue_path: str, far_end: Sandbox, offered: Iterable[bytes]) -> Non
     changed = [key for key, data in expected.items() if found[key] != data]
     assert changed == [], "changed on the way"
     assert not any(entry.changed for entry in far_end.ledger.events.values()), "a repeat differed"
+    figures(queue_path)
 
 
 @pytest.fixture

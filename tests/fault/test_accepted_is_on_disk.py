@@ -46,7 +46,7 @@ def test_killed_between_and_amid_puts(queue_path, rows, after, figures):
 
 
 @pytest.mark.parametrize("after", [1, 4])
-def test_killed_amid_put_many(queue_path, rows, after):
+def test_killed_amid_put_many(queue_path, rows, after, figures):
     """Of events that are put together, a killed process leaves all or none."""
     code = """
         import itertools, sys
@@ -64,6 +64,7 @@ def test_killed_amid_put_many(queue_path, rows, after):
     stored = numbers(rows(queue_path))
     assert len(stored) in (500 * len(told), 500 * (len(told) + 1))
     assert stored == list(range(len(stored)))
+    assert figures(queue_path).waiting == len(stored)
 
 
 def test_killed_amid_its_transaction(queue_path, rows, figures):
@@ -93,7 +94,7 @@ def test_killed_amid_its_transaction(queue_path, rows, figures):
     assert figures(queue_path).accepted == 1
 
 
-def test_what_is_in_the_files_is_enough(queue_path, rows, tmp_path):
+def test_what_is_in_the_files_is_enough(queue_path, rows, tmp_path, figures):
     """The files as they stand after a put, without anything its process still holds, have the event."""
     copy = tmp_path / "copy"
     with EventQueue(queue_path, min_free_bytes=0) as queue:
@@ -102,6 +103,7 @@ def test_what_is_in_the_files_is_enough(queue_path, rows, tmp_path):
             # Not the -shm file: after a power cut it is made anew.
             shutil.copytree(queue_path, copy, ignore=shutil.ignore_patterns("*-shm"))
             assert numbers(rows(str(copy))) == list(range(number + 1))
+            assert figures(str(copy)).accepted == number + 1
             shutil.rmtree(copy)
 
 
@@ -148,7 +150,7 @@ def test_consumer_killed_at_each_step_of_settling(queue_path, figures, sql):
     last.close()
 
 
-def test_accepted_outlives_its_queue_object(queue_path, rows):
+def test_accepted_outlives_its_queue_object(queue_path, rows, figures):
     """An event is there when the process ends at once after put, without closing or flushing anything."""
     code = """
         import os, sys
@@ -160,3 +162,4 @@ def test_accepted_outlives_its_queue_object(queue_path, rows):
     producer.communicate()
     assert producer.returncode == os.EX_OK
     assert numbers(rows(queue_path)) == [1]
+    assert figures(queue_path).waiting == 1

@@ -68,7 +68,9 @@ def offer(forwarder, far_end, clock, rows, queue_path):
     """Enqueue events without a time of their own; checks which they are given. Returns what is stored."""
 
     def known():
-        there = rows(queue_path) if os.path.exists(f"{queue_path}/data.db") else []
+        there = []
+        if os.path.exists(f"{queue_path}/data.db"):
+            there = rows(queue_path) + rows(queue_path, "dead_letters")
         return {*there, *(entry.data for entry in far_end.ledger.events.values())}
 
     def offer(count, name="A"):
@@ -135,7 +137,7 @@ def test_jumps_while_sending(forwarder, far_end, clock, offer, queue_path, oracl
     daemon.wait_for("clock.wrong")
 
 
-def test_jumps_while_idle(forwarder, far_end, clock, offer, queue_path, rows, until):
+def test_jumps_while_idle(forwarder, far_end, clock, offer, queue_path, rows, until, figures):
     """An idle daemon stays idle when the clock jumps, and notices the next event at once."""
     daemon = forwarder.daemon(FORWARDER_DELIVERY_LINGER_S="0.3")
     for ahead_s in (-DAY_S, 0.0, -DAY_S):
@@ -148,6 +150,7 @@ def test_jumps_while_idle(forwarder, far_end, clock, offer, queue_path, rows, un
         until(lambda: not rows(queue_path), "it is delivered", timeout_s=10)
         assert time.monotonic() - began < 5
         assert share.so_far() < MOST_CPU_SHARE
+    assert figures(queue_path).delivered == 3
 
 
 def test_clock_a_year_ahead_blocks(
@@ -195,7 +198,7 @@ class DateAnswers(BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize("ahead_s", [-DAY_S, YEAR_S])
-def test_retry_after_a_date(forwarder, clock, offer, until, ahead_s):
+def test_retry_after_a_date(forwarder, clock, offer, queue_path, until, ahead_s, figures):
     """A Retry-After that is a date is waited for by the far end's own clock, however wrong ours is."""
     with ThreadingHTTPServer(("127.0.0.1", 0), DateAnswers) as server:
         server.came_at = []
@@ -212,12 +215,13 @@ def test_retry_after_a_date(forwarder, clock, offer, until, ahead_s):
             serving.join()
         # Dates are whole seconds.
         assert 0.9 < server.came_at[1] - server.came_at[0] < 5
+    assert figures(queue_path).accepted == 1
 
 
 # What is told
 
 
-def test_status_after_jumps(forwarder, far_end, clock, offer, queue_path, rows, until):
+def test_status_after_jumps(forwarder, far_end, clock, offer, queue_path, rows, until, figures):
     """Ages, rates and remaining times are never negative, and a jump makes no rate of what was delivered long
     ago."""
     forwarder.daemon()
@@ -236,9 +240,10 @@ def test_status_after_jumps(forwarder, far_end, clock, offer, queue_path, rows, 
         assert "-1 " not in shown
         assert " ago" in shown
         assert "-" not in shown.split("rate")[1].split("\n")[0]
+    assert figures(queue_path).waiting == 5
 
 
-def test_rate_after_a_jump_back(forwarder, far_end, clock, offer, queue_path, rows, until):
+def test_rate_after_a_jump_back(forwarder, far_end, clock, offer, queue_path, rows, until, figures):
     """What was delivered an hour ago is no part of the last minute's rate because the clock was set back."""
     forwarder.daemon()
     offer(600)
@@ -247,6 +252,7 @@ def test_rate_after_a_jump_back(forwarder, far_end, clock, offer, queue_path, ro
     assert forwarder.json("status")["rate_1m"] == 0
     clock.set(-3600.0)
     assert forwarder.json("status")["rate_1m"] == 0
+    assert figures(queue_path).delivered == 600
 
 
 # Retention
@@ -261,7 +267,9 @@ def dead_letter(forwarder, far_end, offer, rows, queue_path, until):
     return found
 
 
-def test_retention_does_not_trust_a_wrong_clock(forwarder, far_end, clock, offer, queue_path, rows, until):
+def test_retention_does_not_trust_a_wrong_clock(
+    forwarder, far_end, clock, offer, queue_path, rows, until, figures
+):
     """Dead letters that are kept for a month survive a daemon that starts while the clock is a year ahead, as
     before the time is set by network: until the far end has said what time it is, nothing is deleted."""
     forwarder.environ["FORWARDER_DEAD_LETTERS_MAX_AGE_DAYS"] = "30"
@@ -273,3 +281,4 @@ def test_retention_does_not_trust_a_wrong_clock(forwarder, far_end, clock, offer
     offer(1)
     daemon.wait_for("delivery.blocked")
     assert rows(queue_path, "dead_letters") == found
+    assert figures(queue_path).dead_letters == 3

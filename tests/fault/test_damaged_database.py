@@ -263,6 +263,7 @@ def test_flipped_bits(forwarder, far_end, queue_path, offer, rows, until, seed):
     assert daemon.process.poll() is None
     assert daemon.stop() == 0
     assert not [line for line in daemon.other_output if "Traceback" in line]
+    sound(queue_path)
 
 
 def sound(path):

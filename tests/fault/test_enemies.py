@@ -276,7 +276,7 @@ def test_redirect_carries_the_key_nowhere(forwarder, far_end, queue_path, offer,
 
 
 def test_answer_of_many_keys_costs_little_memory(
-    enemy, forwarder, queue_path, offer, rows, until, monkeypatch
+    enemy, forwarder, queue_path, offer, rows, until, monkeypatch, figures
 ):
     """An answer of nearly 2 MB that is a fifth of a million things takes no more memory than any other."""
     body = b"{" + b",".join(b'"%d":0' % number for number in range(200_000)) + b"}"
@@ -288,6 +288,7 @@ def test_answer_of_many_keys_costs_little_memory(
     enemy.trick = None
     until(lambda: not rows(queue_path), "it is delivered")
     assert memory_kib(daemon.process.pid) < MOST_MEMORY_KIB
+    assert figures(queue_path).delivered == 1
 
 
 # On the terminal
@@ -374,7 +375,7 @@ def test_secret_in_an_address_is_not_printed(name, by, monkeypatch, tmp_path, ca
         assert is_harmless(out + err)
 
 
-def test_secret_in_an_address_at_reload(forwarder, offer, queue_path, rows, tmp_path, until):
+def test_secret_in_an_address_at_reload(forwarder, offer, queue_path, rows, tmp_path, until, figures):
     """A reload that brings an address with a secret in it is refused without repeating it."""
     url = forwarder.environ.pop("FORWARDER_MIXPANEL_URL")
     file = tmp_path / "settings.toml"
@@ -389,6 +390,7 @@ def test_secret_in_an_address_at_reload(forwarder, offer, queue_path, rows, tmp_
     until(lambda: not rows(queue_path), "the old settings stay in force")
     assert SECRET not in json.dumps(daemon.log) + "".join(daemon.other_output)
     assert SECRET not in json.dumps(forwarder.json("status"))
+    assert figures(queue_path).delivered == 1
 
 
 @pytest.mark.parametrize(
@@ -483,7 +485,7 @@ def test_pipes_in_the_way_stop_nobody_for_ever(name, forwarder, queue, queue_pat
         assert "Traceback" not in done.stderr
 
 
-def test_pipe_in_the_way_of_a_running_daemon(forwarder, far_end, queue_path, rows, offer, until):
+def test_pipe_in_the_way_of_a_running_daemon(forwarder, far_end, queue_path, rows, offer, until, figures):
     """Named pipes that appear under a running daemon neither stop it nor those who ask how it is."""
     daemon = forwarder.daemon()
     for name in ("daemon.json.new", "daemon.json"):
@@ -494,6 +496,7 @@ def test_pipe_in_the_way_of_a_running_daemon(forwarder, far_end, queue_path, row
         until(lambda: not rows(queue_path), "it goes on delivering", timeout_s=3)
     assert forwarder("status", timeout_s=3).returncode == 0
     assert daemon.stop() == 0
+    assert figures(queue_path).delivered == 3
 
 
 # In the table

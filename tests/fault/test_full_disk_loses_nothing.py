@@ -72,13 +72,14 @@ def put_many_times(queue, times):
         queue.put(EVENT)
 
 
-def test_new_queue_on_a_full_disk(disk, queue_path):
+def test_new_queue_on_a_full_disk(disk, queue_path, figures):
     """Where there is no room for a new queue, that is said, and it is made once there is."""
     disk.fill()
     refused(lambda: EventQueue(queue_path, min_free_bytes=0).put(EVENT))
     disk.free()
     with EventQueue(queue_path, min_free_bytes=0) as queue:
         assert queue.put(EVENT) == 1
+    assert figures(queue_path).waiting == 1
 
 
 def exhaust(disk, queue):

@@ -150,7 +150,7 @@ def test_outage(forwarder, far_end, queue_path, offer, oracle, rows, until):
     oracle(queue_path, far_end, events)
 
 
-def test_host_that_does_not_exist(forwarder, queue_path, offer, rows, until):
+def test_host_that_does_not_exist(forwarder, queue_path, offer, rows, until, figures):
     """A wrong name in the settings is an outage like any other: the events wait."""
     events = offer()
     daemon = forwarder.daemon(**EAGER, FORWARDER_MIXPANEL_URL="https://mixpanel.invalid")
@@ -158,6 +158,7 @@ def test_host_that_does_not_exist(forwarder, queue_path, offer, rows, until):
     assert "DNS" in daemon.wait_for("delivery.backing_off")["reason"]
     assert rows(queue_path) == events
     assert rows(queue_path, "dead_letters") == []
+    assert figures(queue_path).waiting == len(events)
 
 
 def test_wrong_clock(forwarder, far_end, queue_path, offer, oracle, rows, until):

@@ -80,7 +80,7 @@ def test_bad_event_that_waits_holds_nothing_back(forwarder, far_end, queue_path,
     assert daemon.logged("delivery.blocked") == []
 
 
-def test_strangers_rubbish_holds_nothing_back(forwarder, far_end, queue_path, emptied, rows):
+def test_strangers_rubbish_holds_nothing_back(forwarder, far_end, queue_path, emptied, rows, figures):
     """Rows that are no events, from plain persist-queue, don't stop what stands before and behind them."""
     queue = persistqueue.SQLiteAckQueue(
         queue_path, auto_commit=True, serializer=persistqueue.serializers.json
@@ -96,3 +96,4 @@ def test_strangers_rubbish_holds_nothing_back(forwarder, far_end, queue_path, em
     found = [json.loads(entry.data)["properties"]["n"] for entry in far_end.ledger.events.values()]
     assert sorted(found) == list(range(len(rubbish) + 1))
     assert [json.loads(data) for data in rows(queue_path, "dead_letters")] == rubbish
+    assert figures(queue_path).dead_letters == len(rubbish)

@@ -292,7 +292,7 @@ def test_the_command_goes_on_after_a_power_cut(whole_run, dice, tmp_path, far_en
 
 
 @pytest.mark.parametrize("producer", power_loss_run.PRODUCERS)
-def test_accepted_is_said_after_the_sync(tmp_path, producer):
+def test_accepted_is_said_after_the_sync(tmp_path, producer, dice, figures):
     """When any producer hears yes, all that was written to the database and its log has been synced, and so
     have their names; something was written since the last yes."""
     count = {"one_by_one": 3, "together": 60, "by_command": 30, "stranger": 3}[producer]
@@ -306,6 +306,11 @@ def test_accepted_is_said_after_the_sync(tmp_path, producer):
         assert [path for path in disk.unsynced() if "data.db" in path and "-shm" not in path] == []
         names = [one.call.name for one in recording.steps[before:step] if "data.db" in one.call.where]
         assert names.index("pwrite64") < len(names) - 1 - names[::-1].index("fdatasync")
+    # Plain persist-queue does not sync the name of a directory that it has made.
+    disk.cut(tmp_path / "cut", "everything" if producer == "stranger" else "nothing", dice)
+    path = str(tmp_path / "cut" / "queue")
+    Consumer(path).close()  # which adopts what a stranger has made
+    assert figures(path).accepted == count
 
 
 @pytest.mark.parametrize("synchronous", ["OFF", "NORMAL"])
@@ -337,7 +342,7 @@ MADE = {
 
 @pytest.mark.parametrize("has_journal", [True, False])
 @pytest.mark.parametrize("how", MADE)
-def test_the_way_to_the_queue_lasts(record, dice, tmp_path, how, has_journal):
+def test_the_way_to_the_queue_lasts(record, dice, tmp_path, how, has_journal, figures):
     """However its directory was made: once an event is accepted, the directory outlasts a power cut, on a
     file system that keeps names in order and on one that keeps only what it was told to."""
     parts = "a/b/queue" if how == "with its parents" else "queue"
@@ -355,6 +360,7 @@ def test_the_way_to_the_queue_lasts(record, dice, tmp_path, how, has_journal):
     disk.cut(tmp_path / "cut", "nothing", dice)
     with View(str(tmp_path / "cut" / parts)) as view:
         assert number_of(view.peek(10)[-1].data) == 1
+    figures(str(tmp_path / "cut" / parts))
 
 
 # What the runs below do to a queue that has three events, 0 to 2, in its database and three in its log.
