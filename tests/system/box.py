@@ -1,0 +1,197 @@
+"""A machine of its own to try the unit in: a real systemd, booted over a throw-away copy of this one's root.
+
+It sees this machine's files, changes none of them, and has no network but loopback. Needs root and
+systemd-nspawn (Debian: systemd-container).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BOOT_S = 60
+# In a mount namespace of its own, so that nothing stays mounted, and in a control group of its own, or two
+# boxes at once would take each other's services for theirs. When the test ends, however, so does its pipe.
+BOOT = """
+set -e
+work=$1 groups=$2; shift 2
+for group in $groups; do echo $$ >"$group/cgroup.procs"; done
+mount -t tmpfs -o mode=755 box "$work"
+mkdir "$work/upper" "$work/work" "$work/root"
+mount -t overlay -o "lowerdir=/,upperdir=$work/upper,workdir=$work/work" box "$work/root"
+exec 3<&0
+systemd-nspawn --quiet --register=no --keep-unit --private-network --notify-ready=yes \\
+    --directory="$work/root" "$@" --boot -- systemd.unit=box.target systemd.log_level=warning </dev/null &
+nspawn=$!
+{ read -r _ <&3 || while kill $nspawn; do sleep 0.2; done; } >/dev/null 2>&1 &
+wait $nspawn || true
+kill $! || true
+wait
+"""
+TARGET = (
+    "[Unit]\nRequires=basic.target\nWants=dbus.service\nAfter=basic.target dbus.service\nAllowIsolate=yes\n"
+)
+# What `pip install` puts there, wherever the checkout, its environment and their Python are.
+COMMAND = """#!/bin/sh
+LD_LIBRARY_PATH=/opt/forwarder/python/lib exec /opt/forwarder/python/bin/{python} /opt/forwarder/main "$@"
+"""
+MAIN = """
+import sys
+sys.path[:0] = ["/opt/forwarder/checkout", "/opt/forwarder/packages"]
+sys.argv[0] = "forwarder"
+from forwarder.cli import main
+sys.exit(main())
+"""
+
+
+class Box:
+    """A booted system; its init is process *leader* of this one.
+
+    Attributes:
+        root: Its root directory, as seen from here.
+    """
+
+    def __init__(self, leader: int) -> None:
+        self.root = Path(f"/proc/{leader}/root")
+        self._enter = ["nsenter", "--target", str(leader), "--all", "--wd=/"]
+
+    def run(
+        self,
+        *command: str | Path,
+        user: str = "",
+        stdin: str = "",
+        check: bool = True,
+        timeout_s: float = 60,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in it to its end, as root or *user*; with *check* it must exit with 0."""
+        become = ["runuser", "-u", user, "--"] if user else []
+        done = subprocess.run(
+            [*self._enter, *become, *map(str, command)],
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"},
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+        )
+        if check:
+            assert done.returncode == 0, f"{shlex.join(done.args)}: {done.stdout}{done.stderr}"
+        return done
+
+    def write(self, path: str, content: str, mode: int = 0o644) -> None:
+        """Write a file of root's in it, and make the directories above."""
+        self.run("install", "-D", "-m", f"{mode:o}", "/dev/stdin", path, stdin=content)
+
+
+@contextlib.contextmanager
+def booted() -> Iterator[Box]:
+    """A box that has booted; the test is skipped, with the reason, where none can be."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can boot a system")
+    if not shutil.which("systemd-nspawn"):
+        pytest.skip("systemd-nspawn is not on this machine (Debian: systemd-container)")
+    with contextlib.ExitStack() as stack:
+        # Not below /tmp, where the new system mounts its own.
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="forwarder-box-", dir="/var/tmp")))
+        ready = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+        ready.bind(str(work / "ready"))
+        console = stack.enter_context((work / "console").open("w"))
+        (work / "box").mkdir()
+        groups = stack.enter_context(_groups(work.name))
+        nspawn = subprocess.Popen(
+            ["unshare", "--mount", "sh", "-c", BOOT, "box", work / "box", " ".join(groups), *_binds(work)],
+            env={"PATH": os.environ["PATH"], "NOTIFY_SOCKET": str(work / "ready")},
+            stdin=subprocess.PIPE,
+            stdout=console,
+            stderr=subprocess.STDOUT,
+        )
+        leader = 0
+        try:
+            leader = _wait_until_ready(nspawn, ready, work / "console")
+            yield Box(leader)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                # Takes all of its processes along, and nspawn ends by itself.
+                os.kill(leader or nspawn.pid, signal.SIGKILL)
+            assert nspawn.stdin is not None
+            nspawn.stdin.close()
+            nspawn.wait(BOOT_S)
+
+
+@contextlib.contextmanager
+def _groups(name: str) -> Iterator[list[str]]:
+    """A control group below this process's own, in each hierarchy that systemd uses."""
+    groups = []
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        unified = "unified" if Path("/sys/fs/cgroup/unified").is_dir() else ""
+        hierarchy = {"": unified, "name=systemd": "systemd"}.get(controllers)
+        if hierarchy is not None:
+            group = Path("/sys/fs/cgroup", hierarchy, path.strip("/"), name)
+            with contextlib.suppress(OSError):
+                group.mkdir()
+                groups.append(group)
+    try:
+        yield [str(group) for group in groups]
+    finally:
+        deadline = time.monotonic() + 5
+        for group in groups:
+            while group.exists() and time.monotonic() < deadline:
+                _remove(group)
+
+
+def _remove(group: Path) -> None:
+    for directory, _, _ in os.walk(group, topdown=False):
+        # As long as a process of it is still on its way out, the kernel keeps it.
+        with contextlib.suppress(OSError):
+            os.rmdir(directory)
+
+
+def _binds(work: Path) -> list[str]:
+    python = os.path.basename(os.path.realpath(sys.executable))
+    for name, content in (
+        ("box.target", TARGET),
+        ("main", MAIN),
+        ("forwarder", COMMAND.format(python=python)),
+    ):
+        (work / name).write_text(content)
+        (work / name).chmod(0o755)
+    binds = {
+        work / "box.target": "/etc/systemd/system/box.target",
+        work / "forwarder": "/usr/bin/forwarder",
+        work / "main": "/opt/forwarder/main",
+        ROOT: "/opt/forwarder/checkout",
+        Path(sysconfig.get_path("purelib")): "/opt/forwarder/packages",
+        Path(sys.base_prefix): "/opt/forwarder/python",
+    }
+    return [f"--bind-ro={here}:{there}" for here, there in binds.items()]
+
+
+def _wait_until_ready(nspawn: subprocess.Popen[bytes], ready: socket.socket, console: Path) -> int:
+    """Returns the system's init, by its number here."""
+    leader = 0
+    deadline = time.monotonic() + BOOT_S
+    ready.settimeout(0.2)
+    while time.monotonic() < deadline and nspawn.poll() is None:
+        with contextlib.suppress(TimeoutError):
+            told = dict(line.partition("=")[::2] for line in ready.recv(4096).decode().splitlines())
+            leader = int(told.get("X_NSPAWN_LEADER_PID", leader))
+            if "READY" in told:
+                return leader
+    end = "\n".join(console.read_text(errors="replace").splitlines()[-20:])
+    if not leader:
+        pytest.skip(f"no system can be booted on this machine: {end}")
+    pytest.fail(f"the system did not boot: {end}")
