@@ -189,9 +189,9 @@ class Log:
     format: str = field(
         default="auto",
         metadata=about(
-            Choice("console", "json", "auto"),
-            "How a line looks: console for people, json for programs; auto is console on a terminal, "
-            "key=value with a priority under the systemd journal, and json anywhere else.",
+            Choice("console", "json", "journal", "auto"),
+            "How a line looks: console for people, json for programs, journal for systemd's, with fields to "
+            "search for; auto is console on a terminal, journal where that is read, and json anywhere else.",
         ),
     )
 

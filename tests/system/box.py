@@ -42,9 +42,12 @@ wait $nspawn || true
 kill $! || true
 wait
 """
-TARGET = (
-    "[Unit]\nRequires=basic.target\nWants=dbus.service\nAfter=basic.target dbus.service\nAllowIsolate=yes\n"
-)
+TARGET = """[Unit]
+Requires=basic.target
+Wants=dbus.service
+After=basic.target dbus.service
+AllowIsolate=yes
+"""
 # What `pip install` puts there, wherever the checkout, its environment and their Python are.
 COMMAND = """#!/bin/sh
 LD_LIBRARY_PATH=/opt/forwarder/python/lib exec /opt/forwarder/python/bin/{python} /opt/forwarder/main "$@"

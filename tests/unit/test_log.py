@@ -13,15 +13,17 @@ import pytest
 import structlog
 
 from forwarder import log
+from forwarder.log import journald
 
 SECRET = "0123456789abcdef"
 UNTYPICAL = "a\nb\r\x1b[31m\x9b\u2028\u202e<3>forged"
 
 
 @pytest.fixture(autouse=True)
-def fresh_logging(monkeypatch):
-    """Each test configures logging for itself and leaves nothing behind."""
+def fresh_logging(monkeypatch, tmp_path):
+    """Each test configures logging for itself, leaves nothing behind, and writes into no host's journal."""
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)
+    monkeypatch.setattr(journald, "SOCKET", str(tmp_path / "no-journal"))
     handlers = list(logging.getLogger().handlers)
     yield
     logging.getLogger().handlers[:] = handlers
@@ -82,8 +84,8 @@ def test_console_lines_are_for_people(lines):
     )
 
 
-def test_journal_lines_have_a_priority_and_no_time(journal):
-    """Under the journal a line begins with its priority, see sd-daemon(3), and leaves the time out."""
+def test_where_the_journal_is_not_there_a_line_has_a_priority_and_no_time(journal):
+    """Without the journal's socket a line begins with its priority, see sd-daemon(3), without the time."""
     stream, read = journal
     log.configure("debug", "auto", stream)
     logger = log.get("service")
@@ -118,7 +120,7 @@ def test_auto_trusts_the_journals_variable_only_for_the_journals_stream(journal,
     assert log.style("auto", stream, os.environ) == "journal"
 
 
-@pytest.mark.parametrize("format", ["console", "json"])
+@pytest.mark.parametrize("format", ["console", "json", "journal"])
 def test_a_named_format_is_kept_everywhere(format, journal):
     """Who names a format gets it, under the journal too."""
     stream, _ = journal

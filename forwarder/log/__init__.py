@@ -1,0 +1,151 @@
+"""How the forwarder tells what it does: one line for one thing, on standard error or in the journal.
+
+Messages are ``noun.verb`` with fields: ``log.info("batch.delivered", events=2000)``. Whatever a field
+holds, a line stays one line: control characters are escaped. Secrets and event payloads are not logged.
+A line that can't be written (disk full, reader gone) is dropped: logging stops nobody's work.
+
+========  =====================================  ==================================================
+style     when ``auto``                          a line
+========  =====================================  ==================================================
+console   standard error is a terminal           time, level, message, ``key=value``; tracebacks below
+journal   it is the journal (systemd)            an entry with a sentence, a priority and all fields
+json      anything else: file, pipe, container   one JSON object, ASCII only
+========  =====================================  ==================================================
+
+Times are UTC, ISO 8601, with milliseconds; the journal keeps its own.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import IO, TYPE_CHECKING, Any
+
+from forwarder.log import journald, lines
+from forwarder.log.repeats import Repeat, Repeats
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+__all__ = ["Repeat", "Repeats", "configure", "get", "style"]
+
+
+def configure(level: str = "info", format: str = "auto", stream: IO[str] | None = None) -> None:
+    """Log from here on to *stream* (standard error when None); may be called again, as on a reload.
+
+    What libraries log at warning or above by way of :mod:`logging` is logged too, as ``library.logged``.
+
+    Args:
+        level: debug, info, warning or error.
+        format: console, json, journal or auto (see above).
+        stream: A text stream; with ``journal`` written to only where there is none.
+    """
+    import logging
+    from datetime import UTC, datetime
+
+    import structlog
+
+    stream = sys.stderr if stream is None else stream
+    sink = _SINKS[style(format, stream, os.environ)](stream)
+
+    def line(
+        _logger: Any, method: str, fields: MutableMapping[str, Any]
+    ) -> tuple[tuple[Any], dict[str, Any]]:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        head: dict[str, Any] = {"timestamp": now, "level": method, "event": str(fields.pop("event", ""))}
+        traceback = lines.traceback_of(fields.pop("exc_info", None))
+        for name, value in fields.items():
+            head[f"{name}_" if name in head else name] = lines.plain(value, name)
+        if traceback:
+            head["traceback"] = traceback
+        return (head,), {}
+
+    structlog.configure(
+        processors=[line],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=lambda *_: sink,
+        cache_logger_on_first_use=False,  # a logger got before a reload follows it
+    )
+
+    class Libraries(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            log = get(record.name)
+            tell = log.error if record.levelno >= logging.ERROR else log.warning
+            tell("library.logged", message=record.getMessage(), exc_info=record.exc_info)
+
+    Libraries.__qualname__ = "forwarder.Libraries"
+    root = logging.getLogger()
+    for handler in [old for old in root.handlers if type(old).__qualname__ == Libraries.__qualname__]:
+        root.removeHandler(handler)
+    root.addHandler(Libraries(logging.WARNING))
+
+
+def get(name: str) -> FilteringBoundLogger:
+    """The logger of the *part* called *name*. It may be got before :func:`configure`, and follows it."""
+    import structlog
+
+    if not structlog.is_configured():
+        # As it comes, structlog prints to standard output, where commands print their results.
+        configure()
+    logger: FilteringBoundLogger = structlog.get_logger(part=name)
+    return logger
+
+
+def style(format: str, stream: IO[str] | None, environ: Mapping[str, str]) -> str:
+    """Which of console, journal and json the *format* of the settings means on this *stream*."""
+    if format != "auto":
+        return format
+    try:
+        if stream is not None and stream.isatty():
+            return "console"
+        status = os.fstat(stream.fileno()) if stream is not None else None
+    except (OSError, ValueError):  # no file behind it
+        return "json"
+    # systemd.exec(5), JOURNAL_STREAM: device and inode of the journal's socket. A process started from
+    # the service with its output sent elsewhere inherits the variable, hence the comparison.
+    journal = status and f"{status.st_dev}:{status.st_ino}"
+    return "journal" if journal and environ.get("JOURNAL_STREAM") == journal else "json"
+
+
+class _Sink:
+    """Writes a line at a time. structlog calls the method named like the level."""
+
+    def __init__(self, stream: IO[str] | None, write: Callable[[lines.Fields], str]) -> None:
+        self._stream = stream
+        self._line = write
+        self._lock = threading.RLock()
+
+    def write(self, fields: lines.Fields) -> None:
+        if self._stream is None:
+            return
+        try:
+            with self._lock:
+                self._stream.write(self._line(fields) + "\n")
+                self._stream.flush()
+        except (OSError, ValueError, RuntimeError):
+            # ENOSPC, EPIPE, closed, or a signal handler's line within another: delivery must go on.
+            return
+
+    debug = info = warning = error = critical = write
+
+
+class _Journal(_Sink):
+    """Writes to the journal; where there is none, a line with its priority, for what reads the stream."""
+
+    def __init__(self, stream: IO[str] | None) -> None:
+        super().__init__(stream, lines.as_prefixed)
+
+    def write(self, fields: lines.Fields) -> None:
+        if not journald.send(fields):
+            super().write(fields)
+
+    debug = info = warning = error = critical = write
+
+
+_SINKS: Mapping[str, Callable[[IO[str] | None], _Sink]] = {
+    "console": lambda stream: _Sink(stream, lines.as_console),
+    "journal": _Journal,
+    "json": lambda stream: _Sink(stream, lines.as_json),
+}
