@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from forwarder.errors import (
     StorageError,
     TryAgainError,
     UnavailableError,
+    UsageError,
     printable,
 )
 
@@ -33,6 +35,7 @@ UNBALANCED = 1
 # With less than this share of queue.max_bytes left, there is still time to act.
 SCARCE = 0.1
 _COLOURS = {OK: "green", WARNING: "yellow", FAIL: "red"}
+_PRIORITIES = {OK: 6, WARNING: 4, FAIL: 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,30 +50,45 @@ class Result:
 
 @command("check", short_help="Check settings, permissions, disk, database and books.")
 @click.option("--online", is_flag=True, help="Also ask Mixpanel whether it takes the key; nothing is stored.")
+@click.option("--settings", "briefly", is_flag=True, help="Only what `run` can't do without, at once.")
 @json_option
-def check(context: Context, online: bool, as_json: bool) -> int:
+def check(context: Context, online: bool, briefly: bool, as_json: bool) -> int:
     """Check settings, key, permissions, disk, database and books, and whether a daemon runs.
 
     Each is a line: ok, warning or FAIL, then its name. Nothing is changed, and the daemon may go on. The
     database is read through; where millions wait, what takes too long is left out, and that is said.
 
+    With --settings only settings, key and permissions are checked, without which no daemon can run, however
+    full or broken the queue is: what a unit asks before it starts or reloads one.
+
     Exit code: 0 if nothing fails, else that of the first that does: 78 settings or key, 77 permissions, 75
     no room, 74 a damaged database, 1 books that do not balance; with --online 78 if Mixpanel does not take
     the key or the address is wrong, 69 if it can't be reached.
     """
+    if briefly and online:
+        raise UsageError("--settings and --online exclude each other", "Give one of them")
     code = 0
-    for found in examine(context, online):
+    for found in examine(context, online, briefly):
         code = code or found.exit_code
         if as_json:
             click.echo(json.dumps({"name": found.name, "result": found.result, "detail": found.detail}))
         else:
-            word = styled(f"{found.result:<7}", fg=_COLOURS[found.result])
-            lines = map(printable, found.detail.splitlines())
-            click.echo(f"{word} {found.name}: " + "\n        ".join(line.strip() for line in lines))
+            click.echo(_line(found))
     return code
 
 
-def examine(context: Context, online: bool) -> Iterator[Result]:
+def _line(found: Result) -> str:
+    from forwarder import log
+
+    lines = (printable(line).strip() for line in found.detail.splitlines())
+    if log.style("auto", sys.stdout, os.environ) == "journal":
+        # Each line is an entry there, with the priority that stands in front of it.
+        return f"<{_PRIORITIES[found.result]}>{found.result} {found.name}: {' '.join(lines)}"
+    word = styled(f"{found.result:<7}", fg=_COLOURS[found.result])
+    return f"{word} {found.name}: " + "\n        ".join(lines)
+
+
+def examine(context: Context, online: bool, briefly: bool = False) -> Iterator[Result]:
     """Check one thing after the other; without good settings there is nothing to check."""
     try:
         settings = context.settings
@@ -82,6 +100,8 @@ def examine(context: Context, online: bool) -> Iterator[Result]:
     yield from key
     directory = list(_check_directory(settings.queue.path))
     yield from directory
+    if briefly:
+        return
     if not any(found.exit_code for found in directory) and os.path.isdir(settings.queue.path):
         yield _check_disk(settings)
         yield from _check_queue(settings)

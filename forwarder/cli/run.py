@@ -17,9 +17,15 @@ def run(context: Context) -> None:
 
     early = Early()
     with handled(early.signalled):
+        import faulthandler
+        from contextlib import suppress
+
         from forwarder import config, log
         from forwarder.service.run import run as run_daemon
 
         settings = context.settings
+        with suppress(OSError, ValueError, RuntimeError):  # no standard error
+            # Where it hung, when systemd's watchdog ends it by SIGABRT.
+            faulthandler.enable()
         log.configure(settings.log.level, settings.log.format)
         run_daemon(settings, lambda: config.load(context.config_file), early)

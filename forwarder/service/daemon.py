@@ -18,9 +18,10 @@ from forwarder.delivery.outcome import Reply
 from forwarder.errors import ForwarderError
 from forwarder.service.instance import InstanceLock, TakenError
 from forwarder.service.journal import Journal
-from forwarder.service.notify import notify
+from forwarder.service.notify import Pulse, notify
 from forwarder.service.senders import Senders
 from forwarder.service.state import DaemonState, Publisher
+from forwarder.service.summary import summary
 from forwarder.service.worker import Worker
 
 POLL_S = 0.05
@@ -60,6 +61,7 @@ class Daemon:
         self._senders = Senders(client, lambda batch, reply: self._inbox.put((batch, reply)))
         self._journal.secrets_warned(warnings)
         self._publisher = Publisher(settings.queue.path)
+        self._pulse = Pulse(lambda: summary(self.settings.queue.path, *self.condition))
         self._pid, self._started_at = os.getpid(), time.time()
         self._storage_ok_at = 0.0
         self._storage_error = ""
@@ -72,6 +74,7 @@ class Daemon:
     def start(self) -> None:
         """Say that all is ready."""
         self._journal.started(self.settings)
+        self._pulse.tell()
         notify("READY=1")
 
     def stop(self) -> None:
@@ -106,7 +109,8 @@ class Daemon:
                 raise
             except ForwarderError as error:
                 self._storage_failed(error, now)
-        self._publish(now)
+        has_news = self._publish(now) or self._worker.is_stirred
+        self._pulse.turned(now, has_news)
         due_s = POLL_S if self._must_wait else self.courier.wait_s(now)
         while not self._wait(min(POLL_S, due_s)) and dozing and self._may_doze(now + due_s):
             pass
@@ -200,7 +204,7 @@ class Daemon:
             self._storage_error = ""
             self._journal.storage_recovered(now)
 
-    def _publish(self, now: float) -> None:
+    def _publish(self, now: float) -> bool:
         name, reason = self.condition
         state = DaemonState(
             self._pid,
@@ -213,4 +217,4 @@ class Daemon:
             failures=self.courier.gate.tries,
             started_at=self._started_at,
         )
-        self._publisher.publish(state, now)
+        return self._publisher.publish(state, now)

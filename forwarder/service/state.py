@@ -47,20 +47,24 @@ class Publisher:
         self._told: DaemonState | None = None
         self._told_at = 0.0
 
-    def publish(self, state: DaemonState, now: float) -> None:
+    def publish(self, state: DaemonState, now: float) -> bool:
         """Tell a change of state or reason at once, and of a figure, which may change all the time, soon.
 
         Args:
             now: Any clock that doesn't go back, in seconds.
+
+        Returns:
+            whether there was one.
         """
         told = self._told
         if told == state:
-            return
+            return False
         is_same = told is not None and (told.state, told.state_reason) == (state.state, state.state_reason)
         if is_same and now < self._told_at + PUBLISH_S:
-            return
+            return True
         self._told, self._told_at = state, now
         _write(self._path, replace(state, updated_at=time.time()))
+        return True
 
     def remove(self) -> None:
         """Take the state file away."""

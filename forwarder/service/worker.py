@@ -96,6 +96,11 @@ class Worker:
         """Whether everything that was sent is answered for and settled."""
         return not self.courier.in_flight and not self._replies
 
+    @property
+    def is_stirred(self) -> bool:
+        """Whether something has come or gone since the queue was last tidy."""
+        return self._untidy
+
     def may_rest(self, now: float) -> bool:
         """Whether a turn would find nothing new in the queue, and nothing to tidy."""
         has_housework = self._untidy and self.courier.is_idle

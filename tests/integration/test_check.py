@@ -517,3 +517,35 @@ def test_online(run, queue, far_end, monkeypatch):
     far_end.stop_listening()
     code, found = run("--online")
     assert (code, found["Mixpanel"][0]) == (69, "FAIL")
+
+
+def test_only_what_a_daemon_can_t_run_without(run, queue, monkeypatch):
+    """With ``--settings`` a full or broken queue, which the daemon is to drain or mend, is no failure."""
+    monkeypatch.setenv("FORWARDER_QUEUE_MIN_FREE_BYTES", "1024TiB")
+    spoil(queue, "UPDATE ledger SET delivered = delivered + 7")
+    assert run()[0] == 75
+
+    code, found = run("--settings")
+
+    assert code == 0
+    assert found.keys() == {"settings", "key", "directory"}
+
+
+def test_the_brief_check_fails_as_the_daemon_would(run, queue, monkeypatch):
+    """With ``--settings`` a wrong setting and a missing key are failures, with the daemon's exit code."""
+    monkeypatch.delenv("FORWARDER_MIXPANEL_TOKEN")
+    code, found = run("--settings")
+    assert (code, found["key"][0]) == (78, "FAIL")
+
+    monkeypatch.setenv("FORWARDER_DELIVERY_LINGER_S", "soon")
+    code, found = run("--settings")
+    assert (code, found.keys()) == (78, {"settings"})
+
+
+def test_the_brief_check_asks_nobody(capsys):
+    """``--settings`` and ``--online`` are for different moments."""
+    with pytest.raises(SystemExit) as ended:
+        main(["check", "--settings", "--online"])
+
+    assert ended.value.code == 64
+    assert "exclude each other" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import resource
 import signal
 import socket
@@ -12,7 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
@@ -744,18 +745,57 @@ def test_state_file_is_the_daemons_memory(forwarder, far_end, offer, until, queu
     assert not Path(queue_path, "daemon.json").exists()
 
 
-def test_service_manager_is_told(forwarder, tmp_path):
-    """Ready, reloading and stopping are told to the socket that systemd names, in this order."""
+@contextmanager
+def service_manager(tmp_path):
+    """A socket in systemd's place: its path, and a function that returns the next of what is told."""
     with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as sock:
         sock.bind(str(tmp_path / "notify"))
         sock.settimeout(20)
-        daemon = forwarder.daemon(NOTIFY_SOCKET=str(tmp_path / "notify"))
-        assert sock.recv(1000) == b"READY=1"
+
+        def told(*kinds):
+            return next(m for m in iter(lambda: sock.recv(4096).decode(), "") if m.startswith(kinds))
+
+        yield str(tmp_path / "notify"), told
+
+
+def test_service_manager_is_told(forwarder, tmp_path):
+    """Ready, reloading and stopping are told to the socket that systemd names, in this order."""
+    life = ("READY", "RELOADING", "STOPPING")
+    with service_manager(tmp_path) as (path, told):
+        daemon = forwarder.daemon(NOTIFY_SOCKET=path)
+        assert told(*life) == "READY=1"
         daemon.process.send_signal(signal.SIGHUP)
-        assert sock.recv(1000).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
-        assert sock.recv(1000) == b"READY=1"
+        assert told(*life).startswith("RELOADING=1\nMONOTONIC_USEC=")
+        assert told(*life) == "READY=1"
         assert daemon.stop() == 0
-        assert sock.recv(1000) == b"STOPPING=1"
+        assert told(*life) == "STOPPING=1"
+
+
+def test_service_manager_is_shown_depth_rate_and_state(forwarder, far_end, offer, tmp_path):
+    """What `systemctl status` shows follows what happens: how many wait, how fast they go, and the state."""
+    far_end.inject(Fault.server_error())
+    with service_manager(tmp_path) as (path, told):
+        forwarder.daemon(NOTIFY_SOCKET=path)
+        assert told("STATUS") == (
+            "STATUS=running: 0 events wait, 0.0 delivered a second over the last minute"
+        )
+        offer(1, 2, 3)
+        while "backing off: 3 events wait, 0.0 delivered a second" not in (line := told("STATUS")):
+            pass
+        assert "503" in line
+        far_end.clear()
+        while not re.match(r"STATUS=running: 0 events wait, [\d.]*[1-9][\d.]* delivered", told("STATUS")):
+            pass
+
+
+def test_the_watchdog_is_fed_as_long_as_the_loop_comes_round(forwarder, tmp_path):
+    """An idle daemon feeds it several times in the time that systemd waits; another process's it leaves."""
+    with service_manager(tmp_path) as (path, told):
+        forwarder.daemon(NOTIFY_SOCKET=path, WATCHDOG_USEC="2000000")
+        began = time.monotonic()
+        for _ in range(4):
+            assert told("WATCHDOG") == "WATCHDOG=1"
+        assert time.monotonic() - began < 6
 
 
 def test_dead_letters_past_their_age_are_deleted(forwarder, far_end, offer, emptied, queue_path, until):
