@@ -120,7 +120,13 @@ def _check_key(settings: Settings) -> Iterator[Result]:
     try:
         credentials, warnings = load_credentials(settings)
     except ForwarderError as error:
-        yield _failed("key", error)
+        credentials = os.environ.get("CREDENTIALS_DIRECTORY", "")
+        if credentials and not os.access(credentials, os.R_OK | os.X_OK):
+            # In a reload: systemd 252 mounts them for what it starts, and names them to all.
+            detail = "systemd shows its credentials to the daemon alone, which will judge them itself"
+            yield Result("key", WARNING, detail)
+        else:
+            yield _failed("key", error)
         return
     for warning in warnings:
         yield Result("key", WARNING, warning)

@@ -542,6 +542,18 @@ def test_the_brief_check_fails_as_the_daemon_would(run, queue, monkeypatch):
     assert (code, found.keys()) == (78, {"settings"})
 
 
+def test_credentials_that_systemd_hides_are_left_to_the_daemon(run, queue, monkeypatch, tmp_path):
+    """A reload's check sees none of the credentials that the daemon has, and does not fail for that."""
+    monkeypatch.delenv("FORWARDER_MIXPANEL_TOKEN")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "hidden"))
+    code, found = run("--settings")
+    assert (code, found["key"][0]) == (0, "warning")
+
+    (tmp_path / "hidden").mkdir()
+    code, found = run("--settings")
+    assert (code, found["key"][0]) == (78, "FAIL")
+
+
 def test_the_brief_check_asks_nobody(capsys):
     """``--settings`` and ``--online`` are for different moments."""
     with pytest.raises(SystemExit) as ended:
