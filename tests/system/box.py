@@ -17,7 +17,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,13 +34,17 @@ mount -t tmpfs -o mode=755 box "$work"
 mkdir "$work/upper" "$work/work" "$work/root"
 mount -t overlay -o "lowerdir=/,upperdir=$work/upper,workdir=$work/work" box "$work/root"
 exec 3<&0
-systemd-nspawn --quiet --register=no --keep-unit --private-network --notify-ready=yes \\
-    --directory="$work/root" "$@" --boot -- systemd.unit=box.target systemd.log_level=warning </dev/null &
-nspawn=$!
-{ read -r _ <&3 || while kill $nspawn; do sleep 0.2; done; } >/dev/null 2>&1 &
-wait $nspawn || true
-kill $! || true
-wait
+while :; do
+    rm -f "${work%/*}/again"
+    systemd-nspawn --quiet --register=no --keep-unit --private-network --notify-ready=yes \\
+        --directory="$work/root" "$@" --boot -- systemd.unit=box.target systemd.log_level=warning </dev/null &
+    nspawn=$!
+    { read -r _ <&3 || while kill $nspawn; do sleep 0.2; done; } >/dev/null 2>&1 &
+    wait $nspawn || true
+    kill $! || true
+    wait
+    [ -e "${work%/*}/again" ] || break
+done
 """
 TARGET = """[Unit]
 Requires=basic.target
@@ -61,16 +65,37 @@ sys.exit(main())
 """
 
 
-class Box:
-    """A booted system; its init is process *leader* of this one.
+class NeverBegunError(Exception):
+    """There was not even an init; says what there was."""
 
-    Attributes:
-        root: Its root directory, as seen from here.
+
+class Box:
+    """A booted system.
+
+    Args:
+        booted: Waits until it has, and returns its init, by its number here.
+        work: Where the script that boots it keeps its files.
     """
 
-    def __init__(self, leader: int) -> None:
-        self.root = Path(f"/proc/{leader}/root")
-        self._enter = ["nsenter", "--target", str(leader), "--all", "--wd=/"]
+    def __init__(self, booted: Callable[[], int], work: Path) -> None:
+        self._booted = booted
+        self._work = work
+        self.leader = booted()
+
+    @property
+    def root(self) -> Path:
+        """Its root directory, as seen from here."""
+        return Path(f"/proc/{self.leader}/root")
+
+    def reboot(self) -> None:
+        """Shut it down and boot it again; what is on its disk stays, and nothing else."""
+        # nspawn's own way to reboot fails in a mount namespace.
+        (self._work / "again").touch()
+        self.run("systemctl", "--no-block", "poweroff")
+        try:
+            self.leader = self._booted()
+        except NeverBegunError as error:
+            pytest.fail(f"the system did not come back: {error}")
 
     def run(
         self,
@@ -83,7 +108,7 @@ class Box:
         """Run a command in it to its end, as root or *user*; with *check* it must exit with 0."""
         become = ["runuser", "-u", user, "--"] if user else []
         done = subprocess.run(
-            [*self._enter, *become, *map(str, command)],
+            ["nsenter", "--target", str(self.leader), "--all", *become, *map(str, command)],
             env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"},
             input=stdin,
             capture_output=True,
@@ -121,14 +146,15 @@ def booted() -> Iterator[Box]:
             stdout=console,
             stderr=subprocess.STDOUT,
         )
-        leader = 0
         try:
-            leader = _wait_until_ready(nspawn, ready, work / "console")
-            yield Box(leader)
+            try:
+                box = Box(lambda: _wait_until_ready(nspawn, ready, work / "console"), work)
+            except NeverBegunError as error:
+                pytest.skip(f"no system can be booted on this machine: {error}")
+            yield box
+            # Takes all of its processes along, and nspawn ends by itself.
+            os.kill(box.leader, signal.SIGKILL)
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                # Takes all of its processes along, and nspawn ends by itself.
-                os.kill(leader or nspawn.pid, signal.SIGKILL)
             assert nspawn.stdin is not None
             nspawn.stdin.close()
             nspawn.wait(BOOT_S)
@@ -195,6 +221,6 @@ def _wait_until_ready(nspawn: subprocess.Popen[bytes], ready: socket.socket, con
             if "READY" in told:
                 return leader
     end = "\n".join(console.read_text(errors="replace").splitlines()[-20:])
-    if not leader:
-        pytest.skip(f"no system can be booted on this machine: {end}")
+    if not leader and nspawn.poll() is not None:
+        raise NeverBegunError(end)
     pytest.fail(f"the system did not boot: {end}")

@@ -1,0 +1,328 @@
+"""The service in a booted systemd: started, watched, reloaded, stopped and told of by systemd's own tools."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from box import booted
+from installed import PORT, TOKEN, Service, install
+
+# A hang that no timer would notice: the loop's own work stands still once the file is there.
+HANG = """
+import os, threading
+from forwarder.service import worker
+turn = worker.Worker.work
+def work(*arguments):
+    if os.path.exists("/run/hang"):
+        threading.Event().wait()
+    return turn(*arguments)
+worker.Worker.work = work
+"""
+MILLION = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1] + "/data.db")
+connection.execute(
+    "INSERT INTO ack_queue_default (data, timestamp, status)"
+    " WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000)"
+    " SELECT CAST(printf('{\\"event\\":\\"E\\",\\"properties\\":{\\"time\\":1700000000,'"
+    " || '\\"$insert_id\\":\\"id-%d\\",\\"distinct_id\\":\\"d\\"}}', i) AS BLOB), 1700000000, 1 FROM n"
+)
+connection.commit()
+"""
+
+
+@pytest.fixture(scope="module")
+def box():
+    """A booted system with the service installed, for all tests of this file."""
+    with booted() as box:
+        install(box)
+        yield box
+
+
+@pytest.fixture
+def service(box):
+    """The plain service, not started, with settings and key, an empty queue and an empty journal."""
+    service = Service(box)
+    service.remove()
+    service = Service(box)
+    service.change("RestartSec=100ms", "soon")
+    yield service
+    service.remove()
+
+
+def test_it_is_ready_once_lock_storage_and_settings_are_good(service, until):
+    """`systemctl start` returns when it delivers; and not while another daemon has the queue."""
+    hold = ["flock", service.queue, "sleep", "infinity"]
+    service.box.run("systemd-run", "-q", "--unit=holder", *hold)
+    until(lambda: service.box.run("flock", "-n", service.queue, "true", check=False).returncode)
+    assert service.systemctl("start", check=False) != 0
+    until(lambda: int(service["NRestarts"]) >= 2, "tried again")
+    assert service["ActiveEnterTimestampMonotonic"] == "0"
+
+    service.box.run("systemctl", "stop", "holder")
+
+    until(lambda: service["ActiveState"] == "active")
+    assert service.logged("daemon.started")
+
+
+@pytest.mark.parametrize(
+    ("more", "about"),
+    [("[delivery]\nlinger = 3\n", "settings"), ('[log]\nlevel = "loud"\n', "settings")],
+    ids=["toml", "value"],
+)
+def test_wrong_settings_end_it_and_are_not_tried_again(more, about, service, until):
+    """What a person has to put right ends in `failed` with 78, once; the journal says what it is."""
+    service.configure(more)
+
+    assert service.systemctl("start", check=False) != 0
+
+    # It would be "activating" while systemd waits to start it again.
+    assert (service["ActiveState"], service["Result"]) == ("failed", "exit-code")
+    assert (service["ExecMainStatus"], service["NRestarts"]) == ("78", "0")
+    assert [entry for entry in service.journal("PRIORITY=3") if entry["MESSAGE"].startswith(f"FAIL {about}")]
+
+
+def test_a_queue_that_is_none_ends_it_before_it_is_ready(service):
+    """Something else in the place of the database is refused before systemd hears that all is ready."""
+    service.box.run("mkdir", f"{service.queue}/data.db")
+
+    assert service.systemctl("start", check=False) != 0
+
+    assert service["ActiveEnterTimestampMonotonic"] == "0"
+
+
+def test_a_full_queue_is_a_reason_to_start(service, until):
+    """The check before the start lets a daemon run that will make room."""
+    service.enqueue("A", "B")
+    service.start_far_end()
+    service.box.run("sed", "-i", "s/^min_free_bytes.*/min_free_bytes = '1024TiB'/", service.config)
+    assert re.search("^FAIL +disk", service.forwarder("check", check=False).stdout, re.MULTILINE)
+
+    service.systemctl("start")
+
+    until(lambda: service.figures["delivered"] == 2)
+
+
+def test_it_boots_without_a_network_and_delivers_once_there_is_one(service, until):
+    """Enabled, it starts with the system; `systemctl status` shows depth, rate and state all the way."""
+    service.box.run("systemctl", "enable", service.unit)
+    service.enqueue("A", "B", "C")
+    assert "multi-user.target" in service["WantedBy"]
+    # The box boots with less than that.
+    service.box.run("systemctl", "add-wants", "box.target", f"{service.unit}.service")
+    service.box.reboot()
+
+    until(lambda: service["ActiveState"] == "active")
+    until(
+        lambda: re.search(
+            r'Status: "backing off: 3 events wait, 0\.0 delivered a second.*; ', service.status()
+        )
+    )
+    assert service["NRestarts"] == "0"
+
+    service.start_far_end()
+
+    until(lambda: service.figures["delivered"] == 3)
+    until(lambda: re.search(r'Status: "running: 0 events wait, [^"]* delivered a second', service.status()))
+    # However often it tried: a line when it began, at most one more for another reason, one at the end.
+    assert 1 <= len(service.logged("delivery.backing_off")) <= 2
+    assert len(service.logged("delivery.recovered")) == 1
+
+
+def test_killed_it_is_started_again_and_delivers(service, until):
+    """SIGKILL costs nothing that was accepted."""
+    service.systemctl("start")
+    pid = service.pid
+    service.enqueue("A")
+    service.box.run("kill", "-KILL", str(pid))
+
+    until(lambda: service["NRestarts"] == "1" and service["ActiveState"] == "active")
+    service.start_far_end()
+
+    until(lambda: service.figures["delivered"] == 1)
+    assert service.pid != pid
+
+
+def test_stopped_in_its_tracks_it_is_started_again(service, until):
+    """A daemon that does nothing any more is ended by the watchdog."""
+    service.change("WatchdogSec=3", "watchdog")
+    service.systemctl("start")
+    pid = service.pid
+    service.box.run("kill", "-STOP", str(pid))
+
+    until(lambda: service["NRestarts"] == "1" and service["ActiveState"] == "active", timeout_s=30)
+
+    assert service.pid != pid
+    assert [entry for entry in service.journal() if "Watchdog timeout" in str(entry["MESSAGE"])]
+
+
+def test_a_loop_that_hangs_is_ended_and_the_journal_says_where(service, until):
+    """While its other threads and its process live, a loop that does not come round is as good as dead."""
+    service.box.write(
+        "/opt/forwarder/hang/sitecustomize.py",
+        "import sys\nsys.path[:0] = " + repr(["/opt/forwarder/checkout", "/opt/forwarder/packages"]) + HANG,
+    )
+    service.change("WatchdogSec=3\nEnvironment=PYTHONPATH=/opt/forwarder/hang", "watchdog")
+    service.systemctl("start")
+    service.box.write("/run/hang", "")
+
+    until(lambda: service["Result"] == "watchdog" or int(service["NRestarts"]) >= 1, timeout_s=30)
+    service.box.run("rm", "/run/hang")
+
+    until(lambda: int(service["NRestarts"]) >= 1 and service["ActiveState"] == "active")
+    assert [entry for entry in service.journal() if "sitecustomize.py" in str(entry["MESSAGE"])]
+    service.start_far_end()
+    service.enqueue("A")
+    until(lambda: service.figures["delivered"] == 1)
+
+
+def test_a_reload_takes_new_settings_and_refuses_wrong_ones(service, until):
+    """`systemctl reload` fails where the settings are wrong, and the daemon goes on with those it has."""
+    service.start_far_end(port=PORT + 1)
+    service.systemctl("start")
+    pid = service.pid
+    service.enqueue("A")
+    service.configure(port=PORT + 1)
+    service.systemctl("reload")
+    until(lambda: service.figures["delivered"] == 1)
+
+    service.box.run("sed", "-i", "s/linger_s/linger/", service.config)
+    assert service.systemctl("reload", check=False) != 0
+
+    refused = [entry["MESSAGE"] for entry in service.journal("PRIORITY=3")]
+    assert any("delivery.linger" in message and "is not a setting" in message for message in refused)
+    assert (service.pid, service["ActiveState"], service["NRestarts"]) == (pid, "active", "0")
+    service.configure(port=PORT + 1)
+    service.enqueue("B")
+    until(lambda: service.figures["delivered"] == 2)
+
+
+def test_stopped_it_waits_for_what_is_in_flight(service, until):
+    """`systemctl stop` lets a request get its answer, well within the time that systemd gives."""
+    service.start_far_end("--fault", "slow:delay_s=2")
+    service.systemctl("start")
+    service.enqueue("A")
+    until(lambda: service.figures["in_flight"] == 1)
+
+    service.systemctl("stop")
+
+    assert (service["Result"], service["ActiveState"]) == ("success", "inactive")
+    assert service.figures["delivered"] == 1
+    assert len(service.logged("daemon.stopped")) == 1
+
+
+def test_the_journal_has_priorities_and_fields_of_its_own(service, until):
+    """`journalctl` finds messages by what they are about, and shows a sentence."""
+    service.systemctl("start")
+    service.enqueue("A")
+    until(lambda: service.logged("delivery.backing_off"))
+
+    (started,) = service.logged("daemon.started")
+    assert started["FORWARDER_QUEUE"] == service.queue
+    assert started["FORWARDER_URL"] == f"http://127.0.0.1:{PORT}/import"
+    assert (started["PRIORITY"], started["SYSLOG_IDENTIFIER"]) == ("6", "forwarder")
+    assert started["_SYSTEMD_UNIT"] == "forwarder.service"
+    assert started["_PID"] == str(service.pid)
+    assert started["MESSAGE"].startswith(f"Delivering from {service.queue} to http://")
+    (away, *_) = service.journal("PRIORITY=4", "FORWARDER_PART=daemon")
+    assert away["FORWARDER_FAILURES"] == "1"
+    assert "nothing is lost" in away["MESSAGE"]
+
+
+def test_the_key_is_a_credential_and_nowhere_else(service, until):
+    """The key is in no environment, argument, property or log line, and the daemon can't read root's file."""
+    service.start_far_end()
+    service.systemctl("start")
+    service.enqueue("A")
+    until(lambda: service.figures["delivered"] == 1)
+
+    process = service.box.root / f"proc/{service.pid}"
+    shown = {name: (process / name).read_text() for name in ("environ", "cmdline")}
+    shown["unit"] = service.box.run("systemctl", "show", service.unit).stdout
+    shown["journal"] = str(service.journal())
+    assert "CREDENTIALS_DIRECTORY=" in shown["environ"]
+    assert [name for name, text in shown.items() if TOKEN in text] == []
+    assert service.box.run("cat", "/etc/forwarder/token", user="forwarder", check=False).returncode != 0
+
+
+def test_with_a_million_waiting_it_is_ready_in_a_second(service, until):
+    """The start costs a second at most beyond that of an empty queue, however many events wait."""
+
+    def start_s():
+        service.systemctl("start")
+        began, ready = (
+            int(service[name])
+            for name in ("ExecMainStartTimestampMonotonic", "ActiveEnterTimestampMonotonic")
+        )
+        return (ready - began) / 1e6
+
+    empty_s = start_s()
+    service.systemctl("stop")
+    python = ("env", "LD_LIBRARY_PATH=/opt/forwarder/python/lib", "/opt/forwarder/python/bin/python3")
+    service.box.run(*python, "-c", MILLION, service.queue, user="forwarder")
+
+    assert start_s() <= empty_s + 1
+    until(lambda: "1,000,000 events wait" in service.status())
+
+
+def test_members_of_the_group_may_enqueue_and_others_neither_read_nor_write(service):
+    """A local user in group `forwarder` is a producer, whoever made the files; any other gets exit 77."""
+    service.box.run("useradd", "-G", "forwarder", "producer")
+    service.box.run("useradd", "stranger")
+    one = ("enqueue", "-e", "A", "-d", "d")
+    # Before the daemon has ever run, with it, and after it.
+    service.forwarder(*one, user="producer")
+    service.systemctl("start")
+    service.forwarder(*one, user="producer")
+    service.systemctl("stop")
+    service.forwarder(*one, user="producer")
+    service.systemctl("start")
+    assert service.figures["waiting"] == 3
+    assert service.forwarder("status", user="producer").stdout
+
+    for arguments in (one, ("status",), ("peek",), ("pause",)):
+        done = service.forwarder(*arguments, user="stranger", check=False)
+        assert (done.returncode, done.stdout) == (77, ""), arguments
+    for command in (
+        ["ls", service.queue],
+        ["cat", f"{service.queue}/data.db"],
+        ["touch", f"{service.queue}/x"],
+    ):
+        assert service.box.run(*command, user="stranger", check=False).returncode != 0
+    assert service.figures["accepted"] == 3
+
+
+def test_several_queues_are_isolated_from_each_other(service, box, until):
+    """Each instance has a user, directory, settings and key of its own, and can't get at another's."""
+    one = Service(box, "forwarder@one", 8091, "token-of-project-one")
+    two = Service(box, "forwarder@two", 8092, "token-of-project-two")
+    both = (one, two)
+    try:
+        for instance in both:
+            instance.start_far_end()
+            instance.systemctl("start")
+        one.enqueue("A")
+        two.enqueue("B", "C")
+
+        until(lambda: [instance.figures["delivered"] for instance in both] == [1, 2])
+        assert one.forwarder("status", user="forwarder-two", check=False).returncode == 77
+        assert two.forwarder("enqueue", "-e", "X", "-d", "d", user="forwarder", check=False).returncode == 77
+        for here, other in ((one, two), (two, one)):
+            inside = ["nsenter", f"--target={here.pid}", "--mount", "--"]
+            credentials = box.run(*inside, "ls", "/run/credentials").stdout.split()
+            assert credentials == [f"{here.unit}.service"]
+            found = box.run(*inside, "stat", "-c", "%a %U %G", here.queue, other.queue).stdout.splitlines()
+            names = [instance.unit.replace("@", "-") for instance in (here, other)]
+            assert found == [f"2770 {name} {name}" for name in names]
+            assert "ro," in box.run(*inside, "findmnt", "-n", "-o", "OPTIONS", "-T", other.queue).stdout
+        one.systemctl("stop")
+        assert two["ActiveState"] == "active"
+    finally:
+        for instance in both:
+            instance.remove()
+    assert box.run("stat", "-c", "%a %U %G", service.queue).stdout.strip() == "2770 forwarder forwarder"
