@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -107,9 +108,22 @@ def test_each_setting_and_variable_that_is_named_exists() -> None:
     assert keys
     assert keys - set(SETTINGS) == set()
     variables = set(re.findall(r"\bFORWARDER_[A-Z_]+[A-Z]\b", README))
-    assert variables - {setting.variable for setting in SETTINGS.values()} - OTHER_VARIABLES == set()
+    known = {setting.variable for setting in SETTINGS.values()} | OTHER_VARIABLES | _journal_fields()
+    assert variables - known == set()
     for key, default, _ in _table("Setting"):
         assert SETTINGS[key].kind.show(SETTINGS[key].default).strip('"') == default, key
+
+
+def _journal_fields() -> set[str]:
+    """The fields of the journal's entries that are named in the source of what the daemon logs."""
+    source = (ROOT / "forwarder/service/journal.py").read_text()
+    names = {
+        str(keyword.arg)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name)
+        for keyword in node.keywords
+    }
+    return {f"FORWARDER_{name.upper()}" for name in names | {"event"}}
 
 
 def test_each_exit_code_is_explained() -> None:
