@@ -24,7 +24,7 @@ def _figures(path: str) -> str:
         # Not waiting: the loop has better things to do.
         with View(path, timeout_s=0) as view:
             found = view.figures()
-    except ForwarderError:
+    except (ForwarderError, OSError):
         return ""
     wait = "event waits" if found.waiting == 1 else "events wait"
     return f": {found.waiting:,} {wait}, {found.rate_1m:,.1f} delivered a second over the last minute"
