@@ -120,8 +120,8 @@ def _check_key(settings: Settings) -> Iterator[Result]:
     try:
         credentials, warnings = load_credentials(settings)
     except ForwarderError as error:
-        credentials = os.environ.get("CREDENTIALS_DIRECTORY", "")
-        if credentials and not os.access(credentials, os.R_OK | os.X_OK):
+        shown = os.environ.get("CREDENTIALS_DIRECTORY", "")
+        if shown and not os.access(shown, os.R_OK | os.X_OK):
             # In a reload: systemd 252 mounts them for what it starts, and names them to all.
             yield Result("key", OK, "not checked here: systemd shows its credentials to the daemon alone")
         else:
