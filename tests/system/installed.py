@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 from box import ROOT, Box
@@ -21,6 +20,15 @@ min_free_bytes = 0
 linger_s = 0.1
 retry_initial_s = 0.1
 retry_max_s = 0.2
+"""
+REMOVE = """
+systemctl kill -s KILL "$1" 'far-end-*'
+systemctl stop "$1" 'far-end-*' holder
+systemctl reset-failed
+rm -rf "/etc/systemd/system/$1.service.d"
+find "$2" -mindepth 1 -delete
+journalctl --rotate --vacuum-time=1us
+systemctl daemon-reload
 """
 
 
@@ -42,11 +50,14 @@ class Service:
         instance = name.partition("@")[2]
         self.queue = f"/var/lib/forwarder-{instance}" if instance else "/var/lib/forwarder"
         self.config = f"/etc/forwarder/{instance or 'forwarder'}.toml"
-        key = f"/etc/forwarder/{instance}.token" if instance else "/etc/forwarder/token"
+        self.key = f"/etc/forwarder/{instance}.token" if instance else "/etc/forwarder/token"
+
+    def prepare(self) -> None:
+        """Write its settings and its key, which is a project's token, as the README has it."""
         self.configure()
-        box.write(key, token, 0o600)
-        # As the README has it for a project's token.
-        self.change(f"LoadCredential=\nLoadCredential=mixpanel-token:{key}")
+        self.box.write(self.key, self.token, 0o600)
+        # Tests don't wait as long as an operator would want it to.
+        self.change(f"LoadCredential=\nLoadCredential=mixpanel-token:{self.key}\nRestartSec=100ms")
 
     def configure(self, more: str = "", port: int = 0) -> None:
         """Write its settings: those of a test, and *more*."""
@@ -109,14 +120,10 @@ class Service:
         )
         self.box.run("timeout", "20", "/opt/forwarder/python/bin/python3", "-c", script, str(port))
 
+    def signal_far_end(self, name: str) -> None:
+        """Send the stand-in a signal."""
+        self.box.run("systemctl", "kill", "-s", name, f"far-end-{self.port}")
+
     def remove(self) -> None:
-        """Take away all that a test may have left."""
-        self.box.run("systemctl", "kill", "-s", "KILL", self.unit, check=False)
-        self.box.run("systemctl", "stop", self.unit, "far-end-*", "holder", check=False)
-        self.box.run("systemctl", "reset-failed", check=False)
-        root = self.box.root
-        for path in (f"/etc/systemd/system/{self.unit}.service.d", self.queue):
-            self.box.run("find", path, "-mindepth", "1", "-delete", check=False)
-        assert Path(root, "etc/forwarder").is_dir()
-        self.box.run("journalctl", "--rotate", check=False)
-        self.box.run("journalctl", "--vacuum-time=1us", check=False)
+        """Take away all that a test may have left of it, of its stand-in and in the journal."""
+        self.box.run("sh", "-c", REMOVE, "remove", self.unit, self.queue)

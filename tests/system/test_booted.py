@@ -49,10 +49,8 @@ def service(box):
     """The plain service, not started, with settings and key, an empty queue and an empty journal."""
     service = Service(box)
     service.remove()
-    service = Service(box)
-    service.change("RestartSec=100ms", "soon")
-    yield service
-    service.remove()
+    service.prepare()
+    return service
 
 
 def test_it_is_ready_once_lock_storage_and_settings_are_good(service, until):
@@ -203,15 +201,20 @@ def test_a_reload_takes_new_settings_and_refuses_wrong_ones(service, until):
 
 
 def test_stopped_it_waits_for_what_is_in_flight(service, until):
-    """`systemctl stop` lets a request get its answer, well within the time that systemd gives."""
-    service.start_far_end("--fault", "slow:delay_s=2")
+    """`systemctl stop` lets a request get its answer, and ends as soon as it is there."""
+    service.start_far_end()
     service.systemctl("start")
+    service.signal_far_end("STOP")
     service.enqueue("A")
     until(lambda: service.figures["in_flight"] == 1)
 
-    service.systemctl("stop")
+    service.box.run("systemctl", "--no-block", "stop", service.unit)
+    until(lambda: service.logged("daemon.stopping"))
+    assert service["ActiveState"] == "deactivating"
+    service.signal_far_end("CONT")
 
-    assert (service["Result"], service["ActiveState"]) == ("success", "inactive")
+    until(lambda: service["ActiveState"] == "inactive")
+    assert service["Result"] == "success"
     assert service.figures["delivered"] == 1
     assert len(service.logged("daemon.stopped")) == 1
 
@@ -304,6 +307,7 @@ def test_several_queues_are_isolated_from_each_other(service, box, until):
     both = (one, two)
     try:
         for instance in both:
+            instance.prepare()
             instance.start_far_end()
             instance.systemctl("start")
         one.enqueue("A")
