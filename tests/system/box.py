@@ -157,7 +157,11 @@ def booted() -> Iterator[Box]:
         finally:
             assert nspawn.stdin is not None
             nspawn.stdin.close()
-            nspawn.wait(BOOT_S)
+            try:
+                nspawn.wait(BOOT_S)
+            except subprocess.TimeoutExpired:
+                nspawn.kill()
+                raise
 
 
 @contextlib.contextmanager
