@@ -11,8 +11,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 MAKEFLAGS += --no-print-directory
 
+# What is built has the date of the source, so that it comes out the same each time.
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.rst)
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check soak crash bench bench-full dist clean
+.PHONY: help demo test lint check soak crash bench bench-full man dist clean
 
 help: ## list these targets
 	@echo "usage: make TARGET [PYTHON=python3.12]"
@@ -47,11 +50,14 @@ bench: $(VENV)/runtime ## measure, side by side with a bare loop
 bench-full: $(VENV)/runtime ## the same with ten million events waiting; takes 5 GB of disk
 	@$(BIN)/python -m benchmarks --waiting 10000000
 
-dist: $(VENV)/dev ## build sdist and wheel into dist/
+man: $(VENV)/runtime ## write the manual pages into man/
+	@$(BIN)/python -m man man
+
+dist: $(VENV)/dev man ## build sdist and wheel into dist/
 	@$(BIN)/python -m build --no-isolation
 
 clean: ## remove what make and the tools have made, the environment too
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis bench.json
+	rm -rf $(VENV) build dist man/*.[15] *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis bench.json
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The environment is made anew when what it is made from has changed, or when it was left half made.

@@ -1,0 +1,1 @@
+"""The manual pages, made from the commands' own help and the settings' own documentation."""

@@ -1,0 +1,60 @@
+"""The page of the settings, ``forwarder.toml(5)``: a section of the file as a section, each key explained."""
+
+from __future__ import annotations
+
+from forwarder.config.kinds import Kind
+from forwarder.config.settings import SECTIONS, SETTINGS, Setting
+from man import roff
+
+DESCRIPTION = """
+The settings of `forwarder`(1), in TOML: sections in brackets, and in each a line for a key. The file is the
+one named by `--config`, else by `$FORWARDER_CONFIG`, else `/etc/forwarder/forwarder.toml` if it is there.
+
+Every key can also be given as an environment variable, `FORWARDER_<SECTION>_<KEY>`, which wins over the file;
+an empty one counts as not set. An unknown key and a bad value are errors, all of them told at once, and the
+command ends with 78. `forwarder config show` prints what is in effect, and where each value came from.
+
+No secret stands in the file: see `secret_file` and `token_file`.
+"""
+EXAMPLE = """
+[mixpanel]
+region = "eu"
+project_id = "1234567"
+service_account = "importer.12ab34.mp-service-account"
+
+[queue]
+max_bytes = "50GiB"
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    return "".join(
+        [
+            roff.head("forwarder.toml", 5, "settings of the Mixpanel forwarder"),
+            roff.heading("DESCRIPTION"),
+            roff.paragraphs(DESCRIPTION),
+            roff.heading("SETTINGS"),
+            *(_section(name, values.__doc__ or "") for name, values in SECTIONS.items()),
+            roff.heading("EXAMPLE"),
+            roff.block(EXAMPLE.strip()),
+            roff.heading("FILES"),
+            f"{roff.bold('/etc/forwarder/forwarder.toml')}\n",
+            roff.heading("SEE ALSO"),
+            f"{roff.bold('forwarder')}(1)\n",
+        ]
+    )
+
+
+def _section(name: str, doc: str) -> str:
+    entries = [_setting(setting) for setting in SETTINGS.values() if setting.section == name]
+    meaning = doc.partition(": ")[2].partition("\n")[0]
+    return f"{roff.subheading(f'[{name}]')}{roff.prose(meaning[:1].upper() + meaning[1:])}{''.join(entries)}"
+
+
+def _setting(setting: Setting) -> str:
+    remedy = setting.kind.remedy
+    # That a text is text needs no saying.
+    takes = f" {remedy}." if remedy != Kind.remedy else ""
+    default = roff.bold(f"{setting.name} = {setting.kind.show(setting.default)}")
+    return roff.entry(default, roff.prose(f"{setting.doc}{takes} Variable: `{setting.variable}`."))
