@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +15,11 @@ from forwarder.cli.command import Context, config_option
 from forwarder.cli.output import OutputError, discard_rest, guarded
 from forwarder.errors import ForwarderError
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+# Set by a shell that asks for completions, in click's way.
+COMPLETE = "_FORWARDER_COMPLETE"
 # 128 and the number of SIGPIPE, as a shell shows it of other programs.
 NOBODY_READS = 141
 
@@ -30,6 +37,7 @@ COMMANDS = {
     "check": ("check", "check", "Check settings, permissions, disk, database and books."),
     "salvage": ("salvage", "salvage", "Bring back what a damaged database holds."),
     "config": ("config", "config", "Show the effective settings."),
+    "completion": ("completion", "completion", "Print what makes a shell complete command lines."),
     "bench": ("bench", "bench", "Measure what this disk and machine give."),
     "sandbox": ("sandbox", "sandbox", "Run a stand-in for Mixpanel's /import."),
     "demo": ("demo", "demo", "Show the whole way of an event on this machine."),
@@ -48,6 +56,14 @@ class LazyGroup(click.Group):
         module, attribute, _ = COMMANDS[cmd_name]
         found: click.Command = getattr(import_module(f"forwarder.cli.{module}"), attribute)
         return found
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        # click.Group would import all commands to ask them for a line.
+        from click.shell_completion import CompletionItem
+
+        found = [(name, line) for name, (_, _, line) in COMMANDS.items() if name.startswith(incomplete)]
+        commands = [CompletionItem(name, help=line) for name, line in found]
+        return commands + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -82,6 +98,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(arguments: list[str] | None) -> int:
+    if COMPLETE in os.environ:
+        import_module("forwarder.cli.completion.shells")
     try:
         code = cli.main(arguments, prog_name="forwarder", standalone_mode=False)
     except click.UsageError as error:

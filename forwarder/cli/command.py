@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from forwarder.config import Settings
 
 
@@ -44,6 +46,13 @@ def _take_config(ctx: click.Context, _param: click.Parameter, value: str | None)
         ctx.ensure_object(Context).config_file = value
 
 
+def any_file(*_: object) -> list[CompletionItem]:
+    """What a shell may complete: any file. A parameter's ``shell_complete``."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem("", type="file")]
+
+
 def config_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """``--config FILE``, understood before and after the command's name."""
     return click.option(
@@ -52,6 +61,7 @@ def config_option(function: Callable[..., Any]) -> Callable[..., Any]:
         expose_value=False,
         is_eager=True,
         callback=_take_config,
+        shell_complete=any_file,
         help="Settings file [default: $FORWARDER_CONFIG, else /etc/forwarder/forwarder.toml].",
     )(function)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,19 @@ def understand(text: str, known: Mapping[str, float | str | bool]) -> Condition:
         raise UsageError(f"--fail-if {text!r}: {key} is neither more nor less than anything", "Use == or !=")
     # An eta that is unknown is that of a queue which does not move.
     return Condition(text, key, sign, _value(text, given, empty), math.inf if key == "eta_s" else empty)
+
+
+def beginnings(known: Mapping[str, float | str | bool], choices: Mapping[str, Iterable[str]]) -> list[str]:
+    """How conditions on the *known* keys begin; a whole condition for each value in *choices*."""
+    found = []
+    for key, like in known.items():
+        if key in choices:
+            found += [f"{key}=={value}" for value in choices[key]]
+        elif isinstance(like, bool):
+            found += [f"{key}=={value}" for value in _booleans]
+        else:
+            found.append(f"{key}{'==' if isinstance(like, str) and key not in _ORDERED_TEXTS else '>'}")
+    return found
 
 
 def _value(text: str, given: str, like: float | str | bool) -> float | str | bool:

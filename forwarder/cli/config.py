@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from forwarder.cli.command import Context, config_option, json_option, pass_context, print_json
-from forwarder.errors import printable
+from forwarder.cli.completion import values
+from forwarder.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from forwarder.config import Shown
@@ -21,11 +22,14 @@ def config() -> None:
 
 
 @config.command("show", short_help="Print every setting and where it came from.")
+@click.argument("keys", metavar="[KEY]...", nargs=-1, shell_complete=values.settings)
 @config_option
 @json_option
 @pass_context
-def show(context: Context, as_json: bool) -> None:
+def show(context: Context, keys: tuple[str, ...], as_json: bool) -> None:
     """Print every setting with its value and where it came from: a file, a $VARIABLE or its default.
+
+    KEY is one setting, such as queue.path, or a section: only these are printed.
 
     The last two lines tell where the service account's secret and the project's token would come
     from. No secret is read or printed.
@@ -33,13 +37,24 @@ def show(context: Context, as_json: bool) -> None:
     from forwarder.config import describe
 
     settings = context.settings
-    rows = describe(settings)
+    rows = _wanted(describe(settings), keys)
     if as_json:
         print_json({"key": row.key, "value": row.value, "source": row.source} for row in rows)
     else:
         file = f"Settings file: {settings.file}" if settings.file else "There is no settings file."
         click.echo(f"# {printable(file)}")
         _print_table(rows)
+
+
+def _wanted(rows: list[Shown], keys: Iterable[str]) -> list[Shown]:
+    """Those of *keys*, or all if there are none."""
+    known = {name for row in rows for name in (row.key, row.key.partition(".")[0])}
+    for key in keys:
+        if key not in known:
+            raise UsageError(
+                f"there is no setting and no section {printable(key)!r}", "`forwarder config show` lists all"
+            )
+    return [row for row in rows if not keys or {row.key, row.key.partition(".")[0]} & set(keys)]
 
 
 def _print_table(rows: Iterable[Shown]) -> None:

@@ -20,6 +20,7 @@ from forwarder.cli.bulk import (
     tell_stayed,
 )
 from forwarder.cli.command import Context, config_option, json_option, pass_context, print_json
+from forwarder.cli.completion import values as completions
 from forwarder.cli.letter import (
     LIST,
     SUMMARY,
@@ -94,7 +95,7 @@ def summary(context: Context, wanted: Wanted, as_json: bool) -> None:
 
 
 @subcommand("show")
-@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_complete=completions.dead_letter_ids)
 def show(context: Context, ids: tuple[str, ...], as_json: bool) -> int:
     """Show dead letters whole, each with its cause."""
     wanted = Wanted(Selection(read_ids(ids)))

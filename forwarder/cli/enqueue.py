@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import click
 
-from forwarder.cli.command import Context, command, json_option
+from forwarder.cli.command import Context, any_file, command, json_option
 from forwarder.cli.intake import Intake, Interrupts
 from forwarder.cli.one_event import build_event
 from forwarder.cli.output import OutputError
@@ -23,7 +23,7 @@ Store = Callable[[list[bytes]], object]
 
 
 @command("enqueue", short_help="Put events into the queue.")
-@click.argument("files", metavar="[FILE]...", nargs=-1)
+@click.argument("files", metavar="[FILE]...", nargs=-1, shell_complete=any_file)
 @click.option(
     "-e", "--event", "name", metavar="NAME", help="Enqueue one event of this name, instead of files."
 )

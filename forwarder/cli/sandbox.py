@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from forwarder.cli.command import Context, command, json_option
+from forwarder.cli.completion import values
 from forwarder.cli.table import counted
 from forwarder.errors import UnavailableError, UsageError, printable
 from forwarder.sandbox.faults import NAMES
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     "faults",
     multiple=True,
     metavar="NAME[:KEY=VALUE,…]",
+    shell_complete=values.one_of(NAMES),
     help=f"Begin with this fault, one of {', '.join(NAMES)}. A wrong KEY lists those of a fault.",
 )
 @click.option("--latency-ms", type=click.IntRange(0), default=0, help="Let each request take so long.")

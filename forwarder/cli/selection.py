@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from forwarder.cli.completion import values
 from forwarder.cli.table import PAGE, batched, counted
 from forwarder.errors import UsageError, printable
 from forwarder.spool import DeadLetter, Selection, View
@@ -22,10 +23,20 @@ _duration = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(s|min|m|h|d|w)").fullmatch
 MOST_NAMED = 20
 
 _OPTIONS: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
-    click.argument("ids", metavar="[ID]...", nargs=-1),
+    click.argument("ids", metavar="[ID]...", nargs=-1, shell_complete=values.dead_letter_ids),
     click.option("--all", "everything", is_flag=True, help="All of them."),
-    click.option("--reason", metavar="TEXT", help="Those with TEXT in their reason, in any case of letters."),
-    click.option("--event", metavar="NAME", help="Those of the event of this name."),
+    click.option(
+        "--reason",
+        metavar="TEXT",
+        shell_complete=values.reasons,
+        help="Those with TEXT in their reason, in any case of letters.",
+    ),
+    click.option(
+        "--event",
+        metavar="NAME",
+        shell_complete=values.event_names,
+        help="Those of the event of this name.",
+    ),
     click.option(
         "--since", metavar="WHEN", help="Those refused since then: 90s, 15m, 1h, 2d, 1w ago, or ISO 8601."
     ),

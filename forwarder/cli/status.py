@@ -11,7 +11,8 @@ from typing import Any
 import click
 
 from forwarder.cli.command import Context, command, json_option
-from forwarder.cli.conditions import Condition, understand
+from forwarder.cli.completion import values
+from forwarder.cli.conditions import Condition, beginnings, understand
 from forwarder.cli.stored import as_sentence
 from forwarder.cli.table import counted, duration, instant, since, size, styled
 from forwarder.errors import printable
@@ -54,6 +55,7 @@ NOTHING: Mapping[str, Any] = {
 }
 # What is unknown, or has never been, is null; --fail-if compares with the value in `NOTHING`.
 _NULL_WHEN_EMPTY = ("last_delivery_at", "last_error", "last_error_at", "pid")
+STATES = ("running", "backing_off", "blocked", "paused", "stopped")
 _MOVING = ("running", "backing_off")
 _COLOURS = {"running": "green", "backing_off": "yellow", "blocked": "red", "paused": "yellow"}
 
@@ -65,6 +67,7 @@ _COLOURS = {"running": "green", "backing_off": "yellow", "blocked": "red", "paus
     "--fail-if",
     "expressions",
     metavar="EXPRESSION",
+    shell_complete=values.one_of(beginnings(NOTHING, {"state": STATES})),
     multiple=True,
     help="Exit with 1 if this holds, such as 'oldest_waiting_s>600' or 'state==blocked'. Repeatable.",
 )

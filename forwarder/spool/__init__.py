@@ -24,7 +24,7 @@ from forwarder.spool.ackqueue import AckQueue
 from forwarder.spool.consumer import Consumer
 from forwarder.spool.directory import prepare_directory
 from forwarder.spool.queue import EventQueue
-from forwarder.spool.records import DeadLetter, Figures, Group, Selection, Waiting
+from forwarder.spool.records import Brief, DeadLetter, Figures, Group, Selection, Waiting
 from forwarder.spool.settlement import Claim, Control, Dead, Settlement
 from forwarder.spool.sqlite_errors import (
     DamagedError,
@@ -38,6 +38,7 @@ from forwarder.spool.view import NoQueueError, View
 
 __all__ = [
     "AckQueue",
+    "Brief",
     "Claim",
     "Consumer",
     "Control",

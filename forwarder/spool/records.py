@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,14 @@ class DeadLetter:
     http_status: int | None
     accepted_at: float
     dead_at: float
+
+
+class Brief(NamedTuple):
+    """A dead letter in short."""
+
+    id: int
+    event: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from forwarder.errors import UnavailableError
 from forwarder.spool import large, schema
 from forwarder.spool.directory import DATABASE, quoted, refuse_links
 from forwarder.spool.opening import is_emptied
-from forwarder.spool.records import DeadLetter, Figures, Group, Selection, Waiting, as_bytes
+from forwarder.spool.records import Brief, DeadLetter, Figures, Group, Selection, Waiting, as_bytes
 from forwarder.spool.sqlite_errors import damaged, translated
 
 RATE_WINDOW_S = 60.0
@@ -172,6 +172,23 @@ class View:
             if len(found) == limit:
                 break
         return found
+
+    def latest_dead_letters(self, limit: int, digits: str = "") -> list[Brief]:
+        """What the newest *limit* dead letters are, newest first, of those whose ids begin with *digits*."""
+        newest = self.newest_dead_letter()
+        if not digits:
+            return self._briefs(0, newest, limit)
+        found: list[Brief] = []
+        if digits.isascii() and digits.isdecimal() and digits[0] != "0":
+            # Those with one more digit are a range, and larger; each is one look into the table.
+            for more in range(len(str(newest)) - len(digits), -1, -1):
+                first = int(digits) * 10**more
+                found += self._briefs(first, first + 10**more - 1, limit - len(found))
+        return found
+
+    def _briefs(self, first: int, last: int, limit: int) -> list[Brief]:
+        query = "SELECT id, event, reason FROM dead_letters WHERE id BETWEEN ? AND ? ORDER BY id DESC LIMIT ?"
+        return [Brief(*row) for row in self._rows(query, (first, last, limit))]
 
     def summary(self, where: Selection) -> list[Group]:
         """The dead letters that fit, grouped by what they died of; the largest group first."""

@@ -8,6 +8,8 @@ import tomllib
 
 import pytest
 
+from forwarder.config import SETTINGS
+
 SECRET = "0123456789abcdef0123456789abcdef"
 
 
@@ -72,6 +74,17 @@ def test_json_is_one_object_a_line(forwarder, file):
     assert all(list(row) == ["key", "value", "source"] for row in rows)
     assert {"key": "queue.max_bytes", "value": 20 * 2**30, "source": file} in rows
     assert {"key": "mixpanel.strict", "value": True, "source": "default"} in rows
+
+
+def test_only_the_settings_asked_for_are_printed(forwarder, file):
+    """A key is one line, a section its keys; what is neither is named, with exit code 64."""
+    done = forwarder("config", "show", "--config", file, "log", "queue.max_bytes", "--json")
+    keys = [json.loads(line)["key"] for line in done.stdout.splitlines()]
+    assert keys == ["queue.max_bytes", *(key for key in SETTINGS if key.startswith("log."))]
+    done = forwarder("config", "show", "queue.pth")
+    assert done.returncode == 64
+    assert "'queue.pth'" in done.stderr
+    assert done.stdout == ""
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)])

@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 import pytest
 
 from forwarder.cli import main
-from forwarder.cli.status import NOTHING, describe, sentence
+from forwarder.cli.conditions import beginnings, understand
+from forwarder.cli.status import NOTHING, STATES, describe, sentence
 from forwarder.sandbox import Fault
 from forwarder.service import state as state_file
 from forwarder.spool import Consumer, Dead, EventQueue, Settlement, control, dead_letters
@@ -294,6 +295,13 @@ def test_every_condition_that_holds_is_named(run):
         "forwarder: exists==false holds: exists is false",
         "forwarder: accepted<1 holds: accepted is 0",
     ]
+
+
+def test_what_is_offered_for_a_condition_makes_one():
+    """Each beginning that a shell offers is understood once it has a value; each key is among them."""
+    offered = beginnings(NOTHING, {"state": STATES})
+    whole = [text if text.partition("==")[2] else f"{text}1" for text in offered]
+    assert {understand(text, NOTHING).key for text in whole} == set(NOTHING)
 
 
 @pytest.mark.parametrize(

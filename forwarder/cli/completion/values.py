@@ -1,0 +1,94 @@
+"""What can stand in a place of a command line, looked up quickly and without a word if it can't be.
+
+Each function here is a parameter's ``shell_complete``. A `CompletionItem`'s type is ``plain``; ``text``,
+which has to be quoted for a shell; ``open``, a text that goes on; ``file`` or ``dir``, which the shell
+completes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import click
+
+from forwarder.cli.command import Context
+from forwarder.errors import ForwarderError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    from forwarder.spool import Brief
+
+# More, nobody reads in a terminal.
+MOST = 200
+# A person waits with a finger on Tab.
+LOCKED_S = 0.2
+
+
+def dead_letter_ids(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Ids of the latest dead letters that begin so, but those that are on the line already."""
+    from click.shell_completion import CompletionItem
+
+    given = ctx.params.get(param.name or "") or ()
+    return [
+        CompletionItem(str(letter.id), help=f"{letter.event}: {letter.reason}")
+        for letter in _latest(ctx, incomplete)
+        if str(letter.id) not in given
+    ]
+
+
+def event_names(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of the events among the latest dead letters."""
+    return _beginning_so(incomplete, (letter.event for letter in _latest(ctx)))
+
+
+def reasons(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Reasons of the latest dead letters."""
+    return _beginning_so(incomplete, (letter.reason for letter in _latest(ctx)))
+
+
+def settings(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Keys of settings, with what they mean, and sections."""
+    from click.shell_completion import CompletionItem
+
+    from forwarder.config.settings import SECTIONS, SETTINGS
+
+    keys = {key: setting.doc for key, setting in SETTINGS.items()}
+    sections = {section: f"all of [{section}]" for section in SECTIONS}
+    found = {key: doc for key, doc in {**sections, **keys}.items() if key.startswith(incomplete)}
+    return [CompletionItem(key, help=doc) for key, doc in found.items()]
+
+
+def one_of(
+    words: Iterable[str],
+) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """Some fixed words, for what is no `click.Choice` because more may follow."""
+
+    def found(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return _beginning_so(incomplete, words)
+
+    return found
+
+
+def _beginning_so(incomplete: str, words: Iterable[str]) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    found = [word for word in dict.fromkeys(words) if word.startswith(incomplete)]
+    return [CompletionItem(word, type=_kind(word)) for word in found]
+
+
+def _kind(word: str) -> str:
+    if word.endswith(("=", ">")):
+        return "open"
+    return "plain" if word.isascii() and word.replace("-", "_").isidentifier() else "text"
+
+
+def _latest(ctx: click.Context, digits: str = "") -> list[Brief]:
+    from forwarder.spool import View
+
+    try:
+        with View(ctx.ensure_object(Context).queue_path, timeout_s=LOCKED_S) as view:
+            return view.latest_dead_letters(MOST, digits)
+    except ForwarderError:
+        return []
