@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import re
 import subprocess
 import sys
 import sysconfig
@@ -15,8 +15,14 @@ from typing import Any
 
 import pytest
 
+import forwarder as forwarder_package
+
+sys.path.insert(0, str(Path(__file__).parent))
+from source_copy import make
+
 ROOT = Path(__file__).parents[2]
-NOT_SOURCE = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__")
+# No tests, no benchmarks: what this wheel has put there, and the test's own path to the dependencies.
+INSTALLED = {"forwarder", f"mixpanel_forwarder-{forwarder_package.__version__}.dist-info", "dependencies.pth"}
 
 
 def _run(*arguments: str | Path, cwd: Path, **options: Any) -> str:
@@ -30,11 +36,7 @@ def _run(*arguments: str | Path, cwd: Path, **options: Any) -> str:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the sdist, and the wheel that was built from that sdist."""
-    source = tmp_path_factory.mktemp("source") / "source"
-    shutil.copytree(ROOT, source, ignore=NOT_SOURCE)
-    shutil.copytree(ROOT / ".ci", source / ".ci")
-    _run(sys.executable, "-m", "build", "--no-isolation", cwd=source)
-    return source / "dist"
+    return make("dist", tmp_path_factory.mktemp("source"))
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,10 @@ def test_the_sdist_holds_all_that_the_repository_is_for(built: Path) -> None:
     expected = {"README.rst", "CHANGELOG.rst", "LICENSE", "Makefile", "ruff.toml", "setup.cfg", "setup.py"}
     expected |= {".ci/run", "etc/forwarder.toml", "benchmarks/__main__.py", "forwarder/py.typed"}
     expected |= {f"systemd/forwarder.{end}" for end in ("service", "sysusers.conf", "tmpfiles.conf")}
-    expected |= {str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("*.py")}
+    expected |= {"man/forwarder.1", "man/forwarder.toml.5"}
+    folders = [ROOT / name for name in ("debian", "etc", "man", "systemd", "tests")]
+    files = {path for folder in folders for path in folder.rglob("*") if path.is_file()}
+    expected |= {str(path.relative_to(ROOT)) for path in files if path.suffix != ".pyc"}
     assert expected - names == set()
     assert [name for name in names if "__pycache__" in name or name.endswith(".pyc")] == []
 
@@ -64,6 +69,31 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "forwarder").rglob("*.py")}
     inside = {name for name in names if ".dist-info/" not in name}
     assert inside == modules | {"forwarder/py.typed"}
+
+
+def test_the_sdist_makes_the_same_wheel_as_the_source(built: Path, wheel: Path, tmp_path: Path) -> None:
+    """Nothing that the product needs stays behind, and nothing that is built depends on the moment."""
+    _run(sys.executable, "-m", "build", "--no-isolation", "--wheel", "-o", tmp_path, cwd=built.parent)
+    (direct,) = tmp_path.glob("*.whl")
+
+    def content(path: Path) -> dict[str, bytes]:
+        with zipfile.ZipFile(path) as archive:
+            return {name: archive.read(name) for name in archive.namelist()}
+
+    assert direct.name == wheel.name
+    assert content(direct) == content(wheel)
+
+
+def test_the_version_is_the_same_everywhere(built: Path, wheel: Path) -> None:
+    """The sdist, the wheel, its description, the manual page and the newest entry of the changes agree."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        version = message_from_string(archive.read(name).decode())["Version"]
+    assert version == forwarder_package.__version__
+    assert {path.name for path in built.glob(f"*-{version}[-.]*")} == {path.name for path in built.iterdir()}
+    page = (built.parent / "man/forwarder.1").read_text().partition("\n")[0]
+    assert page.endswith(f' "mixpanel\\-forwarder {version}"')
+    assert re.search(r"^(\d\S*) \(", (ROOT / "CHANGELOG.rst").read_text(), re.MULTILINE)[1] == version
 
 
 def test_the_description_is_the_readme_and_can_be_rendered(wheel: Path) -> None:
@@ -109,6 +139,9 @@ def test_an_installed_wheel_works_away_from_the_checkout(
 
     origin = run(installed / "python", "-c", "import forwarder; print(forwarder.__file__)").strip()
     assert Path(origin).is_relative_to(installed.parent)
+    # Programs that are checked by mypy see the types of what is installed.
+    assert (Path(origin).parent / "py.typed").exists()
+    assert {path.name for path in Path(origin).parents[1].glob("[!_]*")} == INSTALLED
     command = installed / "forwarder"
     assert f"-{run(command, '--version').split()[-1]}-" in wheel.name
     event = json.dumps({"event": "Installed", "properties": {"distinct_id": "u-1"}})
