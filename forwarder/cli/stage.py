@@ -12,9 +12,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
+import forwarder
 from forwarder.cli.output import OutputError
 from forwarder.errors import CannotCreateError, ForwarderError
 
@@ -63,6 +65,8 @@ class Stage:
         open(no_settings, "x").close()
         self.environment = {
             **_environment_of_others(os.environ),
+            # Where we are ourselves: an installation may keep us out of Python's own path.
+            "PYTHONPATH": str(Path(forwarder.__file__).parents[1]),
             "FORWARDER_CONFIG": no_settings,
             "FORWARDER_QUEUE_PATH": self.queue_path,
             # A few MB are written; a small /tmp is no reason to fail.
