@@ -15,7 +15,7 @@ MAKEFLAGS += --no-print-directory
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.rst)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check soak crash bench bench-full man dist clean
+.PHONY: help demo test lint check soak crash bench bench-full man dist deb clean
 
 help: ## list these targets
 	@echo "usage: make TARGET [PYTHON=python3.12]"
@@ -55,6 +55,9 @@ man: $(VENV)/runtime ## write the manual pages into man/
 
 dist: $(VENV)/dev man ## build sdist and wheel into dist/
 	@$(BIN)/python -m build --no-isolation
+
+deb: dist ## build a Debian package into dist/, for this machine's Python
+	@debian/build-deb $(BIN)/python
 
 clean: ## remove what make and the tools have made, the environment too
 	rm -rf $(VENV) build dist man/*.[15] *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis bench.json

@@ -1,0 +1,307 @@
+"""The Debian package, in a throw-away copy of this machine: installed, at work, upgraded, removed, purged."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from source_copy import make
+
+ROOT = Path(__file__).parents[2]
+# In a mount namespace of its own, so that nothing of it stays behind.
+HOLD = 'mount -t tmpfs -o mode=755 box "$1" && echo ready && exec cat'
+# A root on top of others. The checkout is not to be seen.
+ROOT_ON = """
+set -e
+mkdir "$1" "$1/upper" "$1/work" "$1/root"
+mount -t overlay -o "lowerdir=$2,upperdir=$1/upper,workdir=$1/work" box "$1/root"
+mount -t proc proc "$1/root/proc"
+mount --rbind /dev "$1/root/dev"
+mount -t tmpfs -o mode=1777 tmpfs "$1/root/tmp"
+mount -t tmpfs tmpfs "$1/root$3"
+mkdir -p "$1/root/packages"
+mount --bind "$4" "$1/root/packages"
+"""
+QUEUE = "/var/lib/forwarder"
+EVENT = json.dumps({"event": "Installed", "properties": {"distinct_id": "u-1"}})
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package, built for this machine."""
+    for needed in ("dpkg-deb", "strip"):
+        if not shutil.which(needed):
+            pytest.skip(f"{needed} is not on this machine")
+    (found,) = make("deb", tmp_path_factory.mktemp("source")).glob("*.deb")
+    return found
+
+
+class Root:
+    """A root directory of its own; what is done in it is gone afterwards.
+
+    Attributes:
+        place: The directory of its layer, in the namespace of process *holder*.
+    """
+
+    def __init__(self, holder: int, place: Path) -> None:
+        self._holder = holder
+        self.place = place
+
+    def run(
+        self, *command: str | Path, user: str = "", stdin: str = "", code: int = 0, **environ: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in it as root or *user*; it must end with *code*."""
+        become = ["runuser", "-u", user, "--"] if user else []
+        enter = ["nsenter", f"--target={self._holder}", "--mount", "chroot", self.place / "root"]
+        done = subprocess.run(
+            [*map(str, enter), *become, *map(str, command)],
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", **environ},
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+        assert done.returncode == code, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
+        return done
+
+    def has(self, path: str) -> bool:
+        """Whether there is something at *path*."""
+        return os.path.lexists(f"/proc/{self._holder}/root{self.place}/root{path}")
+
+
+@pytest.fixture(scope="module")
+def new_root(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Root]]:
+    """Makes a root, on top of this machine's and of those given."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can install a package")
+    seen = subprocess.run(["/usr/bin/python3", "-V"], capture_output=True, text=True, timeout=60).stdout
+    if f"Python 3.{sys.version_info.minor}." not in seen:
+        pytest.skip(f"the package is for Python 3.{sys.version_info.minor}; this machine's own is {seen}")
+    place = tmp_path_factory.mktemp("box")
+    holder = subprocess.Popen(
+        ["unshare", "--mount", "sh", "-c", HOLD, "sh", place],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout
+    names = (f"{number}" for number in range(1000))
+
+    def made(*below: Root) -> Root:
+        root = Root(holder.pid, place / next(names))
+        lower = ":".join([*(str(each.place / "upper") for each in below), "/"])
+        done = subprocess.run(
+            ["nsenter", f"--target={holder.pid}", "--mount", "sh", "-c", ROOT_ON, "sh"]
+            + [str(each) for each in (root.place, lower, ROOT, package.parent)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        if done.returncode != 0:
+            pytest.skip(f"no root of its own can be made on this machine: {done.stderr}")
+        return root
+
+    try:
+        if holder.stdout.readline() != "ready\n":
+            pytest.skip("this machine gives no mount namespace")
+        yield made
+    finally:
+        # It ends with its input.
+        holder.communicate(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def first(new_root: Callable[..., Root], package: Path) -> Root:
+    """A root with the package and two users, of whom one is in the group of producers."""
+    root = new_root()
+    # The index of all manual pages takes seconds at each step.
+    root.run("rm", "-f", "/var/lib/man-db/auto-update")
+    said = root.run("dpkg", "--install", f"/packages/{package.name}").stdout
+    assert "set the project and its key" in said
+    root.run("useradd", "--groups", "forwarder", "producer")
+    root.run("useradd", "stranger")
+    return root
+
+
+@pytest.fixture
+def installed(new_root: Callable[..., Root], first: Root) -> Root:
+    """The same as `first`, for one test."""
+    return new_root(first)
+
+
+def _changed(package: Path, **fields: str) -> str:
+    """Build a package that differs from *package* in fields of control; its path in the root."""
+    tree = package.parent / "changed"
+    subprocess.run(["dpkg-deb", "--raw-extract", package, tree], check=True, timeout=60)
+    try:
+        control = tree / "DEBIAN/control"
+        for name, value in fields.items():
+            control.write_text(re.sub(rf"(?m)^{name}: .*$", f"{name}: {value}", control.read_text()))
+        made = package.parent / "changed.deb"
+        subprocess.run(
+            ["dpkg-deb", "-Znone", "--build", tree, made], check=True, timeout=60, capture_output=True
+        )
+    finally:
+        shutil.rmtree(tree)
+    return f"/packages/{made.name}"
+
+
+def test_what_is_installed_does_the_main_job(installed: Root, far_end, tmp_path: Path) -> None:
+    """A member of the group enqueues, the daemon's user delivers, nobody else may look."""
+    reach = {"FORWARDER_MIXPANEL_URL": far_end.url, "FORWARDER_MIXPANEL_TOKEN": "sandbox-token"}
+    # Neither a module in the working directory nor one in the environment gets in the way.
+    installed.run("sh", "-c", "echo 1/0 | tee /tmp/json.py >/tmp/click.py")
+    call = ("env", "-C", "/tmp", "forwarder")
+    said = installed.run(*call, "enqueue", user="producer", stdin=EVENT, PYTHONPATH="/tmp").stdout
+    assert said == "accepted 1 event\n"
+    installed.run("forwarder", "status", user="stranger", code=77)
+    installed.run("forwarder", "enqueue", user="stranger", stdin=EVENT, code=77)
+    installed.run("forwarder", "drain", "--timeout", "30", user="forwarder", **reach)
+    assert [json.loads(entry.data)["event"] for entry in far_end.ledger.events.values()] == ["Installed"]
+    found = json.loads(installed.run("forwarder", "status", "--json", user="producer").stdout)
+    assert (found["queue_path"], found["delivered"], found["waiting"]) == (QUEUE, 1, 0)
+
+
+def test_the_demonstration_works_where_it_is_installed(installed: Root) -> None:
+    """The processes that it starts find the libraries, which Python's own path does not have."""
+    installed.run("forwarder", "demo", user="stranger")
+
+
+def test_each_part_is_where_the_machine_looks_for_it(installed: Root, package: Path) -> None:
+    """Units, user, directory, manual pages and completion; the version is the same everywhere."""
+    version = installed.run("forwarder", "--version").stdout.split()[-1]
+    assert f"_{version}-1_" in package.name
+    shown = installed.run("dpkg-query", "--show", "--showformat=${Version}", "mixpanel-forwarder").stdout
+    assert shown == f"{version}-1"
+    for unit in (ROOT / "systemd").glob("*.service"):
+        assert installed.has(f"/usr/lib/systemd/system/{unit.name}")
+    assert installed.run("stat", "-c", "%a %U %G", QUEUE).stdout == "2770 forwarder forwarder\n"
+    assert (
+        installed.run("stat", "-c", "%a %U %G", "/etc/forwarder/forwarder.toml").stdout == "644 root root\n"
+    )
+    for page in ("1 forwarder", "5 forwarder.toml"):
+        assert installed.run("man", "-w", *page.split()).stdout.startswith("/usr/share/man/")
+    script = ". /usr/share/bash-completion/completions/forwarder; complete -p forwarder"
+    assert "-F" in installed.run("bash", "-c", script).stdout
+    assert installed.has("/usr/share/zsh/vendor-completions/_forwarder")
+    assert installed.has("/usr/share/fish/vendor_completions.d/forwarder.fish")
+    assert installed.run("dpkg", "--verify", "mixpanel-forwarder").stdout == ""
+    # Who can't write there would compile everything anew at each start.
+    assert installed.has("/usr/lib/mixpanel-forwarder/forwarder/cli/demo/__pycache__")
+    # Roots of trust are kept up to date by the machine.
+    bundle = "/usr/lib/mixpanel-forwarder/certifi/cacert.pem"
+    assert installed.run("realpath", bundle).stdout == "/etc/ssl/certs/ca-certificates.crt\n"
+
+
+def test_lintian_finds_no_error(package: Path) -> None:
+    """Debian's own examination of packages complains of nothing that it calls an error."""
+    if not shutil.which("lintian"):
+        pytest.skip("lintian is not on this machine")
+    done = subprocess.run(
+        ["lintian", "--fail-on", "error", package], capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_an_upgrade_keeps_settings_and_events(installed: Root, package: Path) -> None:
+    """A settings file that somebody has changed stays as it is, and what waits goes on waiting."""
+    installed.run("sed", "-i", "s/^#linger_s = .*/linger_s = 7/", "/etc/forwarder/forwarder.toml")
+    installed.run("forwarder", "enqueue", user="producer", stdin=EVENT)
+    newer = _changed(package, Version="99-1")
+    said = installed.run("dpkg", "--install", newer).stdout
+    assert "set the project" not in said
+    assert installed.run("forwarder", "config", "show", "delivery.linger_s").stdout.count("linger_s = 7") == 1
+    assert installed.run("forwarder", "peek", user="producer").stdout.count("Installed") == 1
+
+
+def test_another_python_is_refused(installed: Root, package: Path) -> None:
+    """What is compiled for one minor version of Python is not installed beside another."""
+    depends = subprocess.run(
+        ["dpkg-deb", "--field", package, "Depends"], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    this = f"3.{sys.version_info.minor + 1}~"
+    assert f"python3 (<< {this})" in depends
+    later = depends.strip().replace("python3 (>= 3.", "python3 (>= 4.")
+    installed.run("dpkg", "--purge", "mixpanel-forwarder")
+    installed.run("dpkg", "--install", _changed(package, Depends=later), code=1)
+
+
+def _bury(root: Root) -> None:
+    columns = "event_id, data, event, insert_id, reason, field, accepted_at, dead_at"
+    statement = f"INSERT INTO dead_letters ({columns}) VALUES (0, '{{}}', 'E', '', 'r', '', 0, 0)"
+    root.run("forwarder", "pause")
+    script = f"import sqlite3; c = sqlite3.connect('{QUEUE}/data.db'); c.execute(\"{statement}\"); c.commit()"
+    root.run("/usr/bin/python3", "-c", script)
+
+
+def _enqueue(root: Root) -> None:
+    root.run("forwarder", "enqueue", user="producer", stdin=EVENT)
+
+
+def _set_aside(root: Root) -> None:
+    root.run("forwarder", "pause")
+    root.run("mkdir", f"{QUEUE}/damaged-2026")
+
+
+def _spoil(root: Root) -> None:
+    root.run("sh", "-c", f"echo no database >{QUEUE}/data.db")
+
+
+def _lose_content(root: Root) -> None:
+    root.run("sh", "-c", f"echo log >{QUEUE}/data.db-wal; : >{QUEUE}/data.db")
+
+
+@pytest.mark.parametrize(
+    ("fill", "what"),
+    [
+        (_enqueue, "1 undelivered events and 0 dead letters"),
+        (_bury, "0 undelivered events and 1 dead letters"),
+        (_set_aside, f"there is more than a queue in {QUEUE}: damaged-2026"),
+        (_spoil, "can't be told"),
+        (_lose_content, "lost its content"),
+    ],
+)
+def test_a_purge_keeps_what_somebody_could_miss(
+    installed: Root, fill: Callable[[Root], None], what: str
+) -> None:
+    """Removing and purging the package deletes no event that is not delivered, and says what it leaves."""
+    fill(installed)
+    before = installed.run("sh", "-c", f"cd {QUEUE} && ls && cat data.db | sha256sum").stdout
+    installed.run("dpkg", "--remove", "mixpanel-forwarder")
+    assert not installed.has("/usr/bin/forwarder")
+    assert not installed.has("/usr/lib/mixpanel-forwarder")
+    assert installed.has("/etc/forwarder/forwarder.toml")
+    done = installed.run("dpkg", "--purge", "mixpanel-forwarder")
+    assert what in done.stdout + done.stderr
+    assert f"rm -r {QUEUE}" in done.stdout
+    after = installed.run("sh", "-c", f"cd {QUEUE} && ls && cat data.db | sha256sum").stdout
+    assert set(after.split()) >= set(before.split()) - {"data.db-shm", "data.db-wal"}
+    assert not installed.has("/etc/forwarder")
+
+
+def test_after_a_purge_an_installation_takes_up_what_was_left(installed: Root, package: Path) -> None:
+    """Events that a purge has kept wait for the next installation."""
+    _enqueue(installed)
+    installed.run("dpkg", "--purge", "mixpanel-forwarder")
+    installed.run("dpkg", "--install", f"/packages/{package.name}")
+    assert installed.run("forwarder", "peek", user="producer").stdout.count("Installed") == 1
+
+
+def test_a_purge_without_events_leaves_nothing(installed: Root, far_end) -> None:
+    """A queue in which nothing waits, and nothing is dead, goes with the package."""
+    _enqueue(installed)
+    reach = {"FORWARDER_MIXPANEL_URL": far_end.url, "FORWARDER_MIXPANEL_TOKEN": "sandbox-token"}
+    installed.run("forwarder", "drain", "--timeout", "30", user="forwarder", **reach)
+    installed.run("dpkg", "--purge", "mixpanel-forwarder")
+    left = [QUEUE, "/etc/forwarder", "/usr/lib/mixpanel-forwarder", "/usr/bin/forwarder"]
+    assert [path for path in left if installed.has(path)] == []
