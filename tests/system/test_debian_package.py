@@ -17,6 +17,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from source_copy import make
 
 ROOT = Path(__file__).parents[2]
+# The first one waits for the build, and for dpkg.
+pytestmark = pytest.mark.timeout(300)
 # In a mount namespace of its own, so that nothing of it stays behind.
 HOLD = 'mount -t tmpfs -o mode=755 box "$1" && echo ready && exec cat'
 # A root on top of others. The checkout is not to be seen.
