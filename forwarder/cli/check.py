@@ -96,6 +96,7 @@ def examine(context: Context, online: bool, briefly: bool = False) -> Iterator[R
         yield _failed("settings", error)
         return
     yield Result("settings", OK, settings.file or "there is no settings file; defaults and environment")
+    yield from _check_listen(settings.metrics.listen)
     key = list(_check_key(settings))
     yield from key
     directory = list(_check_directory(settings.queue.path))
@@ -112,6 +113,14 @@ def examine(context: Context, online: bool, briefly: bool = False) -> Iterator[R
 
 def _failed(name: str, error: ForwarderError) -> Result:
     return Result(name, FAIL, str(error), error.exit_code)
+
+
+def _check_listen(listen: str) -> Iterator[Result]:
+    from forwarder.config.addresses import host_and_port, is_loopback
+
+    if listen and not is_loopback(host_and_port(listen)[0]):
+        detail = f"metrics.listen is {listen}: whoever reaches it from the network can read the figures"
+        yield Result("metrics", WARNING, f"{detail}; 127.0.0.1 is for this host alone")
 
 
 def _check_key(settings: Settings) -> Iterator[Result]:

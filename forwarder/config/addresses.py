@@ -104,6 +104,41 @@ def _parts(url: str) -> tuple[str, str | None, int | None, str]:
     return parts.scheme, parts.hostname, parts.port, parts.path
 
 
+class Listen(Kind):
+    """An address of this host and a port, to serve at; port 0 is any free one. No name is looked up."""
+
+    remedy = 'Give an address of this host and a port, such as "127.0.0.1:9464", or "" to serve nothing'
+
+    def check(self, value: object) -> str:
+        text = str(super().check(value)).strip()
+        if text:
+            host, port = host_and_port(text)
+            if not is_loopback(host) and not _is_address(host):
+                raise UnfitError("has no IP address before the port")
+            if not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
+                raise UnfitError("does not end in :PORT")
+        return text
+
+
+def host_and_port(listen: str) -> tuple[str, str]:
+    """The two parts of ``HOST:PORT``, an IPv6 address without its brackets; "" where one is missing."""
+    host, _, port = listen.rpartition(":")
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    if is_bracketed:
+        host = host[1:-1]
+    return ("" if (":" in host) != is_bracketed else host), port
+
+
+def _is_address(host: str) -> bool:
+    from ipaddress import ip_address
+
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def is_loopback(host: str) -> bool:
     """Whether *host* is this host's own: localhost, 127.0.0.0/8 or ::1. Looks no name up."""
     from ipaddress import ip_address

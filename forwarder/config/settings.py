@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from forwarder.config.addresses import Path, ProjectId, Url, Username
+from forwarder.config.addresses import Listen, Path, ProjectId, Url, Username
 from forwarder.config.kinds import Choice, Flag, Kind, Number, Size, Whole
 
 MIB = 2**20
@@ -197,6 +197,20 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True)
+class Metrics:
+    """``[metrics]``: what the running daemon tells a monitor over HTTP."""
+
+    listen: str = field(
+        default="",
+        metadata=about(
+            Listen(),
+            "The address and port where the daemon serves /metrics for Prometheus, /healthz and /readyz to "
+            'whoever can reach it, such as "127.0.0.1:9464"; when empty, it serves nothing.',
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The effective settings; two are equal when their values are, wherever these came from.
 
@@ -210,6 +224,7 @@ class Settings:
     delivery: Delivery = field(default_factory=Delivery)
     dead_letters: DeadLetters = field(default_factory=DeadLetters)
     log: Log = field(default_factory=Log)
+    metrics: Metrics = field(default_factory=Metrics)
     sources: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), compare=False)
     file: str | None = field(default=None, compare=False)
 
@@ -247,6 +262,7 @@ SECTIONS: dict[str, type] = {
     "delivery": Delivery,
     "dead_letters": DeadLetters,
     "log": Log,
+    "metrics": Metrics,
 }
 SETTINGS: dict[str, Setting] = {
     row.key: row

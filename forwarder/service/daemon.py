@@ -18,7 +18,10 @@ from forwarder.delivery.outcome import Reply
 from forwarder.errors import ForwarderError
 from forwarder.service.instance import InstanceLock, TakenError
 from forwarder.service.journal import Journal
-from forwarder.service.notify import Pulse, notify
+from forwarder.service.listener import Listener
+from forwarder.service.notify import Supervisor, notify
+from forwarder.service.pages import pages
+from forwarder.service.pulse import Pulse
 from forwarder.service.senders import Senders
 from forwarder.service.state import DaemonState, Publisher
 from forwarder.service.summary import summary
@@ -38,10 +41,12 @@ class Daemon:
         load: Reads the settings anew, for a reload.
         lock: On the queue; announced once the queue has turned out to be one.
         lock_timeout_s: How long to wait for other writers.
-        passing: Whether it only runs to drain the queue; then its start and end are no news.
+        passing: Whether it only runs to drain the queue; then its start and end are no news, and it serves
+            no pages.
 
     Raises:
         ConfigError, NotPermittedError: there are no usable credentials, or no usable queue.
+        UnavailableError: the address of its pages is taken.
     """
 
     def __init__(
@@ -58,14 +63,25 @@ class Daemon:
         self._inbox: queue.SimpleQueue[tuple[Batch, Reply] | signal.Signals] = queue.SimpleQueue()
         self._journal = Journal(passing)
         self._worker = Worker(settings, lock, self._journal, lock_timeout_s)
-        self._senders = Senders(client, lambda batch, reply: self._inbox.put((batch, reply)))
+        tally = self._worker.tally
+        self._senders = Senders(client, lambda batch, reply: self._inbox.put((batch, reply)), tally.timed)
         self._journal.secrets_warned(warnings)
         self._publisher = Publisher(settings.queue.path)
-        self._pulse = Pulse(lambda: summary(self.settings.queue.path, *self.condition))
+        self._supervisor = Supervisor(lambda: summary(self.settings.queue.path, *self.condition))
         self._pid, self._started_at = os.getpid(), time.time()
         self._storage_ok_at = 0.0
         self._storage_error = ""
         self._stop_at: float | None = None
+        self._pulse = self._beat(time.monotonic())
+        self._listener = None if passing else self._listen()
+
+    def _listen(self) -> Listener | None:
+        address = self.settings.metrics.listen
+        try:
+            return Listener(address) if address else None
+        except BaseException:
+            self._worker.close()
+            raise
 
     def signalled(self, number: int, _frame: object = None) -> None:
         """A signal handler: only takes note."""
@@ -73,8 +89,12 @@ class Daemon:
 
     def start(self) -> None:
         """Say that all is ready."""
+        if self._listener:
+            self._pulse = self._beat(time.monotonic())
+            self._listener.serve(pages(lambda: self._pulse, self._worker.tally))
+            self._journal.listening(self._listener.url)
         self._journal.started(self.settings)
-        self._pulse.tell()
+        self._supervisor.tell()
         notify("READY=1")
 
     def stop(self) -> None:
@@ -110,13 +130,15 @@ class Daemon:
             except ForwarderError as error:
                 self._storage_failed(error, now)
         has_news = self._publish(now) or self._worker.is_stirred
-        self._pulse.turned(now, has_news)
+        self._supervisor.turned(now, has_news)
         due_s = POLL_S if self._must_wait else self.courier.wait_s(now)
         while not self._wait(min(POLL_S, due_s)) and dozing and self._may_doze(now + due_s):
             pass
 
     def close(self) -> None:
         """Close all files; what is still in flight waits in the queue for the next daemon."""
+        if self._listener:
+            self._listener.close()
         self._senders.close()
         self._senders.client.close()
         self._publisher.remove()
@@ -138,6 +160,9 @@ class Daemon:
         if settings.queue.path != self.settings.queue.path:
             self._journal.needs_restart("queue.path")
             settings = replace(settings, queue=replace(settings.queue, path=self.settings.queue.path))
+        if settings.metrics != self.settings.metrics:
+            self._journal.needs_restart("metrics.listen")
+            settings = replace(settings, metrics=self.settings.metrics)
         # The old client is not closed: its requests in flight go on, and it goes with the last of them.
         self._senders.client = client
         log.configure(settings.log.level, settings.log.format)
@@ -205,6 +230,10 @@ class Daemon:
             self._journal.storage_recovered(now)
 
     def _publish(self, now: float) -> bool:
+        self._pulse = self._beat(now)
+        return self._publisher.publish(self._pulse.state, now)
+
+    def _beat(self, now: float) -> Pulse:
         name, reason = self.condition
         state = DaemonState(
             self._pid,
@@ -217,4 +246,5 @@ class Daemon:
             failures=self.courier.gate.tries,
             started_at=self._started_at,
         )
-        return self._publisher.publish(state, now)
+        trouble = self._storage_error or ("" if self._stop_at is None else "the daemon is about to end")
+        return Pulse(state, self.settings, trouble, now)

@@ -67,6 +67,10 @@ class Journal:
             config=settings.file or "defaults",
         )
 
+    def listening(self, url: str) -> None:
+        """Pages for monitors are served."""
+        self._log.info("metrics.listening", url=url)
+
     def secrets_warned(self, warnings: list[str]) -> None:
         """A secret is kept carelessly."""
         for warning in warnings:

@@ -24,7 +24,7 @@ def notify(message: str) -> None:
         sock.sendto(message.encode(), address)
 
 
-class Pulse:
+class Supervisor:
     """What systemd is told while the loop turns, and only then: that it does, and how things are.
 
     Args:

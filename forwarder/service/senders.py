@@ -21,11 +21,15 @@ class Senders:
     Args:
         client: Sends the batches from now on; may be replaced at any time.
         done: Called from a sender's thread with each batch and its reply.
+        timed: Called from a sender's thread with how long each request took, in seconds.
     """
 
-    def __init__(self, client: Client, done: Callable[[Batch, Reply], None]) -> None:
+    def __init__(
+        self, client: Client, done: Callable[[Batch, Reply], None], timed: Callable[[float], None]
+    ) -> None:
         self.client = client
         self._done = done
+        self._timed = timed
         self._batches: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._idle = 0
@@ -68,7 +72,11 @@ class Senders:
 
     def _post(self, batch: Batch) -> Reply:
         try:
-            return self.client.post(pack(batch.events))
+            body = pack(batch.events)
+            started_at = time.monotonic()
+            reply = self.client.post(body)
+            self._timed(time.monotonic() - started_at)
+            return reply
         except Exception as error:  # whatever it is, the batch must come back, or it is never settled
             return _unsent(error)
 

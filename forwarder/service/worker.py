@@ -13,6 +13,7 @@ from forwarder.delivery.outcome import CLOCK_BLOCKS_S, Reply
 from forwarder.errors import ForwarderError, TryAgainError
 from forwarder.service.instance import InstanceLock
 from forwarder.service.journal import Journal
+from forwarder.service.tally import Tally
 from forwarder.service.watch import Watch
 from forwarder.spool import Consumer, DamagedError, QueueReplacedError, SpoolFullError, set_aside
 
@@ -30,6 +31,9 @@ class Worker:
         journal: Told what happens.
         lock_timeout_s: How long to wait for other writers.
 
+    Attributes:
+        tally: What it counts.
+
     Raises:
         ConfigError, NotPermittedError: there is no usable queue.
     """
@@ -45,6 +49,7 @@ class Worker:
         self._is_clock_right = False
         self._tidy_at = 0.0
         self._is_damaged = False
+        self.tally = Tally()
         self._begin()
         try:
             lock.announce()
@@ -156,6 +161,7 @@ class Worker:
         is_settled = False
         while waiting:
             batch, reply = waiting.popleft()
+            is_retry = batch.tries > 1
             try:
                 report = self.courier.settle(batch, reply, now)
             except ForwarderError as error:
@@ -167,6 +173,7 @@ class Worker:
             else:
                 is_settled = True
                 self._journal.settled(report, self.courier.gate, now)
+                self.tally.settled(report.outcome, is_retry=is_retry)
                 skew_s = report.outcome.clock_skew_s
                 if skew_s is not None:
                     self._is_clock_right = abs(skew_s) <= CLOCK_BLOCKS_S

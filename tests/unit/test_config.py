@@ -42,6 +42,7 @@ CONTRACT = {
     "dead_letters.max_age_days": 0,
     "log.level": "info",
     "log.format": "auto",
+    "metrics.listen": "",
 }
 
 
@@ -288,6 +289,11 @@ def test_other_variables_are_left_alone():
         ("[delivery]\nretry_initial_s=60", "delivery.retry_initial_s", 60),
         ("[dead_letters]\nmax_age_days=0.5", "dead_letters.max_age_days", 0.5),
         ("[log]\nlevel='WARNING'", "log.level", "warning"),
+        ("[metrics]\nlisten=''", "metrics.listen", ""),
+        ("[metrics]\nlisten='127.0.0.1:9464'", "metrics.listen", "127.0.0.1:9464"),
+        ("[metrics]\nlisten='localhost:0'", "metrics.listen", "localhost:0"),
+        ("[metrics]\nlisten='[::1]:65535'", "metrics.listen", "[::1]:65535"),
+        ("[metrics]\nlisten='0.0.0.0:9464'", "metrics.listen", "0.0.0.0:9464"),
     ],
 )
 def test_values_that_are_taken(toml, key, value, load_toml):
@@ -306,6 +312,14 @@ def test_values_that_are_taken(toml, key, value, load_toml):
         ("[mixpanel]\nregion=['eu']", "mixpanel.region", "is a list, not text"),
         ("[mixpanel]\nstrict=1", "mixpanel.strict = 1", "true or false"),
         ("[mixpanel]\nstrict='yes'", "mixpanel.strict = 'yes'", "true or false"),
+        ("[metrics]\nlisten=9464", "metrics.listen", "is a number, not text"),
+        ("[metrics]\nlisten='9464'", "metrics.listen", "has no IP address before the port"),
+        ("[metrics]\nlisten=':9464'", "metrics.listen", "has no IP address before the port"),
+        ("[metrics]\nlisten='::1:9464'", "metrics.listen", "has no IP address before the port"),
+        ("[metrics]\nlisten='[127.0.0.1]:9464'", "metrics.listen", "has no IP address before the port"),
+        ("[metrics]\nlisten='metrics.example:9464'", "metrics.listen", "has no IP address before the port"),
+        ("[metrics]\nlisten='127.0.0.1:65536'", "metrics.listen", "does not end in :PORT"),
+        ("[metrics]\nlisten='127.0.0.1:http'", "metrics.listen", "does not end in :PORT"),
         ("[mixpanel]\nurl='api.mixpanel.com'", "mixpanel.url", "is not an http or https URL"),
         ("[mixpanel]\nurl='ftp://x/'", "mixpanel.url", "is not an http or https URL"),
         ("[mixpanel]\nurl='https://x y/'", "mixpanel.url", "is not an http or https URL"),

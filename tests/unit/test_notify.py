@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from forwarder.service.notify import IDLE_STATUS_S, PINGS, STATUS_S, Pulse
+from forwarder.service.notify import IDLE_STATUS_S, PINGS, STATUS_S, Supervisor
 
 
 @pytest.fixture
@@ -32,11 +32,11 @@ def told(tmp_path, monkeypatch):
 
 def test_each_turn_feeds_the_watchdog_but_not_more_often_than_needed(told):
     """It is fed several times in its time by a loop that turns, and never by itself."""
-    pulse = Pulse(lambda: "")
+    supervisor = Supervisor(lambda: "")
 
     fed = {}
     for now in range(9):
-        pulse.turned(now, False)
+        supervisor.turned(now, False)
         fed[now] = told()
 
     assert {now for now, messages in fed.items() if messages == ["WATCHDOG=1"]} == {0, 2, 4, 6, 8}
@@ -48,7 +48,7 @@ def test_another_process_s_watchdog_is_not_fed(pid, told, monkeypatch):
     """A child that inherited the variables keeps nobody's watchdog quiet."""
     monkeypatch.setenv("WATCHDOG_PID", pid)
 
-    Pulse(lambda: "").turned(0, True)
+    Supervisor(lambda: "").turned(0, True)
 
     assert told() == []
 
@@ -58,9 +58,9 @@ def test_without_a_watchdog_there_is_nothing_to_feed(usec, told, monkeypatch):
     """Nothing that systemd's variable might hold ends the daemon."""
     monkeypatch.setenv("WATCHDOG_USEC", usec)
 
-    pulse = Pulse(lambda: "")
-    pulse.turned(0, True)
-    pulse.turned(1e9, True)
+    supervisor = Supervisor(lambda: "")
+    supervisor.turned(0, True)
+    supervisor.turned(1e9, True)
 
     assert "WATCHDOG=1" not in told()[1:]
 
@@ -69,28 +69,28 @@ def test_status_is_told_soon_when_there_is_news_and_rarely_without(told, monkeyp
     """To read the figures costs something, so an idle daemon does it four times a minute."""
     monkeypatch.delenv("WATCHDOG_USEC")
     asked = []
-    pulse = Pulse(lambda: asked.append(1) or f"asked {len(asked)}")
+    supervisor = Supervisor(lambda: asked.append(1) or f"asked {len(asked)}")
 
-    pulse.turned(0, False)
+    supervisor.turned(0, False)
     assert told() == ["STATUS=asked 1"]
-    pulse.turned(STATUS_S / 2, True)
+    supervisor.turned(STATUS_S / 2, True)
     assert told() == []
     # The news of before is still news.
-    pulse.turned(STATUS_S, False)
+    supervisor.turned(STATUS_S, False)
     assert told() == ["STATUS=asked 2"]
-    pulse.turned(STATUS_S + IDLE_STATUS_S - 1, False)
+    supervisor.turned(STATUS_S + IDLE_STATUS_S - 1, False)
     assert told() == []
-    pulse.turned(STATUS_S + IDLE_STATUS_S, False)
+    supervisor.turned(STATUS_S + IDLE_STATUS_S, False)
     assert told() == ["STATUS=asked 3"]
 
 
 def test_the_same_status_is_not_told_again(told, monkeypatch):
     """What has not changed is no news for systemd."""
     monkeypatch.delenv("WATCHDOG_USEC")
-    pulse = Pulse(lambda: "running")
+    supervisor = Supervisor(lambda: "running")
 
     for now in range(0, 1000, 10):
-        pulse.turned(now, True)
+        supervisor.turned(now, True)
 
     assert told() == ["STATUS=running"]
 
@@ -100,8 +100,8 @@ def test_outside_of_systemd_no_figures_are_read(told, monkeypatch):
     monkeypatch.delenv("NOTIFY_SOCKET")
     asked = []
 
-    pulse = Pulse(lambda: asked.append(1) or "")
-    pulse.turned(0, True)
-    pulse.tell()
+    supervisor = Supervisor(lambda: asked.append(1) or "")
+    supervisor.turned(0, True)
+    supervisor.tell()
 
     assert asked == []

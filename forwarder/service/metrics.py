@@ -1,0 +1,174 @@
+"""The page ``/metrics``, for Prometheus: the durable figures, what the loop says, what it has counted.
+
+Only loaded where ``metrics.listen`` is set. Counters of events come from the books, so they survive restarts;
+those of requests begin anew with the daemon. The queue is looked at as ``status`` does, once a scrape: no
+write lock, no long read, and nothing whose cost depends on how many events wait.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+import forwarder
+from forwarder.delivery.outcome import Kind
+from forwarder.errors import ForwarderError
+from forwarder.service.listener import Page
+from forwarder.service.pulse import Pulse
+from forwarder.service.tally import BUCKETS_S, Tally
+from forwarder.spool import Figures, View, set_aside
+
+LOCK_TIMEOUT_S = 1.0
+STATES = ("running", "backing_off", "blocked", "paused")
+
+# Durable figure: name behind the prefix, and what it says.
+_COUNTERS = {
+    "accepted": ("events_accepted", "Events taken in since the queue was made; a retried one once more."),
+    "delivered": ("events_delivered", "Events that Mixpanel said yes to."),
+    "dead_lettered": ("events_dead_lettered", "Events that were refused and became dead letters."),
+    "deleted": ("events_deleted", "Waiting events that other consumers of the queue took out."),
+    "short": ("events_short", "Events delivered that Mixpanel took without counting them."),
+    "retried": ("dead_letters_retried", "Dead letters that were put back into the queue."),
+    "discarded": ("dead_letters_discarded", "Dead letters that were deleted."),
+}
+_GAUGES = {
+    "waiting": ("waiting_events", "Events in the queue, those in flight included."),
+    "dead_letters": ("dead_letters", "Dead letters that are kept now."),
+    "db_bytes": ("db_bytes", "Size of the queue's database file."),
+    "wal_bytes": ("wal_bytes", "Size of the database's write-ahead log."),
+    "disk_free_bytes": ("disk_free_bytes", "Space left for the queue on its disk."),
+    "paused": ("paused", "Whether a person has paused delivery: 1 if so."),
+}
+
+
+class Queue(Collector):
+    """What the daemon of one queue tells.
+
+    Args:
+        pulse: Gives the loop's last beat.
+        tally: What the daemon has counted.
+    """
+
+    def __init__(self, pulse: Callable[[], Pulse], tally: Tally) -> None:
+        self._pulse = pulse
+        self._tally = tally
+
+    def describe(self) -> list[Metric]:
+        """Nothing: names are not known to clash, and to register must not read the queue."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics, as of now. Where the queue can't be read, those that come from it are left out."""
+        pulse = self._pulse()
+        yield from self._durable(pulse)
+        yield from _limits(pulse)
+        yield from _loop(pulse)
+        yield from self._counted()
+        build = {"version": forwarder.__version__, "python": platform.python_version()}
+        yield InfoMetricFamily("forwarder_build", "Version of the forwarder and of its Python.", build)
+
+    def _durable(self, pulse: Pulse) -> Iterator[Metric]:
+        path = pulse.settings.queue.path
+        try:
+            with View(path, LOCK_TIMEOUT_S) as view:
+                figures, used_bytes = view.figures(), view.used_bytes()
+        except ForwarderError:
+            yield _gauge("queue_readable", "Whether the queue's database could be read: 1 if so.", 0)
+            return
+        yield _gauge("queue_readable", "Whether the queue's database could be read: 1 if so.", 1)
+        for key, (name, doc) in _COUNTERS.items():
+            yield _counter(name, doc, getattr(figures, key))
+        for key, (name, doc) in _GAUGES.items():
+            yield _gauge(name, doc, getattr(figures, key))
+        yield _gauge("queue_used_bytes", "Space taken up in the database, which its limit binds.", used_bytes)
+        doc = "How long the oldest waiting event has waited; 0 while none waits."
+        yield _gauge("oldest_waiting_seconds", doc, _age_s(figures))
+        doc = "When an event was delivered last, in seconds since the epoch; 0: never."
+        yield _gauge("last_delivery_timestamp_seconds", doc, figures.last_delivery_at or 0)
+        doc = "Damaged databases set aside with events in them, to be salvaged."
+        yield _gauge("damaged_databases", doc, len(set_aside.damaged(path)))
+
+    def _counted(self) -> Iterator[Metric]:
+        doc = "Requests answered for since the daemon's start, by what came of them."
+        requests = CounterMetricFamily("forwarder_requests", doc, labels=["outcome"])
+        for kind, count in self._tally.requests().items():
+            requests.add_metric([_label(kind)], count)
+        yield requests
+        doc = "Requests for events that had been sent before, since the daemon's start."
+        yield _counter("request_retries", doc, self._tally.retries)
+        counts, sum_s = self._tally.durations()
+        doc = "How long requests took, answered or not, since the daemon's start."
+        buckets, total = [], 0
+        for most_s, count in zip((*map(str, BUCKETS_S), "+Inf"), counts, strict=True):
+            total += count
+            buckets.append((most_s, total))
+        yield HistogramMetricFamily("forwarder_request_duration_seconds", doc, buckets, sum_s)
+        if self._tally.clock_skew_s is not None:
+            doc = "How far this host's clock is ahead of Mixpanel's, by the last reply that told."
+            yield _gauge("clock_skew_seconds", doc, self._tally.clock_skew_s)
+
+
+def _limits(pulse: Pulse) -> Iterator[Metric]:
+    queue = pulse.settings.queue
+    yield _gauge("queue_max_bytes", "Setting: how large the queue may grow.", queue.max_bytes)
+    yield _gauge(
+        "queue_min_free_bytes", "Setting: how much of the disk must stay free.", queue.min_free_bytes
+    )
+
+
+def _loop(pulse: Pulse) -> Iterator[Metric]:
+    state = GaugeMetricFamily(
+        "forwarder_state", "What delivery is doing: 1 for the state it is in.", labels=["state"]
+    )
+    for name in STATES:
+        state.add_metric([name], float(pulse.state.state == name))
+    yield state
+    yield _gauge("in_flight_events", "Events sent and not answered for.", pulse.state.in_flight)
+    doc = "Requests that may be out at once, as the far end bears."
+    yield _gauge("connections", doc, pulse.state.connections)
+    yield _gauge("failures", "Tries in a row that failed, up to now.", pulse.state.failures)
+    beat_s = max(time.monotonic() - pulse.beat_at, 0.0)
+    yield _gauge("loop_idle_seconds", "How long ago the daemon's loop has turned last.", beat_s)
+
+
+def _age_s(figures: Figures) -> float:
+    at = figures.oldest_waiting_at
+    # A clock that was set back makes no negative age.
+    return max(time.time() - at, 0.0) if figures.waiting and at is not None else 0.0
+
+
+def _label(kind: Kind) -> str:
+    return kind.value.replace(" ", "_")
+
+
+def _gauge(name: str, doc: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"forwarder_{name}", doc, float(value))
+
+
+def _counter(name: str, doc: str, value: float) -> Metric:
+    return CounterMetricFamily(f"forwarder_{name}", doc, float(value))
+
+
+def page(pulse: Callable[[], Pulse], tally: Tally) -> Callable[[Mapping[str, str]], Page]:
+    """The page, in the format that the request's headers ask for; with the process's own figures."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Queue(pulse, tally))
+    ProcessCollector(registry=registry)
+
+    def made(headers: Mapping[str, str]) -> Page:
+        encode, content_type = choose_encoder(headers.get("accept", ""))
+        return Page(200, encode(registry), content_type)
+
+    return made
