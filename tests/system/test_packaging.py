@@ -53,6 +53,7 @@ def test_the_sdist_holds_all_that_the_repository_is_for(built: Path) -> None:
         names = {name.partition("/")[2] for name in archive.getnames()}
     expected = {"README.rst", "CHANGELOG.rst", "LICENSE", "Makefile", "ruff.toml", "setup.cfg", "setup.py"}
     expected |= {".ci/run", "etc/forwarder.toml", "benchmarks/__main__.py", "forwarder/py.typed"}
+    expected |= {"etc/prometheus-rules.yml", "etc/grafana-dashboard.json"}
     expected |= {f"systemd/forwarder.{end}" for end in ("service", "sysusers.conf", "tmpfiles.conf")}
     expected |= {"man/forwarder.1", "man/forwarder.toml.5"}
     folders = [ROOT / name for name in ("debian", "etc", "man", "systemd", "tests")]
