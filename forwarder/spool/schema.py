@@ -22,9 +22,10 @@ from persistqueue import SQLiteAckQueue
 
 from forwarder.errors import ConfigError
 from forwarder.spool.sqlite_errors import damaged
+from forwarder.spool.upgrade import STEPS, upgrade
 
 APPLICATION_ID = 0x4D_50_46_51  # "MPFQ"
-VERSION = 2
+VERSION = max(STEPS) + 1
 KEPT_DELIVERIES = 100_000
 
 TABLE = "ack_queue_default"
@@ -53,11 +54,6 @@ ROW = f"SELECT _id, CAST(data AS BLOB), {PUT_AT}, {_STATUS} FROM {TABLE}"
 ROW_STATUS = f"SELECT _id, {_STATUS} FROM {TABLE}"
 _COLUMNS = {"_id", "data", "timestamp", "status"}
 _CREATE_QUEUE = SQLiteAckQueue._SQL_CREATE.format(table_name=TABLE, key_column=SQLiteAckQueue._KEY_COLUMN)
-
-_CREATE_SALVAGES = """CREATE TABLE salvages (
-        source TEXT PRIMARY KEY,
-        position INTEGER NOT NULL
-    )"""
 
 _CREATE = (
     """CREATE TABLE ledger (
@@ -103,11 +99,12 @@ _CREATE = (
         tries INTEGER NOT NULL,
         settled_at REAL NOT NULL
     )""",
-    _CREATE_SALVAGES,
+    """CREATE TABLE salvages (
+        source TEXT PRIMARY KEY,
+        position INTEGER NOT NULL
+    )""",
 )
 TABLES = (TABLE, "ledger", "control", "dead_letters", "deliveries", "salvages")
-# What brings a database of version 1 up to date.
-_UPGRADE = (_CREATE_SALVAGES, "ALTER TABLE control ADD COLUMN consumer TEXT")
 
 # All events ever accepted: AUTOINCREMENT keeps this in the transaction of each insert, foreign ones included.
 SEQUENCE = f"coalesce((SELECT seq FROM sqlite_sequence WHERE name = '{TABLE}'), 0)"
@@ -145,15 +142,15 @@ def _version(connection: sqlite3.Connection) -> int:
 
 
 def refuse_strangers(connection: sqlite3.Connection, path: str) -> None:
-    """Make sure, only reading, that the database is empty or a persist-queue queue.
+    """Make sure, only reading, that the database is empty, a persist-queue queue, or marked as an older ours.
 
     Raises:
         ConfigError: it was made by something else.
     """
     tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-    if not tables:
+    if not tables or is_older(connection):
         return
-    if "ledger" in tables and TABLE in tables and not is_older(connection):
+    if "ledger" in tables and TABLE in tables:
         raise damaged(os.path.dirname(path), "it has lost the mark that says what it is")
     columns = {row[1] for row in connection.execute(f"PRAGMA table_info({TABLE})")}
     # AUTOINCREMENT is what counts the events.
@@ -172,13 +169,16 @@ def prepare(connection: sqlite3.Connection, path: str) -> None:
 
     What an adopted queue has had before counts as nobody's: its waiting rows are the first accepted.
     To be called inside a write transaction.
+
+    Raises:
+        ConfigError: it was made by something else, or by a newer version.
+        DamagedError: it is not what an older version has made.
     """
     if is_ours(connection):
         return
     refuse_strangers(connection, path)
     if is_older(connection):
-        for statement in _UPGRADE:
-            connection.execute(statement)
+        upgrade(connection, os.path.dirname(path), _version(connection))
     else:
         _make(connection)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")

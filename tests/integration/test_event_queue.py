@@ -25,7 +25,6 @@ from forwarder.spool import (
     AckQueue,
     Consumer,
     EventQueue,
-    NoQueueError,
     Settlement,
     View,
     books,
@@ -868,24 +867,6 @@ def test_path_stays_what_it_was(tmp_path, monkeypatch, rows):
     assert os.listdir(tmp_path / "elsewhere") == []
     queue.close()
     consumer.close()
-
-
-def test_queue_of_an_older_version_is_brought_up_to_date(queue_path, sql, rows):
-    """A queue of version 1 is gone on with as it is, and gets what is new in it."""
-    with EventQueue(queue_path, min_free_bytes=0) as queue:
-        queue.put(event(1))
-    sql(queue_path, "DROP TABLE salvages")
-    sql(queue_path, "ALTER TABLE control DROP COLUMN consumer")
-    sql(queue_path, "PRAGMA user_version = 1")
-    with pytest.raises(NoQueueError, match="older version"):
-        View(queue_path)
-    with EventQueue(queue_path, min_free_bytes=0) as queue:
-        queue.put(event(2))
-    with View(queue_path) as view:
-        assert all(finding.ok for finding in books.check(view))
-    assert numbers(rows(queue_path)) == [1, 2]
-    assert sql(queue_path, "SELECT consumer FROM control") == [(None,)]
-    assert sql(queue_path, "SELECT count(*) FROM salvages") == [(0,)]
 
 
 # One limit for all waiting
