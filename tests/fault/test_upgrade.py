@@ -227,7 +227,20 @@ def _run_sql(path, statement):
         connection.commit()
 
 
+def _blank_total(path):
+    """Leave no value where the table allows none, as a hit in the row would."""
+    rule = "'delivered INTEGER NOT NULL', 'delivered INTEGER         '"
+    for swapped in (rule, ", ".join(reversed(rule.split(", ")))):
+        with closing(sqlite3.connect(f"{path}/data.db")) as connection:
+            connection.execute("PRAGMA writable_schema = 1")
+            connection.execute(f"UPDATE sqlite_master SET sql = replace(sql, {swapped})")
+            connection.commit()
+        if swapped == rule:
+            _run_sql(path, "UPDATE ledger SET delivered = NULL")
+
+
 DAMAGE = {
+    "blank total": _blank_total,
     "no books": lambda path: _run_sql(path, "DELETE FROM ledger"),
     "no control": lambda path: _run_sql(path, "DELETE FROM control"),
     "table gone": lambda path: _run_sql(path, "DROP TABLE deliveries"),
