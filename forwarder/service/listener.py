@@ -102,12 +102,12 @@ class Listener:
 
     def _answer(self, connection: socket.socket) -> None:
         deadline = time.monotonic() + REQUEST_S
-        method = ""
+        method, is_refused = "", False
         try:
             method, path, headers = _parsed(_read_head(connection, deadline))
             page = self._page(method, path, headers)
         except _RefusedError as refused:
-            page = refused.page
+            page, is_refused = refused.page, True
         head = f"HTTP/1.1 {page.status} {_REASONS[page.status]}\r\nContent-Type: {page.content_type}\r\n"
         head += f"Content-Length: {len(page.body)}\r\nConnection: close\r\n"
         if page.status == 405:
@@ -117,7 +117,7 @@ class Listener:
         connection.sendall(head.encode() + b"\r\n" + body)
         connection.shutdown(socket.SHUT_WR)
         # What has not been read makes the kernel reset the connection, and the answer may be lost.
-        while _received(connection, deadline):
+        while is_refused and _received(connection, deadline):
             pass
 
     def _page(self, method: str, path: str, headers: Mapping[str, str]) -> Page:

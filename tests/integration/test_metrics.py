@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from http.client import HTTPConnection
 from urllib.parse import urlsplit
 
@@ -89,7 +89,11 @@ def listening_sockets(pid):
     with open(f"/proc/{pid}/net/tcp") as ipv4, open(f"/proc/{pid}/net/tcp6") as ipv6:
         lines = [line.split() for line in (*ipv4, *ipv6)]
     inodes = {f"socket:[{line[9]}]" for line in lines if line[3] == "0A"}
-    return sum(os.readlink(f"/proc/{pid}/fd/{fd}") in inodes for fd in os.listdir(f"/proc/{pid}/fd"))
+    count = 0
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):  # it is closed by now
+            count += os.readlink(f"/proc/{pid}/fd/{fd}") in inodes
+    return count
 
 
 @pytest.mark.parametrize("listen", ["", ANYWHERE])
