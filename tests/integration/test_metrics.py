@@ -12,12 +12,14 @@ import threading
 import time
 from contextlib import ExitStack, closing, suppress
 from http.client import HTTPConnection
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from forwarder import config
+from forwarder.errors import NotPermittedError
 from forwarder.sandbox import Fault
 from forwarder.service import listener, pulse
 from forwarder.service.listener import Listener, Page
@@ -385,7 +387,33 @@ def test_clients_that_say_nothing_are_not_waited_for(pages, monkeypatch):
             assert b" 408 " in connection.recv(100)
 
 
+def test_a_client_that_stays_holds_nobody_up(pages):
+    """Who has its answer and keeps its side of the connection open takes no thread from the next."""
+    place = urlsplit(pages)
+    started_at = time.monotonic()
+    with ExitStack() as stack:
+        for _ in range(2 * listener.THREADS):
+            stays = socket.create_connection((place.hostname, place.port), timeout=20)
+            stack.enter_context(closing(stays))
+            stays.sendall(b"GET /page HTTP/1.1\r\n\r\n")
+            assert stays.recv(4096).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert time.monotonic() - started_at < listener.REQUEST_S
+
+
 # Settings
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_port_that_this_user_may_not_have_is_a_matter_of_permission():
+    """Where only root may have a port, the error has code 77, names the setting, and says which ports do."""
+    if Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text() == "0\n":
+        pytest.skip("on this machine everybody may have any port")
+    os.seteuid(65534)
+    try:
+        with pytest.raises(NotPermittedError, match=r"metrics\.listen: 127\.0\.0\.1:1 .*a port from 1024 on"):
+            Listener("127.0.0.1:1")
+    finally:
+        os.seteuid(0)
 
 
 def test_a_taken_address_ends_the_daemon_and_names_the_setting(forwarder, queue_path):
