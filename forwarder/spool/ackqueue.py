@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import persistqueue.serializers.json
@@ -55,10 +56,15 @@ class AckQueue(Database, SQLiteAckQueue):  # type: ignore[misc]  # upstream's lo
         Database.__init__(self, self.path, self.timeout)
 
     def close(self) -> None:
-        """Close the database; a later call opens it again."""
-        # Upstream's __del__ calls this also when the constructor has refused its arguments.
+        """Close the database; a later call opens it again. Raises as `Database.close`."""
+        # Called by __del__ also when the constructor has refused its arguments.
         if "database_path" in self.__dict__:
             Database.close(self)
+
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        """Close what was dropped; at the very end of the process too little of Python is left for that."""
+        if not is_finalizing():
+            self.close()
 
     def put(self, item: Any) -> int:
         """Append one JSON value as upstream does, unchecked. Returns its row id."""

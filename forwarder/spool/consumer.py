@@ -137,7 +137,7 @@ class Consumer:
         self._identity = replace(self._identity, consumer=self._mark)
 
     def reopen(self) -> None:
-        """Forget what is held in memory of the files, and read them again when next asked."""
+        """Forget what is held in memory of the files, to read them again when asked. Raises as `close`."""
         self._queue.reopen()
 
     def set_aside(self) -> None:
@@ -148,7 +148,7 @@ class Consumer:
         self._queue.replace_damaged()
 
     def close(self) -> None:
-        """Close the files. The reserve stays for the next time."""
+        """Close the files. The reserve stays for the next time. Raises as `AckQueue.close`."""
         self._queue.close()
 
     def wait_for_locks(self, timeout_s: float) -> None:

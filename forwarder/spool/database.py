@@ -11,14 +11,15 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import TypeVar
 
 from forwarder.errors import ForwarderError, StorageError, TryAgainError
 from forwarder.spool import forks, lost_files, pause
+from forwarder.spool.access import Access
+from forwarder.spool.connection import Connection, connections
 from forwarder.spool.directory import DATABASE, Files, make_directory, sync_directory
 from forwarder.spool.opening import is_emptied, opened, undo
 from forwarder.spool.set_aside import set_aside, set_log_aside
@@ -26,11 +27,9 @@ from forwarder.spool.sqlite_errors import TURNSTILE, DamagedError, damaged, tran
 from forwarder.spool.turnstile import Turnstile, open_shared
 
 T = TypeVar("T")
-# Connections that have crossed a fork: to close one would write into the other process's files.
-_crossed: list[sqlite3.Connection] = []
 
 
-class Database:
+class Database(Access):
     """The database in the directory *path*, made when it is not there.
 
     Usable from several threads and processes at once, and after a fork.
@@ -51,65 +50,44 @@ class Database:
 
     def __init__(self, path: str, timeout: float = 10.0) -> None:
         # The program may go to another directory.
-        self.path = os.path.abspath(path)
-        self.timeout = timeout
+        path = os.path.abspath(path)
+        self._turnstile = Turnstile(os.path.join(path, TURNSTILE))
+        super().__init__(path, timeout)
         self.database_path = os.path.join(self.path, DATABASE)
         self.files = Files(None, None, None)
         self.replacements = 0
         self.was_paused = False
-        self._connection: sqlite3.Connection | None = None
         self._is_empty = False
-        self.renew()
         forks.register(self)
         try:
             self.connect()
         except BaseException:
-            self.disconnect()
+            with self.tran_lock:
+                self._close_connection()
+                self._turnstile.close()
             raise
 
-    def renew(self) -> None:
-        """Begin anew in a forked child, with locks that nobody holds."""
-        self.tran_lock = threading.RLock()
+    def _begin(self) -> None:
+        super()._begin()
+        self._connection: Connection | None = None
+        self._turnstile.leave()
         self._turnstile = Turnstile(os.path.join(self.path, TURNSTILE))
-        self._pid = os.getpid()
-        self._deadline: float | None = None
-        self._is_writing = False
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Keep the other threads out.
-
-        Raises:
-            TryAgainError: one of them has not gone within the time limit, which goes on counting inside.
-        """
-        self._examine_process()
-        deadline = time.monotonic() + self.timeout
-        got: list[bool] = []
-        try:
-            forks.acquire(self.tran_lock, got, self.timeout)
-            if not got[0]:
-                raise TryAgainError(
-                    f"the queue in {self.path} has been in use by another thread for {self.timeout:g} s",
-                    "Nothing was stored; try again",
-                )
-            outer, self._deadline = self._deadline, self._deadline or deadline
-            try:
-                yield
-            finally:
-                self._deadline = outer
-        finally:
-            if any(got):
-                self.tran_lock.release()
 
     def connect(self) -> sqlite3.Connection:
         """The open connection."""
-        self._examine_process()
+        self.renew()
         connection = self._connection
-        if connection is None:
-            with self.alone(), translated(self.path):
-                if self._connection is None:
-                    self._connection = self._open_sound()
-                connection = self._connection
+        if connection is None or connection.is_closed:
+            with self._step():
+                connection = self._connected()
+        return connection
+
+    def _connected(self) -> Connection:
+        connection = self._connection
+        if connection is None or connection.is_closed:
+            # A signal handler may have kept another from getting here by an exception.
+            self._close_connection()
+            connection = self._connection = self._open_sound()
         return connection
 
     @contextmanager
@@ -121,34 +99,34 @@ class Database:
                 handler while the thread that it has interrupted has one.
             StorageError, NotPermittedError: the disk or the database refuses.
         """
-        with self.alone(), translated(self.path):
-            if self._is_writing:
-                what = f"this thread is writing to the queue in {self.path} just now"
-                raise TryAgainError(what, "Call again when it has done so")
-            self._is_writing = True
-            try:
-                self.connect()
-                with self.turn():
-                    connection = self._current()
-                    try:
-                        # Inside: a signal handler may raise when it has begun.
-                        self._begin(connection)
-                        yield connection
-                        connection.execute("COMMIT")
-                    except BaseException as error:
-                        undo(connection, error, self.path)
-                        raise
-            finally:
-                self._is_writing = False
+        with self._step():
+            self._connected()
+            with self.turn():
+                connection = self._current()
+                try:
+                    # Inside: a signal handler may raise when it has begun.
+                    connection.begin(self._left_s(), self.timeout)
+                    yield connection
+                    connection.execute("COMMIT")
+                except BaseException as error:
+                    undo(connection, error, self.path)
+                    raise
 
     def close(self) -> None:
-        """Close the database; a later call opens it again."""
-        with self.tran_lock:
-            if self._connection is not None and self.is_replaced():
-                # Closing the files loses what is only there.
-                with suppress(ForwarderError), self.alone(), translated(self.path), self.turn():
-                    self._let_go(self._connection)
-            self.disconnect()
+        """Close the database; a later call opens it again.
+
+        What a signal handler has interrupted goes on, and closes it in the end.
+
+        Raises:
+            ForwarderError: files that were deleted or replaced hold what can't be saved within the time
+                limit. They stay open, for another try; the last one is made when the process ends.
+        """
+        with self.alone():
+            if self._is_interrupted:
+                self._is_to_close = True
+            else:
+                with self._step():
+                    self._close_all()
 
     def write(self, step: Callable[[sqlite3.Connection], T]) -> T:
         """Take a step in a write transaction; where the database is damaged, on a fresh one in its place.
@@ -170,10 +148,15 @@ class Database:
         """Whether the files at the path are others than those that were opened."""
         return Files.at(self.path) != self.files
 
+    @property
+    def is_to_save(self) -> bool:
+        """Whether files are open that were replaced: what only they hold goes with them."""
+        return self._connection is not None and self.is_replaced()
+
     def reopen(self) -> None:
-        """Close the connection; the next call opens another."""
-        with self.tran_lock:
-            self._close_connection()
+        """Close the connection; the next call opens another. Raises as `close`."""
+        with self._step():
+            self._release()
 
     def replace_damaged(self) -> None:
         """Set the database that is open aside, unless it is another by now; later calls make a fresh one.
@@ -181,43 +164,39 @@ class Database:
         Raises:
             ForwarderError: it can't be moved.
         """
-        with self.alone(), translated(self.path):
-            self._close_connection()
+        with self._step():
+            self._release()
             self._set_aside()
 
-    def disconnect(self) -> None:
-        """Close all files; `tran_lock` must be held."""
-        self._close_connection()
-        self._turnstile.close()
+    def step_back(self) -> None:
+        """Close the connection if nobody uses it, for the sake of another database at the path."""
+        held: list[threading.RLock] = []
+        try:
+            forks.acquire(self.tran_lock, held, 0)
+            if held and not self._is_busy:
+                self._close_connection()
+        finally:
+            forks.release(held)
 
-    def _examine_process(self) -> None:
-        if self._pid == os.getpid():
-            return
-        if self._connection is not None:
-            what = f"this process was forked without Python while the queue in {self.path} was open"
-            raise StorageError(what, "Fork by os.fork(), or before the queue is opened")
-        self.renew()
+    def disconnect(self) -> None:
+        """Close all files, as this process is about to be forked; `tran_lock` must be held.
+
+        Raises:
+            ForwarderError: as `close`.
+        """
+        with self.alone(), translated(self.path):
+            if connection := self._connection:
+                connection.undo()  # a signal handler that forks amid it can't be kept from that
+            self._release()
+            if not self._is_busy:
+                self._turnstile.close()
 
     def turn(self) -> AbstractContextManager[None]:
         """Keep the writers of other processes out, too; inside `alone`."""
+        make_directory(self.path)  # the whole of it may have been deleted
         return self._turnstile.passing(self._left_s())
 
-    def _left_s(self) -> float:
-        """How long may still be waited; inside `alone`."""
-        return max((self._deadline or 0.0) - time.monotonic(), 0.0)
-
-    def _begin(self, connection: sqlite3.Connection) -> None:
-        left_s = self._left_s()
-        has_waited = left_s < self.timeout - 0.05
-        if has_waited:
-            connection.execute(f"PRAGMA busy_timeout = {int(left_s * 1000)}")
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-        finally:
-            if has_waited:
-                connection.execute(f"PRAGMA busy_timeout = {int(self.timeout * 1000)}")
-
-    def _open_sound(self) -> sqlite3.Connection:
+    def _open_sound(self) -> Connection:
         """Open the database; a damaged one is set aside for a fresh one, as intake must go on."""
         for _ in range(2):
             try:
@@ -230,7 +209,7 @@ class Database:
         self._set_aside()
         return self._open()
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self) -> Connection:
         make_directory(self.path)
         if os.path.exists(self.database_path):
             return self._opened()
@@ -243,39 +222,39 @@ class Database:
             sync_directory(self.path)
             return self._opened(is_new=True)
 
-    def _opened(self, is_new: bool = False) -> sqlite3.Connection:
+    def _opened(self, is_new: bool = False) -> Connection:
         # Taken before the file is opened: should it be replaced in between, the next transaction sees it.
         self.files = Files.at(self.path)
         self._is_empty = not is_new and is_emptied(self.path)
         if self._is_empty:
             raise damaged(self.path, "it has lost its content")
-        connection = opened(self.path, self.timeout, self.turn)
+        connection = opened(self.path, self.timeout, self.tran_lock, self.turn)
         # Opening it has made the log, unless that was there.
         self.files = replace(Files.at(self.path), database=self.files.database)
         return connection
 
-    def _current(self) -> sqlite3.Connection:
+    def _current(self) -> Connection:
         """The connection, opened anew if the files at the path are others by now."""
         # What is set aside goes on taking commits from whoever has it open, without an error.
-        if self._connection is not None and self.is_replaced():
-            self._let_go(self._connection)
-        return self.connect()
+        connection = self._connection
+        if connection is not None and self.is_replaced():
+            self._let_go(connection)
+        return self._connected()
 
-    def _let_go(self, connection: sqlite3.Connection) -> None:
+    def _let_go(self, connection: Connection) -> None:
         """Close files that were replaced, when what is only there is safe; inside the turnstile.
 
         Raises:
             TryAgainError, StorageError: that can't be done now.
         """
+        me: forks.Open = self
         before = self.files
-        self.replacements += 1
-        lost_files.keep(connection, self.path, before)
-        lost_files.leave_log_alone(before)
+        self._save(connection)
+        self._close_connection()
         # SQLite keeps the index of a database for all connections of a process: none may be left.
         for database in forks.open_at(self.path):
-            if database.tran_lock.acquire(blocking=False):
-                database.reopen()
-                database.tran_lock.release()
+            if database is not me and database.files == before:
+                database.step_back()
         now = Files.at(self.path)
         if now.database == before.database and now.index != before.index and lost_files.is_open(before.index):
             raise TryAgainError(
@@ -289,11 +268,30 @@ class Database:
                 pause.keep(self.path, self.was_paused)
                 set_aside(self.path)
 
+    def _save(self, connection: Connection) -> None:
+        """See to it that *connection*, whose files were replaced, can be closed; inside the turnstile."""
+        self.replacements += 1
+        lost_files.leave_log_alone(self.files)
+        lost_files.keep(connection, self.path, self.files)
+
+    def _release(self) -> None:
+        """Close the connection, when what only its files hold is safe."""
+        connection = self._connection
+        if connection is not None and self.is_replaced():
+            lost_files.leave_log_alone(self.files)
+            try:
+                with translated(self.path), self.turn():
+                    self._save(connection)
+            except ForwarderError as error:
+                raise lost_files.not_saved(connection, self.path, error) from error
+        self._close_connection()
+
+    def _close_all(self) -> None:
+        self._release()
+        self._turnstile.close()
+
     def _close_connection(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is None:
-            return
-        if self._pid == os.getpid():
+        """Close what is open of this database; inside `tran_lock`."""
+        self._connection = None
+        for connection in connections(self.tran_lock):
             connection.close()
-        else:
-            _crossed.append(connection)

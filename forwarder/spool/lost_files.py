@@ -14,6 +14,7 @@ import sqlite3
 import struct
 from contextlib import closing, suppress
 
+from forwarder.errors import ForwarderError
 from forwarder.spool import schema
 from forwarder.spool.directory import DATABASE, Files, Identity, identity_of, sync_directory
 from forwarder.spool.set_aside import has_been_set_aside, new_directory
@@ -67,6 +68,26 @@ def leave_log_alone(opened: Files) -> None:
     for fd in _descriptors(opened.database):
         with suppress(OSError):
             fcntl.fcntl(fd, fcntl.F_OFD_SETLK, asked)
+
+
+def not_saved(connection: sqlite3.Connection, path: str, error: ForwarderError) -> ForwarderError:
+    """What a person is told when `keep` has failed with *error*; the files stay open."""
+    return type(error)(
+        f"files of the queue in {path} were deleted or replaced while this program had them open, and what is"
+        f" only in the old ones ({_held(connection)}) can't be saved yet: {error.what}",
+        "They stay open for another try. If this program ends before, it is lost",
+    )
+
+
+def _held(connection: sqlite3.Connection) -> str:
+    """How many events a database holds, in words."""
+    try:
+        waiting, dead = connection.execute(
+            f"SELECT (SELECT count(*) FROM {schema.TABLE}), (SELECT count(*) FROM dead_letters)"
+        ).fetchone()
+    except sqlite3.Error:
+        return "an unknown number of events"
+    return f"{waiting:,} events, {dead:,} dead letters"
 
 
 def is_open(identity: Identity | None) -> bool:

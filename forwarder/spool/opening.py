@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
 
 from forwarder.spool import pause, schema
+from forwarder.spool.connection import Connection
 from forwarder.spool.directory import DATABASE, LOG, refuse_links, size_of, sync_way
 from forwarder.spool.reserve import RESERVE, Reserve
 from forwarder.spool.sqlite_errors import used_up
@@ -16,12 +20,13 @@ JOURNAL_SIZE_LIMIT = 8 * 1024 * 1024
 
 
 def opened(
-    path: str, timeout_s: float, turn: Callable[[], AbstractContextManager[None]]
-) -> sqlite3.Connection:
+    path: str, timeout_s: float, lock: threading.RLock, turn: Callable[[], AbstractContextManager[None]]
+) -> Connection:
     """The database in the directory *path*, where a file for it is: a queue, with our settings.
 
     Args:
         timeout_s: How long it is to wait for locks.
+        lock: Whoever uses it holds this one, as the caller does.
         turn: The turnstile, to be passed where it is not a queue yet.
 
     Raises:
@@ -29,7 +34,10 @@ def opened(
     """
     file = os.path.join(path, DATABASE)
     refuse_links(file)
-    connection = sqlite3.connect(file, timeout=timeout_s, isolation_level=None, check_same_thread=False)
+    made: Any = partial(Connection, path=path, lock=lock)
+    connection: Connection = sqlite3.connect(
+        file, timeout=timeout_s, isolation_level=None, check_same_thread=False, factory=made
+    )
     try:
         if not schema.is_ours(connection):
             schema.refuse_strangers(connection, file)
@@ -49,20 +57,18 @@ def is_emptied(path: str) -> bool:
     return not size_of(path, DATABASE) and bool(is_used)
 
 
-def undo(connection: sqlite3.Connection, error: BaseException, path: str) -> None:
+def undo(connection: Connection, error: BaseException, path: str) -> None:
     """Roll a transaction back that *error* has ended.
 
     Raises:
         DamagedError: what SQLite took for a full disk is a table without an id for another row.
     """
-    # After some errors, a full disk among them, SQLite has done so already.
-    if connection.in_transaction:
-        connection.execute("ROLLBACK")
+    connection.undo()
     if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL" and schema.used_up(connection):
         raise used_up(path) from error
 
 
-def _prepare(connection: sqlite3.Connection, path: str) -> None:
+def _prepare(connection: Connection, path: str) -> None:
     # Only takes effect before the first table; an adopted database goes without.
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     connection.execute("PRAGMA journal_mode = WAL")

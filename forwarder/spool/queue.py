@@ -63,7 +63,8 @@ class EventQueue:
 
         Raises:
             EventError: the event is refused, with the reason.
-            TryAgainError: the queue is full, or locked for too long.
+            TryAgainError: the queue is full, or locked for too long; or it is a signal handler that calls,
+                and what it has interrupted is a call of this queue, or a fork.
             StorageError: the disk answers with an error.
         """
         record = accept(encode(event), _now_ms(), self._rules)
@@ -91,7 +92,15 @@ class EventQueue:
         return len(records)
 
     def close(self) -> None:
-        """Close the files; a later call opens them again."""
+        """Close the files; a later call opens them again.
+
+        A signal handler may call it at any time: what it has interrupted closes them when it is done.
+
+        Raises:
+            TryAgainError, StorageError, NotPermittedError: the files were deleted or replaced while they were
+                open, and what only they hold can't be saved within the time limit. They stay open: try again.
+                A last try is made when the program ends; what fails then is lost, and said on standard error.
+        """
         self._queue.close()
 
     def __enter__(self) -> EventQueue:

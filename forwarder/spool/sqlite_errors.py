@@ -55,6 +55,11 @@ def _explain_sqlite(error: sqlite3.Error, path: str) -> Exception:
         return TryAgainError(
             f"the queue in {path} is locked by another process", "Nothing was stored; try again"
         )
+    if isinstance(error, sqlite3.ProgrammingError) and "closed database" in str(error):
+        return TryAgainError(
+            f"the queue in {path} was closed amid this call, by a signal handler's fork or by another thread",
+            "Nothing was stored; try again",
+        )
     if code == "SQLITE_FULL" or (code.startswith("SQLITE_IOERR") and _has_no_space(path)):
         return full(path)
     if code == "SQLITE_NOTADB" and not os.path.exists(os.path.join(path, TURNSTILE)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import _thread
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -51,11 +52,35 @@ class Turnstile:
     def close(self) -> None:
         """Give the file back; it is opened again when needed."""
         self._waiter = None
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        # Forgotten first: a closed descriptor's number may soon be another file's.
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+    def leave(self) -> None:
+        """Close the files in a forked child; the locks on them are the parent's, and stay."""
+        waiter = self._waiter
+        self.close()
+        if waiter is not None:
+            waiter.leave()
 
     def _enter(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        self._lock(timeout_s)
+        # A file that was deleted keeps out nobody who comes later.
+        while not self._is_at_path():
+            self.close()
+            self._lock(max(deadline - time.monotonic(), 0.0))
+
+    def _is_at_path(self) -> bool:
+        """Whether the file that is open is the one that others will open."""
+        if self._fd is None:
+            return False
+        with suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(self._fd), os.stat(self._path))
+        return False
+
+    def _lock(self, timeout_s: float) -> None:
         if self._fd is None:
             self._fd = open_shared(self._path)
         try:
@@ -140,6 +165,12 @@ class _Waiter:
         with self._decision:
             self._abandoned = not self._has_lock
             return self._has_lock
+
+    def leave(self) -> None:
+        """Close the file in a forked child, in which nobody waits."""
+        if not self._is_closed:
+            self._is_closed = True
+            os.close(self.fd)
 
     def _give_back(self) -> None:
         if not self._is_closed:

@@ -212,9 +212,9 @@ def _wrapped(function: Callable[..., Any], moment: str, strike: Callable[[], Non
 
 
 def _listen(point: Point, strike: Callable[[], None]) -> None:
-    connect = sqlite3.connect
+    opening = importlib.import_module("forwarder.spool.opening")
 
-    class Connection(sqlite3.Connection):
+    class Connection(opening.Connection):  # type: ignore[misc, name-defined]
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
             self._is_near = not point.behind
@@ -232,7 +232,7 @@ def _listen(point: Point, strike: Callable[[], None]) -> None:
                 strike()
             return cursor
 
-    sqlite3.connect = functools.partial(connect, factory=Connection)
+    opening.Connection = Connection  # type: ignore[attr-defined]
 
 
 def run(arguments: list[str]) -> None:

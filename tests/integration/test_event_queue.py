@@ -972,7 +972,7 @@ def test_fork_broken_off_while_it_waits(queue_path):
         fcntl.flock(fd, fcntl.LOCK_EX)
         thread = threading.Thread(target=queue.put, args=({"event": "A", "properties": {"number": 1}},))
         thread.start()
-        while not queue._queue._is_writing:
+        while not queue._queue._is_busy:
             pass
         threading.Timer(0.6, lambda: fcntl.flock(fd, fcntl.LOCK_UN)).start()
         signal.setitimer(signal.ITIMER_REAL, 0.2)
