@@ -238,6 +238,10 @@ class Journal:
                     remedy=f"`forwarder salvage {file}` brings back what can be read",
                 )
 
+    def lost(self, error: ForwarderError) -> None:
+        """The daemon ends, and deleted files hold what could not be saved."""
+        self._log.error("queue.lost", detail=error.what, remedy="lost, as the daemon ends")
+
     def storage_recovered(self, now: float) -> None:
         """The queue can be read and written again."""
         told = self._storage.recovered(now)

@@ -72,8 +72,11 @@ class Worker:
         self._journal.set_aside(set_aside.damaged(self._settings.queue.path))
 
     def close(self) -> None:
-        """Close the queue."""
-        self._spool.close()
+        """Close the queue; what can't be saved of deleted files goes with them, and is told."""
+        try:
+            self._spool.close()
+        except ForwarderError as error:
+            self._journal.lost(error)
 
     def wait_for_locks(self, timeout_s: float) -> None:
         """Wait for other writers no longer than this from now on, in seconds."""
@@ -122,6 +125,8 @@ class Worker:
             ForwarderError: the queue can't be read or written; what is left is done in a later turn.
         """
         if self._is_gone:
+            # It stays open for as long as what only it holds can't be saved.
+            self._spool.close()
             self._begin()
         try:
             self._turn(now, send)
