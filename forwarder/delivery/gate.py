@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from forwarder.delivery.backoff import delay_s
 from forwarder.delivery.pace import WINDOW_S, Pace
 
+# With full batches, a fifteenth of what Mixpanel takes of a project.
+NOTICED_PER_MINUTE = 60
+
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
@@ -46,6 +49,14 @@ class Gate:
     def next_at(self) -> float:
         """When the next request may start, by what failed and by the pace."""
         return max(self.opens_at, self._pace.due_at)
+
+    @property
+    def note(self) -> str:
+        """For a person, while it is open: that it keeps a pace which is felt; else ""."""
+        pace = self._pace.per_minute
+        if pace > NOTICED_PER_MINUTE:
+            return ""
+        return f'it keeps to {max(pace, 1):.0f} a minute, as the far end has said "too many requests"'
 
     def is_closed(self, now: float) -> bool:
         """Whether to wait."""

@@ -13,15 +13,18 @@ MORE = 0.05
 EAGER = 3.0
 FORGOTTEN = 20.0
 OWED = 1 / 30
+# So many requests in a window tell what the far end takes of one who sends all it can.
+TELLING = 30
 
 
 class Pace:
     """A rate in requests per second, found as TCP finds its own; without limit until the first "too many".
 
     Then it is what the far end took within the minute before: be it that one forwarder has the limit for
-    itself, or that a thousand share it and have one request a minute each. From there on a "too many"
-    takes a tenth away, but once a minute when there is nothing else in between, and each success adds a
-    twentieth of a request a minute. As this is the same for all, those that have more lose more, and all
+    itself, or that a thousand share it and have one request a minute each. Where little was sent in it, that
+    tells nothing: there it takes a second "too many", without a success in between. From there on each takes
+    a tenth away, but once a minute when there is nothing else in between, and each success adds a twentieth
+    of a request a minute. As this is the same for all, those that have more lose more, and all
     come to have the same, whatever their latency. The longer nobody has said "too many", the more a
     success adds: a rate comes back within minutes when others go, and after twenty it has no limit again.
 
@@ -44,6 +47,11 @@ class Pace:
         self._is_refused = False
         self._mean_at = -math.inf
         self.due_at = -math.inf
+
+    @property
+    def per_minute(self) -> float:
+        """Requests a minute; infinite: as many as there are connections for."""
+        return self._rate * 60
 
     def sent(self, now: float, draw: float) -> None:
         """A request starts."""
@@ -68,10 +76,14 @@ class Pace:
         self._quiet_s = 0.0
         if is_first:
             self._forget_taken(now)
+            is_stray = len(self._taken) < TELLING and not self._is_refused
+            self._is_refused = True
+            if is_stray:
+                return
             self._rate = len(self._taken) / self.window_s
             # Of the time before a start nothing is known: what was taken may be far below the share.
             self._quiet_s = 2 * EAGER * self.window_s
-        if not self._is_refused or now >= self._slowed_at + self.window_s:
+        if is_first or not self._is_refused or now >= self._slowed_at + self.window_s:
             self._rate = max(self._rate * KEPT, 1 / self.window_s)
             self._slowed_at = now
         self._heard_at = now

@@ -182,7 +182,8 @@ class Daemon:
             return "backing_off", self._storage_error
         if self.courier.paused:
             return "paused", "paused by command; `forwarder resume` goes on"
-        return self.courier.gate.state, self.courier.gate.reason
+        gate = self.courier.gate
+        return gate.state, gate.reason or gate.note
 
     @property
     def _must_wait(self) -> bool:

@@ -182,7 +182,9 @@ def _watch_drain(path: str, patience: _Patience, failures_before: int) -> Draine
 
 
 def _trouble(who: str, state: str, reason: str) -> str:
-    return "" if state == "running" else f"{who} is {state.replace('_', ' ')}: {reason}"
+    if state == "running":
+        return reason
+    return f"{who} is {state.replace('_', ' ')}: {reason}"
 
 
 def _drained(left: int, reason: str) -> Drained:

@@ -224,6 +224,17 @@ def test_outage_that_ends_is_waited_out(forwarder, far_end, offer):
 # Beside a running daemon
 
 
+def test_a_stray_429_is_waited_out(forwarder, far_end, offer, rows, queue_path):
+    """Told "too many" once, by Mixpanel's own schedule: it waits for seconds, and goes on as before."""
+    far_end.inject(Fault.throttle(), times=1)
+    offer(*range(60))
+    for name, value in (("RETRY_INITIAL_S", "2"), ("RETRY_MAX_S", "60"), ("BATCH_EVENTS", "10")):
+        forwarder.environ[f"FORWARDER_DELIVERY_{name}"] = value
+    done = forwarder("drain", timeout_s=30)
+    assert (done.returncode, rows(queue_path)) == (0, []), done.stdout
+    assert [request.status for request in far_end.ledger.requests].count(429) == 1
+
+
 def test_running_daemon_is_flushed_and_waited_for(forwarder, far_end, offer, oracle, queue_path):
     """With a daemon that would linger for an hour, that one delivers, and drain returns when it has."""
     daemon = forwarder.daemon(**PATIENT)

@@ -1,5 +1,7 @@
 """The pace of one forwarder, and of many that share a limit: simulated, with the couriers that are real."""
 
+import math
+
 import pytest
 
 from benchmarks.fairness import LIMIT, FarEnd, Race, figures, outage
@@ -51,6 +53,7 @@ def test_nobody_is_in_step():
     for draw in (0.0, 0.5, 0.999):
         pace = Pace(60)
         pace.throttled(0.0, draw)
+        pace.throttled(5.0, draw)
         pace.sent(10.0, draw)
         starts.add(pace.due_at)
         pace.throttled(100.0, draw)
@@ -58,6 +61,20 @@ def test_nobody_is_in_step():
 
     assert len(starts) == 6
     assert max(starts) - min(starts) > 50
+
+
+def test_a_stray_429_sets_no_pace():
+    """Of one who sends little it tells nothing of the limit, after a success as before; a second one does."""
+    pace = Pace(60)
+    for start in (0.0, 20.0, 400.0):
+        pace.throttled(start, 0.5)
+        pace.sent(start + 7, 0.5)
+        assert pace.due_at <= start + 7
+        pace.succeeded(start + 7.25)
+    assert pace.per_minute == math.inf
+    pace.throttled(500.0, 0.5)
+    pace.throttled(507.0, 0.5)
+    assert pace.per_minute == 1
 
 
 def test_a_row_of_429s_counts_once_a_window():
@@ -80,6 +97,7 @@ def test_an_outage_is_no_quiet_time():
     for pace in (out, idle):
         pace.succeeded(1000.0)
         pace.throttled(1001.0, 0.5)
+        pace.throttled(1005.0, 0.5)
     for now in range(1060, 20_000, 60):
         out.failed(float(now))
     for pace in (out, idle):
