@@ -7,14 +7,16 @@ from contextlib import closing
 
 from forwarder.event import Lines
 from forwarder.spool.foreign import Origin, are_final
-from forwarder.spool.large import limited, rows
+from forwarder.spool.large import MOST_BYTES, limited, rows
 from forwarder.spool.schema import MOST_ID, TABLE
 from forwarder.spool.settlement import Claim, Dead
 from forwarder.spool.status import READY
 
 # What has a higher id than `MOST_ID` makes the database a damaged one; all else is delivered before.
+# Rows that begin with a brace, and hold as many values as they are, hold one each: none is empty then.
+_OWN = f"status = {READY} AND length(data) <= {MOST_BYTES} AND substr(data, 1, 1) = x'7b'"
 _PIECE = (
-    f"SELECT count(*), min(_id), max(_id), sum(status = {READY}), CAST(group_concat(data, x'0a') AS BLOB)"
+    f"SELECT count(*), min(_id), max(_id), sum({_OWN}), CAST(group_concat(data, x'0a') AS BLOB)"
     f" FROM (SELECT _id, data, status FROM {TABLE} WHERE _id > ? AND _id <= {MOST_ID}"
     " ORDER BY _id LIMIT ?)"
 )
@@ -84,10 +86,10 @@ def _in_one_piece(
             row = connection.execute(_PIECE, (after_id, max_events)).fetchone()
     except sqlite3.DataError:
         return None
-    count, first_id, last_id, ready, text = row
+    count, first_id, last_id, own, text = row
     if not count:
         return Claim(last_id=after_id)
-    if ready != count or last_id - first_id + 1 != count:
+    if own != count or last_id - first_id + 1 != count:
         return None
     text += b"\n"
     if len(text) > max_bytes or not are_final(text, count):

@@ -97,6 +97,30 @@ def test_both_ways_of_reading_find_the_same(table, seed):
     assert any(ids for ids, *_ in alone)
 
 
+FINAL = b'{"event":"A","properties":{"time":1,"$insert_id":"x"}}'
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [None, FINAL + b"\n" + FINAL],
+        [FINAL * 2, b""],
+        [FINAL * 2, b"  "],
+        [b" " + FINAL, FINAL],
+        [FINAL.replace(b"A", b"A" * ((1 << 20) + 1)), FINAL],
+        [FINAL.decode(), FINAL],
+        [FINAL, FINAL + b" "],
+    ],
+    ids=range(7),
+)
+def test_rows_that_make_up_for_each_other_are_told_apart(table, rows):
+    """Where one row holds two events and another none, the sums are right; each is read for itself then."""
+    for data in rows:
+        insert(table, data)
+    alone = claims(OneByOne(ORIGIN), table, 2000, 4 * MIB)
+    assert claims(Reader(ORIGIN), table, 2000, 4 * MIB) == alone
+
+
 def test_own_rows_are_read_in_one_piece(table):
     """Of rows of our own none is looked at by itself: one statement, and the bytes that will be sent."""
     records = own(2000)
