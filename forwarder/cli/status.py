@@ -17,7 +17,7 @@ from forwarder.cli.stored import as_sentence
 from forwarder.cli.table import counted, duration, instant, since, size, styled
 from forwarder.errors import printable
 from forwarder.service import state as daemon_state
-from forwarder.spool import NoQueueError, View, set_aside
+from forwarder.spool import NoQueueError, UnusedQueueError, View, set_aside
 
 WATCH_S = 1.0
 # A backlog, and not what is on its way: as many as go into one request.
@@ -52,6 +52,7 @@ NOTHING: Mapping[str, Any] = {
     "connections": 0,
     "queue_path": "",
     "exists": False,
+    "known": True,
 }
 # What is unknown, or has never been, is null; --fail-if compares with the value in `NOTHING`.
 _NULL_WHEN_EMPTY = ("last_delivery_at", "last_error", "last_error_at", "pid")
@@ -81,8 +82,8 @@ def status(context: Context, as_json: bool, watch: bool, expressions: tuple[str,
     minute. eta_s is null while nothing moves.
 
     Exit code: 0 whatever it says, unless --fail-if asks for another: a key of --json, one of > >= < <= ==
-    !=, and a number or text. An eta_s that is null counts as endless. With --watch, the first that holds
-    ends it.
+    !=, and a number or text. An eta_s that is null counts as endless; where nothing is known, as of a queue
+    of an older version, everything holds. With --watch, the first that holds ends it.
     """
     conditions = [understand(expression, NOTHING) for expression in expressions]
     path = context.queue_path
@@ -101,7 +102,8 @@ def gather(path: str) -> dict[str, Any]:
         with View(path) as view:
             figures = view.figures()
     except NoQueueError as error:
-        return {**found, "state_reason": str(error), **dict.fromkeys(_NULL_WHEN_EMPTY)}
+        is_known = not isinstance(error, UnusedQueueError)
+        return {**found, "state_reason": str(error), "known": is_known, **dict.fromkeys(_NULL_WHEN_EMPTY)}
     now = time.time()
     for key in NOTHING.keys() & set(figures.__slots__):
         found[key] = getattr(figures, key)
@@ -150,7 +152,7 @@ def _condition(found: Mapping[str, Any]) -> str:
         waits += f", {'' if waiting == 1 else 'the oldest '}for {duration(found['oldest_waiting_s'])}"
     because = f": {reason}" if reason else ""
     if state == "running":
-        return f"{'Delivering' if waiting else 'Running'}: {waits}."
+        return f"{'Delivering' if waiting else 'Running'}: {waits}{'; ' if reason else ''}{reason}."
     if state in ("backing_off", "blocked"):
         return f"{'Blocked' if state == 'blocked' else 'Backing off'}{because}; nothing is lost, {waits}."
     if state == "paused":
@@ -236,6 +238,9 @@ def _show_once(found: Mapping[str, Any], as_json: bool, conditions: list[Conditi
 
 
 def _judge(found: Mapping[str, Any], conditions: list[Condition]) -> int:
+    if conditions and not found["known"]:
+        click.echo(f"forwarder: --fail-if can't be told: {found['state_reason']}", err=True)
+        return 1
     held = [condition for condition in conditions if condition.holds(found)]
     for condition in held:
         click.echo(
@@ -265,7 +270,7 @@ def _watch(path: str, as_json: bool, conditions: list[Condition]) -> int:
         while True:
             found = gather(path)
             live.update(Text.from_ansi("\n".join(describe(found))), refresh=True)
-            if any(condition.holds(found) for condition in conditions):
+            if conditions and (not found["known"] or any(one.holds(found) for one in conditions)):
                 break
             time.sleep(WATCH_S)
     return _judge(found, conditions)

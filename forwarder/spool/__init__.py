@@ -34,7 +34,7 @@ from forwarder.spool.sqlite_errors import (
     translated,
 )
 from forwarder.spool.turnstile import open_shared
-from forwarder.spool.view import NoQueueError, View
+from forwarder.spool.view import NoQueueError, UnusedQueueError, View
 
 __all__ = [
     "AckQueue",
@@ -53,6 +53,7 @@ __all__ = [
     "Selection",
     "Settlement",
     "SpoolFullError",
+    "UnusedQueueError",
     "View",
     "Waiting",
     "books",

@@ -28,6 +28,10 @@ class NoQueueError(UnavailableError):
     """There is no queue at the path yet."""
 
 
+class UnusedQueueError(NoQueueError):
+    """There is one, which this version has not used yet, so that its figures can't be told."""
+
+
 class View:
     """The queue in a directory, read-only; a lock on it is waited for *timeout_s* at most.
 
@@ -69,8 +73,8 @@ class View:
             schema.refuse_strangers(self._connection, self._file)
             if schema.is_older(self._connection):
                 what = f"the queue in {self.path} is of an older version of the forwarder"
-                raise NoQueueError(what, "The next event, or `forwarder run`, brings it up to date")
-            raise NoQueueError(
+                raise UnusedQueueError(what, "The next event, or `forwarder run`, brings it up to date")
+            raise UnusedQueueError(
                 f"the queue in {self.path} has not been used by the forwarder yet",
                 "`forwarder run` or `forwarder enqueue` will adopt it as it is",
             )

@@ -58,7 +58,11 @@ def layout(path):
     with closing(sqlite3.connect(f"file:{path}/data.db?mode=ro", uri=True)) as connection:
         rows = connection.execute("SELECT type, name, tbl_name FROM sqlite_master").fetchall()
         tables = [name for kind, name, _ in rows if kind == "table"]
-        columns = {name: connection.execute(f"PRAGMA table_xinfo({name})").fetchall() for name in tables}
+        # Where in its table one stands is a matter of when that was made.
+        columns = {
+            name: sorted(row[1:] for row in connection.execute(f"PRAGMA table_xinfo({name})"))
+            for name in tables
+        }
         return sorted(rows), columns
 
 
@@ -108,6 +112,9 @@ def test_looking_does_not_bring_it_up_to_date(version, old, forwarder, queue_pat
     found = forwarder.json("status")
     assert "is of an older version of the forwarder" in found["state_reason"]
     assert "brings it up to date" in found["state_reason"]
+    asked = forwarder("status", "--fail-if", "waiting>1000000")
+    assert asked.returncode == 1, "a monitor is not to take what nobody knows for good"
+    assert "--fail-if can't be told: the queue" in asked.stderr
     assert forwarder("check").returncode == 0
     assert "is of an older version of the forwarder" in forwarder("peek").stderr
     assert content(queue_path) == before
