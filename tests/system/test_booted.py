@@ -106,6 +106,17 @@ def test_a_full_queue_is_a_reason_to_start(service, until):
     until(lambda: service.figures["delivered"] == 2)
 
 
+def test_its_figures_are_all_there_for_prometheus(service):
+    """Hardened as it is, it serves the figures of the queue, and of its process."""
+    service.configure('[metrics]\nlisten = "127.0.0.1:9464"\n')
+    service.systemctl("start")
+    fetch = "urllib.request.urlopen('http://127.0.0.1:9464/metrics', timeout=9).read().decode()"
+    script = f"import urllib.request; print({fetch})"
+    page = service.box.run("/opt/forwarder/python/bin/python3", "-c", script).stdout
+    for name in ("forwarder_waiting_events", "process_resident_memory_bytes", "process_cpu_seconds_total"):
+        assert re.search(rf"^{name} [0-9.e+]+$", page, re.MULTILINE), name
+
+
 def test_it_boots_without_a_network_and_delivers_once_there_is_one(service, until):
     """Enabled, it starts with the system; `systemctl status` shows depth, rate and state all the way."""
     service.box.run("systemctl", "enable", service.unit)

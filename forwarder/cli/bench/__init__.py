@@ -50,7 +50,8 @@ def bench(context: Context, directory: str | None, each_s: float, as_json: bool)
     with opened("bench", place) as stage:
         if not as_json:
             click.echo(
-                f"Measuring the disk under {place}, and this machine; it takes half a minute.\n", err=True
+                f"Measuring the disk under {place}, and this machine, for about {5 * each_s + 5:.0f} s.\n",
+                err=True,
             )
         sync = measures.sync(stage.directory, each_s)
         _show_disk(sync, as_json)
