@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+from box import booted
+from installed import Service
 from source_copy import make
 
 ROOT = Path(__file__).parents[2]
@@ -307,3 +309,29 @@ def test_a_purge_without_events_leaves_nothing(installed: Root, far_end) -> None
     installed.run("dpkg", "--purge", "mixpanel-forwarder")
     left = [QUEUE, "/etc/forwarder", "/usr/lib/mixpanel-forwarder", "/usr/bin/forwarder"]
     assert [path for path in left if installed.has(path)] == []
+
+
+def test_a_running_daemon_is_restarted_by_an_upgrade_and_stopped_by_a_removal(
+    new_root: Callable[..., Root], package: Path, until: Callable[..., object]
+) -> None:
+    """With a real systemd: what runs goes on with the new version, and does not outlive the package."""
+    new_root()  # skips where the package can't be installed at all
+    _changed(package, Version="99.0-1")
+    with booted() as box:
+        for name in (package.name, "changed.deb"):
+            shutil.copy(package.parent / name, box.root / "root" / name)
+        box.run("rm", "-f", "/var/lib/man-db/auto-update")
+        box.run("umount", "/usr/bin/forwarder")  # that of the checkout, which the box brings along
+        box.run("dpkg", "--install", f"/root/{package.name}")
+        service = Service(box)
+        service.prepare()
+        assert service["ActiveState"] == "inactive", "it is not started before it has a key"
+        service.systemctl("start")
+        before = service.pid
+
+        box.run("dpkg", "--install", "/root/changed.deb")
+        until(lambda: service["ActiveState"] == "active" and service.pid not in (0, before), "restarted")
+
+        box.run("dpkg", "--remove", "mixpanel-forwarder")
+        assert service["ActiveState"] == "inactive"
+        assert box.run("pgrep", "-f", "forwarder run", check=False).stdout == ""
