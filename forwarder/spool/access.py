@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -13,7 +14,7 @@ from forwarder.spool import forks
 from forwarder.spool.sqlite_errors import translated
 
 
-class Access:
+class Access(ABC):
     """Access to the database in the directory *path*, waited for up to *timeout* seconds.
 
     A call is made up of steps: opening, writing, closing. A signal handler that comes amid one, or amid a
@@ -94,6 +95,6 @@ class Access:
         """How long may still be waited; inside `alone`."""
         return max((self._deadline or 0.0) - time.monotonic(), 0.0)
 
+    @abstractmethod
     def _close_all(self) -> None:
         """Close all files."""
-        raise NotImplementedError
