@@ -27,7 +27,7 @@ from forwarder.service.state import DaemonState, Publisher
 from forwarder.service.summary import summary
 from forwarder.service.worker import Worker
 
-POLL_S = 0.05
+POLL_S = 0.065
 STOP_S = 30.0
 LOCK_TIMEOUT_S = 10.0
 STORAGE_RETRY_S = 1.0

@@ -12,7 +12,7 @@ from forwarder.spool.sqlite_errors import translated
 LONG_BYTES = 32 * 1024 * 1024
 # Longer than our own readers need; a third of the longest that one of 64 producers may wait.
 PATIENCE_S = 0.25
-RETRY_S = 1.0
+RETRY_S = 0.25
 RETRY_MOST_S = 10.0
 
 
