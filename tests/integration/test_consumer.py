@@ -535,6 +535,7 @@ def test_long_log_waits_for_a_long_reader_ever_more_seldom(consumer, queue, queu
     """A reader who does not go keeps writers waiting for a fraction of the time only."""
     monkeypatch.setattr(checkpoint, "LONG_BYTES", 0)
     monkeypatch.setattr(checkpoint, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(checkpoint, "RETRY_S", 1.0)
     long_log = checkpoint.LongLog(queue_path)
     with closing(sqlite3.connect(f"{queue_path}/data.db", isolation_level=None)) as reader:
         reader.execute("BEGIN")
