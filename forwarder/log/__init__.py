@@ -2,7 +2,8 @@
 
 Messages are ``noun.verb`` with fields: ``log.info("batch.delivered", events=2000)``. Whatever a field
 holds, a line stays one line: control characters are escaped. Secrets and event payloads are not logged.
-A line that can't be written (disk full, reader gone) is dropped: logging stops nobody's work.
+A line that can't be written now (disk full, terminal held, pipe not read) is dropped, for logging must not
+stop delivery; the next line that can be written comes after a ``log.dropped`` with their count.
 
 ========  =====================================  ==================================================
 style     when ``auto``                          a line
@@ -17,10 +18,14 @@ Times are UTC, ISO 8601, with milliseconds; the journal keeps its own.
 
 from __future__ import annotations
 
+import io
 import os
+import select
 import sys
 import threading
-from collections.abc import Callable, Mapping, MutableMapping
+import time
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any
 
 from forwarder.log import journald, lines
@@ -28,6 +33,9 @@ from forwarder.log.repeats import Repeat, Repeats
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
+
+# How long a line may take that is begun and then stuck, as its reader is slow.
+STUCK_S = 0.05
 
 __all__ = ["Repeat", "Repeats", "configure", "get", "style"]
 
@@ -110,25 +118,59 @@ def style(format: str, stream: IO[str] | None, environ: Mapping[str, str]) -> st
 
 
 class _Sink:
-    """Writes a line at a time. structlog calls the method named like the level."""
+    """Writes a line at a time, or drops it. structlog calls the method named like the level."""
 
-    def __init__(self, stream: IO[str] | None, write: Callable[[lines.Fields], str]) -> None:
+    def __init__(self, stream: IO[str] | None, line: Callable[[lines.Fields], str]) -> None:
         self._stream = stream
-        self._line = write
+        self._line = line
+        self._encoding = getattr(stream, "encoding", None) or "utf-8"
         self._lock = threading.RLock()
+        self._dropped = 0
+        self._is_torn = False
 
     def write(self, fields: lines.Fields) -> None:
-        if self._stream is None:
-            return
-        try:
-            with self._lock:
-                self._stream.write(self._line(fields) + "\n")
-                self._stream.flush()
-        except (OSError, ValueError, RuntimeError):
-            # ENOSPC, EPIPE, closed, or a signal handler's line within another: delivery must go on.
-            return
+        with self._lock:
+            if self._dropped:
+                told = {"timestamp": fields["timestamp"], "level": "warning", "event": "log.dropped"}
+                if self._take(told | {"part": "log", "count": self._dropped}):
+                    self._dropped = 0
+            if self._dropped or not self._take(fields):
+                self._dropped += 1
 
     debug = info = warning = error = critical = write
+
+    def _take(self, fields: lines.Fields) -> bool:
+        """Write a line. Returns False if it could not be written."""
+        if self._stream is None:
+            return True
+        text = self._line(fields) + "\n"
+        try:
+            fd = _descriptor(self._stream)
+            if fd is not None:
+                return self._pass_on(fd, text.encode(self._encoding, "backslashreplace"))
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError, RuntimeError):
+            # ENOSPC, EPIPE, closed, or a signal handler's line within another: delivery must go on.
+            return False
+        return True
+
+    def _pass_on(self, fd: int, data: bytes) -> bool:
+        """Write what *fd* takes at once; the rest of a line that is begun has `STUCK_S`."""
+        data = b"\n" * self._is_torn + data
+        done, ends_at = 0, time.monotonic() + STUCK_S
+        with suppress(OSError), _not_waiting(fd) as fd:
+            poll = select.poll()
+            poll.register(fd, select.POLLOUT)
+            while done < len(data):
+                wait_s = ends_at - time.monotonic() if done else 0.0
+                if not poll.poll(max(wait_s, 0.0) * 1000):
+                    break
+                # A pipe that can be written to has room for so much.
+                done += os.write(fd, data[done : done + select.PIPE_BUF])
+        if done:
+            self._is_torn = done < len(data)
+        return done == len(data)
 
 
 class _Journal(_Sink):
@@ -137,11 +179,34 @@ class _Journal(_Sink):
     def __init__(self, stream: IO[str] | None) -> None:
         super().__init__(stream, lines.as_prefixed)
 
-    def write(self, fields: lines.Fields) -> None:
-        if not journald.send(fields):
-            super().write(fields)
+    def _take(self, fields: lines.Fields) -> bool:
+        is_taken = journald.send(fields)
+        return super()._take(fields) if is_taken is None else is_taken
 
-    debug = info = warning = error = critical = write
+
+def _descriptor(stream: IO[str]) -> int | None:
+    try:
+        return stream.fileno()
+    except io.UnsupportedOperation:
+        return None
+
+
+@contextmanager
+def _not_waiting(fd: int) -> Iterator[int]:
+    """A descriptor of our own for a terminal, else *fd*.
+
+    A terminal can be written to when it has room for one byte, and then waits for more; it may not be told
+    not to wait by a descriptor that others share, such as the shell.
+    """
+    own = None
+    if os.isatty(fd):
+        with suppress(OSError):
+            own = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        yield fd if own is None else own
+    finally:
+        if own is not None:
+            os.close(own)
 
 
 _SINKS: Mapping[str, Callable[[IO[str] | None], _Sink]] = {

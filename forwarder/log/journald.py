@@ -24,31 +24,31 @@ from forwarder.log.sentences import sentence
 
 SOCKET = "/run/systemd/journal/socket"
 # A journal that takes nothing for so long, as when it is stopped, must not hold up delivery.
-SEND_TIMEOUT_S = 1.0
+SEND_TIMEOUT_S = 0.005
 PREFIX = "FORWARDER_"
 MOST_NAME = 64  # journald drops a field with a longer name
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 
 
-def send(fields: Fields) -> bool:
-    """Have the journal keep an entry. Returns False if there is no journal to be had on this host.
+def send(fields: Fields) -> bool | None:
+    """Have the journal keep an entry. Returns whether it took it; None: there is no journal on this host.
 
-    *fields* are plain, with ``timestamp``, ``level`` and ``event``. An entry that the journal does not take
-    is dropped.
+    *fields* are plain, with ``timestamp``, ``level`` and ``event``.
     """
     content = entry(fields)
-    is_there = False
+    is_taken = None
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.settimeout(SEND_TIMEOUT_S)
         sock.connect(SOCKET)
-        is_there = True
+        is_taken = False
         try:
             sock.send(content)
         except OSError as error:
             if error.errno not in (errno.EMSGSIZE, errno.ENOBUFS):
                 raise
             _send_file(sock, content)
-    return is_there
+        is_taken = True
+    return is_taken
 
 
 def entry(fields: Fields) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 
@@ -14,41 +13,52 @@ class Repeat(NamedTuple):
 
 
 class Repeats:
-    """Tells transitions, not repetitions: what to log of a failure that goes on.
+    """Tells transitions, not repetitions: what to log of a failure that goes on, or that comes and goes.
 
-    The first failure of a spell is told, and so is each new reason; the same again only as a reminder,
-    after *interval_s*, then after twice that, up to *longest_s*; then the recovery, once. Where there is no
-    recovery to be seen, a spell ends when nothing has failed for *quiet_s*. It logs nothing itself. For one
-    thread; *now* is any clock that doesn't go back, in seconds.
+    The first failure is told, and so is each new reason; the same again only as a reminder, after
+    *interval_s*, then after twice that, up to *longest_s*. A recovery is told when a failure was told since
+    the last recovery that was; counts and times begin there.
+
+    A recovery does not start the reminders over, or a failure that comes and goes would be told each time;
+    but it makes the next one due after *quiet_s* at the latest. All is forgotten when nothing has failed for
+    *quiet_s* since a recovery. Where no recoveries can be seen, *has_recoveries* is False, and *quiet_s*
+    without a failure is enough. It logs nothing itself. For one thread; *now* is any clock that doesn't go
+    back, in seconds.
 
     >>> repeats = Repeats(interval_s=60)
     >>> [repeats.failed("timeout", now) for now in (0, 2, 61)]
     [Repeat(failures=1, for_s=0), None, Repeat(failures=3, for_s=61)]
     >>> repeats.recovered(70)
     Repeat(failures=3, for_s=70)
+    >>> repeats.failed("timeout", 75), repeats.recovered(76)
+    (None, None)
     """
 
     MOST_REASONS = 8  # a reason with a number in it would be new each time
-    _wait_s: float
+    _count: int
+    _is_told: bool
+    _is_over: bool
     _since: float
     _told_at: float
     _failed_at: float
+    _wait_s: float
 
     def __init__(
-        self, interval_s: float = 60.0, longest_s: float = 3600.0, quiet_s: float = math.inf
+        self, interval_s: float = 60.0, longest_s: float = 3600.0, quiet_s: float | None = None
     ) -> None:
         self._interval_s = interval_s
         self._longest_s = longest_s
-        self._quiet_s = quiet_s
+        self._needs_recovery = quiet_s is None
+        self._quiet_s = 10 * interval_s if quiet_s is None else quiet_s
         self._forget()
 
     def failed(self, reason: str, now: float) -> Repeat | None:
         """What to log of this failure; None: nothing, it was told lately."""
-        if now - self._failed_at >= self._quiet_s:
+        if self._is_over and now - self._failed_at >= self._quiet_s:
             self._forget()
-        self._failed_at = now
+        self._failed_at, self._is_over = now, not self._needs_recovery
         if self._count == 0:
-            self._since = self._told_at = now
+            self._since = now
         self._count += 1
         if reason not in self._reasons and len(self._reasons) < self.MOST_REASONS:
             self._reasons.add(reason)
@@ -56,19 +66,22 @@ class Repeats:
             return None
         else:
             self._wait_s = min(2 * self._wait_s, self._longest_s)
-        self._told_at = now
+        self._told_at, self._is_told = now, True
         return Repeat(self._count, now - self._since)
 
     def recovered(self, now: float) -> Repeat | None:
-        """What to log of this success; None when nothing had failed before it."""
-        if self._count == 0:
+        """What to log of this success; None when no failure was told before it."""
+        self._is_over = True
+        if not self._is_told:
             return None
         repeat = Repeat(self._count, now - self._since)
-        self._forget()
+        self._count, self._is_told = 0, False
+        self._wait_s = min(self._wait_s, self._quiet_s)
         return repeat
 
     def _forget(self) -> None:
         self._count = 0
+        self._is_told = self._is_over = False
         self._since = self._told_at = self._failed_at = 0.0
         self._wait_s = self._interval_s
         self._reasons: set[str] = set()

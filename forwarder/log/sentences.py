@@ -6,7 +6,7 @@ from forwarder.errors import printable
 from forwarder.log.lines import Fields, pairs
 
 SENTENCES = {
-    "batch.failed": "A batch of {sent} fails while others get through: {reason}. It is tried again in parts",
+    "batch.failed": "A batch of {sent} failed but others succeed: {reason}. It is sent again, or its parts",
     "batch.refused": "A batch of {sent} was refused: {reason}. Looking for the event that it is about",
     "batch.short": "Mixpanel counted {short} events fewer than it took, twice, as with a drop filter",
     "clock.wrong": "{detail}",
@@ -23,6 +23,7 @@ SENTENCES = {
     "events.dead_lettered": "{count} events were refused, and are dead letters now; {detail}",
     "events.settled": "{delivered} events were delivered, and {dead} became dead letters",
     "library.logged": "{message}",
+    "log.dropped": "{count} log lines before this one could not be written, and are missing",
     "metrics.listening": "Serving metrics at {url}",
     "queue.damaged": "A damaged database was set aside: {file}; {remedy}",
     "queue.failed": "The queue can't be read or written: {detail}",

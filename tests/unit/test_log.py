@@ -361,16 +361,71 @@ def test_success_without_failure_is_not_told():
     assert log.Repeats().recovered(1) is None
 
 
-def test_a_new_spell_starts_afresh():
-    """After a recovery the next failure is told at once, with counts and distances of its own."""
+def test_a_failure_after_a_recovery_and_a_quiet_time_is_news():
+    """The next failure is told at once when nothing failed for long, with counts and distances of its own."""
     repeats = log.Repeats(interval_s=60)
     told = [repeats.failed("timeout", now) for now in (0, 60, 61)]
-    repeats.recovered(62)
+    assert repeats.recovered(62) == log.Repeat(failures=3, for_s=62)
 
     assert [repeat is not None for repeat in told] == [True, True, False]
-    assert repeats.failed("timeout", 63) == log.Repeat(failures=1, for_s=0)
-    assert repeats.failed("timeout", 122) is None
-    assert repeats.failed("timeout", 123) == log.Repeat(failures=3, for_s=60)
+    assert repeats.failed("timeout", 661) == log.Repeat(failures=1, for_s=0)
+    assert repeats.recovered(663) == log.Repeat(failures=1, for_s=2)
+    assert repeats.failed("timeout", 720) is None
+    assert repeats.failed("timeout", 721) == log.Repeat(failures=2, for_s=1)
+
+
+def test_a_failure_soon_after_a_recovery_is_told_by_the_schedule():
+    """One that comes back waits for its reminder, and so does its recovery; a new reason does not wait."""
+    repeats = log.Repeats(interval_s=60)
+    repeats.failed("timeout", 0)
+    repeats.recovered(1)
+
+    assert [repeats.failed("timeout", 2), repeats.recovered(3)] == [None, None]
+    assert repeats.failed("refused", 4) == log.Repeat(failures=2, for_s=2)
+    assert repeats.recovered(5) == log.Repeat(failures=2, for_s=3)
+    assert [repeats.failed("timeout", now) for now in (6, 63)] == [None, None]
+    assert repeats.failed("timeout", 64) == log.Repeat(failures=3, for_s=58)
+
+
+@pytest.mark.parametrize("reasons", [1, 2, 3])
+@pytest.mark.parametrize("every_s", [2, 7])
+def test_an_hour_of_coming_and_going_is_a_few_lines(every_s, reasons):
+    """A third of the requests fails for an hour: at most 30 lines, whose counts hold nearly all failures."""
+    repeats, failures, lines, counted = log.Repeats(), 0, 0, 0
+    for request, now in enumerate(range(0, 3600, every_s)):
+        if request % 3:
+            told = repeats.recovered(now)
+            counted += told.failures if told else 0
+        else:
+            failures += 1
+            told = repeats.failed(f"HTTP {500 + failures % reasons}", now)
+        assert told or request > 1, "the first failure and the first recovery"
+        lines += told is not None
+
+    assert 10 <= lines <= 30
+    assert 0.8 * failures < counted <= failures
+
+
+def test_an_outage_soon_after_a_long_one_is_told_before_long():
+    """After hours the reminders are an hour apart; those of the next outage are not."""
+    repeats = log.Repeats()
+    for now in range(0, 7200, 10):
+        repeats.failed("timeout", now)
+    assert repeats.recovered(7200) == log.Repeat(failures=720, for_s=7200)
+    assert repeats.failed("timeout", 7300)
+    assert repeats.recovered(7301)
+
+    told = [now for now in range(7310, 10_000, 10) if repeats.failed("timeout", now)]
+    assert told[:2] == [7900, 9100]
+
+
+def test_a_failure_that_is_tried_rarely_stays_the_same_failure():
+    """However long nothing is tried, a failure is over only with a recovery: its counts go on."""
+    repeats = log.Repeats()
+    repeats.failed("HTTP 429", 0)
+
+    assert repeats.failed("HTTP 429", 3600) == log.Repeat(failures=2, for_s=3600)
+    assert repeats.recovered(7200) == log.Repeat(failures=2, for_s=7200)
 
 
 def test_a_quiet_time_ends_a_spell():
