@@ -16,7 +16,7 @@ MAKEFLAGS += --no-print-directory
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.rst)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check soak crash bench bench-full man dist deb clean
+.PHONY: help demo test lint check soak crash simulate bench bench-full man dist deb clean
 
 help: ## list these targets
 	@echo "usage: make TARGET [PYTHON=python3.12]"
@@ -44,6 +44,9 @@ soak: $(VENV)/dev ## everything at once for ten minutes, or FORWARDER_SOAK_S=60
 # One after the other, not captured: the seeds and figures are for people.
 crash: $(VENV)/dev ## kills, power cuts and faults, for FORWARDER_CRASH_S=180 each
 	@FORWARDER_CRASH_S=$${FORWARDER_CRASH_S:-180} $(BIN)/python -m pytest -q -s $(CRASH)
+
+simulate: $(VENV)/dev ## days of delivery in a made-up world for an hour, or FORWARDER_SIMULATE_S=60
+	@FORWARDER_SIMULATE_S=$${FORWARDER_SIMULATE_S:-3600} $(BIN)/python -m pytest -q -s tests/integration/test_simulation.py
 
 bench: $(VENV)/runtime ## measure, side by side with a bare loop
 	@$(BIN)/python -m benchmarks

@@ -108,7 +108,7 @@ def examine(context: Context, online: bool, briefly: bool = False) -> Iterator[R
         yield from _check_queue(settings)
     yield _check_daemon(settings.queue.path)
     if online and not any(found.exit_code for found in key):
-        yield _ask_far_end(settings)
+        yield _ask_mixpanel(settings)
 
 
 def _failed(name: str, error: ForwarderError) -> Result:
@@ -266,8 +266,8 @@ def _check_daemon(path: str) -> Result:
     return Result("daemon", OK if daemon.state == "running" else WARNING, detail)
 
 
-def _ask_far_end(settings: Settings) -> Result:
-    from forwarder.delivery.asking import ask
+def _ask_mixpanel(settings: Settings) -> Result:
+    from forwarder.delivery.wire.asking import ask
 
     try:
         found = ask(settings)

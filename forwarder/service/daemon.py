@@ -12,9 +12,9 @@ from dataclasses import replace
 from forwarder import log
 from forwarder.config import Settings
 from forwarder.delivery.batch import Batch
-from forwarder.delivery.courier import Courier
-from forwarder.delivery.from_settings import new_client
-from forwarder.delivery.outcome import Reply
+from forwarder.delivery.dispatcher import Dispatcher
+from forwarder.delivery.wire.client import new_client
+from forwarder.delivery.wire.outcome import Outcome
 from forwarder.errors import ForwarderError
 from forwarder.service.instance import InstanceLock, TakenError
 from forwarder.service.journal import Journal
@@ -60,11 +60,11 @@ class Daemon:
         self.settings = settings
         self._load = load
         client, warnings = new_client(settings)
-        self._inbox: queue.SimpleQueue[tuple[Batch, Reply] | signal.Signals] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[Batch, Outcome] | signal.Signals] = queue.SimpleQueue()
         self._journal = Journal(passing)
         self._worker = Worker(settings, lock, self._journal, lock_timeout_s)
         tally = self._worker.tally
-        self._senders = Senders(client, lambda batch, reply: self._inbox.put((batch, reply)), tally.timed)
+        self._senders = Senders(client, lambda batch, outcome: self._inbox.put((batch, outcome)), tally.timed)
         self._journal.secrets_warned(warnings)
         self._publisher = Publisher(settings.queue.path)
         self._supervisor = Supervisor(lambda: summary(self.settings.queue.path, *self.condition))
@@ -93,7 +93,7 @@ class Daemon:
             self._pulse = self._beat(time.monotonic())
             self._listener.serve(pages(lambda: self._pulse, self._worker.tally))
             self._journal.listening(self._listener.url)
-        self._journal.started(self.settings)
+        self._journal.started(self.settings, self._senders.client.proxy)
         self._supervisor.tell()
         notify("READY=1")
 
@@ -101,7 +101,7 @@ class Daemon:
         """Send nothing new; what is in flight has `STOP_S`, or no time at all at the second call."""
         hurry = self._stop_at is not None
         self._stop_at = time.monotonic() + (0.0 if hurry else STOP_S)
-        self._journal.stopping(self.courier.in_flight, hurry)
+        self._journal.stopping(self.dispatcher.in_flight, hurry)
         notify("STOPPING=1")
 
     @property
@@ -131,7 +131,7 @@ class Daemon:
                 self._storage_failed(error, now)
         has_news = self._publish(now) or self._worker.is_stirred
         self._supervisor.turned(now, has_news)
-        due_s = POLL_S if self._must_wait else self.courier.wait_s(now)
+        due_s = POLL_S if self._must_wait else self.dispatcher.wait_s(now)
         while not self._wait(min(POLL_S, due_s)) and dozing and self._may_doze(now + due_s):
             pass
 
@@ -142,7 +142,7 @@ class Daemon:
         self._senders.close()
         self._senders.client.close()
         self._publisher.remove()
-        self._journal.stopped(self.courier.in_flight)
+        self._journal.stopped(self.dispatcher.in_flight)
         self._worker.close()
 
     def wait_for_locks(self, timeout_s: float) -> None:
@@ -171,24 +171,23 @@ class Daemon:
         self._journal.reloaded(settings, warnings)
 
     @property
-    def courier(self) -> Courier:
+    def dispatcher(self) -> Dispatcher:
         """What is sent when."""
-        return self._worker.courier
+        return self._worker.dispatcher
 
     @property
     def condition(self) -> tuple[str, str]:
         """The state that is told, and the reason."""
         if self._storage_error:
             return "backing_off", self._storage_error
-        if self.courier.paused:
+        if self.dispatcher.paused:
             return "paused", "paused by command; `forwarder resume` goes on"
-        gate = self.courier.gate
-        return gate.state, gate.reason or gate.note
+        return self.dispatcher.condition
 
     @property
     def _must_wait(self) -> bool:
         """Whether what is due can't be done before a reply comes, or the disk works again."""
-        return bool(self.courier.has_sent or self._storage_error or self._stop_at is not None)
+        return bool(self.dispatcher.in_flight or self._storage_error or self._stop_at is not None)
 
     def _may_doze(self, until: float) -> bool:
         """Whether another turn would do nothing; an idle one costs five times as much as asking this."""
@@ -240,11 +239,11 @@ class Daemon:
             self._pid,
             name,
             reason,
-            in_flight=self.courier.in_flight,
-            connections=self.courier.connections,
+            in_flight=self.dispatcher.in_flight,
+            connections=self.dispatcher.flow.connections,
             last_error=self._journal.last_error,
             last_error_at=self._journal.last_error_at,
-            failures=self.courier.gate.tries,
+            failures=self.dispatcher.flow.tries,
             started_at=self._started_at,
         )
         trouble = self._storage_error or ("" if self._stop_at is None else "the daemon is about to end")

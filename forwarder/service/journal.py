@@ -8,14 +8,13 @@ from collections import Counter
 
 from forwarder import log
 from forwarder.config import Settings, import_url
-from forwarder.delivery.gate import Gate
-from forwarder.delivery.outcome import Kind
 from forwarder.delivery.report import Report
+from forwarder.delivery.wire.outcome import Kind
 from forwarder.errors import ForwarderError
 from forwarder.service.causes import QUIET_S, Causes
 
 CLOCK_WARNS_S = 300.0
-SUMMARY_S = 60.0
+SUMMARY_S = 300.0
 _AWAY = (Kind.THROTTLED, Kind.UNREACHABLE, Kind.MISCONFIGURED)
 _REFUSED = (Kind.REFUSED, Kind.TOO_LARGE)
 
@@ -35,7 +34,7 @@ class Journal:
         self.last_error_at = 0.0
         self._life = logging.DEBUG if passing else logging.INFO
         self._log = log.get("daemon")
-        self._far_end = log.Repeats()
+        self._server = log.Repeats()
         self._storage = log.Repeats()
         # Nothing says when these are over.
         self._short = log.Repeats(quiet_s=QUIET_S)
@@ -56,8 +55,8 @@ class Journal:
     def last_error(self, text: str) -> None:
         self._last_error, self.last_error_at = text, time.time()
 
-    def started(self, settings: Settings) -> None:
-        """The daemon is ready."""
+    def started(self, settings: Settings, proxy: str) -> None:
+        """The daemon is ready; *proxy* is between it and Mixpanel, if any is."""
         self._log.log(
             self._life,
             "daemon.started",
@@ -65,6 +64,7 @@ class Journal:
             url=import_url(settings),
             strict=settings.mixpanel.strict,
             config=settings.file or "defaults",
+            **({"proxy": proxy} if proxy else {}),
         )
 
     def listening(self, url: str) -> None:
@@ -126,25 +126,27 @@ class Journal:
             more = " (the first of them)" if count > 1 else ""
             self._bury("no event", count, now, reason=f"{reason}{more}")
 
-    def settled(self, report: Report, gate: Gate, now: float) -> None:
+    def settled(self, report: Report, now: float) -> None:
         """A reply has been acted on."""
         outcome = report.outcome
         self._log.debug(
             "batch.settled",
             outcome=outcome.kind.value,
-            status=report.http_status,
+            status=report.outcome.status,
             sent=report.sent,
             delivered=report.delivered,
             dead=report.dead,
         )
-        if outcome.kind in _AWAY and gate.state == "running":
+        if report.is_stale:
+            return
+        if outcome.kind in _AWAY and report.state == "running":
             self._stumbled(report, now)
             return
         # A refusal blocks when everything is refused.
-        if outcome.kind in _AWAY or (outcome.kind in _REFUSED and gate.state == "blocked"):
-            self._away(report, gate, now)
+        if outcome.kind in _AWAY or (outcome.kind in _REFUSED and report.state == "blocked"):
+            self._away(report, now)
             return
-        if gate.state == "running":
+        if report.state == "running":
             self._returned(now)
         self._delivered += report.delivered
         if report.dead:
@@ -169,9 +171,9 @@ class Journal:
         for field, count in counts.items():
             if field:
                 # Without the words, which may quote an event's values.
-                self._bury(field, count, now, field=field, status=report.http_status)
+                self._bury(field, count, now, field=field, status=report.outcome.status)
             else:
-                self._bury("no field named", count, now, words, reason=words, status=report.http_status)
+                self._bury("no field named", count, now, words, reason=words, status=report.outcome.status)
 
     def _bury(self, cause: str, count: int, now: float, words: str = "", **fields: object) -> None:
         told = self._causes.add(cause, count, now, words)
@@ -187,7 +189,7 @@ class Journal:
                 "batch.refused",
                 reason=report.outcome.detail,
                 sent=report.sent,
-                status=report.http_status,
+                status=report.outcome.status,
                 refusals=told.failures,
                 detail="looking for the event it is about; the others are delivered",
             )
@@ -201,9 +203,9 @@ class Journal:
                 "batch.failed",
                 reason=detail,
                 sent=report.sent,
-                status=report.http_status,
+                status=report.outcome.status,
                 failures=told.failures,
-                detail="others get through: it is set apart, divided, and tried again",
+                detail="others get through; it is sent again, in parts if it goes on failing",
             )
 
     def _shortfall(self, report: Report, now: float) -> None:
@@ -248,23 +250,23 @@ class Journal:
         if told:
             self._log.info("queue.recovered", failures=told.failures, after_s=round(told.for_s, 1))
 
-    def _away(self, report: Report, gate: Gate, now: float) -> None:
-        detail = gate.reason if report.outcome.kind in _REFUSED else report.outcome.detail
+    def _away(self, report: Report, now: float) -> None:
+        detail = report.reason if report.outcome.kind in _REFUSED else report.outcome.detail
         self.last_error = detail
-        told = self._far_end.failed(f"{report.outcome.kind.value}: {detail}", now)
+        told = self._server.failed(f"{report.outcome.kind.value}: {detail}", now)
         if told:
-            write = self._log.error if gate.state == "blocked" else self._log.warning
+            write = self._log.error if report.state == "blocked" else self._log.warning
             write(
-                f"delivery.{gate.state}",
+                f"delivery.{report.state}",
                 reason=detail,
-                status=report.http_status,
+                status=report.outcome.status,
                 failures=told.failures,
-                next_try_s=round(max(gate.opens_at - now, 0.0), 1),
+                next_try_s=round(report.wait_s, 1),
                 detail="nothing is lost; events wait in the queue",
             )
 
     def _returned(self, now: float) -> None:
-        told = self._far_end.recovered(now)
+        told = self._server.recovered(now)
         if told:
             self._log.info("delivery.recovered", failures=told.failures, after_s=round(told.for_s, 1))
 

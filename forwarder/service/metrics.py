@@ -23,7 +23,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 import forwarder
-from forwarder.delivery.outcome import Kind
+from forwarder.delivery.wire.outcome import Kind
 from forwarder.errors import ForwarderError
 from forwarder.service.listener import Page
 from forwarder.service.pulse import Pulse

@@ -6,7 +6,7 @@ import ctypes
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from forwarder.config import Settings
 from forwarder.errors import TryAgainError, UnavailableError
@@ -61,18 +61,20 @@ def drain(settings: Settings, timeout_s: float | None) -> Drained:
     """Deliver what waits, without lingering; with a daemon running, have it do so and wait.
 
     Args:
-        timeout_s: The most it may take. None: as long as it gets on, and `NO_PROGRESS_S` when it does not.
+        timeout_s: The most it may take. None: until nothing has got through for `NO_PROGRESS_S`, and no
+            request is out that may still be answered.
 
     Raises:
         StuckError: delivery is blocked or paused, or the daemon has stopped; says why.
         TakenError: another daemon is just starting.
     """
+    # Also after a reload, which gives the same.
+    settings = replace(settings, delivery=replace(settings.delivery, linger_s=0.0))
     patience = _Patience(timeout_s)
     path = settings.queue.path
     try:
         # Half, so that there is time to deliver when the lock has been waited for.
         with running(settings, lambda: settings, patience.lock_timeout_s / 2, passing=True) as daemon:
-            daemon.courier.line.backlog.linger_s = 0.0
             return _drain_here(daemon, path, patience)
     except TakenError:
         before = state_file.read(path)
@@ -126,13 +128,14 @@ class _Patience:
             return LOCK_TIMEOUT_S
         return min(LOCK_TIMEOUT_S, max(self._ends_at - time.monotonic(), 0.0))
 
-    def is_over(self, left: int) -> bool:
+    def is_over(self, left: int, in_flight: int) -> bool:
         now = time.monotonic()
         if self._ends_at is not None:
             return now >= self._ends_at
         if left != self._left:
             self._left, self._moved_at = left, now
-        return now >= self._moved_at + NO_PROGRESS_S
+        # What is out may still be answered; for how long, its timeouts say.
+        return not in_flight and now >= self._moved_at + NO_PROGRESS_S
 
     def reason(self, trouble: str) -> str:
         """Why it is given up; *trouble* is what is known to be wrong, if anything is."""
@@ -148,9 +151,10 @@ def _drain_here(daemon: Daemon, path: str, patience: _Patience) -> Drained:
             daemon.turn()
             left = view.figures().waiting
             state, reason = daemon.condition
-            if left == 0 or patience.is_over(left):
+            if left == 0 or patience.is_over(left, daemon.dispatcher.in_flight):
                 return _drained(left, patience.reason(_trouble("delivery", state, reason)))
-            if state == "blocked":
+            # Not before the second try: the first may be refused for one of its events.
+            if state == "blocked" and daemon.dispatcher.flow.tries > 1:
                 raise StuckError(left, f"delivery is blocked: {reason}")
             if state == "paused":
                 raise StuckError(left, "delivery is paused", "`forwarder resume` goes on")
@@ -171,7 +175,7 @@ def _watch_drain(path: str, patience: _Patience, failures_before: int) -> Draine
         if state is None:
             wait = "event waits" if left == 1 else "events wait"
             raise StuckError(left, f"the daemon has stopped; {left:,} {wait}")
-        if patience.is_over(left):
+        if patience.is_over(left, state.in_flight):
             return Drained(left, patience.reason(_trouble("the daemon", state.state, state.state_reason)))
         if paused:
             raise StuckError(left, "delivery is paused", "`forwarder resume` goes on")

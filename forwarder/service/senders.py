@@ -1,4 +1,4 @@
-"""Threads that wait for the far end, so that nothing else has to."""
+"""Threads that wait for the server, so that nothing else has to."""
 
 from __future__ import annotations
 
@@ -6,26 +6,24 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from forwarder import log
 from forwarder.delivery.batch import Batch, pack
-
-if TYPE_CHECKING:
-    from forwarder.delivery.client import Client
-    from forwarder.delivery.outcome import Reply
+from forwarder.delivery.wire.client import Client
+from forwarder.delivery.wire.outcome import Kind, Outcome, judge
 
 
 class Senders:
-    """As many threads as there have been batches out at once; each packs, sends and hands the reply back.
+    """As many threads as there have been batches out at once; each packs, sends and judges the reply.
 
     Args:
         client: Sends the batches from now on; may be replaced at any time.
-        done: Called from a sender's thread with each batch and its reply.
+        done: Called from a sender's thread with each batch and what came of it.
         timed: Called from a sender's thread with how long each request took, in seconds.
     """
 
     def __init__(
-        self, client: Client, done: Callable[[Batch, Reply], None], timed: Callable[[float], None]
+        self, client: Client, done: Callable[[Batch, Outcome], None], timed: Callable[[float], None]
     ) -> None:
         self.client = client
         self._done = done
@@ -38,12 +36,12 @@ class Senders:
     def send(self, batch: Batch) -> None:
         """Send *batch* as soon as a thread is free for it; returns at once.
 
-        Where no thread can be started, the reply says so, and comes from the caller's own.
+        Where no thread can be started, the outcome says so, and comes from the caller's own.
         """
         try:
             self._engage()
-        except RuntimeError as error:
-            self._done(batch, _unsent(error))
+        except RuntimeError:
+            self._done(batch, _unsent("no thread could be started: too many processes, or too little memory"))
             return
         self._batches.put(batch)
 
@@ -65,23 +63,25 @@ class Senders:
 
     def _work(self) -> None:
         while (batch := self._batches.get()) is not None:
-            reply = self._post(batch)
+            outcome = self._post(batch)
             with self._lock:
                 self._idle += 1
-            self._done(batch, reply)
+            self._done(batch, outcome)
 
-    def _post(self, batch: Batch) -> Reply:
+    def _post(self, batch: Batch) -> Outcome:
+        client = self.client
         try:
             body = pack(batch.events)
             started_at = time.monotonic()
-            reply = self.client.post(body)
+            reply = client.post(body, batch.patience_s)
             self._timed(time.monotonic() - started_at)
-            return reply
+            return judge(reply, batch.events, client.strict)
         except Exception as error:  # whatever it is, the batch must come back, or it is never settled
-            return _unsent(error)
+            if isinstance(error, OSError) and error.strerror:
+                return _unsent(error.strerror)
+            log.get("sender").exception("request.failed")
+            return _unsent("a fault of the forwarder's; its log has more")
 
 
-def _unsent(error: Exception) -> Reply:
-    from forwarder.delivery.outcome import Reply
-
-    return Reply(None, {}, b"", f"could not be sent: {type(error).__name__}: {error}", time.time())
+def _unsent(why: str) -> Outcome:
+    return Outcome(Kind.UNREACHABLE, f"could not be sent: {why}")

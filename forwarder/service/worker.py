@@ -1,4 +1,4 @@
-"""The work of a turn: settle replies, look for news, send, keep house. No sleep, no thread, no signal."""
+"""The work of a turn: settle what was sent, look for news, send, keep house. No sleep, thread or signal."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from forwarder.config import Settings
 from forwarder.delivery.batch import Batch
-from forwarder.delivery.courier import Courier
-from forwarder.delivery.outcome import CLOCK_BLOCKS_S, Reply
+from forwarder.delivery.dispatcher import Dispatcher
+from forwarder.delivery.wire.outcome import CLOCK_BLOCKS_S, Outcome
 from forwarder.errors import ForwarderError, TryAgainError
 from forwarder.service.instance import InstanceLock
 from forwarder.service.journal import Journal
@@ -23,7 +23,7 @@ DAY_S = 86400.0
 
 
 class Worker:
-    """Has the queue and the courier. Instants are the caller's (monotonic).
+    """Has the queue and the dispatcher. Instants are the caller's (monotonic).
 
     Args:
         settings: What to deliver from, and how.
@@ -39,7 +39,11 @@ class Worker:
     """
 
     def __init__(
-        self, settings: Settings, lock: InstanceLock, journal: Journal, lock_timeout_s: float
+        self,
+        settings: Settings,
+        lock: InstanceLock,
+        journal: Journal,
+        lock_timeout_s: float,
     ) -> None:
         self._settings = settings
         self._lock = lock
@@ -63,9 +67,8 @@ class Worker:
         self._spool = Consumer(self._settings.queue.path, self._lock_timeout_s)
         self._flush_requests = self._spool.control().flush_requests
         self._watch = Watch(self._settings.queue.path)
-        mixpanel, delivery = self._settings.mixpanel, self._settings.delivery
-        self.courier = Courier(self._spool, delivery, strict=mixpanel.strict)
-        self._replies: deque[tuple[Batch, Reply]] = deque()
+        self.dispatcher = Dispatcher(self._spool, self._settings.delivery)
+        self._outcomes: deque[tuple[Batch, Outcome]] = deque()
         self._version: int | None = None
         self._untidy = True
         self._is_gone = False
@@ -85,24 +88,24 @@ class Worker:
     def apply(self, settings: Settings) -> None:
         """Take new settings; the queue stays the same."""
         self._settings = settings
-        self.courier.apply(settings.delivery, settings.mixpanel.strict)
+        self.dispatcher.apply(settings.delivery)
 
     def flush(self) -> None:
         """Forget the present wait and try now."""
         self._journal.flushed()
-        self.courier.flush()
+        self.dispatcher.flush()
 
-    def receive(self, batch: Batch, reply: Reply) -> None:
-        """Have a reply acted on in the next turn."""
+    def receive(self, batch: Batch, outcome: Outcome) -> None:
+        """Have an outcome acted on in the next turn."""
         # Of what was sent from a queue that is gone, nothing can be settled.
-        if self.courier.awaits(batch):
-            self._replies.append((batch, reply))
+        if self.dispatcher.awaits(batch):
+            self._outcomes.append((batch, outcome))
         self._untidy = True
 
     @property
     def is_done(self) -> bool:
         """Whether everything that was sent is answered for and settled."""
-        return not self.courier.in_flight and not self._replies
+        return not self.dispatcher.in_flight
 
     @property
     def is_stirred(self) -> bool:
@@ -111,7 +114,7 @@ class Worker:
 
     def may_rest(self, now: float) -> bool:
         """Whether a turn would find nothing new in the queue, and nothing to tidy."""
-        has_housework = self._untidy and self.courier.is_idle
+        has_housework = self._untidy and self.dispatcher.is_idle
         return not has_housework and self._watch.is_quiet(now)
 
     def work(self, now: float, send: Callable[[Batch], None] | None) -> None:
@@ -148,41 +151,40 @@ class Worker:
         error = self._settle(now)
         self._look(now)
         if send:
-            while (batch := self.courier.next(now)) is not None:
+            while (batch := self.dispatcher.next(now)) is not None:
                 send(batch)
-        self._journal.no_events(*self.courier.line.backlog.take_buried(), now)
+        self._journal.no_events(*self.dispatcher.take_dead(), now)
         self._keep_house(now)
         if error:
             raise error
 
     def _settle(self, now: float) -> ForwarderError | None:
-        """Act on the replies, in order; those that can't be settled are kept. Returns why, for the first.
+        """Act on the outcomes, in order; those that can't be settled are kept. Returns why, for the first.
 
         Raises:
-            ForwarderError: none could be; then nothing new may be sent either, or the replies would pile up.
+            ForwarderError: none could be; then nothing new may be sent either, or they would pile up.
         """
-        waiting, self._replies = self._replies, deque()
+        waiting, self._outcomes = self._outcomes, deque()
         first_error = None
         is_settled = False
         while waiting:
-            batch, reply = waiting.popleft()
-            is_retry = batch.tries > 1
+            batch, outcome = waiting.popleft()
             try:
-                report = self.courier.settle(batch, reply, now)
+                report = self.dispatcher.settle(batch, outcome, now)
             except ForwarderError as error:
                 first_error = first_error or error
-                self._replies.append((batch, reply))
+                self._outcomes.append((batch, outcome))
                 # Another may do with less room, or make some. For a lock, each would wait as long again.
                 if isinstance(error, TryAgainError) and not isinstance(error, SpoolFullError):
                     break
             else:
                 is_settled = True
-                self._journal.settled(report, self.courier.gate, now)
-                self.tally.settled(report.outcome, is_retry=is_retry)
-                skew_s = report.outcome.clock_skew_s
+                self._journal.settled(report, now)
+                self.tally.settled(outcome, is_retry=report.is_retry)
+                skew_s = outcome.clock_skew_s
                 if skew_s is not None:
                     self._is_clock_right = abs(skew_s) <= CLOCK_BLOCKS_S
-        self._replies += waiting
+        self._outcomes += waiting
         if first_error and not is_settled:
             raise first_error
         return first_error
@@ -196,10 +198,10 @@ class Worker:
         if version == self._version:
             return
         self._untidy = True
-        self.courier.line.backlog.notice(now)
+        self.dispatcher.notice(now)
         asked = self._spool.control()
-        if asked.paused != self.courier.paused:
-            self.courier.paused = asked.paused
+        if asked.paused != self.dispatcher.paused:
+            self.dispatcher.paused = asked.paused
             self._journal.paused(asked.paused)
         if asked.flush_requests != self._flush_requests:
             self._flush_requests = asked.flush_requests
@@ -213,6 +215,6 @@ class Worker:
         if days and self._is_clock_right and now >= self._retained_at + RETENTION_S:
             self._retained_at = now
             self._journal.discarded(self._spool.discard_dead_letters(time.time() - days * DAY_S))
-        if self._untidy and self.courier.is_idle and now >= self._tidy_at:
+        if self._untidy and self.dispatcher.is_idle and now >= self._tidy_at:
             self._untidy = self._spool.tidy()
             self._tidy_at = now + TIDY_S

@@ -10,7 +10,7 @@ import os
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -193,6 +193,22 @@ class Consumer:
         claim.kept = self._clearing.clear(dead, swept)
         self._clearing.report(claim)
         return claim
+
+    def read_again(self, ids: Sequence[int], size_bytes: int) -> Claim:
+        """Read rows that a claim has given before, *size_bytes* in all; those that are gone are left out."""
+        claim = self.claim(ids[0] - 1, len(ids), max(size_bytes, 1))
+        if [*claim.ids] == [*ids]:
+            return claim
+        wanted, found = set(ids), Claim([], [], last_id=ids[0] - 1)
+        while claim.last_id > found.last_id:
+            pairs = [pair for pair in zip(claim.ids, claim.events, strict=True) if pair[0] in wanted]
+            found.ids = [*found.ids, *(row_id for row_id, _ in pairs)]
+            found.events = [*found.events, *(event for _, event in pairs)]
+            found.last_id = claim.last_id
+            if found.last_id < ids[-1]:
+                claim = self.claim(found.last_id, len(ids), max(size_bytes, 1))
+        found.size_bytes = sum(map(len, found.events)) + len(found.events)
+        return found
 
     def _clear_kept(self) -> None:
         with translated(self._path):

@@ -32,8 +32,8 @@ BEFORE, AFTER = "before", "after"
 MOST_S = 30
 PRELOADED = """
     structlog requests forwarder.cli.enqueue forwarder.cli.run forwarder.cli.drain forwarder.cli.dead_letters
-    forwarder.cli.check forwarder.cli.salvage forwarder.service.run forwarder.delivery.client
-    forwarder.delivery.courier
+    forwarder.cli.check forwarder.cli.salvage forwarder.service.run forwarder.delivery.wire.client
+    forwarder.delivery.dispatcher
 """
 
 
@@ -108,8 +108,8 @@ POINTS = {
     "tell-state-told": Point(AFTER, "forwarder.service.state:os.replace"),
     "claim": Point(BEFORE, "forwarder.spool.consumer:Consumer.claim"),
     "claimed": Point(AFTER, "forwarder.spool.consumer:Consumer.claim"),
-    "post": Point(BEFORE, "forwarder.delivery.client:Client.post"),
-    "posted": Point(AFTER, "forwarder.delivery.client:Client.post"),
+    "post": Point(BEFORE, "forwarder.delivery.wire.client:Client.post"),
+    "posted": Point(AFTER, "forwarder.delivery.wire.client:Client.post"),
     "settle": Point(BEFORE, "forwarder.spool.consumer:Consumer.settle"),
     "settle-deleting": Point(BEFORE, "DELETE FROM ack_queue_default"),
     "settle-deleted": Point(BEFORE, BURY),
@@ -120,10 +120,10 @@ POINTS = {
     "settle-commit": Point(BEFORE, "COMMIT", LOG),
     "settle-committed": Point(AFTER, "COMMIT", LOG),
     "settled": Point(AFTER, "forwarder.spool.consumer:Consumer.settle"),
-    "requeued": Point(AFTER, "forwarder.delivery.resend:Resend.add"),
+    "requeued": Point(AFTER, "forwarder.delivery.deferred:Deferred.add_failed"),
     "halved": Point(AFTER, "forwarder.delivery.batch:Batch.halves"),
-    "suspect-held": Point(AFTER, "forwarder.delivery.suspects:Suspects.hold"),
-    "suspect-asked-again": Point(AFTER, "forwarder.delivery.suspects:Suspects.pop"),
+    "suspect-held": Point(AFTER, "forwarder.delivery.deferred:Deferred.add_apart"),
+    "suspect-asked-again": Point(AFTER, "forwarder.delivery.deferred:Deferred.take"),
     "sweep": Point(BEFORE, SWEPT),
     "sweep-commit": Point(BEFORE, "COMMIT", SWEPT),
     "sweep-committed": Point(AFTER, "COMMIT", SWEPT),

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import pytest
 
 from forwarder.config.settings import Delivery
-from forwarder.delivery.courier import Courier
-from forwarder.delivery.outcome import Kind, Reply
+from forwarder.delivery.dispatcher import Dispatcher
+from forwarder.delivery.wire.outcome import Kind, Reply, judge
 from forwarder.event import accept
 from forwarder.sandbox import Fault, Sandbox
 from forwarder.sandbox.faults import NAMES
@@ -329,7 +329,7 @@ def test_answer_that_does_not_add_up_is_no_yes(exchange):
 
 
 class Bench:
-    """A courier on a real queue, before the stand-in's own judgement; the clock is the test's."""
+    """A dispatcher on a real queue, before the stand-in's own judgement; the clock is the test's."""
 
     def __init__(self, path, events, strict=True, **settings):
         self.far_end = Sandbox()
@@ -343,8 +343,8 @@ class Bench:
 
     def restart(self):
         """A new daemon, which knows nothing."""
-        self.courier = Courier(self.spool, self.settings, strict=self.strict)
-        self.courier.line.backlog.notice(self.now)
+        self.dispatcher = Dispatcher(self.spool, self.settings)
+        self.dispatcher.notice(self.now)
 
     def close(self):
         self.spool.close()
@@ -361,15 +361,16 @@ class Bench:
     def run(self, rng, requests, before=lambda: None):
         """Send and settle, in any order, so many requests at most; *before* each of them is asked."""
         ends_at, flight = self.now + 36_000, []
-        while self.asked < requests and not self.courier.is_idle and self.now < ends_at:
-            while (batch := self.courier.next(self.now)) is not None:
+        while self.asked < requests and not self.dispatcher.is_idle and self.now < ends_at:
+            while (batch := self.dispatcher.next(self.now)) is not None:
                 flight.append(batch)
             if not flight:
-                self.now += min(max(self.courier.wait_s(self.now), 0.001), 60.0)
+                self.now += min(max(self.dispatcher.wait_s(self.now), 0.001), 60.0)
                 continue
             before()
             batch = flight.pop(rng.randrange(len(flight)))
-            report = self.courier.settle(batch, self.reply(batch), self.now)
+            outcome = judge(self.reply(batch), batch.events, self.strict)
+            report = self.dispatcher.settle(batch, outcome, self.now)
             self.asked += 1
             if report.outcome.kind in (Kind.DELIVERED, Kind.SHORT):
                 self.yeses += 1

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from forwarder.delivery.client import MAX_ANSWER_BYTES
+from forwarder.delivery.wire.client import MAX_ANSWER_BYTES
 from forwarder.sandbox import Fault, Sandbox
 from forwarder.spool import EventQueue
 

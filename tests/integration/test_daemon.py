@@ -21,10 +21,10 @@ from pathlib import Path
 import pytest
 
 from forwarder import config
-from forwarder.delivery.outcome import Reply
+from forwarder.delivery.wire.outcome import Reply, judge
 from forwarder.errors import NotPermittedError
 from forwarder.event import accept
-from forwarder.sandbox import Fault
+from forwarder.sandbox import Fault, Sandbox
 from forwarder.service import daemon as service_daemon
 from forwarder.service import state as state_file
 from forwarder.service.instance import InstanceLock, holder
@@ -232,13 +232,13 @@ def test_stop_waits_no_longer_than_its_bound(here, far_end, offer, rows, queue_p
     far_end.inject(Fault.hang())
     events = offer(1)
     with running(here, lambda: here) as daemon:
-        until(lambda: daemon.turn() or daemon.courier.in_flight)
+        until(lambda: daemon.turn() or daemon.dispatcher.in_flight)
         told_at = time.monotonic()
         daemon.stop()
         assert not daemon.is_stopped
         until(lambda: daemon.turn() or daemon.is_stopped)
         assert 0.3 <= time.monotonic() - told_at < 3
-        assert daemon.courier.in_flight == 1
+        assert daemon.dispatcher.in_flight == 1
     assert rows(queue_path) == events
 
 
@@ -262,7 +262,9 @@ def test_retention_is_looked_after_once_an_hour(here, offer, queue_path, sql):
         came_at = time.time()
         headers = {"date": formatdate(came_at - skew_s, usegmt=True)}
         body = b'{"code":200,"num_records_imported":1,"status":"OK"}'
-        worker.receive(sent.pop(0), Reply(200, headers, body, received_at=came_at))
+        batch = sent.pop(0)
+        reply = Reply(200, headers, body, received_at=came_at)
+        worker.receive(batch, judge(reply, batch.events))
 
     offer(*range(5))
     settings = replace(
@@ -365,6 +367,35 @@ def test_bad_new_settings_leave_the_old_in_force(forwarder, offer, config_file, 
     offer(1)
     emptied()
     assert daemon.logged("settings.reloaded") == []
+
+
+@pytest.mark.parametrize(
+    "late", [Fault.reset_before(), Fault.bad_request(), Fault.too_large(), Fault.unauthorized()]
+)
+def test_reload_does_not_wait_for_the_old_server(
+    forwarder, far_end, offer, config_file, emptied, queue_path, until, oracle, rows, late
+):
+    """With all connections out at the old address, the new one is asked within a second; what the old one
+    says later says nothing about the new one, nor about the events."""
+    far_end.inject(Fault.slow(2))
+    far_end.inject(late)
+    url = forwarder.environ.pop("FORWARDER_MIXPANEL_URL")
+    config_file.write_text(f'[mixpanel]\nurl = "{url}"\n[delivery]\nconnections = 1\nbatch_events = 3\n')
+    daemon = forwarder.daemon()
+    events = offer(*range(9))
+    far_end.wait_for(lambda ledger: ledger.in_progress == 1)
+    with Sandbox(token=TOKEN) as new:
+        config_file.write_text(config_file.read_text().replace(url, new.url))
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.wait_for("settings.reloaded")
+        began = time.monotonic()
+        until(lambda: new.ledger.accepted >= 6, "the others are at the new address")
+        assert time.monotonic() - began < 2
+        until(lambda: len(rows(queue_path)) == 3, "these are settled", 1)
+        emptied()
+        assert (new.ledger.accepted, far_end.ledger.accepted) == (9, 0)
+        assert daemon.logged("delivery.blocked") == daemon.logged("delivery.backing_off") == []
+        oracle(queue_path, new, events)
 
 
 def test_reload_takes_the_new_log_level(forwarder, config_file, offer, emptied):
@@ -882,7 +913,7 @@ def test_want_of_threads_does_not_end_the_daemon(forwarder, offer, emptied, far_
     resource.prlimit(daemon.process.pid, resource.RLIMIT_AS, (in_use + (4 << 20), before[1]))
     events = offer(1, 2)
     line = daemon.wait_for("delivery.backing_off")
-    assert "can't start new thread" in line["reason"]
+    assert "no thread could be started" in line["reason"]
     assert (rows(queue_path), far_end.ledger.request_count) == (events, 0)
     resource.prlimit(daemon.process.pid, resource.RLIMIT_AS, before)
     emptied()

@@ -202,6 +202,34 @@ def test_gives_up_without_progress(forwarder, far_end, offer, rows, queue_path, 
     assert rows(queue_path) == events
 
 
+def test_an_answer_that_may_still_come_is_waited_for(
+    forwarder, far_end, offer, oracle, queue_path, monkeypatch
+):
+    """A server that takes longer than the time without progress, but not the timeout, is drained, once."""
+    monkeypatch.setattr(service_run, "NO_PROGRESS_S", 0.5)
+    for name, value in forwarder.environ.items():
+        monkeypatch.setenv(name, value)
+    far_end.inject(Fault.slow(2))
+    events = offer(1, 2)
+    assert service_run.drain(config.load(), None) == service_run.Drained(0)
+    assert far_end.ledger.request_count == 1
+    oracle(queue_path, far_end, events)
+
+
+def test_reload_does_not_make_it_linger(forwarder, far_end, offer, oracle, queue_path):
+    """SIGHUP amid a drain leaves it without lingering: what is put meanwhile is delivered at once."""
+    forwarder.environ["FORWARDER_DELIVERY_LINGER_S"] = "3600"
+    slow = far_end.inject(Fault.slow(1))
+    events = offer(1)
+    with draining(forwarder) as process:
+        far_end.wait_for(lambda ledger: ledger.in_progress == 1)
+        process.send_signal(signal.SIGHUP)
+        events += offer(2)
+        assert process.wait(20) == 0
+    assert slow.used == 2
+    oracle(queue_path, far_end, events)
+
+
 def test_stopped_by_a_signal(forwarder, far_end, offer, rows, queue_path, until):
     """SIGTERM ends it as it ends the daemon; what is left is 75."""
     far_end.stop_listening()

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import forwarder.delivery
-from forwarder.delivery.outcome import Reply
-from forwarder.delivery.probe import PROBE
+from forwarder.delivery.wire.outcome import Reply
+from forwarder.delivery.wire.probe import PROBE
 
 sys.path.insert(0, str(Path(__file__).parent))
 from trip import HTML, answer, event, trips, unless, yes
@@ -34,7 +34,7 @@ def settle_all(t, count, far_end=None, **more):
     bad = t.offer([event(n, name="bad", **more) for n in range(count)])
     far_end = far_end or forbids(is_bad)
     number = 100_000
-    while len(t.courier.line.apart) < count:
+    while len(t.dispatcher._deferred.alone) < count:
         t.offer([event(number)])
         t.deliver(far_end, for_s=5)
         number += 1
@@ -64,7 +64,7 @@ def test_good_events_pass_those_set_apart_at_once(trip):
         took_s = t.deliver(forbids(is_bad), until=lambda before=delivered: t.counts()[0] > before, for_s=30)
         assert took_s < 0.1
         t.deliver(forbids(is_bad), for_s=7)
-    assert t.courier.gate.state == "running"
+    assert t.state == "running"
 
 
 def test_all_set_apart_go_when_the_first_gets_through(trip):
@@ -92,7 +92,7 @@ def test_flush_tries_all_set_apart(trip):
     bad = settle_all(t, 100)
     t.deliver(forbids(is_bad), for_s=600)
     t.sent.clear()
-    t.courier.flush()
+    t.dispatcher.flush()
     t.deliver(forbids(is_bad), for_s=15)
     assert {events[0] for events in t.sent} == set(bad)
     assert len(t.sent) == 100
@@ -104,8 +104,8 @@ def test_one_of_those_set_apart_is_out_at_a_time(trip):
     """However many connections there are, those on which the far end hangs don't take them up."""
     t = trip(batch_events=100)
     settle_all(t, 50)
-    t.now += t.courier.wait_s(t.now)
-    t.courier.flush()
+    t.now += t.dispatcher.wait_s(t.now)
+    t.dispatcher.flush()
     out = t.next()
     assert is_bad(out.events[0])
     assert t.next(after_s=100) is None
@@ -123,7 +123,7 @@ def test_time_for_those_set_apart_is_bounded(trip):
     while t.now < began_at + 36_000:
         batch = t.next()
         if batch is None:
-            t.now += max(t.courier.wait_s(t.now), 0.001)
+            t.now += max(t.dispatcher.wait_s(t.now), 0.001)
             continue
         t.now += 60
         hung_s += 60
@@ -140,7 +140,7 @@ def test_what_is_set_apart_and_gone_is_forgotten(trip, place):
     with closing(sqlite3.connect(f"{t.path}/data.db")) as stranger, stranger:
         stranger.execute("DELETE FROM ack_queue_default WHERE _id NOT IN (?)", (place + 1,))
     t.deliver(yes, for_s=100)
-    assert t.courier.is_idle
+    assert t.dispatcher.is_idle
     assert t.sent == [[bad[place]]]
 
 
@@ -148,14 +148,13 @@ def test_throttled_is_throttled_for_those_set_apart_too(trip):
     """A 429 to one of them makes all wait as it asks, and the event stays set apart."""
     t = trip(batch_events=100)
     settle_all(t, 3)
-    while not is_bad((t.next(after_s=t.courier.wait_s(t.now)) or next(iter(t.courier.line.out))).events[0]):
-        pass
-    (batch,) = t.courier.line.out
+    batch = t.next(after_s=t.dispatcher.wait_s(t.now))
+    assert is_bad(batch.events[0])
     t.settle(batch, Reply(429, {"retry-after": "90"}, b"{}"))
     t.offer([event(1)])
     assert t.next(after_s=89) is None
-    assert not is_bad(t.next(after_s=2).events[0])
-    assert len(t.courier.line.apart) == 3
+    t.deliver(forbids(is_bad), for_s=10)
+    assert t.counts()[1:] == (0, 3)
 
 
 def test_refused_by_name_after_all(trip):
@@ -170,7 +169,7 @@ def test_refused_by_name_after_all(trip):
 
     t.deliver(far_end, for_s=100)
     assert {letter.data for letter in t.dead()} == set(bad)
-    assert t.courier.is_idle
+    assert t.dispatcher.is_idle
 
 
 # A far end that does not judge the probe either
@@ -232,7 +231,7 @@ def test_outage_that_begins_while_a_batch_is_divided(trip, parts):
     t.deliver(far_end, for_s=7200)
     assert outage
     assert 1400 < t.counts()[0] < 2000
-    assert not t.courier.line.apart
+    assert not t.dispatcher._deferred.alone
     t.sent.clear()
     t.deliver(yes, for_s=300)
     assert t.counts() == (2000, 0, 0)
@@ -263,34 +262,24 @@ def lines_of(do):
 
 
 def held(t, kind, count):
-    """Have so many events wait in the courier: set apart, or to be sent again, at once or later."""
-    line = t.courier.line
+    """Have so many events wait in the dispatcher: set apart, or to be sent again, at once or later."""
+    deferred = t.dispatcher._deferred
     t.offer([event(n) for n in range(count)])
+    # As it is when nothing has got through since.
+    t.dispatcher._number = 1_000_000
     for _ in range(count):
-        batch = line.backlog.claim(1, 10_000)
-        if kind == "set apart":
-            line.apart.add(batch, t.now)
-        elif kind.startswith("suspects"):
-            batch.refusals, batch.refused_at = 1, line._evidence.sent
-            batch.doubted_at = line._evidence.sent + 1000 * (kind == "suspects, nothing imported since")
-            line.suspects.hold(batch)
-        elif kind == "parts of what was refused":
-            line.resend.add_paced(batch, t.now)
-        elif kind == "failed for themselves":
-            batch.failures, batch.failed_tries, batch.failed_at = 1, 3, line._evidence.sent
-            line.resend.add(batch, t.now + 60)
+        batch = t.dispatcher._backlog.claim(1, 10_000)
+        batch.number = 1_000_000
+        batch.tries = 2
+        if kind == "parts":
+            deferred.add_parts(batch, now=t.now)
+        elif kind in ("ready", "failed"):
+            getattr(deferred, f"add_{kind}")(batch)
         else:
-            line.resend.add(batch)
+            deferred.add_apart(getattr(deferred, kind), batch, t.now)
 
 
-KINDS = [
-    "set apart",
-    "suspects",
-    "suspects, nothing imported since",
-    "parts of what was refused",
-    "failed for themselves",
-    "failed",
-]
+KINDS = ["ready", "failed", "parts", "suspects", "refused", "alone"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -302,10 +291,11 @@ def test_choice_costs_the_same_however_many_wait(trip, queue_path, kind):
         held(t, kind, count)
 
         def choose(t=t):
-            t.courier.wait_s(t.now)
-            batch = t.courier.next(t.now)
-            t.courier.settle(batch, yes(batch), t.now)
-            t.courier.wait_s(t.now)
+            t.now += 0.2
+            t.dispatcher.wait_s(t.now)
+            batch = t.dispatcher.next(t.now)
+            t.settle(batch, yes(batch))
+            t.dispatcher.wait_s(t.now)
 
         t.offer([event(20_000 + n) for n in range(100)])
         # The first sorts them.

@@ -9,8 +9,8 @@ import pytest
 
 from forwarder import config
 from forwarder.delivery.batch import pack
-from forwarder.delivery.from_settings import new_client
-from forwarder.delivery.outcome import Reply
+from forwarder.delivery.wire.client import new_client
+from forwarder.delivery.wire.outcome import Kind, Outcome, judge
 from forwarder.errors import ConfigError
 from forwarder.event import accept
 from forwarder.sandbox import Fault
@@ -19,7 +19,7 @@ from forwarder.service.journal import Journal
 from forwarder.service.worker import Worker
 from forwarder.spool import EventQueue
 
-FAILED = Reply(None, {}, b"", "it failed", 0.0)
+FAILED = Outcome(Kind.UNREACHABLE, "it failed")
 
 
 class Way:
@@ -44,7 +44,7 @@ class Way:
     def post(self, batch):
         """Send it to the far end; returns the reply, and has it acted on in the next turn."""
         reply = self.client.post(pack(batch.events))
-        self.worker.receive(batch, reply)
+        self.worker.receive(batch, judge(reply, batch.events, self.client.strict))
         return reply
 
     def fail(self, batch):

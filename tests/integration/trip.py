@@ -1,13 +1,13 @@
-"""A courier on a real queue, with replies of the test's making and the test's own time."""
+"""A dispatcher on a real queue, with replies of the test's making and the test's own time."""
 
 import json
 import time
 from types import SimpleNamespace
 
 from forwarder.config.settings import Delivery
-from forwarder.delivery.courier import Courier
-from forwarder.delivery.outcome import Reply
-from forwarder.delivery.probe import PROBE
+from forwarder.delivery.dispatcher import Dispatcher
+from forwarder.delivery.wire.outcome import Reply, judge
+from forwarder.delivery.wire.probe import PROBE
 from forwarder.event import accept
 from forwarder.spool import Consumer, EventQueue, Selection, View
 
@@ -29,7 +29,7 @@ def answer(status, value, **headers):
 
 def yes(batch, imported=None):
     """Mixpanel's yes to all of a batch, or the count given."""
-    imported = len(batch) if imported is None else imported
+    imported = len(batch.events) if imported is None else imported
     return answer(200, {"code": 200, "num_records_imported": imported, "status": "OK"})
 
 
@@ -86,7 +86,7 @@ def judging(is_bad):
 
 
 class Trip:
-    """A courier at work: offer events, then let time pass."""
+    """A dispatcher at work: offer events, then let time pass."""
 
     def __init__(self, path, random=0.5, **settings):
         self.path = path
@@ -100,27 +100,32 @@ class Trip:
         self.restart()
 
     def restart(self, strict=True):
-        """Begin anew with what is in the queue, and nothing in memory."""
-        self.courier = Courier(self.spool, self.settings, strict=strict, random=lambda: self.random)
+        """Begin again with what is in the queue, and nothing in memory."""
+        self.strict = strict
+        self.dispatcher = Dispatcher(self.spool, self.settings, random=lambda: self.random)
+
+    @property
+    def state(self):
+        return self.dispatcher.condition[0]
 
     def close(self):
         self.spool.close()
         self.queue.close()
 
     def offer(self, events):
-        """Put events into the queue, and have the courier see them."""
+        """Put events into the queue, and have the dispatcher see them."""
         self.queue.append(events)
-        self.courier.line.backlog.notice(self.now)
+        self.dispatcher.notice(self.now)
         return events
 
     def next(self, after_s=0.0):
         """What may be sent *after_s* from now."""
         self.now += after_s
-        return self.courier.next(self.now)
+        return self.dispatcher.next(self.now)
 
     def settle(self, batch, reply):
         """Act on a reply as the daemon does."""
-        report = self.courier.settle(batch, reply, self.now)
+        report = self.dispatcher.settle(batch, judge(reply, batch.events, self.strict), self.now)
         self.outcomes.append(report.outcome.kind)
         return report
 
@@ -130,15 +135,15 @@ class Trip:
         Returns how much time it took.
         """
         began_at = self.now
-        while not self.courier.is_idle and not until() and self.now < began_at + for_s:
+        while not self.dispatcher.is_idle and not until() and self.now < began_at + for_s:
             flight = []
-            while (batch := self.courier.next(self.now)) is not None:
+            while (batch := self.dispatcher.next(self.now)) is not None:
                 flight.append(batch)
             for batch in flight:
                 self.sent.append(list(batch.events))
                 self.settle(batch, far_end(batch))
             if not flight:
-                self.now += min(max(self.courier.wait_s(self.now), 0.001), 1.0)
+                self.now += min(max(self.dispatcher.wait_s(self.now), 0.001), 1.0)
         return self.now - began_at
 
     def figures(self):
@@ -163,7 +168,7 @@ class Trip:
 
 
 def trips(queue_path):
-    """For a fixture: makes couriers that don't linger, and otherwise have the default settings."""
+    """For a fixture: makes dispatchers that don't linger, and otherwise have the default settings."""
     made = []
 
     def start(**settings):

@@ -11,8 +11,8 @@ import re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forwarder.delivery import answer
-from forwarder.delivery.outcome import Kind, Reply, judge
+from forwarder.delivery.wire import answer
+from forwarder.delivery.wire.outcome import Kind, Reply, judge
 
 # Read before the tests take this host's settings away.
 MORE = 1 + int(float(os.environ.get("FORWARDER_CRASH_S") or 0))

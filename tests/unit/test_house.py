@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MODULES = sorted((ROOT / "forwarder").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
-MOST_LINES = 300
+MOST_LINES = 450
 NAMES_THAT_SAY_NOTHING = {"base", "common", "core", "helper", "helpers", "manager", "misc", "util", "utils"}
 NOT_FOR_PRODUCERS = {"click", "requests", "rich", "structlog", "urllib3"}
 
@@ -33,7 +33,7 @@ def test_the_rules_are_held_against_something() -> None:
 
 
 def test_no_module_is_too_long_to_be_read_in_one_sitting() -> None:
-    """A module of the product has at most 300 lines."""
+    """A module of the product has at most 450 lines."""
     lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in MODULES}
     assert {name: length for name, length in lengths.items() if length > MOST_LINES} == {}
 

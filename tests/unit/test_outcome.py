@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forwarder.delivery.outcome import Kind, Outcome, Rejection, Reply, judge
+from forwarder.delivery.wire.outcome import Kind, Outcome, Rejection, Reply, judge
 
 NOW = 1_795_000_000.0
 IDS = ["id-0", "id-1", "id-2", "id-3"]
@@ -529,3 +529,71 @@ def test_whatever_comes_is_judged_and_only_full_accounts_are_delivered(status, h
         assert outcome.imported + len({rejection.index for rejection in outcome.rejections}) == len(EVENTS)
         if strict:
             assert accounted_for(body) == len(EVENTS)
+
+
+@pytest.mark.parametrize(
+    ("status", "is_cut", "kind", "advice"),
+    [
+        (407, False, Kind.MISCONFIGURED, ". The proxy asks for credentials"),
+        (403, False, Kind.MISCONFIGURED, ". Mixpanel's import does not answer 403"),
+        (404, False, Kind.MISCONFIGURED, ". Check mixpanel.url"),
+        (400, False, Kind.MISCONFIGURED, ". Check mixpanel.url"),
+        (400, True, Kind.UNREACHABLE, ""),
+        (408, False, Kind.UNREACHABLE, ""),
+        (429, False, Kind.UNREACHABLE, ""),
+        (502, False, Kind.UNREACHABLE, ""),
+        (200, True, Kind.UNREACHABLE, ""),
+        (None, False, Kind.UNREACHABLE, ""),
+    ],
+)
+def test_a_proxy_that_refuses_the_connection_blocks_and_other_errors_wait(status, is_cut, kind, advice):
+    """An error with 4xx is a proxy's; one that passes, one of a cut-off answer or without a status waits."""
+    outcome = judge(Reply(status, {}, OK_4, "the proxy said no\n", is_cut=is_cut), EVENTS)
+
+    assert outcome.kind is kind
+    assert outcome.detail.startswith(f"the proxy said no\\n{advice}")
+    assert advice or outcome.detail == "the proxy said no\\n"
+
+
+def test_a_proxy_in_between_is_named():
+    """The line says which proxy an answer came from or through; a server alone needs no name."""
+    places = [
+        "the proxy squid:3128 (HTTP_PROXY)",
+        "api:80 through the proxy squid:3128 (HTTP_PROXY)",
+        "api:443",
+    ]
+    named = [judge(Reply(407, {}, b"", place=place), EVENTS).detail for place in places]
+
+    for place, line in zip(places[:2], named, strict=False):
+        assert line.startswith(f"HTTP 407 from {place}: an empty body. The proxy asks")
+    assert named[2].startswith("HTTP 407: an empty body.")
+
+
+def test_how_a_reply_came_is_told_with_its_meaning():
+    """Status, time, a new connection and a cut-off answer are the reply's, also with the clock's verdict."""
+    late = {"date": formatdate(NOW - 7200, usegmt=True)}
+    for headers in ({}, late):
+        body = json.dumps(partial(3, failed(1, IN_THE_FUTURE))).encode()
+        outcome = judge(Reply(400, headers, body, "", NOW, took_s=1.5, is_fresh=True, is_cut=True), EVENTS)
+        assert (outcome.status, outcome.took_s) == (400, 1.5)
+        assert (outcome.is_fresh, outcome.is_cut) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "strict", "is_plain_no"),
+    [
+        (200, b"0", False, True),
+        (200, OLD_FAILURE, False, True),
+        (200, b"0", True, False),
+        (200, b"1", False, False),
+        (200, OK_4, False, False),
+        (400, b"0", False, False),
+        (503, b"0", False, False),
+    ],
+)
+def test_a_plain_no_is_one_of_mixpanel_without_strict_mode(status, body, strict, is_plain_no):
+    """Only 200 with 0, or with status 0, and only where events are not named one by one."""
+    outcome = judge(reply(status, body), EVENTS, strict)
+
+    assert outcome.is_plain_no is is_plain_no
+    assert outcome.kind is Kind.UNREACHABLE or not is_plain_no

@@ -8,9 +8,10 @@ import pytest
 import structlog
 
 from forwarder import log
-from forwarder.delivery.gate import Gate, Schedule
-from forwarder.delivery.outcome import Kind, Outcome
+from forwarder.config.settings import Delivery
+from forwarder.delivery.flow import Flow
 from forwarder.delivery.report import Report
+from forwarder.delivery.wire.outcome import Kind, Outcome
 from forwarder.service.journal import Journal
 
 HOUR_S = 3600.0
@@ -31,16 +32,16 @@ def told():
 @pytest.mark.parametrize("ways", [WAYS[:1], WAYS], ids=["one way", "four ways"])
 def test_an_hour_of_outage_is_a_handful_of_lines(ways, told):
     """Ten connections that fail again and again for an hour, in one way or in four, are a dozen lines."""
-    journal, gate = Journal(), Gate(Schedule(2, 60), random=lambda: 0.5)
+    journal, flow = Journal(), Flow(Delivery(), random=lambda: 0.5)
     now, tries = 0.0, 0
     while now < HOUR_S:
         for connection in range(10):
             detail = ways[(tries + connection) % len(ways)]
-            gate.back_off(detail, now)
-            journal.settled(Report(Outcome(Kind.UNREACHABLE, detail), None, 2000), gate, now)
-        now, tries = max(gate.opens_at, now + 1), tries + 1
-    gate.open()
-    journal.settled(Report(Outcome(Kind.DELIVERED, ""), 200, 2000, delivered=2000), gate, now)
+            flow.failed(connection, "backing_off", detail, now)
+            failed = Report(Outcome(Kind.UNREACHABLE, detail), 2000, True, state="backing_off", reason=detail)
+            journal.settled(failed, now)
+        now, tries = max(flow.retry_at, now + 1), tries + 1
+    journal.settled(Report(Outcome(Kind.DELIVERED, "", status=200), 2000, True, delivered=2000), now)
 
     lines = told()
     assert tries > 50
@@ -48,3 +49,21 @@ def test_an_hour_of_outage_is_a_handful_of_lines(ways, told):
     (recovered,) = (line for line in lines if line["event"] == "delivery.recovered")
     assert recovered["failures"] == 10 * tries
     assert len(lines) <= 12, [line["event"] for line in lines]
+
+
+def test_an_hour_in_which_each_third_request_fails_is_few_lines(told):
+    """Where others succeed, and now and then nothing does for seconds, it is told rarely, with counts."""
+    journal = Journal()
+    for number in range(4 * 3600):
+        now = number / 4
+        failed = Outcome(Kind.UNREACHABLE, WAYS[number % len(WAYS)])
+        if number % 3 == 0:
+            journal.settled(Report(failed, 2000, False), now)
+        elif number % 100 == 1:
+            journal.settled(Report(failed, 2000, False, state="backing_off", reason=failed.detail), now)
+        else:
+            journal.settled(Report(Outcome(Kind.DELIVERED, "", status=200), 2000, False, delivered=2000), now)
+
+    lines = told()
+    assert {"batch.failed", "delivery.backing_off", "delivery.recovered"} <= {line["event"] for line in lines}
+    assert len(lines) <= 60, [line["event"] for line in lines]

@@ -1,11 +1,12 @@
-"""Reading what the far end wrote, which may be anything: Mixpanel's JSON, a proxy's page, garbage.
+"""Reading what the server wrote, which may be anything: Mixpanel's JSON, a proxy's page, garbage.
 
-Nothing here raises because of what was received, and nothing decides; see :mod:`forwarder.delivery.outcome`.
+Nothing here raises because of what was received, and nothing decides; see
+:mod:`forwarder.delivery.wire.outcome`.
 """
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -15,7 +16,10 @@ import msgspec
 
 RETRY_AFTER_MAX_S = 3600.0
 TEXT_MAX = 300
+READ_MAX = 1200  # of a text that is cut to TEXT_MAX
 _SAMPLE_MAX = 80
+
+Hide = Callable[[str], str]
 
 # Beyond msgspec's own: an integer of thousands of digits, and nesting without end.
 _NOT_JSON = (msgspec.MsgspecError, ValueError, RecursionError)
@@ -78,7 +82,7 @@ def contradiction(answer: dict[str, Any]) -> str:
 
 
 def is_plain_yes(answer: Any) -> bool:
-    """Whether this is how strict=0 says yes: 1, {"status":1,"error":null} or {"status":"OK","code":200}.
+    """Whether this is how strict=0 acknowledges: 1, {"status":1,"error":null} or {"status":"OK","code":200}.
 
     Read in mixpanel-java and mixpanel-python.
     """
@@ -91,7 +95,7 @@ def is_plain_yes(answer: Any) -> bool:
 
 
 def is_plain_no(answer: Any) -> bool:
-    """Whether this is how strict=0 says no: 0, or {"status":0,"error":"..."}. Read where the yes was."""
+    """Whether this is how strict=0 refuses: 0, or {"status":0,"error":"..."}. Same sources."""
     status = answer.get("status") if isinstance(answer, dict) else answer
     return type(status) is int and status == 0
 
@@ -108,30 +112,33 @@ def error_of(answer: Any) -> str:
     return error if isinstance(error, str) else ""
 
 
-def words(headers: Mapping[str, str], body: bytes) -> str:
-    """What the far end says, for people: its ``error``, else what kind of thing came and how it starts."""
+def words(headers: Mapping[str, str], body: bytes, hide: Hide = str) -> str:
+    """What the server says, for people: its ``error``, else what kind of thing came and how it starts."""
     error = error_of(parse(body))
     if error:
-        return shown(error)
+        return shown(error, hide=hide)
     start = body[:4096].decode("utf-8", "replace")
     title = re.search(r"<title[^>]{0,200}>(.{0,200}?)</title>", start, re.IGNORECASE | re.DOTALL)
-    sample = shown(" ".join((title[1] if title else start).split()), _SAMPLE_MAX)
-    kind = shown(headers.get("content-type", "").partition(";")[0], _SAMPLE_MAX)
+    sample = shown(" ".join((title[1] if title else start).split()), _SAMPLE_MAX, hide)
+    kind = shown(headers.get("content-type", "").partition(";")[0], _SAMPLE_MAX, hide)
     return f"{kind or 'no content type'}: {sample}" if sample else "an empty body"
 
 
-def complaint(answer: dict[str, Any]) -> str:
+def complaint(answer: dict[str, Any], hide: Hide = str) -> str:
     """Mixpanel's own words about a batch whose failed records can't be used."""
     failed = answer.get("failed_records")
     records = failed[:3] if isinstance(failed, list) else [failed]
     said = [record.get("message") if isinstance(record, dict) else record for record in records]
-    texts = [text[:TEXT_MAX] for text in (*said, error_of(answer)) if isinstance(text, str) and text]
-    return shown("; ".join(dict.fromkeys(texts))) or "refused without a reason"
+    texts = [text[:READ_MAX] for text in (*said, error_of(answer)) if isinstance(text, str) and text]
+    return shown("; ".join(dict.fromkeys(texts)), hide=hide) or "refused without a reason"
 
 
-def shown(text: str, limit: int = TEXT_MAX) -> str:
-    """*text* on one printable line of at most *limit* characters; what is not printable is escaped."""
-    cut = text[: limit + 1]
+def shown(text: str, limit: int = TEXT_MAX, hide: Hide = str) -> str:
+    """*text* on one printable line of at most *limit* characters; what is not printable is escaped.
+
+    *hide* gets it before it is cut: it would not know half a key.
+    """
+    cut = hide(text[:READ_MAX])[: limit + 1]
     if not cut.isprintable():
         cut = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in cut)
     return cut if len(cut) <= limit else cut[: limit - 1] + "…"
@@ -151,7 +158,7 @@ def retry_after_s(headers: Mapping[str, str], received_at: float) -> float | Non
     if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text, re.ASCII):
         return min(float(text), RETRY_AFTER_MAX_S)
     until = _instant(text)
-    # Measured from the far end's own clock, if it says: ours may be wrong.
+    # Measured from the server's own clock, if it says: ours may be wrong.
     now = _instant(headers.get("date", "")) or received_at
     if until is None or not now or not now <= until:
         return None
@@ -169,10 +176,11 @@ def _instant(text: str) -> float | None:
         return None
 
 
-def host_of(location: str) -> str:
+def host_of(location: str, hide: Hide = str) -> str:
     """Only the host of an address: the rest of it may hold a secret."""
     try:
-        return shown(urlsplit(location).hostname or ("the same host" if location else "nowhere"))
+        host = urlsplit(location).hostname
+        return shown(host or ("the same host" if location else "nowhere"), hide=hide)
     except ValueError:
         return "an unreadable address"
 

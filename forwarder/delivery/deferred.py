@@ -1,0 +1,142 @@
+"""What has been sent without success, and has to wait before it is sent again."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from heapq import heappop, heappush
+
+from forwarder.delivery.batch import Batch
+from forwarder.spool import Consumer
+
+# Refusals count against Mixpanel's rate limit: parts of what was refused go out at most this often.
+PART_PACE_S = 0.1
+# At most a tenth of the time goes into turns, or one that times out would take up a connection.
+WAIT_PER_TRY = 9
+
+Heap = list[tuple[int, int, Batch]]
+
+
+class Deferred:
+    """Batches without their content, which stays in the queue and is read again when they are taken.
+
+    What has failed or was refused while others passed is set apart: without more evidence these take turns on
+    one schedule, however many they are, and one is out at a time. Instants are the caller's (monotonic).
+
+    Args:
+        wait_s: How long to wait after so many turns in vain.
+
+    Attributes:
+        ready: What need not wait, the largest first.
+        parts: Parts of what was refused or fails while others pass, the smallest first, so that few wait.
+        failed: Batches that may have failed by chance.
+        suspects: Parts that have failed themselves.
+        refused: Single events that were refused without a reason.
+        alone: Single events that fail again and again while others pass.
+        parts_at: When a part or a suspect may be taken.
+    """
+
+    def __init__(self, spool: Consumer, wait_s: Callable[[int], float]) -> None:
+        self._spool = spool
+        self._wait_s = wait_s
+        self.ready: Heap = []
+        self.parts: Heap = []
+        self.failed: deque[Batch] = deque()
+        self.suspects: deque[Batch] = deque()
+        self.refused: deque[Batch] = deque()
+        self.alone: deque[Batch] = deque()
+        self.parts_at = -math.inf
+        self._turn_at = self._turned_at = -math.inf
+        self._turns_in_vain = 0
+        self._urgent = 0
+        self._is_suspects_turn = False
+
+    def __len__(self) -> int:
+        return len(self.ready) + len(self.parts) + len(self.failed) + self.apart
+
+    @property
+    def apart(self) -> int:
+        """How many are set apart."""
+        return len(self.suspects) + len(self.refused) + len(self.alone)
+
+    @property
+    def turn_at(self) -> float:
+        """When one that is apart has its turn; infinite: none waits, or one is out."""
+        return self._turn_at if self.apart else math.inf
+
+    def add_ready(self, *batches: Batch) -> None:
+        """Have *batches* sent as soon as possible."""
+        for batch in batches:
+            heappush(self.ready, (-len(batch), batch.ids[0], _emptied(batch)))
+
+    def add_parts(self, *parts: Batch, now: float) -> None:
+        """Have *parts* sent at their pace."""
+        self.parts_at = max(self.parts_at, now + PART_PACE_S)
+        for part in parts:
+            heappush(self.parts, (len(part), part.ids[0], _emptied(part)))
+
+    def add_failed(self, batch: Batch) -> Batch:
+        """Have *batch* sent again as it is. Returns what is kept of it."""
+        self.failed.append(_emptied(batch))
+        return self.failed[-1]
+
+    def add_apart(self, lane: deque[Batch], batch: Batch, now: float) -> Batch:
+        """Set *batch* apart, at the end of that *lane*. Returns what is kept of it."""
+        if not self.apart and self._turn_at < math.inf:
+            self._turns_in_vain = max(self._turns_in_vain, 1)
+            self._turn_at = max(self._turn_at, now + self._wait_s(self._turns_in_vain))
+        lane.append(_emptied(batch))
+        return lane[-1]
+
+    def take(self, lane: deque[Batch] | Heap, now: float) -> Batch | None:
+        """The first of a *lane*, with its content; None: it is gone, as others may delete it.
+
+        Raises:
+            ForwarderError: the queue can't be read. Nothing has changed.
+        """
+        held = lane[0] if isinstance(lane, deque) else lane[0][-1]
+        claim = self._spool.read_again(held.ids, held.size_bytes)
+        if isinstance(lane, deque):
+            lane.popleft()
+        else:
+            heappop(lane)
+        if lane is not self.ready and lane is not self.failed:
+            self.parts_at = now + PART_PACE_S
+        if not claim.ids:
+            return None
+        return replace(held, ids=claim.ids, events=claim.events, size_bytes=claim.size_bytes)
+
+    def take_turn(self, now: float) -> Batch | None:
+        """By turns a suspect or the single event that was tried longest ago, until `end_turn` the only one.
+
+        Raises: as `take`.
+        """
+        singles = [lane for lane in (self.refused, self.alone) if lane]
+        self._is_suspects_turn = not self._is_suspects_turn
+        if self.suspects and (self._is_suspects_turn or not singles):
+            singles = [self.suspects]
+        found = self.take(min(singles, key=lambda lane: lane[0].number), now)
+        self._urgent = max(self._urgent - 1, 0)
+        if found is not None:
+            self._turn_at, self._turned_at = math.inf, now
+        return found
+
+    def end_turn(self, now: float, *, is_in_vain: bool) -> None:
+        """What `take_turn` gave is out no more: the next has its turn after a wait, or soon if it passed."""
+        self._turns_in_vain = (self._turns_in_vain + 1) * is_in_vain
+        wait_s = PART_PACE_S
+        if is_in_vain and not self._urgent:
+            wait_s = max(self._wait_s(self._turns_in_vain), WAIT_PER_TRY * (now - self._turned_at))
+        self._turn_at = now + wait_s
+
+    def flush(self) -> None:
+        """Let each that is apart have its turn, one soon after the other."""
+        self._urgent = self.apart
+        if self._turn_at < math.inf:
+            self._turn_at = -math.inf
+
+
+def _emptied(batch: Batch) -> Batch:
+    return replace(batch, events=())

@@ -1,0 +1,446 @@
+"""What is sent when, and what follows from a reply. No thread, no sleep, no clock of its own."""
+
+from __future__ import annotations
+
+import enum
+import math
+import random
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from forwarder.config.settings import Delivery
+from forwarder.delivery.backlog import Backlog
+from forwarder.delivery.batch import Batch
+from forwarder.delivery.deferred import PART_PACE_S, Deferred, Heap
+from forwarder.delivery.flow import Flow, delay_s
+from forwarder.delivery.report import Report
+from forwarder.delivery.wire.outcome import Kind, Outcome
+from forwarder.delivery.wire.probe import PROBE
+from forwarder.spool import Consumer, Dead, Settlement
+
+# An event is dead after so many refusals without a reason, with a yes to something else between each two. Of
+# 200 single events, while every second request was refused at random, 50 were given up with 2, 13 with 4, 3
+# with 6. Halving a batch of 2000 asks eleven times on its way.
+REFUSALS = 5
+# How many events may be given up so between one import and the next.
+DEAD_FOR_ONE = 3
+# Beside so many parts that wait to be sent, new batches go one at a time.
+MOST_PARTS = 100
+# Failures that are not by chance, however many others fail.
+SURELY = 1000
+# Its multiples, less their whole parts, are spread well: each sample comes from elsewhere in the batch.
+GOLDEN = 0.618
+
+
+# How many events were delivered, have died, and were not counted by the server.
+_Counts = tuple[int, int, int]
+_NONE: _Counts = (0, 0, 0)
+
+
+class _Way(enum.Enum):
+    """How a batch came to be sent."""
+
+    NEW = enum.auto()
+    AGAIN = enum.auto()
+    PART = enum.auto()
+    ASK = enum.auto()
+    TURN = enum.auto()
+    PROBE = enum.auto()
+
+
+class _Sent(NamedTuple):
+    """A request that is out; *before*: the number of the last for the same; *whole*: what a sample is of."""
+
+    flow: Flow
+    way: _Way
+    before: int
+    is_full: bool
+    whole: Batch | None
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it, or what it is a part of, has failed while others passed: that says nothing of these."""
+        return self.way in (_Way.PART, _Way.ASK, _Way.TURN)
+
+
+class Dispatcher:
+    """Claims batches from a queue and settles them by what came of their requests.
+
+    For one thread. Call `next` for what may be sent now, send it, and hand the outcome to `settle`, which
+    is the only place where events are acked.
+
+    Attributes:
+        paused: Nothing is sent while it is set.
+        flow: What the server bears.
+    """
+
+    def __init__(
+        self,
+        spool: Consumer,
+        settings: Delivery,
+        random: Callable[[], float] = random.random,
+    ) -> None:
+        self._spool = spool
+        self._random = random
+        self._backlog = Backlog(spool)
+        self._deferred = Deferred(spool, self._wait_s)
+        self._out: dict[Batch, _Sent] = {}
+        self._number = 0
+        self._may_die = self._asks = 0
+        self._probe_at = -math.inf
+        self.paused = False
+        self.apply(settings)
+
+    def apply(self, settings: Delivery) -> None:
+        """Take new settings, and whatever server is behind them: waits and what was learned begin anew.
+
+        What is out stays so, and says nothing about the new server when it fails.
+        """
+        self._settings = settings
+        self.flow = Flow(settings, self._random)
+        self.flush()
+
+    @property
+    def in_flight(self) -> int:
+        """Events that are out, samples too: as long as there are any, a reply will come."""
+        return sum(len(batch.events) for batch in self._out)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is left to send or to wait for."""
+        return not (self._out or self._deferred or self._backlog)
+
+    @property
+    def condition(self) -> tuple[str, str]:
+        """The state of delivery, ``running``, ``backing_off`` or ``blocked``, and why, for a person."""
+        state, reason = self.flow.trouble
+        waits = not (self._out or self._deferred.ready or self._deferred.parts or self._backlog)
+        if state != "running" and (self.flow.holds_all or waits):
+            return state, reason
+        return "running", self.flow.note
+
+    def awaits(self, batch: Batch) -> bool:
+        """Whether it is out, and a reply to it can be settled."""
+        return batch in self._out
+
+    def notice(self, now: float) -> None:
+        """See what has been put into the queue since."""
+        self._backlog.notice(now)
+
+    def take_dead(self) -> tuple[int, str]:
+        """How many rows have turned out to be no events since the last call, and why the first of them."""
+        return self._backlog.take_dead()
+
+    def flush(self) -> None:
+        """Forget the present waits."""
+        self.flow.flush()
+        self._backlog.flush()
+        self._deferred.flush()
+        self._probe_at = -math.inf
+
+    # What is sent
+
+    def wait_s(self, now: float) -> float:
+        """How long `next` has nothing to give for, if there is no news and no reply; may be infinite."""
+        if self.paused:
+            return math.inf
+        due_at = min((due_at for due_at, _ in self._options(now)), default=math.inf)
+        return max(due_at, self.flow.next_at, now) - now
+
+    def next(self, now: float) -> Batch | None:
+        """The batch to send now; None: nothing now, or a step on the way to it.
+
+        Raises:
+            ForwarderError: the queue could not be read. Nothing has changed.
+        """
+        if self.paused or now < self.flow.next_at or self.flow.out >= self.flow.connections:
+            return None
+        for due_at, take in self._options(now):
+            if due_at <= now:
+                return take(now)
+        return None
+
+    def _options(self, now: float) -> Iterator[tuple[float, Callable[[float], Batch | None]]]:
+        """What might be sent next and when, the best first."""
+        flow, deferred = self.flow, self._deferred
+        if flow.is_open:
+            if deferred or self._backlog:
+                yield flow.opens_at, self._ask
+            return
+        if deferred.ready:
+            yield now, partial(self._again, deferred.ready, _Way.AGAIN)
+        if deferred.failed:
+            first = deferred.failed[0]
+            has_passed = flow.has_passed_since(first.number)
+            # Alone it is tried once more as it is, before it is looked into.
+            if has_passed or first.tries == 1:
+                yield now if has_passed else flow.retry_at, partial(self._again, deferred.failed, _Way.AGAIN)
+            else:
+                yield flow.retry_at, self._ask
+        if sum(sent.is_suspect for sent in self._out.values()) < max(flow.connections // 2, 1):
+            if deferred.parts:
+                yield deferred.parts_at, partial(self._again, deferred.parts, _Way.PART)
+            if deferred.refused and self._may_tell(deferred.refused[0]):
+                yield deferred.parts_at, partial(self._again, deferred.refused, _Way.ASK)
+            if deferred.suspects and flow.has_passed_since(deferred.suspects[0].number):
+                yield deferred.parts_at, partial(self._again, deferred.suspects, _Way.ASK)
+        yield deferred.turn_at, self._turn
+        if self._may_claim:
+            yield self._backlog.due_at(self._settings.batch_events, self._settings.linger_s), self._new
+        elif self._wants_probe:
+            yield self._probe_at, self._probe
+
+    @property
+    def _may_claim(self) -> bool:
+        if not self._backlog or len(self._deferred.parts) < MOST_PARTS:
+            return bool(self._backlog)
+        return not any(sent.way is _Way.NEW for sent in self._out.values())
+
+    def _new(self, now: float) -> Batch | None:
+        batch = self._backlog.claim(self._settings.batch_events, self.flow.size.allowed_bytes)
+        return self._send(batch, now, _Way.NEW)
+
+    def _again(self, lane: deque[Batch] | Heap, way: _Way, now: float) -> Batch | None:
+        """What has come back, in parts if it is larger than is allowed by now."""
+        batch = self._deferred.take(lane, now)
+        while batch is not None and len(batch) > 1 and batch.size_bytes > self.flow.size.allowed_bytes:
+            batch, other = batch.halves()
+            self._deferred.add_ready(other)
+        return self._send(batch, now, way)
+
+    def _ask(self, now: float) -> Batch | None:
+        """A sample of what waits, to see whether anything gets through."""
+        deferred = self._deferred
+        self._asks += 1
+        if self._backlog and (self._asks % 2 or not deferred):
+            # The newest, and one from anywhere, by turns: bad ones may stand side by side.
+            place = 1.0 if self._asks % 4 == 1 else self._asks * GOLDEN % 1
+            return self._send_copy(self._backlog.peek(place), now, _Way.AGAIN)
+        lanes = [lane for lane in (deferred.failed, deferred.ready, deferred.parts) if lane]
+        if lanes:
+            lane = lanes[self._asks // 2 % len(lanes)]
+            return self._sample(deferred.take(lane, now), now, _Way.AGAIN)
+        return self._turn(now) if deferred.turn_at < math.inf else None
+
+    def _turn(self, now: float) -> Batch | None:
+        """The one apart whose turn it is, or a sample of it."""
+        return self._sample(self._deferred.take_turn(now), now, _Way.TURN)
+
+    def _sample(self, whole: Batch | None, now: float, way: _Way) -> Batch | None:
+        """A copy of one event of *whole*: a yes to it shows that the rest fails for one of its events.
+
+        Each time from elsewhere, as it may be one that fails.
+        """
+        if whole is None or len(whole) == 1:
+            return self._send(whole, now, way)
+        event = whole.events[int(self._number * GOLDEN % 1 * len(whole))]
+        if way is _Way.TURN:
+            return self._send_copy(
+                event, now, way, self._deferred.add_apart(self._deferred.suspects, whole, now)
+            )
+        return self._send_copy(event, now, way, self._deferred.add_failed(whole))
+
+    def _send_copy(
+        self, event: bytes | None, now: float, way: _Way, whole: Batch | None = None
+    ) -> Batch | None:
+        """An event as a batch that settles nothing."""
+        copy = None if event is None else Batch((), (event,), len(event) + 1)
+        return self._send(copy, now, way, whole)
+
+    @property
+    def _wants_probe(self) -> bool:
+        """Whether a yes would tell more of a refused event, and none is to be had of any other."""
+        deferred = self._deferred
+        others = self._out or self._backlog or deferred.ready or deferred.parts or deferred.failed
+        if others or not (deferred.refused and self._may_die):
+            return False
+        first = deferred.refused[0]
+        return first.refusals > 1 and not self.flow.has_passed_since(first.number)
+
+    def _probe(self, now: float) -> Batch | None:
+        """A made-up event that Mixpanel refuses by name, which shows that it works."""
+        self._probe_at = now + PART_PACE_S
+        return self._send_copy(PROBE, now, _Way.PROBE)
+
+    def _send(self, batch: Batch | None, now: float, way: _Way, whole: Batch | None = None) -> Batch | None:
+        if batch is None:
+            return None
+        flow = self.flow
+        self._number += 1
+        flow.sent(self._number, now)
+        is_full = way is _Way.NEW and bool(self._backlog) and flow.out == flow.connections
+        self._out[batch] = _Sent(flow, way, batch.number, is_full, whole)
+        batch.number = self._number
+        batch.patience_s = flow.patience_s(batch.tries)
+        batch.tries += 1
+        return batch
+
+    # What follows
+
+    def settle(self, batch: Batch, outcome: Outcome, now: float) -> Report:
+        """Do what the *outcome* of *batch* asks for; the settled events have left the queue on return.
+
+        Raises:
+            ForwarderError: the queue could not be written. Nothing has changed: call again with the same.
+        """
+        sent = self._out[batch]
+        rule = _RULES[outcome.kind]
+        if not batch.ids and outcome.is_plain_no:
+            rule = Dispatcher._delivered
+        has_passed = rule in (Dispatcher._delivered, Dispatcher._short)
+        was_open = sent.flow.is_open
+        # Sent before the settings changed: that it failed says nothing.
+        is_stale = sent.flow is not self.flow and not has_passed
+        if is_stale:
+            rule = Dispatcher._as_it_was
+        counts = rule(self, batch, outcome, sent, now)
+        if batch.ids and batch.tries == 1 and not was_open:
+            sent.flow.tried(has_failed=rule is Dispatcher._failed)
+        if was_open and not sent.flow.is_open:
+            # What was set apart meanwhile may have been so by chance.
+            self._deferred.flush()
+        del self._out[batch]
+        sent.flow.ended()
+        if sent.way is _Way.TURN:
+            self._deferred.end_turn(now, is_in_vain=not has_passed)
+        return Report(
+            outcome, len(batch), batch.tries > 1, is_stale, *counts, *self.condition, self.wait_s(now)
+        )
+
+    def _delivered(self, batch: Batch, outcome: Outcome, sent: _Sent, now: float, short: int = 0) -> _Counts:
+        dead = _dead(batch, outcome)
+        if batch.ids:
+            self._settle(batch, batch.ids, dead, outcome, short)
+        self._passed(batch, outcome, sent, now)
+        return len(batch) - len(dead), len(dead), short
+
+    def _short(self, batch: Batch, outcome: Outcome, sent: _Sent, now: float) -> _Counts:
+        named = {rejection.index for rejection in outcome.rejections}
+        rest = batch.without(named) if batch.ids else batch
+        # While it names more, it may be that it names only so many at a time.
+        if not batch.ids or not rest or (batch.is_recounted and not named):
+            short = max(len(batch) - len(named) - outcome.imported, 0)
+            return self._delivered(batch, outcome, sent, now, short)
+        if named:
+            dead = _dead(batch, outcome)
+            self._settle(batch, [each.event_id for each in dead], dead, outcome)
+        self._passed(batch, outcome, sent, now)
+        rest.is_recounted = True
+        self._deferred.add_ready(rest)
+        return 0, len(named), 0
+
+    def _passed(self, batch: Batch, outcome: Outcome, sent: _Sent, now: float) -> None:
+        flow = sent.flow
+        is_telling = sent.is_full and not outcome.is_fresh
+        flow.timed(batch.number, batch.size_bytes, outcome.took_s, now, is_telling=is_telling)
+        flow.passed(batch.number, now, outcome.imported)
+        if outcome.imported:
+            self._may_die = DEAD_FOR_ONE
+        if sent.whole is not None and sent.whole.tries:
+            # One of its events passes: if the rest fails once more, it is for one of them.
+            sent.whole.failures = SURELY
+
+    def _refused(self, batch: Batch, outcome: Outcome, sent: _Sent, now: float) -> _Counts:
+        flow = self.flow
+        refusals = batch.refusals + (not batch.refusals or self._tells(batch.refusals, sent.before))
+        dead = len(batch) == 1 and refusals >= REFUSALS and self._may_die > 0
+        if dead:
+            said = Dead(batch.ids[0], batch.events[0], outcome.detail, "", outcome.status)
+            self._settle(batch, batch.ids, [said], outcome)
+            self._may_die -= 1
+        if outcome.kind is Kind.TOO_LARGE:
+            flow.size.too_large(batch.size_bytes, outcome.limit_bytes)
+        # Where a part may be good, or the same was asked before, it tells nothing new about the server.
+        if len(batch) <= 1 and (flow.is_open or sent.way not in (_Way.ASK, _Way.TURN)):
+            flow.refused(batch.number, outcome.detail, now)
+        batch.refusals = refusals
+        if len(batch) > 1 and outcome.kind is Kind.TOO_LARGE:
+            self._deferred.add_ready(*batch.halves())
+        elif len(batch) > 1:
+            self._deferred.add_parts(*batch.halves(), now=now)
+        elif not batch.ids:
+            self._probe_at = flow.retry_at
+        elif not dead:
+            self._deferred.add_apart(self._deferred.refused, batch, now)
+        return 0, int(dead), 0
+
+    def _failed(self, batch: Batch, outcome: Outcome, sent: _Sent, now: float) -> _Counts:
+        flow = self.flow
+        was_open = flow.is_open
+        if not batch.failures or flow.has_passed_since(sent.before):
+            batch.failures += 1
+        if was_open or not sent.is_suspect:
+            state = "blocked" if outcome.kind is Kind.MISCONFIGURED else "backing_off"
+            # That it fails again while others pass does not tell that these fail.
+            is_news = was_open or batch.failures < 2
+            flow.failed(
+                batch.number, state, outcome.detail, now, outcome.retry_after_s or 0.0, is_news=is_news
+            )
+        if not batch.ids:
+            self._probe_at = flow.retry_at
+        elif len(batch) > 1 and outcome.is_cut and not was_open and flow.size.cut(batch.size_bytes):
+            self._deferred.add_ready(*batch.halves())
+        elif flow.is_chance(batch.failures) and sent.is_suspect:
+            self._deferred.add_apart(self._deferred.suspects, batch, now)
+        elif flow.is_chance(batch.failures):
+            self._deferred.add_failed(batch)
+        elif len(batch) == 1:
+            self._deferred.add_apart(self._deferred.alone, batch, now)
+        else:
+            batch.failures = 1
+            self._deferred.add_parts(*batch.halves(), now=now)
+        return _NONE
+
+    def _throttled(self, batch: Batch, outcome: Outcome, sent: _Sent, now: float) -> _Counts:
+        self.flow.throttled(batch.number, outcome.detail, now, outcome.retry_after_s or 0.0)
+        return self._as_it_was(batch, outcome, sent, now)
+
+    def _as_it_was(self, batch: Batch, _outcome: Outcome, sent: _Sent, now: float) -> _Counts:
+        if batch.ids and sent.way is _Way.TURN:
+            self._deferred.add_apart(
+                self._deferred.refused if batch.refusals else self._deferred.alone, batch, now
+            )
+        elif batch.ids:
+            self._deferred.add_ready(batch)
+        return _NONE
+
+    def _settle(
+        self, batch: Batch, ids: Sequence[int], dead: Sequence[Dead], outcome: Outcome, short: int = 0
+    ) -> None:
+        size_bytes = batch.size_bytes if len(ids) == len(batch) else 0
+        self._spool.settle(Settlement(ids, dead, short, size_bytes, outcome.status, batch.tries))
+
+    def _may_tell(self, batch: Batch) -> bool:
+        """Whether one more refusal of *batch*, of one event, would tell more."""
+        return self._may_die > 0 and self._tells(batch.refusals, batch.number)
+
+    def _tells(self, refusals: int, number: int) -> bool:
+        """Whether something else has passed since request *number*; after the first refusal, an import."""
+        since = self.flow.has_imported_since if refusals == 1 else self.flow.has_passed_since
+        return since(number)
+
+    def _wait_s(self, tries: int) -> float:
+        settings = self._settings
+        return delay_s(tries, settings.retry_initial_s, settings.retry_max_s, self._random())
+
+
+def _dead(batch: Batch, outcome: Outcome) -> list[Dead]:
+    if not batch.ids:
+        return []
+    return [
+        Dead(batch.ids[said.index], batch.events[said.index], said.message, said.field, outcome.status)
+        for said in outcome.rejections
+    ]
+
+
+_RULES: dict[Kind, Callable[[Dispatcher, Batch, Outcome, _Sent, float], _Counts]] = {
+    Kind.DELIVERED: Dispatcher._delivered,
+    Kind.SHORT: Dispatcher._short,
+    Kind.TOO_LARGE: Dispatcher._refused,
+    Kind.REFUSED: Dispatcher._refused,
+    Kind.THROTTLED: Dispatcher._throttled,
+    Kind.UNREACHABLE: Dispatcher._failed,
+    Kind.MISCONFIGURED: Dispatcher._failed,
+}

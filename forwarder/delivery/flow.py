@@ -1,0 +1,363 @@
+"""How fast delivery goes: how many requests at once, how far apart, how large, how patient; and the breaker.
+
+Arithmetic over plain values: no thread, and no clock of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from forwarder.config.settings import Delivery
+from forwarder.delivery.pace import WINDOW_S, Pace
+
+# So many failures in a row without a success that was sent later: nothing gets through.
+SEVERAL = 5
+# So many requests refused without a reason since the last import: nothing is imported at all.
+TOO_MANY_REFUSALS = 20
+# With full batches, a fifteenth of what Mixpanel takes of a project.
+NOTICED_PER_MINUTE = 60
+# A slower answer is waited for longer, and a repeat is harmless.
+PATIENCE_S, PATIENT = 5.0, 4.0
+HOLD_S, HOLD_MOST_S = 2.0, 60.0
+# Of what would come of it if each connection were as fast as before, more of them must bring this part.
+GAIN = 0.3
+# Faster answers than this vary by chance, and hold up nobody.
+QUICK_S = 0.05
+
+
+def delay_s(tries: int, initial_s: float, maximum_s: float, jitter: float) -> float:
+    """Seconds to wait after *tries* failures in a row (1 or more).
+
+    Mixpanel documents it: "starting with a backoff of 2s and doubling backoff until 60s, with 1-5s of
+    jitter". *jitter*, from 0 to 1, says where in between. An *initial_s* or *maximum_s* below 2 shrinks the
+    jitter in proportion.
+    """
+    first_s = min(initial_s, maximum_s)
+    # 2**64 times any delay worth the name is past any maximum; a larger power would overflow.
+    wait_s = min(math.ldexp(first_s, min(max(tries - 1, 0), 64)), maximum_s)
+    return wait_s + min(1.0, first_s / 2) * (1 + 4 * jitter)
+
+
+class Flow:
+    """What one server bears, learned from how requests to it end. Instants are the caller's (monotonic).
+
+    Requests have numbers, in the order of sending. A failure counts only if nothing that was sent
+    later got through: one failed request slows down nobody while others succeed. After `SEVERAL` in a row
+    the breaker opens: nothing is sent but one request at a time, after waits that double. The next success
+    closes it. Not thread-safe.
+
+    Args:
+        settings: The limits of all that.
+        random: Draws from 0 to 1.
+
+    Attributes:
+        out: How many requests are not answered.
+        tries: How often in a row nothing got through; those that were out together count once.
+        retry_at: When what has failed may be sent again, if nothing gets through before.
+        opens_at: When anything may be sent.
+        size: How large a batch may be.
+    """
+
+    def __init__(self, settings: Delivery, random: Callable[[], float]) -> None:
+        self._settings = settings
+        self._random = random
+        # Nobody is to wait longer between requests than between tries.
+        self._pace = Pace(min(WINDOW_S, settings.retry_max_s))
+        self._connections = Connections(settings.connections)
+        self.size = Size(settings.batch_bytes)
+        self.out = self.tries = 0
+        self.retry_at = self.opens_at = -math.inf
+        self._sent = self._passed = self._imported = 0
+        self._misses = self._missed = 0
+        self._refusals = 0
+        self._failing = 0.0
+        self._slowest_s = 0.0
+        self._state, self._reason = "running", ""
+
+    # What is allowed
+
+    @property
+    def connections(self) -> int:
+        """How many requests may be out at once."""
+        return 1 if self.is_open else self._connections.allowed
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the breaker is open: nothing gets through, and one request at a time asks for more."""
+        return self._misses >= SEVERAL or self._refusals >= TOO_MANY_REFUSALS
+
+    @property
+    def holds_all(self) -> bool:
+        """Whether everything waits, and not only what has failed."""
+        return self.is_open or self.opens_at > -math.inf
+
+    @property
+    def trouble(self) -> tuple[str, str]:
+        """``backing_off`` or ``blocked`` and why, by what failed last; ``running`` if nothing has since then
+        that got through."""
+        return self._state, self._reason
+
+    @property
+    def note(self) -> str:
+        """For a person: that a pace is kept which is felt; else ""."""
+        pace = self._pace.per_minute
+        if pace > NOTICED_PER_MINUTE:
+            return ""
+        return f'at most {max(pace, 1):.0f} requests a minute, as Mixpanel has said "too many requests"'
+
+    @property
+    def next_at(self) -> float:
+        """When the next request may start."""
+        return max(self.opens_at, self._pace.due_at)
+
+    def has_passed_since(self, number: int) -> bool:
+        """Whether the server has judged something that was sent after request *number*."""
+        return self._passed > number
+
+    def has_imported_since(self, number: int) -> bool:
+        """Whether the server has imported something that was sent after request *number*."""
+        return self._imported > number
+
+    def is_chance(self, failures: int) -> bool:
+        """Whether chance alone may make one batch fail so often, each time while others got through."""
+        return failures < 2 or self._failing**failures > 0.05
+
+    def patience_s(self, tries: int) -> float:
+        """How long to wait for an answer to what has been sent *tries* times before."""
+        most_s = self._settings.read_timeout_s
+        if not self._slowest_s:
+            return most_s
+        usual_s = max(PATIENCE_S, PATIENT * self._slowest_s)
+        return min(math.ldexp(usual_s, min(tries + self.tries, 64)), most_s)
+
+    # What happens
+
+    def tried(self, *, has_failed: bool) -> None:
+        """What had never been sent before has failed, or has not: the share of those is chance."""
+        self._failing += (has_failed - self._failing) / 8
+
+    def sent(self, number: int, now: float) -> None:
+        """Request *number* starts."""
+        self._sent = number
+        self.out += 1
+        self._pace.sent(now, self._random())
+
+    def ended(self) -> None:
+        """All that follows from a request's end has been done."""
+        self.out -= 1
+
+    def passed(self, number: int, now: float, imported: int = 0) -> None:
+        """The server has judged request *number* event by event, and imported so many."""
+        self._pace.succeeded(now)
+        self._passed = max(self._passed, number)
+        if imported:
+            self._imported = max(self._imported, number)
+            self._refusals = 0
+        if number > self._missed and self._refusals < TOO_MANY_REFUSALS:
+            self._misses = self.tries = 0
+            self._state, self._reason = "running", ""
+            self.retry_at = self.opens_at = -math.inf
+
+    def timed(
+        self, number: int, size_bytes: int, took_s: float, now: float, *, is_telling: bool = False
+    ) -> None:
+        """Request *number* with a body of *size_bytes* took so long.
+
+        Args:
+            is_telling: It can be compared: the batch was as large as it might be, all else in use, and the
+                connection had served before, as a new one is slow at first.
+        """
+        self._slowest_s = max(took_s, self._slowest_s * 0.98)
+        self.size.passed(size_bytes)
+        if self.out >= self._connections.allowed and now >= self.next_at:
+            speed = size_bytes / took_s if is_telling and took_s > QUICK_S else 0.0
+            self._connections.succeeded(number, self._sent, speed, now)
+
+    def refused(self, number: int, words: str, now: float) -> None:
+        """Request *number*, of one event, was refused without a reason."""
+        self._pace.succeeded(now)
+        self._refusals += 1
+        self._missed = max(self._missed, number)
+        self._back_off(
+            "blocked", f"every event that was tried since the last import is refused: {words}", now
+        )
+        if self.is_open:
+            self.opens_at = max(self.opens_at, self.retry_at)
+
+    def failed(
+        self, number: int, state: str, words: str, now: float, floor_s: float = 0.0, *, is_news: bool = True
+    ) -> None:
+        """Request *number* got no answer of Mixpanel's; *state*: ``backing_off``, or ``blocked`` by settings.
+
+        *is_news*: it had not failed before while others got through.
+        """
+        self._pace.failed(now)
+        if number < self._passed:
+            return
+        self._missed = max(self._missed, number)
+        self._back_off(state, words, now, floor_s)
+        self._misses += is_news
+        if self.is_open:
+            self.opens_at = max(self.opens_at, self.retry_at)
+            self._connections.failed(self._sent)
+            self.size.reset()
+
+    def throttled(self, number: int, words: str, now: float, floor_s: float = 0.0) -> None:
+        """The server said "too many" to request *number*: all wait, and go on slower."""
+        if number > self._missed:
+            self._connections.throttled(self._sent, now)
+        self._back_off("backing_off", words, now, floor_s)
+        self._pace.throttled(now, self._random())
+        self.opens_at = max(self.opens_at, self.retry_at)
+        # A success of what was out already does not end the wait.
+        self._missed = self._sent
+
+    def flush(self) -> None:
+        """Forget the present waits, but not why."""
+        self.retry_at = self.opens_at = -math.inf
+        self._pace.flush()
+
+    def _back_off(self, state: str, words: str, now: float, floor_s: float = 0.0) -> None:
+        """Wait, longer each time; at least *floor_s*.
+
+        The first of the longest waits is drawn out by up to as much again, a minute at most: those that fail
+        for the same outage do not come back in step.
+        """
+        self._state, self._reason = state, words
+        if now < self.retry_at:
+            # One of those that were out together: they fail as one, the longest Retry-After counts.
+            self.retry_at = max(self.retry_at, now + floor_s)
+            return
+        self.tries += 1
+        # Blocked by the key or the address: after the second try it takes a person.
+        blocks = state == "blocked" and not self._refusals and self.tries > 1
+        wait_s = self._wait_s(64 if blocks else self.tries, self._random())
+        if self._wait_s(self.tries - 1) < self._wait_s(self.tries) == self._wait_s(self.tries + 1):
+            wait_s += min(self._settings.retry_max_s, WINDOW_S) * self._random()
+        self.retry_at = now + max(wait_s, floor_s)
+
+    def _wait_s(self, tries: int, jitter: float = 0.0) -> float:
+        return delay_s(tries, self._settings.retry_initial_s, self._settings.retry_max_s, jitter)
+
+
+class Connections:
+    """How many requests may be out at once, from 1 to *limit*: as many as make delivery faster.
+
+    It starts at 1 and doubles each round trip while all are in use. Where more at once are hardly faster
+    together than fewer were, it goes back to these, and tries half as many more after a while, each longer.
+
+    Attributes:
+        allowed: How many.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = max(limit, 1)
+        self._speeds: dict[int, float] = {}
+        self._answers = self._samples = self._since = 0
+        self._is_doubling = True
+        self._held_until = -math.inf
+        self._hold_s = HOLD_S
+        self.allowed = 1
+
+    def succeeded(self, number: int, last_number: int, speed: float, now: float) -> None:
+        """Request *number* got through while all were in use, with *speed* bytes a second; 0: not comparable.
+
+        *last_number* is that of the last request that was sent.
+        """
+        self._answers += 1
+        if speed and number > self._since:
+            self._samples += 1
+            together = speed * self.allowed
+            known = self._speeds.get(self.allowed, together)
+            self._speeds[self.allowed] = known + (together - known) / 4
+            if self._is_in_vain():
+                self._hold(now)
+                self._set(self._fewer, last_number)
+                return
+        is_judged = self._samples > self.allowed // 2 or not self._fewer
+        if is_judged and self._answers >= self.allowed < self._limit and now >= self._held_until:
+            more = self.allowed if self._is_doubling else (self.allowed + 1) // 2
+            self._set(min(self.allowed + more, self._limit), last_number)
+
+    def throttled(self, last_number: int, now: float) -> None:
+        """The server said "too many": half as many."""
+        self._hold(now)
+        self._set(max(self.allowed // 2, 1), last_number)
+
+    def failed(self, last_number: int) -> None:
+        """Nothing gets through: one asks again."""
+        self._is_doubling = True
+        self._set(1, last_number)
+
+    @property
+    def _fewer(self) -> int:
+        """The best of the lower numbers; 0: nothing is known of any."""
+        fewer = [level for level in self._speeds if level < self.allowed]
+        return max(fewer, key=lambda level: self._speeds[level], default=0)
+
+    def _is_in_vain(self) -> bool:
+        """Whether so many at once are hardly faster than fewer: by the first answer if not at all."""
+        fewer = self._fewer
+        if not fewer:
+            return False
+        gain = self._speeds[self.allowed] / self._speeds[fewer] - 1
+        if self._samples <= self.allowed // 2:
+            return gain < 0
+        if gain < GAIN * (self.allowed / fewer - 1):
+            return True
+        self._hold_s = HOLD_S
+        return False
+
+    def _hold(self, now: float) -> None:
+        self._is_doubling = False
+        self._held_until = now + self._hold_s
+        self._hold_s = min(2 * self._hold_s, HOLD_MOST_S)
+
+    def _set(self, allowed: int, last_number: int) -> None:
+        self._speeds = {level: speed for level, speed in self._speeds.items() if level <= allowed}
+        self._answers = self._samples = 0
+        self._since = last_number
+        self.allowed = allowed
+
+
+class Size:
+    """How many bytes a batch may have: up to *most_bytes*, as the server and the way to it bear them.
+
+    A limit that is named is kept until the server takes more than that itself. One that is not named is found
+    by halving, and tried again in small steps: it may have been a moment's, or another event's.
+
+    Attributes:
+        allowed_bytes: How many.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = self._limit_bytes = self.allowed_bytes = most_bytes
+        self._passed_bytes = 0
+
+    def too_large(self, size_bytes: int, named_bytes: int | None = None) -> None:
+        """A batch of *size_bytes* was too large; the limit is *named_bytes*, if it was said."""
+        if named_bytes:
+            self._limit_bytes = min(self._limit_bytes, named_bytes)
+        self.allowed_bytes = min(self.allowed_bytes, named_bytes or max(size_bytes // 2, 1))
+
+    def cut(self, size_bytes: int) -> bool:
+        """One of *size_bytes* was cut off. Whether that may be for its size: none as large has passed."""
+        if size_bytes <= self._passed_bytes:
+            # It has, but that may be over.
+            self._passed_bytes = self._passed_bytes * 9 // 10
+            return False
+        self.too_large(size_bytes)
+        return True
+
+    def passed(self, size_bytes: int) -> None:
+        """A batch of *size_bytes* came through: the next may be a sixteenth larger, until the limit."""
+        self._passed_bytes = max(self._passed_bytes, size_bytes)
+        if size_bytes > self._limit_bytes:
+            self._limit_bytes = self._most_bytes
+            self.allowed_bytes = min(size_bytes, self._limit_bytes)
+        self.allowed_bytes = min(self.allowed_bytes + self.allowed_bytes // 16 + 1, self._limit_bytes)
+
+    def reset(self) -> None:
+        """Nothing gets through, whatever its size: so it was not the size."""
+        self.allowed_bytes = self._limit_bytes

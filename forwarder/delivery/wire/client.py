@@ -1,0 +1,267 @@
+"""One POST to Mixpanel's ``/import``, and whatever came back as a plain value.
+
+A whole answer has one time limit and one size, and nothing is ever followed or stored: a redirect would
+carry the key elsewhere.
+"""
+
+import base64
+import contextlib
+import http.client
+import io
+import time
+import zlib
+from collections.abc import Mapping
+from typing import cast
+from urllib.parse import urlsplit
+
+import requests
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, urldefragauth
+
+from forwarder import __version__
+from forwarder.config import Credentials, Settings, import_url, load_credentials
+from forwarder.delivery.wire import proxy
+from forwarder.delivery.wire.answer import shown
+from forwarder.delivery.wire.connection import ConnectError, Connection, Route, explain, trust
+from forwarder.delivery.wire.outcome import Reply
+from forwarder.delivery.wire.redact import Redactor
+from forwarder.errors import ConfigError
+
+MAX_ANSWER_BYTES = 2 * 1024 * 1024  # 2000 failed records with words of 900 bytes
+# With these, whoever answered has looked at the request. After another, the name is resolved again: DNS
+# may have moved while the old address goes on answering.
+_JUDGEMENTS = frozenset({200, 400, 413, 429})
+
+
+class Client:
+    """Sends gzipped NDJSON to *url* (the whole address of ``/import``); may be used by many threads.
+
+    *connect_timeout_s* is for each address tried and for TLS; *read_timeout_s* for the whole answer, and
+    for each wait while a request is sent: neither starts before the other side has acknowledged what
+    it can. Proxies are taken from the environment as it is now, except for a server on this host.
+    *ca_file* is trusted in addition to the system's and certifi's roots; *connections* are kept open.
+
+    Attributes:
+        strict: Whether events are judged one by one, as it was asked for.
+        proxy: Which proxy is used, for people; "" for none.
+
+    Raises:
+        ConfigError: *url*, *ca_file* or the environment's proxy can't be used.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        credentials: Credentials,
+        *,
+        strict: bool = True,
+        geolocate: bool = False,
+        ca_file: str = "",
+        connect_timeout_s: float = 5.0,
+        read_timeout_s: float = 60.0,
+        connections: int = 10,
+    ) -> None:
+        query = {"strict": "1" if strict else "0"}
+        if credentials.project_id:
+            query["project_id"] = credentials.project_id
+        if not geolocate:
+            # Without it, Mixpanel looks up this host's address and stamps its place on every event.
+            query["ip"] = "0"
+        request, scheme, host, port = _prepared(url, query)
+        environment = requests.Session().merge_environment_settings(request.url, {}, True, None, None)
+        through = proxy.choose(scheme, host, environment["proxies"])
+        context = None
+        if scheme == "https" or (through and through.scheme == "https"):
+            verify = environment["verify"]
+            context = trust(verify if isinstance(verify, str) else DEFAULT_CA_BUNDLE_PATH, ca_file)
+        signed = base64.b64encode(f"{credentials.username}:{credentials.password}".encode()).decode()
+        self._headers = {
+            "Authorization": f"Basic {signed}",
+            "Content-Type": "application/x-ndjson",
+            "Content-Encoding": "gzip",
+            "Accept": "application/json",
+            "Connection": "keep-alive",
+            "User-Agent": f"mixpanel-forwarder/{__version__}",
+        }
+        self._route = Route(scheme, host, port, through, context, connect_timeout_s, read_timeout_s)
+        self._target = request.path_url
+        if through and self._route.is_forwarded:
+            self._target = urldefragauth(cast(str, request.url))
+            self._headers |= through.headers
+        self._idle: list[Connection] = []
+        self._most = max(connections, 1)
+        secrets = [credentials.password or credentials.username, signed]
+        if through:
+            secrets += [through.password or through.username, through.signed]
+        self._hide = Redactor(secrets)
+        self.strict = strict
+        self.proxy = str(through or "")
+
+    def post(self, body: bytes, patience_s: float | None = None) -> Reply:
+        """Send *body* (gzip) once; never raises for anything the network does.
+
+        The answer is waited for *patience_s*, counted from when the request is out; at most, and by
+        default, *read_timeout_s*. A kept connection that turns out to be dead is replaced by a new
+        one, once: Mixpanel drops the repeat if the first one got through.
+        """
+        limit_s = self._route.read_timeout_s
+        if patience_s is not None:
+            limit_s = min(limit_s, patience_s)
+        kept = self._kept()
+        reply = self._exchange(kept, body, limit_s) if kept else None
+        if reply is None:
+            try:
+                fresh = self._route.connect()
+            except ConnectError as problem:
+                self.refresh()
+                text = shown(str(problem), hide=self._hide)
+                return Reply(problem.status, {}, b"", text, time.time(), place=problem.place, hide=self._hide)
+            reply = self._exchange(fresh, body, limit_s)
+        assert reply is not None
+        return reply
+
+    def refresh(self) -> None:
+        """Close the idle connections, so that the next requests look up the server's name again."""
+        with contextlib.suppress(IndexError):
+            while True:
+                self._idle.pop().close()
+
+    def close(self) -> None:
+        """Close the idle connections, and those in use when they are done."""
+        self._most = 0
+        self.refresh()
+
+    def _exchange(self, connection: Connection, body: bytes, patience_s: float) -> Reply | None:
+        """The reply; None when a kept connection has died."""
+        is_fresh = not connection.has_served
+        place = self._route.place
+        began = time.monotonic()
+        try:
+            connection.post(self._target, self._headers, body)
+            response = connection.answer(patience_s)
+            received_at = time.time()
+            headers = {name.lower(): response.getheader(name, "") for name in response.headers}
+            content = _content(response, headers)
+        except _FAILURES as problem:
+            connection.close()
+            self.refresh()
+            is_timeout = isinstance(problem, TimeoutError) and not problem.errno
+            if not is_fresh and isinstance(problem, _CUT) and not is_timeout:
+                return None
+            text = str(problem) if isinstance(problem, _AnswerError) else explain(problem, place)
+            return Reply(
+                None,
+                {},
+                b"",
+                shown(text, hide=self._hide),
+                time.time(),
+                took_s=time.monotonic() - began,
+                is_fresh=is_fresh,
+                is_cut=isinstance(problem, (*_CUT, _TooLongError)),
+                place=place,
+                hide=self._hide,
+            )
+        took_s = time.monotonic() - began
+        self._keep(connection, response.status)
+        if response.status == http.HTTPStatus.PROXY_AUTHENTICATION_REQUIRED and self._route.is_forwarded:
+            place = self._route.gate
+        return Reply(
+            response.status,
+            headers,
+            content,
+            received_at=received_at,
+            took_s=took_s,
+            is_fresh=is_fresh,
+            place=place,
+            hide=self._hide,
+        )
+
+    def _kept(self) -> Connection | None:
+        with contextlib.suppress(IndexError):
+            while True:
+                connection = self._idle.pop()
+                if connection.is_fit:
+                    return connection
+                connection.close()
+        return None
+
+    def _keep(self, connection: Connection, status: int) -> None:
+        connection.served()
+        if status not in _JUDGEMENTS:
+            self.refresh()
+        elif not connection.is_closed and len(self._idle) < self._most:
+            self._idle.append(connection)
+            return
+        connection.close()
+
+
+def _prepared(url: str, query: Mapping[str, str]) -> tuple[requests.PreparedRequest, str, str, int]:
+    """The request's address, and its scheme, host and port."""
+    try:
+        prepared = requests.Request("POST", url, params=query).prepare()
+        parts = urlsplit(cast(str, prepared.url))
+        if parts.scheme in ("http", "https") and parts.hostname:
+            port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+            return prepared, parts.scheme, parts.hostname, port
+    except (requests.RequestException, ValueError):
+        pass
+    # Not shown, because there may be a password in it.
+    raise ConfigError("mixpanel.url is not a web address", "Give https://HOST")
+
+
+class _AnswerError(Exception):
+    """An answer that came, but can't be used; the text is for people."""
+
+
+class _TooLongError(_AnswerError):
+    pass
+
+
+_CUT = (OSError, http.client.IncompleteRead)
+_FAILURES = (*_CUT, http.client.HTTPException, ValueError, _AnswerError)
+
+
+def _content(response: http.client.HTTPResponse, headers: Mapping[str, str]) -> bytes:
+    """The body, decoded, of at most MAX_ANSWER_BYTES."""
+    said = f"HTTP {response.status} with an answer"
+    encoding = headers.get("content-encoding", "identity").strip().lower()
+    is_zipped = encoding in ("gzip", "x-gzip", "deflate")
+    decoder = zlib.decompressobj(wbits=47)  # gzip or zlib, as the first bytes say
+    received = 0
+    content = io.BytesIO()  # gives its bytes away without a copy
+    while piece := response.read(65536):
+        received += len(piece)
+        if is_zipped:
+            try:
+                piece = decoder.decompress(piece, MAX_ANSWER_BYTES + 1 - content.tell())
+            except zlib.error:
+                raise _AnswerError(f"{said} that can't be decompressed") from None
+        content.write(piece)
+        if max(received, content.tell()) > MAX_ANSWER_BYTES:
+            raise _TooLongError(f"{said} too long to be Mixpanel's (over 2 MiB)")
+    if response.length:
+        raise http.client.IncompleteRead(b"", response.length)
+    if received and is_zipped and not decoder.eof:
+        raise _AnswerError(f"{said} that was cut off")
+    if received and not is_zipped and encoding not in ("", "identity"):
+        raise _AnswerError(f"{said} in an encoding not asked for")
+    return content.getvalue()
+
+
+def new_client(settings: Settings) -> tuple[Client, list[str]]:
+    """A client for *settings*, and warnings about how its secret is kept.
+
+    Raises:
+        ConfigError, NotPermittedError: there are no usable credentials.
+    """
+    credentials, warnings = load_credentials(settings)
+    client = Client(
+        import_url(settings),
+        credentials,
+        strict=settings.mixpanel.strict,
+        geolocate=settings.mixpanel.geolocate,
+        ca_file=settings.mixpanel.ca_file,
+        connect_timeout_s=settings.delivery.connect_timeout_s,
+        read_timeout_s=settings.delivery.read_timeout_s,
+        connections=settings.delivery.connections,
+    )
+    return client, warnings

@@ -1,0 +1,431 @@
+"""Connections to Mixpanel, direct or through a proxy: urllib3's, with limits and with words for what fails.
+
+urllib3 and http.client limit each wait for a piece. Here all that a request and its answer may take is
+limited, but not the time that a slow uplink needs as long as the other side acknowledges what was sent.
+"""
+
+import contextlib
+import fcntl
+import http.client
+import importlib
+import io
+import os
+import re
+import socket
+import ssl
+import sys
+import termios
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from urllib3.connection import HTTPConnection, HTTPSConnection, ProxyConfig
+from urllib3.util.ssltransport import SSLTransport
+
+from forwarder.delivery.wire.proxy import Proxy, place_of
+from forwarder.errors import ConfigError
+
+OLD_S = 300.0
+IDLE_S = 55.0  # many a NAT forgets a connection after a minute
+DEAD_S = 600.0
+_LOOK_S = 0.25
+BOUND = 10  # times the read timeout, for a request with its answer
+
+# A kept connection may have been dropped without a word, by a NAT or a host that is gone: after a pause of
+# PAUSE_S, that has to show within DROPPED_S.
+PAUSE_S = 1.0
+DROPPED_S = 4.0
+OPTIONS = (
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
+)
+
+
+class ConnectError(Exception):
+    """There is no connection; the text is for people. *status*: what the proxy said, if it may not be."""
+
+    def __init__(self, text: str, place: str, status: int | None = None) -> None:
+        super().__init__(text)
+        self.place = place
+        self.status = status
+
+
+@dataclass
+class Route:
+    """The way to a server: *context* is for TLS with it, and with a proxy that speaks TLS."""
+
+    scheme: str
+    host: str
+    port: int
+    proxy: Proxy | None
+    context: ssl.SSLContext | None
+    connect_timeout_s: float
+    read_timeout_s: float
+    # Addresses that did not take a connection, and until when they are tried last.
+    dead: dict[Any, float] = field(default_factory=dict)
+    # When something was last acknowledged on a kept connection.
+    alive_at: float = 0.0
+
+    @property
+    def is_forwarded(self) -> bool:
+        """Whether the proxy is given the request itself, and not asked to connect."""
+        return self.scheme == "http" and self.proxy is not None and not self.proxy.is_socks
+
+    @property
+    def server(self) -> str:
+        """The server, for people."""
+        return place_of(self.host, self.port)
+
+    @property
+    def place(self) -> str:
+        """Who answers, for people."""
+        return f"{self.server} through {self.gate}" if self.proxy else self.server
+
+    @property
+    def gate(self) -> str:
+        """Who takes the connection, for people."""
+        return f"the proxy {self.proxy}" if self.proxy else self.server
+
+    def connect(self) -> "Connection":
+        """A new connection.
+
+        Raises:
+            ConnectError: there is none.
+        """
+        proxy = self.proxy if self.proxy and not self.proxy.is_socks else None
+        config = ProxyConfig(self.context, False, None, None) if proxy else None
+        where: dict[str, Any] = {
+            "host": proxy.host if proxy else self.host,
+            "port": proxy.port if proxy else self.port,
+            "timeout": self.connect_timeout_s,
+            "proxy": proxy.url if proxy else None,
+            "proxy_config": config,
+        }
+        connection: Connection
+        if self.scheme == "https" or (proxy and proxy.scheme == "https"):
+            connection = _TLSConnection(self, ssl_context=self.context, **where)
+        else:
+            connection = Connection(self, **where)
+        if proxy and not self.is_forwarded:
+            connection.set_tunnel(self.host, self.port, proxy.headers, scheme=proxy.scheme)
+        try:
+            connection.connect()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+class Connection(HTTPConnection):
+    """One connection along *route*; *has_served* once it has brought a whole answer."""
+
+    has_served = False
+
+    def __init__(self, route: Route, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._route = route
+        self._opened_at = self._used_at = time.monotonic()
+
+    @property
+    def is_fit(self) -> bool:
+        """Whether another request may go over it, as far as can be told without one."""
+        now = time.monotonic()
+        return now < self._opened_at + OLD_S and now < self._used_at + IDLE_S and self.is_connected
+
+    def connect(self) -> None:
+        try:
+            super().connect()
+        except (OSError, ValueError) as problem:
+            # What comes before TLS has its own words, in the methods below.
+            place = self._route.gate if self.proxy and not self.has_connected_to_proxy else self._route.place
+            raise ConnectError(_no_tls(problem, place), place) from problem
+
+    def post(self, target: str, headers: Mapping[str, str], body: bytes) -> None:
+        """Send a request; raises what http.client does."""
+        assert self.sock is not None
+        paused = self.has_served and time.monotonic() > self._used_at + PAUSE_S
+        self._patience = _Patience(self.sock, self._route, is_kept=self.has_served, is_doubtful=paused)
+        self.putrequest("POST", target)
+        for name, value in headers.items():
+            self.putheader(name, value)
+        self.putheader("Content-Length", str(len(body)))
+        # Whoever refuses a body early may have said why.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.endheaders(body)
+
+    def answer(self, patience_s: float) -> http.client.HTTPResponse:
+        """The final answer's head; *patience_s* is for the whole of it. Raises what http.client does."""
+        self._patience.wait(patience_s)
+        # urllib3's own logs the address with its query where a header can't be parsed.
+        response = http.client.HTTPConnection.getresponse(self)
+        assert isinstance(response, _Response)
+        response.incoming.in_head = False
+        return response
+
+    def served(self) -> None:
+        """Its answer has come as a whole."""
+        self.has_served, self._used_at = True, time.monotonic()
+
+    def send(self, data: Any) -> None:
+        assert self.sock is not None
+        if isinstance(self.sock, SSLTransport):
+            # TLS within TLS can't go on after a timeout: it has taken the piece off its own buffer.
+            self.sock.settimeout(self._route.read_timeout_s)
+            self.sock.sendall(data)
+            return
+        left = memoryview(data)
+        while left:
+            self.sock.settimeout(self._patience.left_s())
+            try:
+                left = left[self.sock.send(left) :]
+            except TimeoutError as problem:
+                if problem.errno:
+                    raise  # the system's: TCP_USER_TIMEOUT
+            else:
+                self._patience.renew()
+
+    def response_class(self, sock: socket.socket, **kwargs: Any) -> "_Response":  # type: ignore[override]
+        """Called by http.client for the answer to a request, and to CONNECT."""
+        return _Response(sock, self._patience, **kwargs)
+
+    def _new_conn(self) -> socket.socket:
+        route = self._route
+        if route.proxy and route.proxy.is_socks:
+            return _socks(route, route.proxy)
+        try:
+            found = socket.getaddrinfo(self._dns_host, self.port, 0, socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as problem:
+            raise ConnectError(_not_found(problem, route.gate), route.gate) from problem
+        now = time.monotonic()
+        last: OSError | None = None
+        for entry in sorted(found, key=lambda entry: route.dead.get(entry[4], 0.0) > now):
+            try:
+                sock = _connected(entry, route.connect_timeout_s)
+            except OSError as problem:
+                route.dead[entry[4]] = time.monotonic() + DEAD_S
+                last = problem
+            else:
+                route.dead.pop(entry[4], None)
+                return sock
+        raise ConnectError(_not_connected(last, route.gate), route.gate) from last
+
+    def _tunnel(self) -> None:
+        assert self.sock is not None
+        gate = self._route.gate
+        self._patience = _Patience(self.sock, self._route)
+        try:
+            super()._tunnel()
+        except (OSError, ValueError, http.client.HTTPException) as problem:
+            said = re.fullmatch(r"Tunnel connection failed: ((\d+).*)", str(problem), re.DOTALL)
+            if not said:
+                raise ConnectError(explain(problem, gate), gate) from problem
+            status = int(said[2])
+            raise ConnectError(
+                f"{gate} refused to connect to {self._route.server}: {said[1]}",
+                gate,
+                status if 400 <= status < 500 else None,
+            ) from problem
+        self.sock.settimeout(self._route.connect_timeout_s)  # for TLS, which comes next
+
+
+class _TLSConnection(Connection, HTTPSConnection):
+    pass
+
+
+def _connected(entry: Any, timeout_s: float) -> socket.socket:
+    """A socket connected to what getaddrinfo has found."""
+    family, kind, protocol, _, address = entry
+    sock = socket.socket(family, kind, protocol)
+    try:
+        for option in OPTIONS:
+            sock.setsockopt(*option)
+        sock.settimeout(timeout_s)
+        sock.connect(address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _socks(route: Route, proxy: Proxy) -> socket.socket:
+    socks = importlib.import_module("socks")
+    try:
+        sock: socket.socket = socks.create_connection(
+            (route.host, route.port),
+            route.connect_timeout_s,
+            proxy_type=socks.SOCKS4 if proxy.scheme.startswith("socks4") else socks.SOCKS5,
+            proxy_addr=proxy.host,
+            proxy_port=proxy.port,
+            proxy_rdns=proxy.scheme in ("socks4a", "socks5h"),
+            proxy_username=proxy.username or None,
+            proxy_password=proxy.password or None,
+            socket_options=OPTIONS,
+        )
+    except socks.ProxyConnectionError as problem:
+        text = _not_connected(problem.socket_err, route.gate)
+        raise ConnectError(text, route.gate) from problem
+    except socks.ProxyError as problem:
+        cause = problem.socket_err or problem
+        if isinstance(cause, socks.ProxyError):
+            text = f"{route.gate} refused to connect to {route.server}: {cause.msg}"
+        else:
+            text = explain(cause, route.gate)
+        raise ConnectError(text, route.gate) from problem
+    except (OSError, UnicodeError) as problem:
+        # The proxy's name, or with socks4 and socks5 the server's.
+        text = _not_found(problem, route.place)
+        raise ConnectError(text, route.place) from problem
+    return sock
+
+
+class _Patience:
+    """How much longer to wait for the other side: the limit counts from when it last acknowledged something.
+
+    What the system still holds of what was sent says so. A *doubtful* connection is given up sooner, unless
+    some kept one along the route is acknowledged: then the line is only slow.
+    """
+
+    def __init__(self, sock: Any, route: Route, *, is_kept: bool = False, is_doubtful: bool = False) -> None:
+        self._sock, self._route, self._is_kept, self._is_doubtful = sock, route, is_kept, is_doubtful
+        self._began = time.monotonic()
+        self.wait(route.read_timeout_s)
+
+    def wait(self, limit_s: float) -> None:
+        """From now on, wait *limit_s*."""
+        self._limit_s = limit_s
+        self.renew()
+
+    def renew(self) -> None:
+        """The other side has made progress."""
+        self._until = min(time.monotonic() + self._limit_s, self._began + BOUND * self._route.read_timeout_s)
+        self._queued = self._unacknowledged()
+
+    def left_s(self) -> float:
+        """How long the next call of the socket may take; raises TimeoutError when there is no time left."""
+        now = time.monotonic()
+        if self._queued and self._unacknowledged() < self._queued:
+            self._is_doubtful = False
+            if self._is_kept:
+                self._route.alive_at = now
+            self.renew()
+        if self._is_doubtful and self._queued and now > max(self._began, self._route.alive_at) + DROPPED_S:
+            raise ConnectionResetError
+        left_s = self._until - now
+        if left_s <= 0:
+            raise TimeoutError
+        return min(left_s, _LOOK_S) if self._queued else left_s
+
+    def _unacknowledged(self) -> int:
+        return int.from_bytes(fcntl.ioctl(self._sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+
+
+class _Incoming(io.RawIOBase):
+    """What a socket receives, as long as there is patience; *held* keeps the socket open until the end."""
+
+    in_head = True
+
+    def __init__(self, sock: socket.socket, held: io.RawIOBase, patience: _Patience) -> None:
+        self._sock, self._held, self._patience = sock, held, patience
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            self._sock.settimeout(self._patience.left_s())
+            try:
+                count = self._sock.recv_into(buffer)
+            except TimeoutError as problem:
+                if problem.errno:
+                    raise  # the system's: TCP_USER_TIMEOUT
+                continue
+            if not count and self.in_head:
+                # http.client would take what came for all of it.
+                raise ConnectionResetError
+            return count
+
+    def close(self) -> None:
+        self._held.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, sock: socket.socket, patience: _Patience, **kwargs: Any) -> None:
+        super().__init__(sock, **kwargs)
+        self.incoming = _Incoming(sock, self.fp.detach(), patience)
+        self.fp = io.BufferedReader(self.incoming)
+
+    def _read_status(self) -> tuple[str, int, str]:
+        while True:
+            version, status, reason = super()._read_status()  # type: ignore[misc]  # the stubs have none
+            if not 100 <= status < 200 or status == http.HTTPStatus.SWITCHING_PROTOCOLS:
+                return version, status, reason
+            # Interim answers may come at any time, in any number (RFC 9110, 15.2); http.client skips 100.
+            http.client.parse_headers(self.fp)
+
+
+def explain(problem: BaseException, place: str) -> str:
+    """One line for a person about an exchange with *place* that failed."""
+    if isinstance(problem, TimeoutError):
+        return f"no whole answer from {place} in time"
+    if isinstance(problem, ssl.SSLError):
+        return _no_tls(problem, place)
+    if isinstance(problem, (ConnectionError, http.client.IncompleteRead)):
+        return f"{place} cut the connection before the whole answer came"
+    if isinstance(problem, OSError):
+        return f"the connection to {place} failed: {_reason(problem)}"
+    return f"what {place} answered is not HTTP"
+
+
+def _not_found(problem: OSError | UnicodeError, place: str) -> str:
+    return f"DNS: {place} can't be found: {_reason(problem)}"
+
+
+def _not_connected(problem: OSError | None, place: str) -> str:
+    if isinstance(problem, TimeoutError):
+        return f"no connection to {place} in time"
+    if isinstance(problem, ConnectionRefusedError):
+        return f"{place} refused the connection"
+    return f"no connection to {place}: {_reason(problem)}"
+
+
+def _no_tls(problem: OSError | ValueError, place: str) -> str:
+    if isinstance(problem, ssl.SSLCertVerificationError):
+        return f"TLS: the certificate of {place} is not trusted: {problem.verify_message}"
+    reason = "no answer in time" if isinstance(problem, TimeoutError) else _reason(problem)
+    return f"TLS with {place} failed: {reason}"
+
+
+def _reason(problem: BaseException | None) -> str:
+    if isinstance(problem, ssl.SSLError):
+        return (problem.reason or "the connection was cut").replace("_", " ").lower()
+    if isinstance(problem, OSError) and problem.strerror:
+        return problem.strerror
+    return "the connection was cut" if isinstance(problem, OSError) else "the name can't be used"
+
+
+def trust(bundle: str, ca_file: str) -> ssl.SSLContext:
+    """Who is believed: the roots of the system, of *bundle* (certifi's or the environment's), of *ca_file*.
+
+    Raises:
+        ConfigError: a file can't be read, or has no certificate in it.
+    """
+    context = ssl.create_default_context()
+    variable = "REQUESTS_CA_BUNDLE" if os.environ.get("REQUESTS_CA_BUNDLE") else "CURL_CA_BUNDLE"
+    for name, path in ((variable, bundle), ("mixpanel.ca_file", ca_file)):
+        try:
+            if os.path.isdir(path):
+                context.load_verify_locations(capath=path)
+            elif path:
+                context.load_verify_locations(path)
+        except OSError as problem:
+            reason = "no certificate in it" if isinstance(problem, ssl.SSLError) else problem.strerror
+            raise ConfigError(
+                f"{name} {path!r} can't be used: {reason}", "Name a file in PEM form"
+            ) from problem
+    return context
