@@ -6,7 +6,6 @@ With names behind it, only these are measured: ``python -m benchmarks delivery d
 from __future__ import annotations
 
 import argparse
-import re
 import shutil
 import signal
 import sys
@@ -26,6 +25,7 @@ from benchmarks import (
     quiet,
     slow_far_end,
     table,
+    trouble,
 )
 from benchmarks.table import Number
 
@@ -35,6 +35,8 @@ Measure = Callable[[str, argparse.Namespace], Iterator[Number]]
 PARTS: dict[str, Measure] = {
     "delivery": lambda place, given: delivery.measure(place, given.events, given.rounds),
     "slow_far_end": lambda place, given: slow_far_end.measure(place, given.events),
+    "trouble": lambda place, _given: trouble.measure(place),
+    "uplink": lambda place, _given: trouble.uplink(place),
     "fairness": lambda _place, _given: fairness.measure(),
     "commands": lambda place, given: commands.measure(place, given.events, given.rounds),
     "puts": lambda place, given: puts.measure(place, given.puts),
@@ -79,7 +81,7 @@ def main() -> None:
         finally:
             shutil.rmtree(place, ignore_errors=True)
         print(f"measured {name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
-    found.sort(key=lambda number: int(re.sub(r"\D", "", number.name)))
+    found.sort(key=lambda number: number.place)
     print(table.heading(), *map(table.line, found), "", table.sentence(found), sep="\n")
     table.write(given.json, found)
     print(f"\nThe same as JSON: {given.json}")

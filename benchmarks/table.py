@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from string import ascii_lowercase
 
 _LIBRARIES = ("isal", "msgspec", "persist-queue", "requests")
 
@@ -19,7 +20,7 @@ class Number:
     """One measured number, and what it is to reach.
 
     Attributes:
-        name: N1 to N11.
+        name: N1 to N11; N2a comes after N2.
         what: What was measured, with its unit.
         figure: What is held against the target; a ratio where something stands beside ours.
         target: ``"<= 6"`` or ``">= 0.7"``; empty: it is only told.
@@ -35,6 +36,12 @@ class Number:
     ours: float | None = None
     bare: float | None = None
     plain: float | None = None
+
+    @property
+    def place(self) -> tuple[int, str]:
+        """Where it stands in the table."""
+        digits = self.name[1:].rstrip(ascii_lowercase)
+        return int(digits), self.name[1 + len(digits) :]
 
     @property
     def is_met(self) -> bool | None:
