@@ -90,8 +90,10 @@ class Deferred:
         lane.append(_emptied(batch))
         return lane[-1]
 
-    def take(self, lane: deque[Batch] | Heap, now: float) -> Batch | None:
+    def take(self, lane: deque[Batch] | Heap, now: float, *, is_paced: bool = False) -> Batch | None:
         """The first of a *lane*, with its content; None: it is gone, as others may delete it.
+
+        *is_paced*: the next part or suspect waits for its pace.
 
         Raises:
             ForwarderError: the queue can't be read. Nothing has changed.
@@ -102,7 +104,7 @@ class Deferred:
             lane.popleft()
         else:
             heappop(lane)
-        if lane is not self.ready and lane is not self.failed:
+        if is_paced:
             self.parts_at = now + PART_PACE_S
         if not claim.ids:
             return None

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import enum
 import math
 import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
 
 from forwarder.config.settings import Delivery
 from forwarder.delivery.backlog import Backlog
@@ -16,6 +14,7 @@ from forwarder.delivery.batch import Batch
 from forwarder.delivery.deferred import PART_PACE_S, Deferred, Heap
 from forwarder.delivery.flow import Flow, delay_s
 from forwarder.delivery.report import Report
+from forwarder.delivery.sent import Sent, Way
 from forwarder.delivery.wire.outcome import Kind, Outcome
 from forwarder.delivery.wire.probe import PROBE
 from forwarder.spool import Consumer, Dead, Settlement
@@ -24,8 +23,9 @@ from forwarder.spool import Consumer, Dead, Settlement
 # 200 single events, while every second request was refused at random, 50 were given up with 2, 13 with 4, 3
 # with 6. Halving a batch of 2000 asks eleven times on its way.
 REFUSALS = 5
-# How many events may be given up so between one import and the next.
-DEAD_FOR_ONE = 3
+# How many events may be given up so between one import and the next; and after so many refusals without a yes
+# in between, none is: everything may be refused.
+DEAD_FOR_ONE = IN_A_ROW = 3
 # Beside so many parts that wait to be sent, new batches go one at a time.
 MOST_PARTS = 100
 # Failures that are not by chance, however many others fail.
@@ -37,32 +37,6 @@ GOLDEN = 0.618
 # How many events were delivered, have died, and were not counted by the server.
 _Counts = tuple[int, int, int]
 _NONE: _Counts = (0, 0, 0)
-
-
-class _Way(enum.Enum):
-    """How a batch came to be sent."""
-
-    NEW = enum.auto()
-    AGAIN = enum.auto()
-    PART = enum.auto()
-    ASK = enum.auto()
-    TURN = enum.auto()
-    PROBE = enum.auto()
-
-
-class _Sent(NamedTuple):
-    """A request that is out; *before*: the number of the last for the same; *whole*: what a sample is of."""
-
-    flow: Flow
-    way: _Way
-    before: int
-    is_full: bool
-    whole: Batch | None
-
-    @property
-    def is_suspect(self) -> bool:
-        """Whether it, or what it is a part of, has failed while others passed: that says nothing of these."""
-        return self.way in (_Way.PART, _Way.ASK, _Way.TURN)
 
 
 class Dispatcher:
@@ -86,9 +60,9 @@ class Dispatcher:
         self._random = random
         self._backlog = Backlog(spool)
         self._deferred = Deferred(spool, self._wait_s)
-        self._out: dict[Batch, _Sent] = {}
+        self._out: dict[Batch, Sent] = {}
         self._number = 0
-        self._may_die = self._asks = 0
+        self._may_die = self._refused_in_a_row = self._asks = 0
         self._probe_at = -math.inf
         self.paused = False
         self.apply(settings)
@@ -116,7 +90,9 @@ class Dispatcher:
     def condition(self) -> tuple[str, str]:
         """The state of delivery, ``running``, ``backing_off`` or ``blocked``, and why, for a person."""
         state, reason = self.flow.trouble
-        waits = not (self._out or self._deferred.ready or self._deferred.parts or self._backlog)
+        waits = not (self._out or self._deferred.ready or self._deferred.parts)
+        # One event may be refused for itself: what is behind it goes out next.
+        waits = waits and not (self._backlog and state == "blocked")
         if state != "running" and (self.flow.holds_all or waits):
             return state, reason
         return "running", self.flow.note
@@ -170,22 +146,22 @@ class Dispatcher:
                 yield flow.opens_at, self._ask
             return
         if deferred.ready:
-            yield now, partial(self._again, deferred.ready, _Way.AGAIN)
+            yield now, partial(self._again, deferred.ready, Way.AGAIN)
         if deferred.failed:
             first = deferred.failed[0]
             has_passed = flow.has_passed_since(first.number)
             # Alone it is tried once more as it is, before it is looked into.
             if has_passed or first.tries == 1:
-                yield now if has_passed else flow.retry_at, partial(self._again, deferred.failed, _Way.AGAIN)
+                yield now if has_passed else flow.retry_at, partial(self._again, deferred.failed, Way.AGAIN)
             else:
                 yield flow.retry_at, self._ask
         if sum(sent.is_suspect for sent in self._out.values()) < max(flow.connections // 2, 1):
             if deferred.parts:
-                yield deferred.parts_at, partial(self._again, deferred.parts, _Way.PART)
+                yield deferred.parts_at, partial(self._again, deferred.parts, Way.PART)
             if deferred.refused and self._may_tell(deferred.refused[0]):
-                yield deferred.parts_at, partial(self._again, deferred.refused, _Way.ASK)
+                yield deferred.parts_at, partial(self._again, deferred.refused, Way.ASK)
             if deferred.suspects and flow.has_passed_since(deferred.suspects[0].number):
-                yield deferred.parts_at, partial(self._again, deferred.suspects, _Way.ASK)
+                yield deferred.parts_at, partial(self._again, deferred.suspects, Way.ASK)
         yield deferred.turn_at, self._turn
         if self._may_claim:
             yield self._backlog.due_at(self._settings.batch_events, self._settings.linger_s), self._new
@@ -196,15 +172,15 @@ class Dispatcher:
     def _may_claim(self) -> bool:
         if not self._backlog or len(self._deferred.parts) < MOST_PARTS:
             return bool(self._backlog)
-        return not any(sent.way is _Way.NEW for sent in self._out.values())
+        return not any(sent.way is Way.NEW for sent in self._out.values())
 
     def _new(self, now: float) -> Batch | None:
         batch = self._backlog.claim(self._settings.batch_events, self.flow.size.allowed_bytes)
-        return self._send(batch, now, _Way.NEW)
+        return self._send(batch, now, Way.NEW)
 
-    def _again(self, lane: deque[Batch] | Heap, way: _Way, now: float) -> Batch | None:
+    def _again(self, lane: deque[Batch] | Heap, way: Way, now: float) -> Batch | None:
         """What has come back, in parts if it is larger than is allowed by now."""
-        batch = self._deferred.take(lane, now)
+        batch = self._deferred.take(lane, now, is_paced=way is not Way.AGAIN)
         while batch is not None and len(batch) > 1 and batch.size_bytes > self.flow.size.allowed_bytes:
             batch, other = batch.halves()
             self._deferred.add_ready(other)
@@ -217,18 +193,18 @@ class Dispatcher:
         if self._backlog and (self._asks % 2 or not deferred):
             # The newest, and one from anywhere, by turns: bad ones may stand side by side.
             place = 1.0 if self._asks % 4 == 1 else self._asks * GOLDEN % 1
-            return self._send_copy(self._backlog.peek(place), now, _Way.AGAIN)
+            return self._send_copy(self._backlog.peek(place), now, Way.AGAIN)
         lanes = [lane for lane in (deferred.failed, deferred.ready, deferred.parts) if lane]
         if lanes:
             lane = lanes[self._asks // 2 % len(lanes)]
-            return self._sample(deferred.take(lane, now), now, _Way.AGAIN)
+            return self._sample(deferred.take(lane, now), now, Way.AGAIN)
         return self._turn(now) if deferred.turn_at < math.inf else None
 
     def _turn(self, now: float) -> Batch | None:
         """The one apart whose turn it is, or a sample of it."""
-        return self._sample(self._deferred.take_turn(now), now, _Way.TURN)
+        return self._sample(self._deferred.take_turn(now), now, Way.TURN)
 
-    def _sample(self, whole: Batch | None, now: float, way: _Way) -> Batch | None:
+    def _sample(self, whole: Batch | None, now: float, way: Way) -> Batch | None:
         """A copy of one event of *whole*: a yes to it shows that the rest fails for one of its events.
 
         Each time from elsewhere, as it may be one that fails.
@@ -236,14 +212,14 @@ class Dispatcher:
         if whole is None or len(whole) == 1:
             return self._send(whole, now, way)
         event = whole.events[int(self._number * GOLDEN % 1 * len(whole))]
-        if way is _Way.TURN:
+        if way is Way.TURN:
             return self._send_copy(
                 event, now, way, self._deferred.add_apart(self._deferred.suspects, whole, now)
             )
         return self._send_copy(event, now, way, self._deferred.add_failed(whole))
 
     def _send_copy(
-        self, event: bytes | None, now: float, way: _Way, whole: Batch | None = None
+        self, event: bytes | None, now: float, way: Way, whole: Batch | None = None
     ) -> Batch | None:
         """An event as a batch that settles nothing."""
         copy = None if event is None else Batch((), (event,), len(event) + 1)
@@ -257,21 +233,22 @@ class Dispatcher:
         if others or not (deferred.refused and self._may_die):
             return False
         first = deferred.refused[0]
-        return first.refusals > 1 and not self.flow.has_passed_since(first.number)
+        is_imported = first.refusals > 1 or self.flow.has_imported_since(first.number)
+        return is_imported and not self._may_tell(first)
 
     def _probe(self, now: float) -> Batch | None:
         """A made-up event that Mixpanel refuses by name, which shows that it works."""
         self._probe_at = now + PART_PACE_S
-        return self._send_copy(PROBE, now, _Way.PROBE)
+        return self._send_copy(PROBE, now, Way.PROBE)
 
-    def _send(self, batch: Batch | None, now: float, way: _Way, whole: Batch | None = None) -> Batch | None:
+    def _send(self, batch: Batch | None, now: float, way: Way, whole: Batch | None = None) -> Batch | None:
         if batch is None:
             return None
         flow = self.flow
         self._number += 1
         flow.sent(self._number, now)
-        is_full = way is _Way.NEW and bool(self._backlog) and flow.out == flow.connections
-        self._out[batch] = _Sent(flow, way, batch.number, is_full, whole)
+        is_full = way is Way.NEW and bool(self._backlog) and flow.out == flow.connections
+        self._out[batch] = Sent(flow, way, batch.number, is_full, whole)
         batch.number = self._number
         batch.patience_s = flow.patience_s(batch.tries)
         batch.tries += 1
@@ -303,20 +280,20 @@ class Dispatcher:
             self._deferred.flush()
         del self._out[batch]
         sent.flow.ended()
-        if sent.way is _Way.TURN:
+        if sent.way is Way.TURN:
             self._deferred.end_turn(now, is_in_vain=not has_passed)
         return Report(
             outcome, len(batch), batch.tries > 1, is_stale, *counts, *self.condition, self.wait_s(now)
         )
 
-    def _delivered(self, batch: Batch, outcome: Outcome, sent: _Sent, now: float, short: int = 0) -> _Counts:
+    def _delivered(self, batch: Batch, outcome: Outcome, sent: Sent, now: float, short: int = 0) -> _Counts:
         dead = _dead(batch, outcome)
         if batch.ids:
             self._settle(batch, batch.ids, dead, outcome, short)
         self._passed(batch, outcome, sent, now)
         return len(batch) - len(dead), len(dead), short
 
-    def _short(self, batch: Batch, outcome: Outcome, sent: _Sent, now: float) -> _Counts:
+    def _short(self, batch: Batch, outcome: Outcome, sent: Sent, now: float) -> _Counts:
         named = {rejection.index for rejection in outcome.rejections}
         rest = batch.without(named) if batch.ids else batch
         # While it names more, it may be that it names only so many at a time.
@@ -331,21 +308,22 @@ class Dispatcher:
         self._deferred.add_ready(rest)
         return 0, len(named), 0
 
-    def _passed(self, batch: Batch, outcome: Outcome, sent: _Sent, now: float) -> None:
+    def _passed(self, batch: Batch, outcome: Outcome, sent: Sent, now: float) -> None:
         flow = sent.flow
         is_telling = sent.is_full and not outcome.is_fresh
         flow.timed(batch.number, batch.size_bytes, outcome.took_s, now, is_telling=is_telling)
         flow.passed(batch.number, now, outcome.imported)
+        self._refused_in_a_row = 0
         if outcome.imported:
             self._may_die = DEAD_FOR_ONE
         if sent.whole is not None and sent.whole.tries:
             # One of its events passes: if the rest fails once more, it is for one of them.
             sent.whole.failures = SURELY
 
-    def _refused(self, batch: Batch, outcome: Outcome, sent: _Sent, now: float) -> _Counts:
+    def _refused(self, batch: Batch, outcome: Outcome, sent: Sent, now: float) -> _Counts:
         flow = self.flow
         refusals = batch.refusals + (not batch.refusals or self._tells(batch.refusals, sent.before))
-        dead = len(batch) == 1 and refusals >= REFUSALS and self._may_die > 0
+        dead = len(batch) == 1 and refusals >= REFUSALS and self._has_credit
         if dead:
             said = Dead(batch.ids[0], batch.events[0], outcome.detail, "", outcome.status)
             self._settle(batch, batch.ids, [said], outcome)
@@ -353,9 +331,10 @@ class Dispatcher:
         if outcome.kind is Kind.TOO_LARGE:
             flow.size.too_large(batch.size_bytes, outcome.limit_bytes)
         # Where a part may be good, or the same was asked before, it tells nothing new about the server.
-        if len(batch) <= 1 and (flow.is_open or sent.way not in (_Way.ASK, _Way.TURN)):
+        if len(batch) <= 1 and (flow.is_open or sent.way not in (Way.ASK, Way.TURN)):
             flow.refused(batch.number, outcome.detail, now)
         batch.refusals = refusals
+        self._refused_in_a_row += len(batch) == 1
         if len(batch) > 1 and outcome.kind is Kind.TOO_LARGE:
             self._deferred.add_ready(*batch.halves())
         elif len(batch) > 1:
@@ -366,13 +345,15 @@ class Dispatcher:
             self._deferred.add_apart(self._deferred.refused, batch, now)
         return 0, int(dead), 0
 
-    def _failed(self, batch: Batch, outcome: Outcome, sent: _Sent, now: float) -> _Counts:
+    def _failed(self, batch: Batch, outcome: Outcome, sent: Sent, now: float) -> _Counts:
         flow = self.flow
         was_open = flow.is_open
         if not batch.failures or flow.has_passed_since(sent.before):
             batch.failures += 1
         if was_open or not sent.is_suspect:
-            state = "blocked" if outcome.kind is Kind.MISCONFIGURED else "backing_off"
+            # A firewall's 403 may be for one of the events: a sample will tell.
+            blocks = outcome.kind is Kind.MISCONFIGURED and (outcome.status != 403 or flow.tries > 0)
+            state = "blocked" if blocks else "backing_off"
             # That it fails again while others pass does not tell that these fail.
             is_news = was_open or batch.failures < 2
             flow.failed(
@@ -393,12 +374,12 @@ class Dispatcher:
             self._deferred.add_parts(*batch.halves(), now=now)
         return _NONE
 
-    def _throttled(self, batch: Batch, outcome: Outcome, sent: _Sent, now: float) -> _Counts:
+    def _throttled(self, batch: Batch, outcome: Outcome, sent: Sent, now: float) -> _Counts:
         self.flow.throttled(batch.number, outcome.detail, now, outcome.retry_after_s or 0.0)
         return self._as_it_was(batch, outcome, sent, now)
 
-    def _as_it_was(self, batch: Batch, _outcome: Outcome, sent: _Sent, now: float) -> _Counts:
-        if batch.ids and sent.way is _Way.TURN:
+    def _as_it_was(self, batch: Batch, _outcome: Outcome, sent: Sent, now: float) -> _Counts:
+        if batch.ids and sent.way is Way.TURN:
             self._deferred.add_apart(
                 self._deferred.refused if batch.refusals else self._deferred.alone, batch, now
             )
@@ -414,7 +395,12 @@ class Dispatcher:
 
     def _may_tell(self, batch: Batch) -> bool:
         """Whether one more refusal of *batch*, of one event, would tell more."""
-        return self._may_die > 0 and self._tells(batch.refusals, batch.number)
+        return self._has_credit and self._tells(batch.refusals, batch.number)
+
+    @property
+    def _has_credit(self) -> bool:
+        """Whether an event may be given up now."""
+        return self._may_die > 0 and self._refused_in_a_row < IN_A_ROW
 
     def _tells(self, refusals: int, number: int) -> bool:
         """Whether something else has passed since request *number*; after the first refusal, an import."""
@@ -435,7 +421,7 @@ def _dead(batch: Batch, outcome: Outcome) -> list[Dead]:
     ]
 
 
-_RULES: dict[Kind, Callable[[Dispatcher, Batch, Outcome, _Sent, float], _Counts]] = {
+_RULES: dict[Kind, Callable[[Dispatcher, Batch, Outcome, Sent, float], _Counts]] = {
     Kind.DELIVERED: Dispatcher._delivered,
     Kind.SHORT: Dispatcher._short,
     Kind.TOO_LARGE: Dispatcher._refused,

@@ -99,7 +99,7 @@ class Pace:
             self._rate, self._is_guess = taken / self._window_s or TRIED, True
         elif self._is_guess and not is_second:
             self._rate, self._is_guess = taken / self._window_s * KEPT, False
-        elif not is_second or now >= self._slowed_at + self._window_s:
+        elif not self._is_guess and (not is_second or now >= self._slowed_at + self._window_s):
             self._rate *= KEPT
             self._slowed_at = now
         self._rate = max(self._rate, 1 / self._window_s)

@@ -153,8 +153,7 @@ def _drain_here(daemon: Daemon, path: str, patience: _Patience) -> Drained:
             state, reason = daemon.condition
             if left == 0 or patience.is_over(left, daemon.dispatcher.in_flight):
                 return _drained(left, patience.reason(_trouble("delivery", state, reason)))
-            # Not before the second try: the first may be refused for one of its events.
-            if state == "blocked" and daemon.dispatcher.flow.tries > 1:
+            if state == "blocked":
                 raise StuckError(left, f"delivery is blocked: {reason}")
             if state == "paused":
                 raise StuckError(left, "delivery is paused", "`forwarder resume` goes on")

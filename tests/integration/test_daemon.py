@@ -600,7 +600,7 @@ def test_waiting_daemon_is_idle(forwarder, far_end, offer, state):
     daemon = forwarder.daemon(**PATIENT)
     if state == "paused":
         forwarder("pause")
-    far_end.inject(Fault.server_error() if state == "backing_off" else Fault.forbidden())
+    far_end.inject(Fault.server_error() if state == "backing_off" else Fault.unauthorized())
     offer(*range(5000))
     daemon.wait_for(f"delivery.{state}")
     began_at, began_s = time.monotonic(), cpu_s(daemon.process.pid)

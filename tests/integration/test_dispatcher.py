@@ -76,7 +76,7 @@ LATER = [
     (Reply(400, HTML, b"<title>Bad Request</title>"), Kind.UNREACHABLE, "backing_off"),
     (answer(429, {"code": 429, "error": "rate"}), Kind.THROTTLED, "backing_off"),
     (answer(401, {"code": 401, "error": "Invalid credentials"}), Kind.MISCONFIGURED, "blocked"),
-    (Reply(403, HTML, b"<title>403 Forbidden</title>"), Kind.MISCONFIGURED, "blocked"),
+    (Reply(403, HTML, b"<title>403 Forbidden</title>"), Kind.MISCONFIGURED, "backing_off"),
     (Reply(404, HTML, b"<title>Not Found</title>"), Kind.MISCONFIGURED, "blocked"),
     (Reply(405, {}, b""), Kind.MISCONFIGURED, "blocked"),
     (Reply(302, {"location": "https://login.example.invalid/?next=1"}, b""), Kind.MISCONFIGURED, "blocked"),

@@ -147,7 +147,8 @@ def test_blocked_is_69_at_once(forwarder, far_end, offer, rows, queue_path, faul
     done = forwarder("drain")
     assert done.returncode == 69
     assert f"HTTP {fault.instead.status}" in done.stderr
-    assert far_end.ledger.request_count == 1
+    # A firewall's 403 may be for one of the events.
+    assert far_end.ledger.request_count == (2 if fault.instead.status == 403 else 1)
     assert rows(queue_path) == events
 
 
