@@ -400,13 +400,13 @@ def test_reload_does_not_wait_for_the_old_server(
 
 def test_the_proxy_in_use_is_named(forwarder, offer):
     """The first line of the log says which proxy is used and who says so; so does what fails because of it."""
-    forwarder.environ["HTTP_PROXY"] = "http://user:hunter22@127.0.0.1:1"
-    forwarder.environ["FORWARDER_MIXPANEL_URL"] = "http://mixpanel.invalid"
+    forwarder.environ["HTTPS_PROXY"] = "http://user:hunter22@127.0.0.1:1"
+    forwarder.environ["FORWARDER_MIXPANEL_URL"] = "https://mixpanel.invalid"
     daemon = forwarder.daemon()
-    assert daemon.wait_for("daemon.started")["proxy"] == "127.0.0.1:1 (HTTP_PROXY)"
+    assert daemon.wait_for("daemon.started")["proxy"] == "127.0.0.1:1 (HTTPS_PROXY)"
     offer(1)
     told = daemon.wait_for("delivery.backing_off")["reason"]
-    assert told == "the proxy 127.0.0.1:1 (HTTP_PROXY) refused the connection"
+    assert told == "the proxy 127.0.0.1:1 (HTTPS_PROXY) refused the connection"
     assert "hunter22" not in json.dumps(daemon.log)
 
 
