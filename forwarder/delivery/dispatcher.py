@@ -311,7 +311,14 @@ class Dispatcher:
     def _passed(self, batch: Batch, outcome: Outcome, sent: Sent, now: float) -> None:
         flow = sent.flow
         is_telling = sent.is_full and not outcome.is_fresh
-        flow.timed(batch.number, batch.size_bytes, outcome.took_s, now, is_telling=is_telling)
+        flow.timed(
+            batch.number,
+            batch.size_bytes,
+            outcome.took_s,
+            now,
+            upload_s=outcome.upload_s,
+            is_telling=is_telling,
+        )
         flow.passed(batch.number, now, outcome.imported)
         self._refused_in_a_row = 0
         if outcome.imported:

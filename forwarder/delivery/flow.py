@@ -19,6 +19,8 @@ TOO_MANY_REFUSALS = 20
 NOTICED_PER_MINUTE = 60
 # A slower answer is waited for longer, and a repeat is harmless.
 PATIENCE_S, PATIENT = 5.0, 4.0
+# A batch on its way for this part of the timeout is large enough, and twice that is too large.
+LONG = 0.25
 HOLD_S, HOLD_MOST_S = 2.0, 60.0
 # Of what would come of it if each connection were as fast as before, more of them must bring this part.
 GAIN = 0.3
@@ -160,16 +162,23 @@ class Flow:
             self.retry_at = self.opens_at = -math.inf
 
     def timed(
-        self, number: int, size_bytes: int, took_s: float, now: float, *, is_telling: bool = False
+        self,
+        number: int,
+        size_bytes: int,
+        took_s: float,
+        now: float,
+        *,
+        upload_s: float = 0.0,
+        is_telling: bool = False,
     ) -> None:
-        """Request *number* with a body of *size_bytes* took so long.
+        """Request *number* with a body of *size_bytes* took so long, *upload_s* of it on its way there.
 
         Args:
             is_telling: It can be compared: the batch was as large as it might be, all else in use, and the
                 connection had served before, as a new one is slow at first.
         """
         self._slowest_s = max(took_s, self._slowest_s * 0.98)
-        self.size.passed(size_bytes)
+        self.size.passed(size_bytes, upload_s / self._settings.read_timeout_s)
         if self.out >= self._connections.allowed and now >= self.next_at:
             speed = size_bytes / took_s if is_telling and took_s > QUICK_S else 0.0
             self._connections.succeeded(number, self._sent, speed, now)
@@ -350,13 +359,19 @@ class Size:
         self.too_large(size_bytes)
         return True
 
-    def passed(self, size_bytes: int) -> None:
-        """A batch of *size_bytes* came through: the next may be a sixteenth larger, until the limit."""
+    def passed(self, size_bytes: int, upload: float = 0.0) -> None:
+        """A batch of *size_bytes* came through: the next may be a sixteenth larger, until the limit.
+
+        Where the way there took a large part of the timeout, *upload*, it may not; or be half as large.
+        """
         self._passed_bytes = max(self._passed_bytes, size_bytes)
         if size_bytes > self._limit_bytes:
             self._limit_bytes = self._most_bytes
             self.allowed_bytes = min(size_bytes, self._limit_bytes)
-        self.allowed_bytes = min(self.allowed_bytes + self.allowed_bytes // 16 + 1, self._limit_bytes)
+        if upload > 2 * LONG:
+            self.allowed_bytes = min(self.allowed_bytes, max(size_bytes // 2, 1))
+        elif upload <= LONG:
+            self.allowed_bytes = min(self.allowed_bytes + self.allowed_bytes // 16 + 1, self._limit_bytes)
 
     def reset(self) -> None:
         """Nothing gets through, whatever its size: so it was not the size."""

@@ -515,3 +515,4 @@ def test_a_slow_line_has_the_time_it_needs(network, make):
 
     assert (reply.status, reply.error) == (200, "")
     assert reply.took_s > 4 * SHORT_S
+    assert reply.upload_s > 3 * SHORT_S

@@ -399,7 +399,7 @@ def test_reload_does_not_wait_for_the_old_server(
 
 
 def test_the_proxy_in_use_is_named(forwarder, offer):
-    """The first line of the log says which proxy is used and who says so; so does what fails because of it."""
+    """The first line of the log says which proxy is used and who says so; so does what fails for it."""
     forwarder.environ["HTTPS_PROXY"] = "http://user:hunter22@127.0.0.1:1"
     forwarder.environ["FORWARDER_MIXPANEL_URL"] = "https://mixpanel.invalid"
     daemon = forwarder.daemon()

@@ -161,6 +161,17 @@ def test_patience_is_what_answers_have_taken(flow):
     assert flow.patience_s(0) == 28
 
 
+def test_batches_are_smaller_on_a_slow_line():
+    """A batch whose way there takes over half of the timeout is halved; a quick one lets the next grow."""
+    size = Size(2_000_000)
+    size.passed(2_000_000, 0.8)
+    assert size.allowed_bytes == 1_000_000
+    size.passed(1_000_000, 0.4)
+    assert size.allowed_bytes == 1_000_000
+    size.passed(1_000_000, 0.1)
+    assert 1_000_000 < size.allowed_bytes < 1_100_000
+
+
 def test_what_is_cut_off_is_halved_only_if_none_so_large_has_passed():
     """A large batch that is cut off may be too large; one of a size that passes otherwise is not."""
     size = Size(2_000_000)

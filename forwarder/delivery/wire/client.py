@@ -170,6 +170,7 @@ class Client:
             content,
             received_at=received_at,
             took_s=took_s,
+            upload_s=connection.upload_s,
             is_fresh=is_fresh,
             place=place,
             hide=self._hide,

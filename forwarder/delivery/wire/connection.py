@@ -167,6 +167,11 @@ class Connection(HTTPConnection):
         response.incoming.in_head = False
         return response
 
+    @property
+    def upload_s(self) -> float:
+        """How long the last request took to be acknowledged; 0: it was when it was first looked at."""
+        return self._patience.upload_s
+
     def served(self) -> None:
         """Its answer has come as a whole."""
         self.has_served, self._used_at = True, time.monotonic()
@@ -293,6 +298,7 @@ class _Patience:
     def __init__(self, sock: Any, route: Route, *, is_kept: bool = False, is_doubtful: bool = False) -> None:
         self._sock, self._route, self._is_kept, self._is_doubtful = sock, route, is_kept, is_doubtful
         self._began = time.monotonic()
+        self.upload_s = 0.0
         self.wait(route.read_timeout_s)
 
     def wait(self, limit_s: float) -> None:
@@ -310,6 +316,7 @@ class _Patience:
         now = time.monotonic()
         if self._queued and self._unacknowledged() < self._queued:
             self._is_doubtful = False
+            self.upload_s = now - self._began
             if self._is_kept:
                 self._route.alive_at = now
             self.renew()

@@ -39,9 +39,10 @@ class Reply:
     """What came back. *error* says why there is no whole answer; *status* is None when there is none at all.
 
     Header names are lower case; *received_at* is this host's clock, in epoch seconds (0: not known).
-    *took_s* is from the sending to the end, *is_fresh* whether the connection was new, *is_cut* whether a
-    smaller body may pass: it was cut off, timed out, or brought an answer of over 2 MiB. *place* is who
-    answered, for people: the server or "the proxy ...". *hide*
+    *took_s* is from the sending to the end, *upload_s* how long the request itself took (0: hardly any time),
+    *is_fresh* whether the connection was new, *is_cut* whether a smaller body may pass: it was cut off, timed
+    out, or brought an answer of over 2 MiB. *place* is who answered, for people: the server or "the proxy
+    ...". *hide*
     makes a text fit to be shown, see :mod:`forwarder.delivery.wire.redact`.
     """
 
@@ -51,6 +52,7 @@ class Reply:
     error: str = ""
     received_at: float = 0.0
     took_s: float = 0.0
+    upload_s: float = 0.0
     is_fresh: bool = False
     is_cut: bool = False
     place: str = ""
@@ -82,9 +84,9 @@ class Rejection:
 class Outcome:
     """A reply's meaning. *detail* is one printable line for a person; "" when there is nothing to say.
 
-    *rejections* are in the order of the events, one an event. *clock_skew_s* is positive when this
-    host's clock is ahead of the server's; None when the reply does not tell. *status*, *took_s*, *is_fresh*
-    and *is_cut* are the reply's. *is_plain_no*: without strict mode, Mixpanel said 0, and nothing else.
+    *rejections* are in the order of the events, one an event. *clock_skew_s* is positive when this host's
+    clock is ahead of the server's; None when the reply does not tell. *status*, *took_s*, *upload_s*,
+    *is_fresh* and *is_cut* are the reply's. *is_plain_no*: without strict mode, Mixpanel said 0, nothing else.
     """
 
     kind: Kind
@@ -96,6 +98,7 @@ class Outcome:
     clock_skew_s: float | None = None
     status: int | None = None
     took_s: float = 0.0
+    upload_s: float = 0.0
     is_fresh: bool = False
     is_cut: bool = False
     is_plain_no: bool = False
@@ -122,6 +125,7 @@ def judge(reply: Reply, events: Sequence[bytes], strict: bool = True) -> Outcome
         clock_skew_s=skew_s,
         status=reply.status,
         took_s=reply.took_s,
+        upload_s=reply.upload_s,
         is_fresh=reply.is_fresh,
         is_cut=reply.is_cut,
     )
