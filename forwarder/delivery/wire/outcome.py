@@ -86,7 +86,7 @@ class Outcome:
 
     *rejections* are in the order of the events, one an event. *clock_skew_s* is positive when this host's
     clock is ahead of the server's; None when the reply does not tell. *status*, *took_s*, *upload_s*,
-    *is_fresh* and *is_cut* are the reply's. *is_plain_no*: without strict mode, Mixpanel said 0, nothing else.
+    *is_fresh* and *is_cut* are the reply's. *is_plain_no*: without strict mode, Mixpanel said just 0.
     """
 
     kind: Kind
