@@ -178,8 +178,10 @@ class Flow:
                 connection had served before, as a new one is slow at first.
         """
         self._slowest_s = max(took_s, self._slowest_s * 0.98)
-        self.size.passed(size_bytes, upload_s / self._settings.read_timeout_s)
-        if self.out >= self._connections.allowed and now >= self.next_at:
+        upload = upload_s / self._settings.read_timeout_s
+        self.size.passed(size_bytes, upload)
+        # A line that is full is no faster with more connections.
+        if upload <= LONG and self.out >= self._connections.allowed and now >= self.next_at:
             speed = size_bytes / took_s if is_telling and took_s > QUICK_S else 0.0
             self._connections.succeeded(number, self._sent, speed, now)
 
