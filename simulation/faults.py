@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from forwarder.delivery import deferred, dispatcher, flow
+from forwarder.delivery import dispatcher, flow
 from forwarder.delivery.backlog import Backlog
 from forwarder.delivery.batch import Batch
 from forwarder.delivery.deferred import Deferred
 from forwarder.delivery.dispatcher import Dispatcher
-from forwarder.delivery.flow import Flow, Size
+from forwarder.delivery.flow import Flow
 from forwarder.delivery.pace import Pace
 from forwarder.delivery.wire.outcome import Kind
 from simulation.days import day
@@ -77,11 +77,6 @@ def _never_ends_a_turn(_self: Deferred, _now: float, *, is_in_vain: bool) -> Non
     del is_in_vain
 
 
-def _shrinks_to_nothing(self: Size, size_bytes: int, named_bytes: int | None = None) -> None:
-    del size_bytes, named_bytes
-    self.allowed_bytes = self._limit_bytes = self._most_bytes = 1
-
-
 def _paced_for_ever(self: Pace, now: float, draw: float) -> None:
     del draw
     self.due_at = now + 1e9
@@ -108,10 +103,8 @@ FAULTS: dict[str, tuple[Any, str, Any]] = {
     "a claim skips an event": (Backlog, "claim", _skips_one),
     "one refusal kills": (dispatcher, "REFUSALS", 1),
     "a turn that never ends": (Deferred, "end_turn", _never_ends_a_turn),
-    "a batch is halved for ever": (Size, "too_large", _shrinks_to_nothing),
     "no wait between tries": (flow, "delay_s", lambda *_: 0.0),
     "a pace for ever": (Pace, "throttled", _paced_for_ever),
-    "parts without a pace": (deferred, "PART_PACE_S", 0.0),
 }
 
 
