@@ -23,9 +23,9 @@ from forwarder.spool import Consumer, Dead, Settlement
 # 200 single events, while every second request was refused at random, 50 were given up with 2, 13 with 4, 3
 # with 6. Halving a batch of 2000 asks eleven times on its way.
 REFUSALS = 5
-# How many events may be given up so between one import and the next; and after so many refusals without a yes
-# in between, none is: everything may be refused.
-DEAD_FOR_ONE = IN_A_ROW = 3
+# How many events may be given up so for each import, and how many at the most without another; and after so many
+# refusals without a yes in between, none is: everything may be refused.
+DEAD_FOR_ONE, DEAD_MOST, IN_A_ROW = 3, 20, 3
 # Beside so many parts that wait to be sent, new batches go one at a time.
 MOST_PARTS = 100
 # Failures that are not by chance, however many others fail.
@@ -322,7 +322,7 @@ class Dispatcher:
         flow.passed(batch.number, now, outcome.imported)
         self._refused_in_a_row = 0
         if outcome.imported:
-            self._may_die = DEAD_FOR_ONE
+            self._may_die = min(self._may_die + DEAD_FOR_ONE, DEAD_MOST)
         if sent.whole is not None and sent.whole.tries:
             # One of its events passes: if the rest fails once more, it is for one of them.
             sent.whole.failures = SURELY
