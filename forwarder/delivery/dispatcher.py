@@ -23,8 +23,8 @@ from forwarder.spool import Consumer, Dead, Settlement
 # 200 single events, while every second request was refused at random, 50 were given up with 2, 13 with 4, 3
 # with 6. Halving a batch of 2000 asks eleven times on its way.
 REFUSALS = 5
-# How many events may be given up so for each import, and how many at the most without another; and after so many
-# refusals without a yes in between, none is: everything may be refused.
+# How many events may be given up so for each import, and at the most without another. After so many refusals
+# without a yes in between, none is: everything may be refused.
 DEAD_FOR_ONE, DEAD_MOST, IN_A_ROW = 3, 20, 3
 # Beside so many parts that wait to be sent, new batches go one at a time.
 MOST_PARTS = 100
