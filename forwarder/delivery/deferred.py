@@ -22,8 +22,8 @@ Heap = list[tuple[int, int, Batch]]
 class Deferred:
     """Batches without their content, which stays in the queue and is read again when they are taken.
 
-    What has failed or was refused while others passed is set apart: without more evidence these take turns on
-    one schedule, however many they are, and one is out at a time. Instants are the caller's (monotonic).
+    What has failed or was refused while others passed is isolated: while nothing else passes, these take turns
+    on one schedule, however many they are, and one is out at a time. Instants are the caller's (monotonic).
 
     Args:
         wait_s: How long to wait after so many turns in vain.
@@ -32,10 +32,10 @@ class Deferred:
         ready: What need not wait, the largest first.
         parts: Parts of what was refused or fails while others pass, the smallest first, so that few wait.
         failed: Batches that may have failed by chance.
-        suspects: Parts that have failed themselves.
+        blamed: Parts that have failed themselves.
         refused: Single events that were refused without a reason.
         alone: Single events that fail again and again while others pass.
-        parts_at: When a part or a suspect may be taken.
+        parts_at: When a part, or one that is blamed, may be taken.
     """
 
     def __init__(self, spool: Consumer, wait_s: Callable[[int], float]) -> None:
@@ -44,27 +44,27 @@ class Deferred:
         self.ready: Heap = []
         self.parts: Heap = []
         self.failed: deque[Batch] = deque()
-        self.suspects: deque[Batch] = deque()
+        self.blamed: deque[Batch] = deque()
         self.refused: deque[Batch] = deque()
         self.alone: deque[Batch] = deque()
         self.parts_at = -math.inf
         self._turn_at = self._turned_at = -math.inf
         self._turns_in_vain = 0
         self._urgent = 0
-        self._is_suspects_turn = False
+        self._is_blamed_turn = False
 
     def __len__(self) -> int:
-        return len(self.ready) + len(self.parts) + len(self.failed) + self.apart
+        return len(self.ready) + len(self.parts) + len(self.failed) + self.isolated
 
     @property
-    def apart(self) -> int:
-        """How many are set apart."""
-        return len(self.suspects) + len(self.refused) + len(self.alone)
+    def isolated(self) -> int:
+        """How many are isolated."""
+        return len(self.blamed) + len(self.refused) + len(self.alone)
 
     @property
     def turn_at(self) -> float:
-        """When one that is apart has its turn; infinite: none waits, or one is out."""
-        return self._turn_at if self.apart else math.inf
+        """When one that is isolated has its turn; infinite: none waits, or one is out."""
+        return self._turn_at if self.isolated else math.inf
 
     def add_ready(self, *batches: Batch) -> None:
         """Have *batches* sent as soon as possible."""
@@ -82,9 +82,9 @@ class Deferred:
         self.failed.append(_emptied(batch))
         return self.failed[-1]
 
-    def add_apart(self, lane: deque[Batch], batch: Batch, now: float) -> Batch:
-        """Set *batch* apart, at the end of that *lane*. Returns what is kept of it."""
-        if not self.apart and self._turn_at < math.inf:
+    def isolate(self, lane: deque[Batch], batch: Batch, now: float) -> Batch:
+        """Hold *batch* at the end of that *lane*: blamed, refused or alone. Returns what is kept of it."""
+        if not self.isolated and self._turn_at < math.inf:
             self._turns_in_vain = max(self._turns_in_vain, 1)
             self._turn_at = max(self._turn_at, now + self._wait_s(self._turns_in_vain))
         lane.append(_emptied(batch))
@@ -93,7 +93,7 @@ class Deferred:
     def take(self, lane: deque[Batch] | Heap, now: float, *, is_paced: bool = False) -> Batch | None:
         """The first of a *lane*, with its content; None: it is gone, as others may delete it.
 
-        *is_paced*: the next part or suspect waits for its pace.
+        *is_paced*: the next part, or one that is blamed, waits for its pace.
 
         Raises:
             ForwarderError: the queue can't be read. Nothing has changed.
@@ -111,14 +111,14 @@ class Deferred:
         return replace(held, ids=claim.ids, events=claim.events, size_bytes=claim.size_bytes)
 
     def take_turn(self, now: float) -> Batch | None:
-        """By turns a suspect or the single event that was tried longest ago, until `end_turn` the only one.
+        """A blamed part or the single event tried longest ago, by turns; the only one until `end_turn`.
 
         Raises: as `take`.
         """
         singles = [lane for lane in (self.refused, self.alone) if lane]
-        self._is_suspects_turn = not self._is_suspects_turn
-        if self.suspects and (self._is_suspects_turn or not singles):
-            singles = [self.suspects]
+        self._is_blamed_turn = not self._is_blamed_turn
+        if self.blamed and (self._is_blamed_turn or not singles):
+            singles = [self.blamed]
         found = self.take(min(singles, key=lambda lane: lane[0].number), now)
         self._urgent = max(self._urgent - 1, 0)
         if found is not None:
@@ -134,8 +134,8 @@ class Deferred:
         self._turn_at = now + wait_s
 
     def flush(self) -> None:
-        """Let each that is apart have its turn, one soon after the other."""
-        self._urgent = self.apart
+        """Let each that is isolated have its turn, one soon after the other."""
+        self._urgent = self.isolated
         if self._turn_at < math.inf:
             self._turn_at = -math.inf
 

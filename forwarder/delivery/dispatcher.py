@@ -68,7 +68,7 @@ class Dispatcher:
         self.apply(settings)
 
     def apply(self, settings: Delivery) -> None:
-        """Take new settings, and whatever server is behind them: waits and what was learned begin anew.
+        """Take new settings, and whatever server is behind them: waits and what was learned are forgotten.
 
         What is out stays so, and says nothing about the new server when it fails.
         """
@@ -155,13 +155,13 @@ class Dispatcher:
                 yield now if has_passed else flow.retry_at, partial(self._again, deferred.failed, Way.AGAIN)
             else:
                 yield flow.retry_at, self._ask
-        if sum(sent.is_suspect for sent in self._out.values()) < max(flow.connections // 2, 1):
+        if sum(sent.is_blamed for sent in self._out.values()) < max(flow.connections // 2, 1):
             if deferred.parts:
                 yield deferred.parts_at, partial(self._again, deferred.parts, Way.PART)
             if deferred.refused and self._may_tell(deferred.refused[0]):
                 yield deferred.parts_at, partial(self._again, deferred.refused, Way.ASK)
-            if deferred.suspects and flow.has_passed_since(deferred.suspects[0].number):
-                yield deferred.parts_at, partial(self._again, deferred.suspects, Way.ASK)
+            if deferred.blamed and flow.has_passed_since(deferred.blamed[0].number):
+                yield deferred.parts_at, partial(self._again, deferred.blamed, Way.ASK)
         yield deferred.turn_at, self._turn
         if self._may_claim:
             yield self._backlog.due_at(self._settings.batch_events, self._settings.linger_s), self._new
@@ -201,7 +201,7 @@ class Dispatcher:
         return self._turn(now) if deferred.turn_at < math.inf else None
 
     def _turn(self, now: float) -> Batch | None:
-        """The one apart whose turn it is, or a sample of it."""
+        """The isolated one whose turn it is, or a sample of it."""
         return self._sample(self._deferred.take_turn(now), now, Way.TURN)
 
     def _sample(self, whole: Batch | None, now: float, way: Way) -> Batch | None:
@@ -213,9 +213,7 @@ class Dispatcher:
             return self._send(whole, now, way)
         event = whole.events[int(self._number * GOLDEN % 1 * len(whole))]
         if way is Way.TURN:
-            return self._send_copy(
-                event, now, way, self._deferred.add_apart(self._deferred.suspects, whole, now)
-            )
+            return self._send_copy(event, now, way, self._deferred.isolate(self._deferred.blamed, whole, now))
         return self._send_copy(event, now, way, self._deferred.add_failed(whole))
 
     def _send_copy(
@@ -276,7 +274,7 @@ class Dispatcher:
         if batch.ids and batch.tries == 1 and not was_open:
             sent.flow.tried(has_failed=rule is Dispatcher._failed)
         if was_open and not sent.flow.is_open:
-            # What was set apart meanwhile may have been so by chance.
+            # What was isolated meanwhile may have failed by chance.
             self._deferred.flush()
         del self._out[batch]
         sent.flow.ended()
@@ -330,7 +328,7 @@ class Dispatcher:
     def _refused(self, batch: Batch, outcome: Outcome, sent: Sent, now: float) -> _Counts:
         flow = self.flow
         refusals = batch.refusals + (not batch.refusals or self._tells(batch.refusals, sent.before))
-        dead = len(batch) == 1 and refusals >= REFUSALS and self._has_credit
+        dead = len(batch) == 1 and refusals >= REFUSALS and self._may_give_up
         if dead:
             said = Dead(batch.ids[0], batch.events[0], outcome.detail, "", outcome.status)
             self._settle(batch, batch.ids, [said], outcome)
@@ -349,7 +347,7 @@ class Dispatcher:
         elif not batch.ids:
             self._probe_at = flow.retry_at
         elif not dead:
-            self._deferred.add_apart(self._deferred.refused, batch, now)
+            self._deferred.isolate(self._deferred.refused, batch, now)
         return 0, int(dead), 0
 
     def _failed(self, batch: Batch, outcome: Outcome, sent: Sent, now: float) -> _Counts:
@@ -357,7 +355,7 @@ class Dispatcher:
         was_open = flow.is_open
         if not batch.failures or flow.has_passed_since(sent.before):
             batch.failures += 1
-        if was_open or not sent.is_suspect:
+        if was_open or not sent.is_blamed:
             # A firewall's 403 may be for one of the events: a sample will tell.
             blocks = outcome.kind is Kind.MISCONFIGURED and (outcome.status != 403 or flow.tries > 0)
             state = "blocked" if blocks else "backing_off"
@@ -370,12 +368,12 @@ class Dispatcher:
             self._probe_at = flow.retry_at
         elif len(batch) > 1 and outcome.is_cut and not was_open and flow.size.cut(batch.size_bytes):
             self._deferred.add_ready(*batch.halves())
-        elif flow.is_chance(batch.failures) and sent.is_suspect:
-            self._deferred.add_apart(self._deferred.suspects, batch, now)
+        elif flow.is_chance(batch.failures) and sent.is_blamed:
+            self._deferred.isolate(self._deferred.blamed, batch, now)
         elif flow.is_chance(batch.failures):
             self._deferred.add_failed(batch)
         elif len(batch) == 1:
-            self._deferred.add_apart(self._deferred.alone, batch, now)
+            self._deferred.isolate(self._deferred.alone, batch, now)
         else:
             batch.failures = 1
             self._deferred.add_parts(*batch.halves(), now=now)
@@ -387,7 +385,7 @@ class Dispatcher:
 
     def _as_it_was(self, batch: Batch, _outcome: Outcome, sent: Sent, now: float) -> _Counts:
         if batch.ids and sent.way is Way.TURN:
-            self._deferred.add_apart(
+            self._deferred.isolate(
                 self._deferred.refused if batch.refusals else self._deferred.alone, batch, now
             )
         elif batch.ids:
@@ -402,10 +400,10 @@ class Dispatcher:
 
     def _may_tell(self, batch: Batch) -> bool:
         """Whether one more refusal of *batch*, of one event, would tell more."""
-        return self._has_credit and self._tells(batch.refusals, batch.number)
+        return self._may_give_up and self._tells(batch.refusals, batch.number)
 
     @property
-    def _has_credit(self) -> bool:
+    def _may_give_up(self) -> bool:
         """Whether an event may be given up now."""
         return self._may_die > 0 and self._refused_in_a_row < IN_A_ROW
 

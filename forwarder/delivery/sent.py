@@ -32,6 +32,6 @@ class Sent(NamedTuple):
     whole: Batch | None
 
     @property
-    def is_suspect(self) -> bool:
+    def is_blamed(self) -> bool:
         """Whether it, or what it is a part of, has failed while others passed: that says nothing of these."""
         return self.way in (Way.PART, Way.ASK, Way.TURN)

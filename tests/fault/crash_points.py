@@ -122,7 +122,7 @@ POINTS = {
     "settled": Point(AFTER, "forwarder.spool.consumer:Consumer.settle"),
     "requeued": Point(AFTER, "forwarder.delivery.deferred:Deferred.add_failed"),
     "halved": Point(AFTER, "forwarder.delivery.batch:Batch.halves"),
-    "suspect-held": Point(AFTER, "forwarder.delivery.deferred:Deferred.add_apart"),
+    "suspect-held": Point(AFTER, "forwarder.delivery.deferred:Deferred.isolate"),
     "suspect-asked-again": Point(AFTER, "forwarder.delivery.deferred:Deferred.take"),
     "sweep": Point(BEFORE, SWEPT),
     "sweep-commit": Point(BEFORE, "COMMIT", SWEPT),

@@ -207,7 +207,7 @@ def test_event_too_large_alone_is_a_dead_letter(trip):
     assert "Error 413" in letter.reason
 
 
-# One bad event, and suspects
+# One bad event, and blamed
 
 
 @pytest.mark.parametrize("place", [0, 999, 1999])

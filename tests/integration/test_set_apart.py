@@ -276,10 +276,10 @@ def held(t, kind, count):
         elif kind in ("ready", "failed"):
             getattr(deferred, f"add_{kind}")(batch)
         else:
-            deferred.add_apart(getattr(deferred, kind), batch, t.now)
+            deferred.isolate(getattr(deferred, kind), batch, t.now)
 
 
-KINDS = ["ready", "failed", "parts", "suspects", "refused", "alone"]
+KINDS = ["ready", "failed", "parts", "blamed", "refused", "alone"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
