@@ -22,8 +22,9 @@ Heap = list[tuple[int, int, Batch]]
 class Deferred:
     """Batches without their content, which stays in the queue and is read again when they are taken.
 
-    What has failed or was refused while others passed is isolated: while nothing else passes, these take turns
-    on one schedule, however many they are, and one is out at a time. Instants are the caller's (monotonic).
+    What has failed or was refused while others passed is isolated: while nothing else passes, these take
+    turns on one schedule, however many they are, and one is out at a time. Instants are the caller's
+    (monotonic).
 
     Args:
         wait_s: How long to wait after so many turns in vain.
