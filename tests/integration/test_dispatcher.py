@@ -646,6 +646,20 @@ def test_blocked_is_tried_slowly_and_at_once_after_flush(trip):
     assert (t.state, t.counts()) == ("running", (1, 0, 0))
 
 
+@pytest.mark.parametrize("reply", [Reply(429, {}, b"{}"), refusal(), Reply(413, {}, b"")])
+def test_what_a_sample_meets_settles_nothing(trip, reply):
+    """While nothing gets through, a copy of one event asks; whatever becomes of it, the events wait."""
+    t = trip()
+    t.offer([event(n) for n in range(10)])
+    while (batch := t.next(after_s=t.dispatcher.wait_s(t.now))).ids:
+        t.settle(batch, Reply(503, {}, b""))
+    assert batch.events[0] in [event(n) for n in range(10)]
+    t.settle(batch, reply)
+    assert t.counts() == (0, 0, 10)
+    t.deliver(yes)
+    assert (t.counts(), t.dispatcher.is_idle) == ((10, 0, 0), True)
+
+
 def test_new_settings_are_tried_at_once(trip):
     """After a reload nothing waits, and an old request's 401 that comes in late doesn't block again."""
     t = trip(batch_events=1)
