@@ -286,7 +286,8 @@ class Connections:
                 self._hold(now)
                 self._set(self._fewer, last_number)
                 return
-        is_judged = self._samples > self.allowed // 2 or not self._fewer
+        # Where nothing can be compared, twice as many answers must do.
+        is_judged = self._samples > self.allowed // 2 or self._answers >= 2 * self.allowed
         if is_judged and self._answers >= self.allowed < self._limit and now >= self._held_until:
             more = self.allowed if self._is_doubling else (self.allowed + 1) // 2
             self._set(min(self.allowed + more, self._limit), last_number)

@@ -504,14 +504,15 @@ def test_suspect_is_asked_again_before_it_is_buried(trip):
 def test_yes_to_something_sent_before_is_no_evidence(trip):
     """A yes that was on its way when everything began to be refused condemns none."""
     t = trip(batch_events=10)
-    t.offer([event(n) for n in range(30)])
-    first = t.next()
-    t.settle(first, yes(first))
+    t.offer([event(n) for n in range(40)])
+    for _ in range(2):
+        first = t.next()
+        t.settle(first, yes(first))
     left, right = t.next(), t.next()
     t.settle(left, refusal())
     t.settle(right, yes(right))
     t.deliver(lambda batch: refusal(), for_s=1000)
-    assert t.counts() == (20, 0, 10)
+    assert t.counts() == (30, 0, 10)
 
 
 # Waiting for the far end

@@ -46,8 +46,8 @@ def test_a_delay_never_shrinks_with_the_tries_and_stays_bounded(tries, initial_s
 
 
 def round_trip(connections, speed=0.0, now=0.0):
-    """All allowed connections are used once, together, with success; returns how many are allowed then."""
-    for _ in range(connections.allowed):
+    """All allowed connections are used twice, together, with success; returns how many are allowed then."""
+    for _ in range(2 * connections.allowed):
         connections.succeeded(1, 0, speed, now)
     return connections.allowed
 
@@ -73,6 +73,19 @@ def test_no_more_connections_than_make_it_faster(best, power):
         now += crowded / connections.allowed
     assert used / sent <= 2 * best
     assert sent / now > 0.8 * best
+
+
+def test_nothing_grows_before_the_first_answers_can_be_compared():
+    """The first answer on a connection tells nothing: what one alone brings is known before there are two."""
+    connections = Connections(10)
+    connections.succeeded(1, 1, 0.0, 0.0)
+    assert connections.allowed == 1
+    connections.succeeded(2, 2, 1000.0, 1.0)
+    assert connections.allowed == 2
+    connections.succeeded(3, 4, 0.0, 2.0)
+    connections.succeeded(4, 5, 0.0, 2.0)
+    connections.succeeded(5, 6, 250.0, 3.0)
+    assert connections.allowed == 1
 
 
 def test_too_many_requests_halve_the_connections():
