@@ -36,7 +36,7 @@ def test_connections_fall_at_a_rate_limit_and_rise_without_it(
     """They grow until the far end says 429, are fewer then, and grow again when it no longer does."""
     far_end.inject(Fault.slow(0.03))
     limit = far_end.inject(Fault.rate_limit(RATE))
-    offered = put(queue_path, range(1000))
+    offered = put(queue_path, range(2000))
     forwarder.daemon(**FAST)
 
     def daemon():
@@ -57,7 +57,7 @@ def test_connections_fall_at_a_rate_limit_and_rise_without_it(
 
     far_end.clear()
     far_end.inject(Fault.slow(0.03))
-    offered += put(queue_path, range(1000, 11_000))
+    offered += put(queue_path, range(2000, 12_000))
     until(lambda: daemon().connections == 10, "connections rise again", 60)
     until(lambda: not rows(queue_path), "all is delivered", 60)
     oracle(queue_path, far_end, offered)
