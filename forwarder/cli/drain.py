@@ -20,8 +20,9 @@ def drain(context: Context, timeout_s: float | None, as_json: bool) -> int:
     """Deliver what waits, without lingering, then exit.
 
     Exits with 0 when the queue is empty, with 75 when something is left, and with 69 at once when
-    delivery is blocked or paused. Without --timeout it goes on as long as it gets on, and gives up after
-    a minute without progress. While a daemon runs, that one is told to try now and is waited for.
+    delivery is blocked or paused. Without --timeout it gives up after a minute in which nothing got
+    through, but not while a request is out that may still be answered. While a daemon runs, that one is
+    told to try now and is waited for.
 
     With --json: left, how many events are left, and reason, why, also when it exits with 69; "" when none
     is.
