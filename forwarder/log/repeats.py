@@ -21,8 +21,8 @@ class Repeats:
 
     A recovery does not start the reminders over, or a failure that comes and goes would be told each time;
     but it makes the next one due after ten intervals at the latest. All is forgotten when nothing has failed
-    for ten intervals since a recovery. Where no recoveries can be seen, *quiet_s* is given, and that long without
-    a failure is enough. It logs nothing itself. For one thread; *now* is any clock that doesn't go
+    for ten intervals since a recovery. Where no recoveries can be seen, *quiet_s* is given, and that long
+    without a failure is enough. It logs nothing itself. For one thread; *now* is any clock that doesn't go
     back, in seconds.
 
     >>> repeats = Repeats(interval_s=60)
