@@ -25,7 +25,7 @@ DAY_S = 86400.0
 # The longest wait between two tries is twice a minute and some seconds: for the first of them, for a good
 # event among those that are refused, and for the parts that it was in. Then, if a good one was set apart by
 # chance, two turns of each that is.
-BOUND_S, TURN_S = 1800.0, 65.0
+BOUND_S, TURN_S, TURNS = 1800.0, 65.0, 6
 MIB = 1024 * 1024
 
 
@@ -125,7 +125,7 @@ class Day:
         for _ in range(self.random.choice([0, 0, 2])):
             self._at(self.random.uniform(0, DAY_S), "reload", self._reload)
         self.world.run(max(DAY_S, troubles_end) + BOUND_S)
-        self.world.run(self.world.now + 2 * TURN_S * len(self.queue.rows))
+        self.world.run(self.world.now + TURNS * TURN_S * len(self.queue.rows))
         self._check()
 
     # What is planned

@@ -7,7 +7,6 @@ carry the key elsewhere.
 import base64
 import contextlib
 import http.client
-import io
 import time
 import zlib
 from collections.abc import Mapping
@@ -224,28 +223,26 @@ _FAILURES = (*_CUT, http.client.HTTPException, ValueError, _AnswerError)
 def _content(response: http.client.HTTPResponse, headers: Mapping[str, str]) -> bytes:
     """The body, decoded, of at most MAX_ANSWER_BYTES."""
     said = f"HTTP {response.status} with an answer"
-    encoding = headers.get("content-encoding", "identity").strip().lower()
-    is_zipped = encoding in ("gzip", "x-gzip", "deflate")
-    decoder = zlib.decompressobj(wbits=47)  # gzip or zlib, as the first bytes say
-    received = 0
-    content = io.BytesIO()  # gives its bytes away without a copy
-    while piece := response.read(65536):
-        received += len(piece)
-        if is_zipped:
-            try:
-                piece = decoder.decompress(piece, MAX_ANSWER_BYTES + 1 - content.tell())
-            except zlib.error:
-                raise _AnswerError(f"{said} that can't be decompressed") from None
-        content.write(piece)
-        if max(received, content.tell()) > MAX_ANSWER_BYTES:
-            raise _TooLongError(f"{said} too long to be Mixpanel's (over 2 MiB)")
+    encoding = headers.get("content-encoding", "").strip().lower()
+    content = response.read(MAX_ANSWER_BYTES + 1)
+    too_long = _TooLongError(f"{said} too long to be Mixpanel's (over 2 MiB)")
+    if len(content) > MAX_ANSWER_BYTES:
+        raise too_long
     if response.length:
         raise http.client.IncompleteRead(b"", response.length)
-    if received and is_zipped and not decoder.eof:
-        raise _AnswerError(f"{said} that was cut off")
-    if received and not is_zipped and encoding not in ("", "identity"):
+    if content and encoding in ("gzip", "x-gzip", "deflate"):
+        decoder = zlib.decompressobj(wbits=47)  # gzip or zlib, as the first bytes say
+        try:
+            content = decoder.decompress(content, MAX_ANSWER_BYTES + 1)
+        except zlib.error:
+            raise _AnswerError(f"{said} that can't be decompressed") from None
+        if len(content) > MAX_ANSWER_BYTES:
+            raise too_long
+        if not decoder.eof:
+            raise _AnswerError(f"{said} that was cut off")
+    elif content and encoding not in ("", "identity"):
         raise _AnswerError(f"{said} in an encoding not asked for")
-    return content.getvalue()
+    return content
 
 
 def new_client(settings: Settings) -> tuple[Client, list[str]]:
