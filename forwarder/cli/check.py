@@ -261,6 +261,11 @@ def _check_daemon(path: str) -> Result:
         return Result("daemon", WARNING, str(error))
     if daemon is None:
         return Result("daemon", WARNING, "none runs; events are taken in, and wait")
+    if daemon.orphaned:
+        detail = (
+            f"files of the queue were moved or replaced under it; only the old ones hold {daemon.orphaned}"
+        )
+        return Result("daemon", FAIL, detail, StorageError.exit_code)
     reason = f": {daemon.state_reason}" if daemon.state_reason else ""
     detail = f"process {daemon.pid}, {daemon.state}{reason}"
     return Result("daemon", OK if daemon.state == "running" else WARNING, detail)

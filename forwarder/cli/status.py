@@ -47,6 +47,7 @@ NOTHING: Mapping[str, Any] = {
     "short": 0,
     "last_error_at": "",
     "set_aside": 0,
+    "orphaned": "",
     "paused": False,
     "pid": 0,
     "connections": 0,
@@ -114,7 +115,7 @@ def gather(path: str) -> dict[str, Any]:
         found["oldest_waiting_s"] = round(since(oldest_at, now), 3) if oldest_at is not None else 0.0
     daemon = daemon_state.read(path)
     if daemon:
-        for key in ("state", "state_reason", "in_flight", "last_error", "pid", "connections"):
+        for key in ("state", "state_reason", "in_flight", "last_error", "pid", "connections", "orphaned"):
             found[key] = getattr(daemon, key)
         found["last_error_at"] = instant(daemon.last_error_at or None)
         # What the daemon says of itself may be a moment older than the figures.
@@ -137,6 +138,11 @@ def sentence(found: Mapping[str, Any]) -> str:
         damaged = counted(found["set_aside"], "damaged database")
         were, them = ("was", "it") if found["set_aside"] == 1 else ("were", "them")
         text += f" {damaged} {were} set aside with events in {them}: `forwarder salvage` brings them back."
+    if found["orphaned"]:
+        text += (
+            " Files of the queue were moved, deleted or replaced under the daemon, and only the old ones hold"
+            f" {found['orphaned']}: put them back, or read them with `forwarder salvage`."
+        )
     return text
 
 

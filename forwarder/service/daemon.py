@@ -244,6 +244,7 @@ class Daemon:
             last_error=self._journal.last_error,
             last_error_at=self._journal.last_error_at,
             failures=self.dispatcher.flow.tries,
+            orphaned=self._worker.orphaned,
             started_at=self._started_at,
         )
         trouble = self._storage_error or ("" if self._stop_at is None else "the daemon is about to end")

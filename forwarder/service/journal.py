@@ -240,9 +240,17 @@ class Journal:
                     remedy=f"`forwarder salvage {file}` brings back what can be read",
                 )
 
-    def lost(self, error: ForwarderError) -> None:
-        """The daemon ends, and deleted files hold what could not be saved."""
-        self._log.error("queue.lost", detail=error.what, remedy="lost, as the daemon ends")
+    def replaced(self, orphaned: str) -> None:
+        """Files of the queue were moved, deleted or replaced; only the old ones hold what *orphaned* says."""
+        if orphaned:
+            self.last_error = (
+                f"files of the queue were moved or replaced, and only the old ones hold {orphaned}"
+            )
+            self._log.error(
+                "queue.replaced",
+                detail=f"only the old files hold {orphaned}; the queue goes on with those at its path",
+                remedy="put the old files back, or bring what is in them back with `forwarder salvage`",
+            )
 
     def storage_recovered(self, now: float) -> None:
         """The queue can be read and written again."""

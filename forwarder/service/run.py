@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from forwarder.config import Settings
-from forwarder.errors import TryAgainError, UnavailableError
+from forwarder.errors import UnavailableError
 from forwarder.service import state as state_file
 from forwarder.service.daemon import LOCK_TIMEOUT_S, POLL_S, Daemon
 from forwarder.service.instance import InstanceLock, TakenError
@@ -80,11 +80,7 @@ def drain(settings: Settings, timeout_s: float | None) -> Drained:
         before = state_file.read(path)
         if before is None:
             raise
-    try:
-        control.request_flush(path, patience.lock_timeout_s)
-    except TryAgainError as error:
-        with View(path, patience.lock_timeout_s) as view:
-            return _drained(view.figures().waiting, error.what)
+    control.request_flush(path)
     return _watch_drain(path, patience, before.failures)
 
 

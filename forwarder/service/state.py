@@ -24,7 +24,8 @@ class DaemonState:
     """A running daemon, as of ``updated_at``; instants are seconds since the epoch.
 
     ``state`` is one of ``running``, ``backing_off``, ``blocked``, ``paused``; ``in_flight`` counts events,
-    ``failures`` the tries in a row that failed.
+    ``failures`` the tries in a row that failed; ``orphaned`` says what only files hold that were moved,
+    deleted or replaced under the daemon.
     """
 
     pid: int
@@ -35,6 +36,7 @@ class DaemonState:
     last_error: str = ""
     last_error_at: float = 0.0
     failures: int = 0
+    orphaned: str = ""
     started_at: float = 0.0
     updated_at: float = 0.0
 

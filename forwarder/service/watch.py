@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import os
-
-from forwarder.spool.directory import LOG
+from collections.abc import Callable
 
 LOOK_S = 1.0
 STIRRED_S = 1.0
 
 
 class Watch:
-    """Watches the log that every commit to the queue in a directory is written to.
+    """Watches a mark that changes with the queue.
 
-    A commit can be seen in the database only once its bytes are synced, and the file's time is as coarse as
-    the kernel's tick. So the queue is worth a look for `STIRRED_S` after the log has changed, and every
-    `LOOK_S` in any case, which is how a commit is found whose sync took longer.
+    What has changed may be seen only a little later. So the queue is worth a look for `STIRRED_S` after the
+    mark has changed, and every `LOOK_S` in any case.
+
+    Args:
+        mark: Gives it; None: there is none.
     """
 
-    def __init__(self, path: str) -> None:
-        self._log = os.path.join(path, LOG)
-        self._seen: tuple[int, int, int] | None = None
+    def __init__(self, mark: Callable[[], object]) -> None:
+        self._mark = mark
+        self._seen: object = None
         self._stirred_at = self._looked_at = float("-inf")
 
     def is_quiet(self, now: float) -> bool:
@@ -29,12 +29,7 @@ class Watch:
         Args:
             now: Any clock that doesn't go back, in seconds.
         """
-        try:
-            found = os.stat(self._log)
-        except OSError:
-            seen = None
-        else:
-            seen = (found.st_ino, found.st_size, found.st_mtime_ns)
+        seen = self._mark()
         if seen is None or seen != self._seen:
             self._seen, self._stirred_at = seen, now
         return self._stirred_at + STIRRED_S <= now < self._looked_at + LOOK_S

@@ -15,7 +15,7 @@ from forwarder.service.instance import InstanceLock
 from forwarder.service.journal import Journal
 from forwarder.service.tally import Tally
 from forwarder.service.watch import Watch
-from forwarder.spool import Consumer, DamagedError, QueueReplacedError, SpoolFullError, set_aside
+from forwarder.spool import Consumer, Control, DamagedError, QueueReplacedError, SpoolFullError, set_aside
 
 TIDY_S = 0.05
 RETENTION_S = 3600.0
@@ -33,6 +33,7 @@ class Worker:
 
     Attributes:
         tally: What it counts.
+        orphaned: What only files hold that were moved, deleted or replaced under it, for a person.
 
     Raises:
         ConfigError, NotPermittedError: there is no usable queue.
@@ -54,6 +55,9 @@ class Worker:
         self._tidy_at = 0.0
         self._is_damaged = False
         self.tally = Tally()
+        self._asked: Control | None = None
+        self._pause_holds = False
+        self.orphaned = ""
         self._begin()
         try:
             lock.announce()
@@ -65,8 +69,12 @@ class Worker:
         """Begin with the queue that is at the path now, and nothing in memory."""
         self._is_gone = True
         self._spool = Consumer(self._settings.queue.path, self._lock_timeout_s)
-        self._flush_requests = self._spool.control().flush_requests
-        self._watch = Watch(self._settings.queue.path)
+        before, self._asked = self._asked, self._spool.control()
+        # A pause holds where the directory that says so is not at the path any more.
+        self._pause_holds = before is not None and (
+            before.place != self._asked.place and (self._pause_holds or before.paused)
+        )
+        self._watch = Watch(self._spool.changed_mark)
         self.dispatcher = Dispatcher(self._spool, self._settings.delivery)
         self._outcomes: deque[tuple[Batch, Outcome]] = deque()
         self._version: int | None = None
@@ -75,11 +83,8 @@ class Worker:
         self._journal.set_aside(set_aside.damaged(self._settings.queue.path))
 
     def close(self) -> None:
-        """Close the queue; what can't be saved of deleted files goes with them, and is told."""
-        try:
-            self._spool.close()
-        except ForwarderError as error:
-            self._journal.lost(error)
+        """Close the queue."""
+        self._spool.close()
 
     def wait_for_locks(self, timeout_s: float) -> None:
         """Wait for other writers no longer than this from now on, in seconds."""
@@ -128,14 +133,14 @@ class Worker:
             ForwarderError: the queue can't be read or written; what is left is done in a later turn.
         """
         if self._is_gone:
-            # It stays open for as long as what only it holds can't be saved.
-            self._spool.close()
             self._begin()
         try:
             self._turn(now, send)
         except QueueReplacedError:
             self._is_gone = True
             self._spool.close()
+            self.orphaned = self._spool.orphaned or self.orphaned
+            self._journal.replaced(self.orphaned)
             raise
         except DamagedError:
             if self._is_damaged:
@@ -195,17 +200,17 @@ class Worker:
         self._watch.looked(now)
         self._lock.keep()
         version = self._spool.version()
-        if version == self._version:
-            return
-        self._untidy = True
-        self.dispatcher.notice(now)
-        asked = self._spool.control()
-        if asked.paused != self.dispatcher.paused:
-            self.dispatcher.paused = asked.paused
-            self._journal.paused(asked.paused)
-        if asked.flush_requests != self._flush_requests:
-            self._flush_requests = asked.flush_requests
+        before, self._asked = self._asked, self._spool.control()
+        if version != self._version:
+            self._untidy = True
+            self.dispatcher.notice(now)
+        if before is not None and before.flush != self._asked.flush:
+            self._pause_holds = False
             self.flush()
+        paused = self._asked.paused or self._pause_holds
+        if paused != self.dispatcher.paused:
+            self.dispatcher.paused = paused
+            self._journal.paused(paused)
         self._version = version
 
     def _keep_house(self, now: float) -> None:

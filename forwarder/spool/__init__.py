@@ -23,6 +23,7 @@ from forwarder.spool import books, control, dead_letters, set_aside
 from forwarder.spool.ackqueue import AckQueue
 from forwarder.spool.consumer import Consumer
 from forwarder.spool.directory import prepare_directory
+from forwarder.spool.lock import open_shared
 from forwarder.spool.queue import EventQueue
 from forwarder.spool.records import Brief, DeadLetter, Figures, Group, Selection, Waiting
 from forwarder.spool.settlement import Claim, Control, Dead, Settlement
@@ -33,7 +34,6 @@ from forwarder.spool.sqlite_errors import (
     damaged,
     translated,
 )
-from forwarder.spool.turnstile import open_shared
 from forwarder.spool.view import NoQueueError, UnusedQueueError, View
 
 __all__ = [

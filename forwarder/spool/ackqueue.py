@@ -1,4 +1,4 @@
-"""persist-queue's `SQLiteAckQueue`, made safe for many processes and given sets.
+"""persist-queue's `SQLiteAckQueue`, made safe for many processes: for programs that want its get and ack.
 
 What it keeps: the table, its columns and statuses, one-row ``put``/``get``/``ack``/``nack`` and the rest of
 the upstream interface. What it changes on purpose:
@@ -13,23 +13,18 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import sys
 import threading
-import time
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import persistqueue.serializers.json
 from persistqueue import SQLiteAckQueue
 
+from forwarder.spool import appending
 from forwarder.spool.database import Database
-from forwarder.spool.schema import INSERT, INSERT_SET, MOST_ID, SIZE_BITS
-from forwarder.spool.sqlite_errors import used_up
-
-PIECE_BYTES = 8 << 20
+from forwarder.spool.status import INITED
 
 
-class AckQueue(Database, SQLiteAckQueue):  # type: ignore[misc]  # upstream's lock is not reentrant
+class AckQueue(Database, SQLiteAckQueue):
     """The queue in the directory *path*, created when it is not there.
 
     Usable from several threads and processes at once, and after a fork.
@@ -40,7 +35,7 @@ class AckQueue(Database, SQLiteAckQueue):  # type: ignore[misc]  # upstream's lo
         timeout: How long to wait for other writers, in seconds.
 
     Raises:
-        ConfigError: the database there was made by something else, or by a newer forwarder.
+        ConfigError: the database there was made by something else, or by another version.
         NotPermittedError: this user may not write there.
     """
 
@@ -55,40 +50,11 @@ class AckQueue(Database, SQLiteAckQueue):  # type: ignore[misc]  # upstream's lo
         self.put_event = threading.Event()
         Database.__init__(self, self.path, self.timeout)
 
-    def close(self) -> None:
-        """Close the database; a later call opens it again. Raises as `Database.close`."""
-        # Called by __del__ also when the constructor has refused its arguments.
-        if "database_path" in self.__dict__:
-            Database.close(self)
-
-    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        """Close what was dropped; at the very end of the process too little of Python is left for that."""
-        if not is_finalizing():
-            self.close()
-
     def put(self, item: Any) -> int:
         """Append one JSON value as upstream does, unchecked. Returns its row id."""
-        row_id = self.insert(self._serializer.dumps(item), int(persistqueue.AckStatus.inited))
-        # Not in insert: an exception from a signal handler can leave an event locked for good.
+        data = self._serializer.dumps(item)
+        row_id = appending.append(self, [data], INITED)
         self.put_event.set()
-        return row_id
-
-    def insert(self, data: bytes, status: int) -> int:
-        """Append one row; on return it is on disk. Returns its id."""
-        return self.write(
-            lambda connection: self._plausible(connection.execute(INSERT, (data, time.time(), status)))
-        )
-
-    def insert_many(self, records: Sequence[bytes], status: int) -> None:
-        """Append rows of up to 1 MB each; on return all of them are on disk, and none if it raises."""
-        self.write(lambda connection: self._plausible(_insert_set(connection, records, time.time(), status)))
-
-    def _plausible(self, inserted: sqlite3.Cursor) -> int:
-        """The id of the row that was inserted last, if it is one that a queue comes to."""
-        row_id = inserted.lastrowid
-        assert row_id is not None
-        if row_id > MOST_ID:
-            raise used_up(self.path)
         return row_id
 
     # Upstream keeps this count in memory and reads the whole table for it; other processes make it wrong.
@@ -101,6 +67,15 @@ class AckQueue(Database, SQLiteAckQueue):  # type: ignore[misc]  # upstream's lo
     def total(self, _value: int) -> None:
         pass
 
+    @property
+    def tran_lock(self) -> Any:  # upstream makes one of its own, which is not reentrant
+        """What keeps out other threads."""
+        return self._lock
+
+    @tran_lock.setter
+    def tran_lock(self, _value: object) -> None:
+        pass
+
     @property  # type: ignore[override]  # upstream declares None, and assigns a connection
     def _getter(self) -> sqlite3.Connection:
         return self.connect()
@@ -110,24 +85,3 @@ class AckQueue(Database, SQLiteAckQueue):  # type: ignore[misc]  # upstream's lo
         pass
 
     _putter = _getter  # type: ignore[assignment]
-
-
-def _insert_set(
-    connection: sqlite3.Connection, records: Sequence[bytes], put_at: float, status: int
-) -> sqlite3.Cursor:
-    piece: list[bytes] = []
-    places: list[int] = []
-    at = 1
-    for record in records:
-        size = len(record)
-        if at + size > PIECE_BYTES and piece:
-            connection.execute(INSERT_SET, (b"".join(piece), _json(places), put_at, status))
-            piece, places, at = [], [], 1
-        piece.append(record)
-        places.append(at << SIZE_BITS | size)
-        at += size
-    return connection.execute(INSERT_SET, (b"".join(piece), _json(places), put_at, status))
-
-
-def _json(numbers: list[int]) -> str:
-    return f"[{','.join(map(str, numbers))}]"

@@ -17,10 +17,11 @@ from functools import partial
 from typing import Any, TypeVar
 
 from forwarder.errors import TryAgainError
-from forwarder.spool import checkpoint, dead_letters, settling
-from forwarder.spool.ackqueue import AckQueue
+from forwarder.spool import checkpoint, control, dead_letters, settling
 from forwarder.spool.claiming import Reader
 from forwarder.spool.clearing import Clearing
+from forwarder.spool.database import Database
+from forwarder.spool.directory import LOG
 from forwarder.spool.foreign import Origin
 from forwarder.spool.identity import Identity
 from forwarder.spool.reserve import Reserve
@@ -58,17 +59,18 @@ class Consumer:
 
         Raises:
             NotPermittedError: what is delivered from it could not be settled in it.
-            ConfigError, TryAgainError, StorageError: as `AckQueue`.
+            ConfigError, TryAgainError, StorageError: as `Database`.
         """
         # The program may go to another directory.
         self._path = path = os.path.abspath(path)
+        self._log = os.path.join(path, LOG)
         self._reserve = Reserve(path)
         self._long_log = checkpoint.LongLog(path)
         try:
-            self._queue = AckQueue(path, timeout=lock_timeout_s)
+            self._queue = Database(path, timeout=lock_timeout_s)
         except SpoolFullError:
             self._reserve.release()
-            self._queue = AckQueue(path, timeout=lock_timeout_s)
+            self._queue = Database(path, timeout=lock_timeout_s)
         self._settled: set[int] = set()
         try:
             try:
@@ -137,7 +139,7 @@ class Consumer:
         self._identity = replace(self._identity, consumer=self._mark)
 
     def reopen(self) -> None:
-        """Forget what is held in memory of the files, to read them again when asked. Raises as `close`."""
+        """Forget what is held in memory of the files, to read them again when asked."""
         self._queue.reopen()
 
     def set_aside(self) -> None:
@@ -148,13 +150,30 @@ class Consumer:
         self._queue.replace_damaged()
 
     def close(self) -> None:
-        """Close the files. The reserve stays for the next time. Raises as `AckQueue.close`."""
+        """Close the files. The reserve stays for the next time."""
         self._queue.close()
+
+    @property
+    def orphaned(self) -> str:
+        """What only files that were moved, deleted or replaced under this consumer hold; "": nothing."""
+        return self._queue.orphaned
 
     def wait_for_locks(self, timeout_s: float) -> None:
         """Wait for other writers no longer than this from now on, in seconds."""
         self._queue.timeout = timeout_s
         self._read(f"PRAGMA busy_timeout = {int(timeout_s * 1000)}")
+
+    def changed_mark(self) -> object:
+        """What differs when the queue may have changed, or what is asked for: a look at three files.
+
+        A commit can be seen in the database only once its bytes are synced, which may be later, and a
+        file's time is as coarse as the kernel's tick.
+        """
+        try:
+            log = os.stat(self._log)
+        except OSError:
+            return None
+        return log.st_ino, log.st_size, log.st_mtime_ns, control.asked(self._path)
 
     def version(self) -> int:
         """A number that changes when another process has written, or rows were put at the end."""
@@ -172,9 +191,7 @@ class Consumer:
         """
         with translated(self._path):
             self._examine(self._connect())
-        paused, flush_requests = self._read("SELECT paused, flush_requests FROM control")
-        self._queue.was_paused = bool(paused)
-        return Control(bool(paused), flush_requests)
+        return control.asked(self._path)
 
     def claim(self, after_id: int, max_events: int, max_bytes: int) -> Claim:
         """Read the next rows behind *after_id*: at most *max_events*, and *max_bytes* with line ends.

@@ -1,39 +1,59 @@
-"""What a person asks of the daemon, durably and from any process; of a damaged queue, too."""
+"""What a person asks of the daemon, durably and from any process: files beside the database.
 
-import sqlite3
+So a pause outlives a database that is damaged, set aside or restored, and a full disk hinders nobody.
+"""
 
-from forwarder.spool import pause as kept_pause
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
 from forwarder.spool.database import Database
-from forwarder.spool.sqlite_errors import damaged
+from forwarder.spool.directory import identity_of, sync_directory
+from forwarder.spool.lock import open_shared
+from forwarder.spool.settlement import Control
+from forwarder.spool.sqlite_errors import translated
+
+PAUSED, FLUSH = "paused", "flush"
+
+
+def asked(path: str) -> Control:
+    """What is asked for now of the queue in the directory *path*."""
+    flushed = place = (0, 0)
+    with suppress(OSError):
+        place = identity_of(os.stat(path))
+        found = os.stat(os.path.join(path, FLUSH))
+        flushed = (found.st_ino, found.st_mtime_ns)
+    return Control(os.path.lexists(os.path.join(path, PAUSED)), flushed, place)
 
 
 def pause(path: str) -> bool:
     """Stop delivery, until `resume`; a daemon sees it within 0.1 s. Returns whether it was paused before."""
-    return _update(path, "paused = 1")
+    Database(path).close()  # made if there is none, so that the first daemon to come begins paused
+    before = asked(path).paused
+    with translated(path):
+        os.close(open_shared(os.path.join(path, PAUSED)))
+        sync_directory(path)
+    return before
 
 
 def resume(path: str) -> bool:
     """Start delivery again. Returns whether it was paused."""
-    # Left by a crash, it would pause the next database that is made.
-    kept_pause.forget(path)
-    return _update(path, "paused = 0")
+    before = asked(path).paused
+    with translated(path):
+        with suppress(FileNotFoundError):
+            # A daemon that does not find the pause's own directory any more is told, too.
+            os.replace(os.path.join(path, PAUSED), os.path.join(path, FLUSH))
+        sync_directory(path)
+    request_flush(path)
+    return before
 
 
-def request_flush(path: str, timeout_s: float = 10.0) -> None:
-    """Let the daemon forget its present wait and try now; for a lock, this waits *timeout_s* at most."""
-    _update(path, "flush_requests = flush_requests + 1", timeout_s)
-
-
-def _update(path: str, assignment: str, timeout_s: float = 10.0) -> bool:
-    def step(connection: sqlite3.Connection) -> bool:
-        row = connection.execute("SELECT paused FROM control").fetchone()
-        if row is None:
-            raise damaged(path, "it has lost its books")
-        connection.execute(f"UPDATE control SET {assignment}")
-        return bool(row[0])
-
-    queue = Database(path, timeout=timeout_s)
-    try:
-        return queue.write(step)
-    finally:
-        queue.close()
+def request_flush(path: str) -> None:
+    """Let the daemon forget its present wait and try now."""
+    file = os.path.join(path, FLUSH)
+    with translated(path):
+        try:
+            os.utime(file)
+        except FileNotFoundError:
+            os.close(open_shared(file))

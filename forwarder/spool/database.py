@@ -1,6 +1,6 @@
 """The database of a queue: one connection, one writer at a time, and files that may be replaced or damaged.
 
-- Writing passes a turnstile and begins IMMEDIATE; the commit is synced (``synchronous=FULL``).
+- Writing takes the writer lock and begins IMMEDIATE; the commit is synced (``synchronous=FULL``).
 - The connection is closed before a fork, and opened again on both sides.
 - Directory, database and lock file belong to a group of producers, not to the world.
 - A damaged database is set aside for a fresh one; files that were replaced are not written to.
@@ -8,87 +8,94 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sqlite3
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from typing import TypeVar
 
 from forwarder.errors import ForwarderError, StorageError, TryAgainError
-from forwarder.spool import forks, lost_files, pause
-from forwarder.spool.access import Access
-from forwarder.spool.connection import Connection, connections
+from forwarder.spool import forks, lost_files
 from forwarder.spool.directory import DATABASE, Files, make_directory, sync_directory
+from forwarder.spool.lock import WriterLock, open_shared
 from forwarder.spool.opening import is_emptied, opened, undo
 from forwarder.spool.set_aside import set_aside, set_log_aside
-from forwarder.spool.sqlite_errors import TURNSTILE, DamagedError, damaged, translated
-from forwarder.spool.turnstile import Turnstile, open_shared
+from forwarder.spool.sqlite_errors import LOCK, DamagedError, damaged, translated
 
 T = TypeVar("T")
 
 
-class Database(Access):
+class Database:
     """The database in the directory *path*, made when it is not there.
 
-    Usable from several threads and processes at once, and after a fork.
+    Usable from several threads and processes at once, and after a fork. Not from a signal handler that has
+    interrupted a call: it is told to try again.
 
     Args:
         path: A directory; made with its parents if missing.
-        timeout: How long to wait for other writers in seconds, for threads, processes and strangers together.
+        timeout: How long to wait for other writers in seconds, for threads, processes and others together.
 
     Attributes:
         files: Those that were opened last.
         replacements: How often they were found to have been replaced meanwhile.
-        was_paused: What is believed of delivery should a damaged database not say any more.
+        orphaned: What only the replaced files hold, for a person.
 
     Raises:
-        ConfigError: the database there was made by something else, or by a newer forwarder.
+        ConfigError: the database there was made by something else, or by another version.
         NotPermittedError: this user may not write there.
     """
 
     def __init__(self, path: str, timeout: float = 10.0) -> None:
         # The program may go to another directory.
-        path = os.path.abspath(path)
-        self._turnstile = Turnstile(os.path.join(path, TURNSTILE))
-        super().__init__(path, timeout)
+        self.path = os.path.abspath(path)
+        self.timeout = timeout
         self.database_path = os.path.join(self.path, DATABASE)
         self.files = Files(None, None, None)
         self.replacements = 0
-        self.was_paused = False
+        self.orphaned = ""
         self._is_empty = False
+        self._connection: sqlite3.Connection | None = None
+        self._writer_lock = WriterLock(os.path.join(self.path, LOCK))
+        self._renew()
         forks.register(self)
-        try:
-            self.connect()
-        except BaseException:
-            with self.tran_lock:
-                self._close_connection()
-                self._turnstile.close()
-            raise
+        self._begin()
+
+    def _renew(self) -> None:
+        self._lock = threading.RLock()
+        self._deadline: float | None = None
+        self._is_busy = False
+        self._pid = os.getpid()
 
     def _begin(self) -> None:
-        super()._begin()
-        self._connection: Connection | None = None
-        self._turnstile.leave()
-        self._turnstile = Turnstile(os.path.join(self.path, TURNSTILE))
+        """Make sure that there is a queue; opened when it is used first, if there seems to be one."""
+        is_made = os.path.exists(os.path.join(self.path, LOCK)) and os.access(self.path, os.W_OK)
+        if not (is_made and os.access(self.database_path, os.R_OK | os.W_OK)):
+            self.connect()
+            self.close()
+
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        """Close what was dropped; at the very end of the process too little of Python is left for that."""
+        if not is_finalizing() and "_lock" in self.__dict__:
+            with suppress(ForwarderError):
+                self.close()
 
     def connect(self) -> sqlite3.Connection:
         """The open connection."""
-        self.renew()
-        connection = self._connection
-        if connection is None or connection.is_closed:
-            with self._step():
-                connection = self._connected()
-        return connection
+        if self._connection is not None and not self.has_crossed:
+            return self._connection
+        with self._step():
+            return self._connected()
 
-    def _connected(self) -> Connection:
-        connection = self._connection
-        if connection is None or connection.is_closed:
-            # A signal handler may have kept another from getting here by an exception.
-            self._close_connection()
-            connection = self._connection = self._open_sound()
-        return connection
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is None or self.has_crossed:
+            _refuse_crossed(self.path)
+            self._connection = self._open_sound()
+        return self._connection
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -96,7 +103,7 @@ class Database(Access):
 
         Raises:
             TryAgainError: locked for longer than the timeout, or the disk is full; or asked for by a signal
-                handler while the thread that it has interrupted has one.
+                handler that has interrupted a call.
             StorageError, NotPermittedError: the disk or the database refuses.
         """
         with self._step():
@@ -105,28 +112,22 @@ class Database(Access):
                 connection = self._current()
                 try:
                     # Inside: a signal handler may raise when it has begun.
-                    connection.begin(self._left_s(), self.timeout)
+                    self._begin_transaction(connection)
                     yield connection
                     connection.execute("COMMIT")
                 except BaseException as error:
                     undo(connection, error, self.path)
                     raise
 
-    def close(self) -> None:
-        """Close the database; a later call opens it again.
-
-        What a signal handler has interrupted goes on, and closes it in the end.
-
-        Raises:
-            ForwarderError: files that were deleted or replaced hold what can't be saved within the time
-                limit. They stay open, for another try; the last one is made when the process ends.
-        """
-        with self.alone():
-            if self._is_interrupted:
-                self._is_to_close = True
-            else:
-                with self._step():
-                    self._close_all()
+    def _begin_transaction(self, connection: sqlite3.Connection) -> None:
+        has_waited = self._left_s() < self.timeout - 0.05
+        if has_waited:
+            connection.execute(f"PRAGMA busy_timeout = {int(self._left_s() * 1000)}")
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        finally:
+            if has_waited:
+                connection.execute(f"PRAGMA busy_timeout = {int(self.timeout * 1000)}")
 
     def write(self, step: Callable[[sqlite3.Connection], T]) -> T:
         """Take a step in a write transaction; where the database is damaged, on a fresh one in its place.
@@ -148,15 +149,16 @@ class Database(Access):
         """Whether the files at the path are others than those that were opened."""
         return Files.at(self.path) != self.files
 
-    @property
-    def is_to_save(self) -> bool:
-        """Whether files are open that were replaced: what only they hold goes with them."""
-        return self._connection is not None and self.is_replaced()
-
     def reopen(self) -> None:
-        """Close the connection; the next call opens another. Raises as `close`."""
+        """Close the connection; the next call opens another."""
         with self._step():
             self._release()
+
+    def close(self) -> None:
+        """Close the files; a later call opens them again."""
+        with self._step():
+            self._release()
+            self._writer_lock.close()
 
     def replace_damaged(self) -> None:
         """Set the database that is open aside, unless it is another by now; later calls make a fresh one.
@@ -168,35 +170,84 @@ class Database(Access):
             self._release()
             self._set_aside()
 
-    def step_back(self) -> None:
-        """Close the connection if nobody uses it, for the sake of another database at the path."""
-        held: list[threading.RLock] = []
-        try:
-            forks.acquire(self.tran_lock, held, 0)
-            if held and not self._is_busy:
-                self._close_connection()
-        finally:
-            forks.release(held)
-
-    def disconnect(self) -> None:
-        """Close all files, as this process is about to be forked; `tran_lock` must be held.
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep the other threads out.
 
         Raises:
-            ForwarderError: as `close`.
+            TryAgainError: one of them has not gone within the time limit, which goes on counting inside.
         """
-        with self.alone(), translated(self.path):
-            if connection := self._connection:
-                connection.undo()  # a signal handler that forks amid it can't be kept from that
-            self._release()
-            if not self._is_busy:
-                self._turnstile.close()
+        if self._pid != os.getpid():
+            self._renew()
+            self._writer_lock.leave()
+        deadline = time.monotonic() + self.timeout
+        if not self._lock.acquire(timeout=self.timeout):
+            raise TryAgainError(
+                f"the queue in {self.path} has been in use by another thread for {self.timeout:g} s",
+                "Nothing was stored; try again",
+            )
+        outer = self._deadline
+        self._deadline = outer or deadline
+        try:
+            yield
+        finally:
+            self._deadline = outer
+            self._lock.release()
 
     def turn(self) -> AbstractContextManager[None]:
         """Keep the writers of other processes out, too; inside `alone`."""
         make_directory(self.path)  # the whole of it may have been deleted
-        return self._turnstile.passing(self._left_s())
+        return self._writer_lock.held(self._left_s())
 
-    def _open_sound(self) -> Connection:
+    # Over forks
+
+    @property
+    def has_crossed(self) -> bool:
+        """Whether its connection is that of the process that has forked this one."""
+        return self._connection is not None and self._connected_by != os.getpid()
+
+    def before_fork(self) -> None:
+        """Wait until no thread uses it, keep them out, and close its files."""
+        self._lock.acquire()
+        if not self._is_busy and self._pid == os.getpid():
+            with translated(self.path):
+                self._release()
+                self._writer_lock.close()
+
+    def after_fork(self, *, in_child: bool) -> None:
+        """Let threads use it again."""
+        if in_child:
+            self._renew()
+            self._writer_lock.leave()
+        else:
+            self._lock.release()
+
+    # Inside `alone`
+
+    @contextmanager
+    def _step(self) -> Iterator[None]:
+        """Keep out the other threads, and a signal handler amid what it has interrupted.
+
+        Raises:
+            TryAgainError: it is such a handler that calls.
+        """
+        with self.alone(), translated(self.path):
+            if self._is_busy:
+                raise TryAgainError(
+                    f"this thread is opening, closing or writing to the queue in {self.path} now",
+                    "Nothing was stored; don't use a queue in signal handlers",
+                )
+            try:
+                self._is_busy = True
+                yield
+            finally:
+                self._is_busy = False
+
+    def _left_s(self) -> float:
+        """How long may still be waited."""
+        return max((self._deadline or 0.0) - time.monotonic(), 0.0)
+
+    def _open_sound(self) -> sqlite3.Connection:
         """Open the database; a damaged one is set aside for a fresh one, as intake must go on."""
         for _ in range(2):
             try:
@@ -209,7 +260,7 @@ class Database(Access):
         self._set_aside()
         return self._open()
 
-    def _open(self) -> Connection:
+    def _open(self) -> sqlite3.Connection:
         make_directory(self.path)
         if os.path.exists(self.database_path):
             return self._opened()
@@ -222,39 +273,51 @@ class Database(Access):
             sync_directory(self.path)
             return self._opened(is_new=True)
 
-    def _opened(self, is_new: bool = False) -> Connection:
+    def _opened(self, is_new: bool = False) -> sqlite3.Connection:
         # Taken before the file is opened: should it be replaced in between, the next transaction sees it.
         self.files = Files.at(self.path)
         self._is_empty = not is_new and is_emptied(self.path)
         if self._is_empty:
             raise damaged(self.path, "it has lost its content")
-        connection = opened(self.path, self.timeout, self.tran_lock, self.turn)
+        connection = opened(self.path, self.timeout, self.turn)
+        self._connected_by = os.getpid()
         # Opening it has made the log, unless that was there.
         self.files = replace(Files.at(self.path), database=self.files.database)
         return connection
 
-    def _current(self) -> Connection:
-        """The connection, opened anew if the files at the path are others by now."""
+    def _current(self) -> sqlite3.Connection:
+        """The connection, opened again if the files at the path are others by now."""
         # What is set aside goes on taking commits from whoever has it open, without an error.
-        connection = self._connection
-        if connection is not None and self.is_replaced():
-            self._let_go(connection)
+        if self._connection is not None and self.is_replaced():
+            self._let_go()
         return self._connected()
 
-    def _let_go(self, connection: Connection) -> None:
-        """Close files that were replaced, when what is only there is safe; inside the turnstile.
+    def _release(self) -> None:
+        """Close the connection."""
+        if self._connection is None or self.has_crossed:
+            return
+        if self.is_replaced():
+            with self.turn():
+                self._let_go()
+        else:
+            connection, self._connection = self._connection, None
+            connection.close()
+
+    def _let_go(self) -> None:
+        """Close files that were replaced; inside the writer lock.
 
         Raises:
-            TryAgainError, StorageError: that can't be done now.
+            TryAgainError: this process has them open elsewhere.
         """
-        me: forks.Open = self
+        assert self._connection is not None
+        connection, self._connection = self._connection, None
         before = self.files
-        self._save(connection)
-        self._close_connection()
+        self.replacements += 1
+        self.orphaned = lost_files.let_go(connection, self.path, before) or self.orphaned
         # SQLite keeps the index of a database for all connections of a process: none may be left.
-        for database in forks.open_at(self.path):
-            if database is not me and database.files == before:
-                database.step_back()
+        for other in forks.registered():
+            if isinstance(other, Database) and other is not self and other.files == before:
+                other.step_back()
         now = Files.at(self.path)
         if now.database == before.database and now.index != before.index and lost_files.is_open(before.index):
             raise TryAgainError(
@@ -262,36 +325,36 @@ class Database(Access):
                 "Try again; if that does not help, restart the program",
             )
 
+    def step_back(self) -> None:
+        """Close the connection if nobody uses it, for the sake of another database at the path."""
+        if self._lock.acquire(blocking=False):
+            try:
+                if self._connection is not None and not self._is_busy:
+                    connection, self._connection = self._connection, None
+                    lost_files.let_go(connection, self.path, self.files)
+            finally:
+                self._lock.release()
+
     def _set_aside(self) -> None:
         with self.turn():
             if self.files.has_database_at(self.path) and (not self._is_empty or is_emptied(self.path)):
-                pause.keep(self.path, self.was_paused)
                 set_aside(self.path)
 
-    def _save(self, connection: Connection) -> None:
-        """See to it that *connection*, whose files were replaced, can be closed; inside the turnstile."""
-        self.replacements += 1
-        lost_files.leave_log_alone(self.files)
-        lost_files.keep(connection, self.path, self.files)
 
-    def _release(self) -> None:
-        """Close the connection, when what only its files hold is safe."""
-        connection = self._connection
-        if connection is not None and self.is_replaced():
-            lost_files.leave_log_alone(self.files)
-            try:
-                with translated(self.path), self.turn():
-                    self._save(connection)
-            except ForwarderError as error:
-                raise lost_files.not_saved(connection, self.path, error) from error
-        self._close_connection()
+def _at_exit() -> None:
+    # Closed by Python's own end, they would take the log of another database at the path with them.
+    for one in forks.registered():
+        if isinstance(one, Database) and one.is_replaced():
+            one.step_back()
 
-    def _close_all(self) -> None:
-        self._release()
-        self._turnstile.close()
 
-    def _close_connection(self) -> None:
-        """Close what is open of this database; inside `tran_lock`."""
-        self._connection = None
-        for connection in connections(self.tran_lock):
-            connection.close()
+atexit.register(_at_exit)
+
+
+def _refuse_crossed(path: str) -> None:
+    for one in forks.registered():
+        if isinstance(one, Database) and one.path == path and one.has_crossed:
+            raise StorageError(
+                f"this process was forked while the queue in {path} was in use, and can't use it",
+                "Fork by os.fork() between calls, or before the queue is first used",
+            )

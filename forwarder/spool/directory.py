@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from forwarder.errors import ConfigError
-from forwarder.spool.sqlite_errors import TURNSTILE, translated
-from forwarder.spool.turnstile import open_shared
+from forwarder.spool.lock import open_shared
+from forwarder.spool.sqlite_errors import LOCK, translated
 
 DATABASE = "data.db"
 LOG, INDEX = DATABASE + "-wal", DATABASE + "-shm"
@@ -96,15 +96,15 @@ def make_directory(path: str) -> None:
 def _make_open_directory(target: str, parent: str) -> None:
     # Under another name until it is open to the group: who is killed in between must not leave it closed.
     made = tempfile.mkdtemp(prefix=f".{os.path.basename(target)}.", dir=parent)
-    turnstile = os.path.join(made, TURNSTILE)
+    lock = os.path.join(made, LOCK)
     try:
         open_to_group(made)
         # Not empty, or another that is made at the same time could be renamed into its place.
-        os.close(open_shared(turnstile))
+        os.close(open_shared(lock))
         os.rename(made, target)
     except OSError:
         with suppress(FileNotFoundError):
-            os.unlink(turnstile)
+            os.unlink(lock)
         os.rmdir(made)
         raise
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from forwarder.event import accept, encode
 from forwarder.spool import schema
-from forwarder.spool.ackqueue import AckQueue
+from forwarder.spool.appending import append
+from forwarder.spool.database import Database
 from forwarder.spool.directory import DATABASE, LOG, size_of
 from forwarder.spool.sqlite_errors import SpoolFullError, full, translated
 from forwarder.spool.status import READY
@@ -45,10 +46,16 @@ class EventQueue:
         lock_timeout_s: float = 10.0,
         rules: bool = True,
     ) -> None:
+        self._options = {
+            "max_bytes": max_bytes,
+            "min_free_bytes": min_free_bytes,
+            "lock_timeout_s": lock_timeout_s,
+            "rules": rules,
+        }
         self._max_bytes = max_bytes
         self._min_free_bytes = min_free_bytes
         self._rules = rules
-        self._queue = AckQueue(os.fspath(path), timeout=lock_timeout_s)
+        self._queue = Database(os.fspath(path), timeout=lock_timeout_s)
         self.path = self._queue.path
 
     def put(self, event: Mapping[str, Any]) -> int:
@@ -64,12 +71,12 @@ class EventQueue:
         Raises:
             EventError: the event is refused, with the reason.
             TryAgainError: the queue is full, or locked for too long; or it is a signal handler that calls,
-                and what it has interrupted is a call of this queue, or a fork.
+                which has interrupted a call of this queue.
             StorageError: the disk answers with an error.
         """
         record = accept(encode(event), _now_ms(), self._rules)
         self._check_room(len(record))
-        return self._queue.insert(record, READY)
+        return append(self._queue, [record], READY)
 
     def put_many(self, events: Iterable[Mapping[str, Any]]) -> int:
         """Store events durably: all of them, or none. Raises as `put` does; returns how many."""
@@ -88,20 +95,16 @@ class EventQueue:
         if not records:
             return 0
         self._check_room(sum(map(len, records)))
-        self._queue.insert_many(records, READY)
+        append(self._queue, records, READY)
         return len(records)
 
     def close(self) -> None:
-        """Close the files; a later call opens them again.
-
-        A signal handler may call it at any time: what it has interrupted closes them when it is done.
-
-        Raises:
-            TryAgainError, StorageError, NotPermittedError: the files were deleted or replaced while they were
-                open, and what only they hold can't be saved within the time limit. They stay open: try again.
-                A last try is made when the program ends; what fails then is lost, and said on standard error.
-        """
+        """Close the files; a later call opens them again."""
         self._queue.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy in another process opens the queue there."""
+        return _again, (self.path, self._options)
 
     def __enter__(self) -> EventQueue:
         return self
@@ -140,6 +143,10 @@ class EventQueue:
                     f"({self._max_bytes:,})",
                     "Nothing was stored; try again when the daemon has delivered some",
                 )
+
+
+def _again(path: str, options: dict[str, Any]) -> EventQueue:
+    return EventQueue(path, **options)
 
 
 def _now_ms() -> int:

@@ -4,7 +4,7 @@ All of it is in one database, so that what must agree is settled in one transact
 
 - ``ack_queue_default``: persist-queue's table, one row per waiting event (`persistqueue.SQLiteAckQueue`);
 - ``ledger``: one row, the durable totals;
-- ``control``: one row, what a person asked of the daemon, and the mark of the newest consumer;
+- ``control``: one row, the mark of the newest consumer;
 - ``dead_letters``: refused events, each with its reason; the data last, so that SQLite neither reads it on
   its way to another column nor needs it in one piece;
 - ``deliveries``: one row per settled batch, the newest `KEPT_DELIVERIES` of them;
@@ -17,8 +17,6 @@ import os
 import sqlite3
 import time
 import uuid
-
-from persistqueue import SQLiteAckQueue
 
 from forwarder.errors import ConfigError
 from forwarder.spool.sqlite_errors import damaged
@@ -53,7 +51,6 @@ _STATUS = "iif(typeof(status) = 'integer', status, NULL)"
 ROW = f"SELECT _id, CAST(data AS BLOB), {PUT_AT}, {_STATUS} FROM {TABLE}"
 ROW_STATUS = f"SELECT _id, {_STATUS} FROM {TABLE}"
 _COLUMNS = {"_id", "data", "timestamp", "status"}
-_CREATE_QUEUE = SQLiteAckQueue._SQL_CREATE.format(table_name=TABLE, key_column=SQLiteAckQueue._KEY_COLUMN)
 
 _CREATE = (
     """CREATE TABLE ledger (
@@ -71,8 +68,6 @@ _CREATE = (
     )""",
     """CREATE TABLE control (
         id INTEGER PRIMARY KEY CHECK (id = 1),
-        paused INTEGER NOT NULL DEFAULT 0,
-        flush_requests INTEGER NOT NULL DEFAULT 0,
         consumer TEXT
     )""",
     """CREATE TABLE dead_letters (
@@ -186,7 +181,10 @@ def prepare(connection: sqlite3.Connection, path: str) -> None:
 
 
 def _make(connection: sqlite3.Connection) -> None:
-    connection.execute(_CREATE_QUEUE)
+    # Only here, as it takes a third of the time that a producer needs to start.
+    from persistqueue import SQLiteAckQueue as Upstream
+
+    connection.execute(Upstream._SQL_CREATE.format(table_name=TABLE, key_column=Upstream._KEY_COLUMN))
     for statement in _CREATE:
         connection.execute(statement)
     connection.execute(

@@ -19,6 +19,8 @@ from forwarder.spool.directory import (
     DIRECTORY_MODE,
     INDEX,
     LOG,
+    Files,
+    Identity,
     open_to_group,
     size_of,
     sync_directory,
@@ -34,7 +36,7 @@ _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 def set_aside(path: str) -> str:
-    """Set the database in the queue's directory *path* aside. The caller holds the turnstile.
+    """Set the database in the queue's directory *path* aside. The caller holds the lock.
 
     Returns:
         the database's new place.
@@ -71,7 +73,7 @@ def _drop_begun(path: str) -> None:
 
 
 def set_log_aside(path: str) -> None:
-    """Set the log aside that is in *path* without its database. The caller holds the turnstile.
+    """Set the log aside that is in *path* without its database. The caller holds the lock.
 
     SQLite would delete it, and with it the events that are only there. Where a crash has come between the
     two, it goes where its database has gone.
@@ -157,11 +159,12 @@ def mark_salvaged(file: str) -> None:
         sync_directory(os.path.dirname(after))
 
 
-def has_been_set_aside(path: str, mark: str) -> bool:
-    """Whether a database with that mark at the end of its name was set aside in the queue's directory."""
-    return any(
-        name.startswith((DAMAGED, SALVAGED)) and name.endswith(f"-{mark}") for name in os.listdir(path)
-    )
+def has_been_set_aside(path: str, database: Identity | None) -> bool:
+    """Whether that database stands in the queue's directory *path*, set aside."""
+    with contextlib.suppress(OSError):
+        names = [name for name in os.listdir(path) if name.startswith((DAMAGED, SALVAGED))]
+        return any(Files.at(os.path.join(path, name)).database == database for name in names)
+    return False
 
 
 def new_directory(path: str) -> str:

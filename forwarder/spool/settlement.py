@@ -56,7 +56,9 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """What a person has asked for."""
+    """What a person has asked for: ``flush`` is another each time it was asked for, ``place`` in another
+    directory."""
 
     paused: bool
-    flush_requests: int
+    flush: object
+    place: object

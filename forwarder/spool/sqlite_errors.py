@@ -18,8 +18,8 @@ from forwarder.errors import (
     TryAgainError,
 )
 
-_FILES_TO_OPEN = 6  # database, log, index, turnstile, a directory to be synced; and the list of open files
-TURNSTILE = "turnstile"  # a file that only the forwarder makes
+_FILES_TO_OPEN = 6  # database, log, index, lock file, a directory to be synced; and the list of open files
+LOCK = "writer.lock"  # a file that only the forwarder makes
 
 
 class SpoolFullError(TryAgainError):
@@ -62,7 +62,7 @@ def _explain_sqlite(error: sqlite3.Error, path: str) -> Exception:
         )
     if code == "SQLITE_FULL" or (code.startswith("SQLITE_IOERR") and _has_no_space(path)):
         return full(path)
-    if code == "SQLITE_NOTADB" and not os.path.exists(os.path.join(path, TURNSTILE)):
+    if code == "SQLITE_NOTADB" and not os.path.exists(os.path.join(path, LOCK)):
         return ConfigError(
             f"the database in {path} is not a SQLite file",
             "Nothing was changed; set queue.path to another directory, or move the file away",

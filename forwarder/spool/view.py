@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from forwarder.errors import UnavailableError
-from forwarder.spool import large, schema
+from forwarder.spool import control, large, schema
 from forwarder.spool.directory import DATABASE, quoted, refuse_links
 from forwarder.spool.opening import is_emptied
 from forwarder.spool.records import Brief, DeadLetter, Figures, Group, Selection, Waiting, as_bytes
@@ -96,7 +96,7 @@ class View:
         with self._reading():
             row = self._connection.execute(
                 f"SELECT {schema.SEQUENCE} - baseline, delivered, dead_lettered, deleted, retried, discarded,"
-                " short, last_delivery_at, created_at, (SELECT paused FROM control),"
+                " short, last_delivery_at, created_at,"
                 f" (SELECT {schema.PUT_AT} FROM {schema.TABLE} ORDER BY _id LIMIT 1) FROM ledger"
             ).fetchone()
             rate = self._rate(time.time())
@@ -112,7 +112,6 @@ class View:
             short,
             last,
             created,
-            paused,
             oldest,
         ) = row
         disk = os.statvfs(self.path)
@@ -126,7 +125,7 @@ class View:
             retried=retried,
             discarded=discarded,
             short=short,
-            paused=bool(paused),
+            paused=control.asked(self.path).paused,
             oldest_waiting_at=oldest,
             last_delivery_at=last,
             rate_1m=rate,

@@ -70,7 +70,7 @@ POINTS = {
     "statement": Point(BEFORE, ""),
     "make-directory-made": Point(AFTER, "forwarder.spool.directory:tempfile.mkdtemp"),
     "make-file-made": Point(BEFORE, "forwarder.spool.database:sync_directory"),
-    "make-file-opened": Point(BEFORE, "forwarder.spool.turnstile:os.fchmod"),
+    "make-file-opened": Point(BEFORE, "forwarder.spool.lock:os.fchmod"),
     "make-reserve": Point(BEFORE, "forwarder.spool.reserve:Reserve.fill"),
     "make-reserve-file-made": Point(BEFORE, "forwarder.spool.reserve:os.posix_fallocate"),
     "make-reserve-laid": Point(AFTER, "forwarder.spool.reserve:Reserve.fill"),
@@ -82,8 +82,6 @@ POINTS = {
     "aside-marked": Point(AFTER, "forwarder.spool.set_aside:_log_header"),
     "aside-moving": Point(BEFORE, "forwarder.spool.set_aside:os.rename"),
     "aside-moved": Point(AFTER, "forwarder.spool.set_aside:_move"),
-    "pause-kept": Point(AFTER, "forwarder.spool.pause:keep"),
-    "pause-forgetting": Point(BEFORE, "forwarder.spool.pause:forget"),
     "own-examined": Point(AFTER, "forwarder.spool.salvage.own:_is_damaged"),
     "own-aside": Point(AFTER, "forwarder.spool.database:Database.replace_damaged"),
     "salvage-noted": Point(BEFORE, SALVAGED),
@@ -97,7 +95,7 @@ POINTS = {
     "accept-told": Point(AFTER, "forwarder.spool.queue:EventQueue.append"),
     "start-locked": Point(AFTER, "forwarder.service.instance:InstanceLock.__init__"),
     "start-announced": Point(AFTER, "forwarder.service.instance:InstanceLock.announce"),
-    "start-queue-opened": Point(AFTER, "forwarder.spool.ackqueue:AckQueue.__init__"),
+    "start-queue-opened": Point(AFTER, "forwarder.spool.database:Database.connect"),
     "start-probing": Point(BEFORE, "COMMIT"),
     "start-probed": Point(AFTER, "COMMIT"),
     "start-consumer": Point(AFTER, "forwarder.spool.consumer:Consumer.__init__"),
@@ -212,9 +210,9 @@ def _wrapped(function: Callable[..., Any], moment: str, strike: Callable[[], Non
 
 
 def _listen(point: Point, strike: Callable[[], None]) -> None:
-    opening = importlib.import_module("forwarder.spool.opening")
+    connect = sqlite3.connect
 
-    class Connection(opening.Connection):  # type: ignore[misc, name-defined]
+    class Connection(sqlite3.Connection):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
             self._is_near = not point.behind
@@ -232,7 +230,15 @@ def _listen(point: Point, strike: Callable[[], None]) -> None:
                 strike()
             return cursor
 
-    opening.Connection = Connection  # type: ignore[attr-defined]
+    def listening(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        # Not to those that only look.
+        return (
+            connect(*arguments, **options)
+            if "uri" in options
+            else connect(*arguments, factory=Connection, **options)
+        )
+
+    sqlite3.connect = listening  # type: ignore[assignment]
 
 
 def run(arguments: list[str]) -> None:

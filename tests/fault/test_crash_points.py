@@ -515,7 +515,7 @@ def is_prepared(scene):
     ("point", "nth", "file", "mode"),
     [
         ("make-directory-made", 1, "", 0o2770),
-        ("make-file-opened", 1, "turnstile", 0o660),
+        ("make-file-opened", 1, "writer.lock", 0o660),
         ("make-file-opened", 2, "data.db", 0o660),
         ("make-file-opened", 3, "reserve", 0o660),
     ],
@@ -606,8 +606,6 @@ ASIDE = [
     *(("statement", nth) for nth in range(1, 28, 3)),
     ("make-reserve", 1),
     ("accept-commit", 1),
-    ("pause-kept", 1),
-    ("pause-forgetting", 1),
 ]
 # The same where files are moved: three of them, or those of them that are there.
 MOVING = [
@@ -619,8 +617,6 @@ MOVING = [
     ("aside-done", 1),
     ("aside-unlinking", 1),
     ("make-file-made", 1),
-    ("pause-kept", 1),
-    ("pause-forgetting", 1),
 ]
 
 
@@ -647,13 +643,11 @@ def test_killed_while_it_sets_a_damaged_database_aside(
 
 OWN = [
     ("own-examined", 1),
-    ("pause-kept", 1),
     ("aside-made", 1),
     ("aside-linking", 1),
     ("aside-unlinking", 1),
     ("own-aside", 1),
     ("make-file-made", 1),
-    ("pause-forgetting", 1),
     ("salvage-noted", 1),
     ("salvage-committed", 1),
     ("salvage-marking", 1),

@@ -1,6 +1,5 @@
-"""P2 where files are deleted under running programs, and what is only in them can't be saved at once."""
+"""P2 where files are deleted, moved or replaced under running programs: said loudly, and all goes on."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -12,9 +11,8 @@ import time
 
 import pytest
 
-from forwarder.errors import TryAgainError
 from forwarder.event import accept
-from forwarder.spool import EventQueue, salvage, set_aside
+from forwarder.spool import EventQueue, View, books
 
 
 @pytest.fixture
@@ -31,18 +29,6 @@ def offer(queue_path):
     return offer
 
 
-@pytest.fixture
-def turnstile(queue_path):
-    """Holds the turnstile until it is closed, as a stopped producer does."""
-
-    def hold():
-        holder = open(f"{queue_path}/turnstile", "rb+")  # noqa: SIM115  # closed by the test
-        fcntl.flock(holder, fcntl.LOCK_EX)
-        return holder
-
-    return hold
-
-
 def delete_database(path):
     for part in ("", "-wal", "-shm"):
         os.unlink(f"{path}/data.db{part}")
@@ -52,153 +38,109 @@ def taken(far_end):
     return {entry.data for entry in far_end.ledger.events.values()}
 
 
-def salvage_all(forwarder, queue_path):
-    files = set_aside.damaged(queue_path)
-    for file in files:
-        assert forwarder("salvage", file, "--apply").returncode == 0
-    return files
+def move(path):
+    os.rename(path, f"{path}-moved")
 
 
-def test_daemon_keeps_deleted_files_while_they_can_not_be_saved(
-    forwarder, far_end, queue_path, offer, turnstile, until
-):
-    """While the turnstile is busy the daemon keeps deleted files open and says so; then it saves what they
-    hold and goes on."""
-    told = offer("old", 50)
-    forwarder("pause")
-    daemon = forwarder.daemon()
-    holder = turnstile()
-    delete_database(queue_path)
-    until(lambda: any("50 events" in line["detail"] for line in daemon.logged("queue.failed")), "told", 40)
-    assert set_aside.damaged(queue_path) == []
-    holder.close()
-    daemon.wait_for("queue.recovered")
-    told += offer("new", 10)
-    assert len(salvage_all(forwarder, queue_path)) == 1
-    forwarder("resume")
-    until(lambda: set(told) <= taken(far_end), "all are delivered")
-    assert daemon.stop() == 0
-    assert daemon.other_output == []
+def mount_over(path):
+    """As a disk does that is mounted on the directory: another one, empty, is there."""
+    move(path)
+    os.mkdir(path)
 
 
-def test_daemon_that_ends_says_what_is_lost(forwarder, queue_path, offer, turnstile, until):
-    """A daemon that is stopped while deleted files can't be saved says how many events go with them."""
+def is_sound(path):
+    with View(path) as view:
+        return all(finding.ok for finding in books.check(view))
+
+
+@pytest.mark.parametrize("gone", [delete_database, shutil.rmtree, move, mount_over])
+def test_under_the_daemon(forwarder, far_end, queue_path, offer, until, gone):
+    """The daemon says what only the old files hold, in its log, in `status` and in `check`, and goes on; a
+    pause holds, though nothing at the path says so."""
     offer("old", 50)
     forwarder("pause")
     daemon = forwarder.daemon()
-    with turnstile():
-        delete_database(queue_path)
-        until(
-            lambda: any("50 events" in line["detail"] for line in daemon.logged("queue.failed")), "told", 40
-        )
-        assert daemon.stop() == 0
-    assert "50 events" in daemon.wait_for("queue.lost")["detail"]
-
-
-@pytest.mark.parametrize("made_anew", [False, True], ids=["daemon first", "others first"])
-def test_directory_deleted_under_the_daemon(forwarder, far_end, queue_path, offer, until, made_anew):
-    """A whole directory is deleted: it is made anew, and what only the daemon's files hold is saved."""
-    told = offer("old", 50)
-    forwarder("pause")
-    daemon = forwarder.daemon()
-    # Otherwise it goes on writing there meanwhile, and what it saves is deleted with the rest.
+    # Otherwise it goes on writing there meanwhile.
     daemon.process.send_signal(signal.SIGSTOP)
-    shutil.rmtree(queue_path)
-    if made_anew:
-        told += offer("new", 10)
+    gone(queue_path)
     daemon.process.send_signal(signal.SIGCONT)
-    daemon.wait_for("queue.failed")
-    until(lambda: set_aside.damaged(queue_path), "saved")
+    assert "50 events and 0 dead letters" in daemon.wait_for("queue.replaced")["detail"]
     daemon.wait_for("queue.recovered")
-    told += offer("newer", 10)
-    assert len(salvage_all(forwarder, queue_path)) == 1
+    new = offer("new", 10)
+    until(lambda: json.loads(forwarder("status", "--json").stdout)["waiting"] == 10, "the new ones wait")
+    found = json.loads(forwarder("status", "--json").stdout)
+    assert (found["orphaned"], found["state"]) == ("50 events and 0 dead letters", "paused")
+    assert "only the old ones hold 50 events" in forwarder("status").stdout
+    assert forwarder("check").returncode == 74
+    assert taken(far_end) == set()
     forwarder("resume")
-    until(lambda: set(told) <= taken(far_end), "all are delivered")
-    assert forwarder("check").returncode == 0
+    until(lambda: set(new) == taken(far_end), "all are delivered")
+    assert is_sound(queue_path)
     assert daemon.stop() == 0
-    assert daemon.other_output == []
 
 
-def test_producer_keeps_deleted_files_while_they_can_not_be_saved(queue_path, turnstile):
-    """To close a queue whose files were deleted is refused while what they hold can't be saved; then it is
-    saved."""
-    queue = EventQueue(queue_path, min_free_bytes=0, lock_timeout_s=0.2)
-    queue.put_many({"event": "A", "properties": {}} for _ in range(20))
-    with turnstile():
-        delete_database(queue_path)
-        for _ in range(2):
-            with pytest.raises(TryAgainError, match="20 events, 0 dead letters"):
-                queue.close()
-    queue.close()
-    (file,) = set_aside.damaged(queue_path)
-    assert salvage.plan(file).events == 20
-
-
-def test_directory_deleted_under_a_producer(queue_path):
-    """What a producer has put into a directory that is deleted then is saved in a new one as it closes."""
+def test_log_deleted_under_the_only_user(queue_path, caplog):
+    """Where nobody has begun again, what was only in a deleted log goes into the database."""
     with EventQueue(queue_path, min_free_bytes=0) as queue:
         queue.put_many({"event": "A", "properties": {}} for _ in range(20))
-        shutil.rmtree(queue_path)
-    (file,) = set_aside.damaged(queue_path)
-    assert salvage.plan(file).events == 20
+        for part in ("-wal", "-shm"):
+            os.unlink(f"{queue_path}/data.db{part}")
+        queue.put({"event": "A", "properties": {}})
+    with View(queue_path) as view:
+        assert view.figures().waiting == 21
+    assert is_sound(queue_path)
+    assert caplog.records == []
 
 
-FORK = """
-    import os, sys
-    from forwarder import EventQueue
-    from forwarder.errors import StorageError
-    queue = EventQueue(sys.argv[1], min_free_bytes=0, lock_timeout_s=0.2)
+def test_log_replaced_under_a_producer(queue_path, caplog):
+    """Where others have begun again without the log, they win: what was only in it is said to be lost, and
+    the database stays sound."""
+    queue = EventQueue(queue_path, min_free_bytes=0)
     queue.put_many({"event": "A", "properties": {}} for _ in range(20))
-    if len(sys.argv) > 2:
-        import fcntl
-        holder = open(sys.argv[1] + "/turnstile", "rb+")
-        fcntl.flock(holder, fcntl.LOCK_EX)
-    for part in ("", "-wal", "-shm"):
-        os.unlink(f"{sys.argv[1]}/data.db{part}")
-    sys.unraisablehook = lambda *_: None  # Python only prints what its hooks at a fork raise
-    child = os.fork()
-    if len(sys.argv) > 2:
-        fcntl.flock(holder, fcntl.LOCK_UN)
-    if not child:
-        try:
-            queue.put({"event": "A", "properties": {}})
-        except StorageError as error:
-            os._exit(42 if "could not be closed" in str(error) else 1)
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    for part in ("-wal", "-shm"):
+        os.unlink(f"{queue_path}/data.db{part}")
+    put = (
+        "import sys; from forwarder import EventQueue\n"
+        "EventQueue(sys.argv[1], min_free_bytes=0).put({'event': 'B', 'properties': {}})"
+    )
+    subprocess.run([sys.executable, "-c", put, queue_path], check=True, timeout=60)
+    queue.put({"event": "A", "properties": {}})
     queue.close()
-"""
+    assert "only the old ones hold what was accepted last" in caplog.text
+    with View(queue_path) as view:
+        assert view.figures().waiting == 2
+    assert is_sound(queue_path)
 
 
-@pytest.mark.parametrize("is_busy", [False, True], ids=["it can be saved", "it can't be saved yet"])
-def test_fork_saves_what_deleted_files_hold(queue_path, is_busy):
-    """A fork closes files that were deleted when what they hold is saved; else they stay the parent's, and
-    the child is refused."""
-    command = [sys.executable, "-c", textwrap.dedent(FORK), queue_path, *["busy"] * is_busy]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert (done.stdout, done.stderr) == ("42\n" if is_busy else "0\n", "")
-    (file,) = set_aside.damaged(queue_path)
-    assert salvage.plan(file).events == 20
-
-
-END = """
-    import fcntl, os, sys
+PROGRAM = """
+    import os, shutil, subprocess, sys
     from forwarder import EventQueue
-    queue = EventQueue(sys.argv[1], min_free_bytes=0, lock_timeout_s=0.2)
+    queue = EventQueue(sys.argv[1], min_free_bytes=0)
     queue.put_many({"event": "A", "properties": {}} for _ in range(20))
-    if len(sys.argv) > 2:
-        holder = open(sys.argv[1] + "/turnstile", "rb+")
-        fcntl.flock(holder, fcntl.LOCK_EX)
-    for part in ("", "-wal", "-shm"):
-        os.unlink(f"{sys.argv[1]}/data.db{part}")
+    os.rename(sys.argv[1], sys.argv[1] + "-moved")
+    put = "import sys; from forwarder import EventQueue; queue = EventQueue(sys.argv[1], min_free_bytes=0)"
+    put += "; queue.put({'event': 'B', 'properties': {}}); import os; os._exit(0)"
+    subprocess.run([sys.executable, "-c", put, sys.argv[1]], check=True)
+    if sys.argv[2] == "fork":
+        child = os.fork()
+        queue.put({"event": "A", "properties": {}})
+        if not child:
+            os._exit(0)
+        os.waitpid(child, 0)
+    elif sys.argv[2] == "put":
+        queue.put({"event": "A", "properties": {}})
 """
 
 
-@pytest.mark.parametrize("is_busy", [False, True], ids=["it can be saved", "it can't be saved"])
-def test_program_that_ends_saves_what_deleted_files_hold(queue_path, is_busy):
-    """A program that ends without closing its queue saves what deleted files hold, or says what is lost."""
-    command = [sys.executable, "-c", textwrap.dedent(END), queue_path, *["busy"] * is_busy]
+@pytest.mark.parametrize(("what", "count"), [("ends", 1), ("put", 2), ("fork", 3)])
+def test_directory_moved_under_a_producer(queue_path, what, count):
+    """What it does next goes to the directory at the path, whose log it does not delete; it says what the
+    moved one holds, which is still in there."""
+    command = [sys.executable, "-c", textwrap.dedent(PROGRAM), queue_path, what]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert ("20 events, 0 dead letters" in done.stderr) == is_busy
-    assert bool(done.stderr) == is_busy
-    assert [salvage.plan(file).events for file in set_aside.damaged(queue_path)] == [20] * (not is_busy)
+    assert done.returncode == 0
+    assert "only the old ones hold 20 events and 0 dead letters" in done.stderr
+    for path, waiting in ((queue_path, count), (f"{queue_path}-moved", 20)):
+        with View(path) as view:
+            assert view.figures().waiting == waiting
+        assert is_sound(path)

@@ -413,7 +413,7 @@ def test_secret_in_a_proxys_address_is_not_printed(forwarder, offer, queue_path,
 # In the directory
 
 NAMES = (
-    *("data.db", "data.db-wal", "data.db-shm", "turnstile", "reserve"),
+    *("data.db", "data.db-wal", "data.db-shm", "writer.lock", "reserve"),
     *("daemon.lock", "daemon.json", "daemon.json.new"),
 )
 CONTENTS = {"text": b"precious\n" * 100, "empty": b"", "zeros": bytes(RESERVE_BYTES), "none": None}

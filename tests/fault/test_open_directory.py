@@ -15,7 +15,7 @@ from forwarder.spool import EventQueue
 
 NOBODY = 65534
 COMMANDS = ("enqueue -e A -d x", "drain --timeout 5", "status", "check", "peek", "pause", "resume")
-PLANTED = ("data.db", "data.db-wal", "data.db-shm", "turnstile", "reserve", "daemon.lock", "daemon.json")
+PLANTED = ("data.db", "data.db-wal", "data.db-shm", "writer.lock", "reserve", "daemon.lock", "daemon.json")
 
 # As another user, who may do in the directory what everyone may: take files away, and put others there.
 ENEMY = f"""
@@ -109,7 +109,7 @@ def test_a_directory_that_is_a_link_is_the_queue_it_points_at(
     forwarder, far_end, queue, queue_path, tmp_path, until, figures
 ):
     """Queues may be moved to another disk and linked to: by the link or not, it is one queue, which has one
-    daemon and one turnstile. Who can change the link can write the directory it stands in."""
+    daemon and one writer lock. Who can change the link can write the directory it stands in."""
     link = tmp_path / "link"
     link.symlink_to(queue_path)
     queue.put(event(0))

@@ -27,7 +27,7 @@ SEED = int(os.environ.get("FORWARDER_TEST_SEED", "0")) or random.SystemRandom().
 CRASH_S = float(os.environ.get("FORWARDER_CRASH_S", "0"))
 CUTS = 100
 RUN = str(Path(power_loss_run.__file__))
-FILES = {"data.db", "data.db-wal", "data.db-shm", "data.db-journal", "turnstile", "reserve"}
+FILES = {"data.db", "data.db-wal", "data.db-shm", "data.db-journal", "writer.lock", "reserve"}
 FILES |= {"daemon.lock", "daemon.json", "daemon.json.new"}
 
 why_not = power_loss.why_not()

@@ -187,30 +187,30 @@ def test_killed_before_each_statement_it_is_old_or_new(version, old, kill, queue
 
 
 @pytest.fixture
-def turnstile(old, queue_path):
-    """Holds the turnstile, through which whoever brings a queue up to date has to pass; returns its file."""
+def lock(old, queue_path):
+    """Holds the writer lock, through which whoever brings a queue up to date has to pass; returns its file."""
     import fcntl
 
     old(1)
-    file = f"{queue_path}/turnstile"
+    file = f"{queue_path}/writer.lock"
     with open(file, "w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         yield held
 
 
-def test_several_at_once_bring_it_up_to_date_once(turnstile, forwarder, queue_path, until, figures):
+def test_several_at_once_bring_it_up_to_date_once(lock, forwarder, queue_path, until, figures):
     """Four producers that meet a queue of an older version at the same moment all get their event in."""
     producers = [
         subprocess.Popen([sys.executable, "-m", "forwarder", *NEW], env=forwarder.environ) for _ in range(4)
     ]
-    inode = f":{os.fstat(turnstile.fileno()).st_ino} "
+    inode = f":{os.fstat(lock.fileno()).st_ino} "
     locks = Path("/proc/locks")
     until(
         lambda: sum("->" in line and inode in line for line in locks.read_text().splitlines()) == 4,
         "they wait",
     )
     assert content(queue_path)[0] == (1,)
-    turnstile.close()
+    lock.close()
     assert [producer.wait(30) for producer in producers] == [0] * 4
     assert figures(queue_path).waiting == WAITING + 4
 

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import pickle
 import signal
 import sqlite3
 import stat
@@ -31,7 +32,7 @@ from forwarder.spool import (
     prepare_directory,
 )
 from forwarder.spool import schema as schema_module
-from forwarder.spool.ackqueue import PIECE_BYTES
+from forwarder.spool.appending import PIECE_BYTES
 from forwarder.spool.reserve import RESERVE_BYTES, Reserve
 
 EVENT = {"event": "A", "properties": {"distinct_id": "u-1"}}
@@ -250,7 +251,7 @@ def test_files_belong_to_the_group(tmp_path, umask):
             consumer.close()
     """
     [modes] = run_python(code, tmp_path / "queue", umask)
-    files = ("data.db", "data.db-wal", "data.db-shm", "turnstile", "reserve")
+    files = ("data.db", "data.db-wal", "data.db-shm", "writer.lock", "reserve")
     assert modes == {"queue": "0o2770", **dict.fromkeys(files, "0o660")}
 
 
@@ -299,7 +300,7 @@ def test_without_permission_the_reason_is_said(public_path, mode):
 
 
 @as_root
-@pytest.mark.parametrize("name", ["data.db", "data.db-wal", "data.db-shm", "turnstile"])
+@pytest.mark.parametrize("name", ["data.db", "data.db-wal", "data.db-shm", "writer.lock"])
 def test_consumer_that_could_not_settle_is_not_made(public_path, name):
     """A file of the queue that this user can only read is found out before anything is claimed."""
     code = """
@@ -414,9 +415,9 @@ def test_queue_of_a_newer_forwarder_is_left_alone(queue_path, sql):
     EventQueue(queue_path).close()
     sql(queue_path, "PRAGMA user_version = 3")
     before = snapshot(queue_path)["data.db"]
-    for open_it in (EventQueue, View, Consumer):
+    for use in (lambda path: EventQueue(path).put(EVENT), View, Consumer):
         with pytest.raises(ConfigError, match="version 3, this forwarder knows 2"):
-            open_it(queue_path)
+            use(queue_path)
     assert snapshot(queue_path)["data.db"] == before
 
 
@@ -483,9 +484,9 @@ def test_write_transaction_holds_the_queue_from_its_beginning(queue_path):
     with queue.transaction() as connection:
         connection.execute("SELECT * FROM ledger").fetchall()
         with pytest.raises(sqlite3.OperationalError, match="locked"):
-            other.execute("UPDATE control SET paused = 1")
-        connection.execute("UPDATE control SET flush_requests = 1")
-    other.execute("UPDATE control SET paused = 1")
+            other.execute("UPDATE ledger SET short = 1")
+        connection.execute("UPDATE ledger SET short = 2")
+    other.execute("UPDATE ledger SET short = 3")
     other.close()
     queue.close()
 
@@ -499,7 +500,9 @@ def test_stopped_holder_of_the_turnstile(queue_path, rows, until):
         "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], os.O_RDWR), 2); print(flush=True); input()"
     )
     holder = subprocess.Popen(
-        [sys.executable, "-c", code, f"{queue_path}/turnstile"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", code, f"{queue_path}/writer.lock"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
     try:
         assert holder.stdout.readline() == b"\n"
@@ -508,20 +511,20 @@ def test_stopped_holder_of_the_turnstile(queue_path, rows, until):
             with pytest.raises(TryAgainError, match="look for a stopped process"):
                 queue.put(EVENT)
         assert len(os.listdir("/proc/self/task")) <= threads + 1
-        assert sum(path.endswith("turnstile") for path in open_files(queue_path)) == 2
+        assert sum(path.endswith("writer.lock") for path in open_files(queue_path)) == 2
     finally:
         holder.kill()
         holder.communicate()
-    until(lambda: sum(path.endswith("turnstile") for path in open_files(queue_path)) == 1)
+    until(lambda: sum(path.endswith("writer.lock") for path in open_files(queue_path)) == 1)
     assert queue.put(EVENT) == 1
     assert len(rows(queue_path)) == 1
     queue.close()
 
 
 def test_queue_waits_its_turn(queue_path):
-    """A put that finds the turnstile taken is done as soon as it is free."""
+    """A put that finds the writer lock taken is done as soon as it is free."""
     queue = EventQueue(queue_path, min_free_bytes=0)
-    fd = os.open(f"{queue_path}/turnstile", os.O_RDWR)
+    fd = os.open(f"{queue_path}/writer.lock", os.O_RDWR)
     fcntl.flock(fd, fcntl.LOCK_EX)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(queue.put, EVENT)
@@ -693,11 +696,11 @@ def limited(seconds):
         signal.signal(signal.SIGALRM, before)
 
 
-def test_put_broken_off_at_the_turnstile_locks_nobody_out(queue_path):
+def test_put_broken_off_at_the_lock_locks_nobody_out(queue_path):
     """A put that a signal handler breaks off while it waits its turn does not take the turn later."""
     with EventQueue(queue_path, min_free_bytes=0, lock_timeout_s=5) as queue:
         queue.put(EVENT)
-        with open(f"{queue_path}/turnstile", "rb+") as holder:
+        with open(f"{queue_path}/writer.lock", "rb+") as holder:
             fcntl.flock(holder, fcntl.LOCK_EX)
             with pytest.raises(TooLongError), limited(0.2):
                 queue.put(EVENT)
@@ -781,55 +784,6 @@ def test_directory_that_can_not_be_made_is_said_to_be_missing(public_path):
     assert found == [77, f"{wanted} is not there, and this user can't make it in {public_path}"]
 
 
-def test_put_broken_off_again_and_again(queue_path):
-    """A producer whose puts a signal handler breaks off at any moment, beside another, locks neither itself
-    nor others out, and what it was told is accepted is there."""
-    code = """
-        import random, signal, sys, threading, time
-        from forwarder import EventQueue
-        class BrokenOff(Exception): pass
-        def handler(*_): raise BrokenOff
-        signal.signal(signal.SIGALRM, handler)
-        dice = random.Random(7)
-        queue = EventQueue(sys.argv[1], min_free_bytes=0, lock_timeout_s=20)
-        ended = time.monotonic() + 3
-        told, broken_off = [], 0
-        number = 0
-        while time.monotonic() < ended:
-            number += 1
-            try:
-                try:
-                    signal.setitimer(signal.ITIMER_REAL, dice.random() * 0.003)
-                    queue.put({"event": "A", "properties": {"number": number}})
-                    told.append(number)
-                finally:
-                    signal.setitimer(signal.ITIMER_REAL, 0)
-            except BrokenOff:
-                broken_off += 1
-        print(told)
-        print(broken_off)
-    """
-    ended = threading.Event()
-
-    def put_some():
-        with EventQueue(queue_path, min_free_bytes=0, lock_timeout_s=20) as other:
-            while not ended.is_set():
-                other.put(event(-1))
-
-    with ThreadPoolExecutor(1) as pool:
-        others = pool.submit(put_some)
-        try:
-            told, broken_off = run_python(code, queue_path, timeout_s=40)
-        finally:
-            ended.set()
-        others.result(30)
-    assert broken_off > 20
-    with View(queue_path) as view:
-        assert all(finding.ok for finding in books.check(view))
-        there = set(numbers(row.data for row in view.peek(1_000_000)))
-    assert set(told) <= there
-
-
 # Where it is
 
 
@@ -873,8 +827,8 @@ def test_path_stays_what_it_was(tmp_path, monkeypatch, rows):
 
 
 @contextmanager
-def held_turnstile(queue_path):
-    fd = os.open(f"{queue_path}/turnstile", os.O_RDWR)
+def held_lock(queue_path):
+    fd = os.open(f"{queue_path}/writer.lock", os.O_RDWR)
     fcntl.flock(fd, fcntl.LOCK_EX)
     try:
         yield
@@ -883,7 +837,7 @@ def held_turnstile(queue_path):
 
 
 def test_threads_wait_together(queue_path):
-    """Behind a turnstile that does not come free, each of eight threads gives up after the time limit, not
+    """Behind a writer lock that does not come free, each of eight threads gives up after the time limit, not
     after those before it have given up."""
     queue = EventQueue(queue_path, min_free_bytes=0, lock_timeout_s=0.5)
 
@@ -893,7 +847,7 @@ def test_threads_wait_together(queue_path):
             queue.put(EVENT)
         return time.monotonic() - began
 
-    with held_turnstile(queue_path), ThreadPoolExecutor(8) as pool:
+    with held_lock(queue_path), ThreadPoolExecutor(8) as pool:
         took = list(pool.map(put, range(8)))
     assert all(0.4 < one < 1.5 for one in took)
     queue.put(EVENT)
@@ -912,11 +866,11 @@ def test_a_thread_waits_for_another_no_longer(queue_path):
 
 
 def test_waiting_for_the_turnstile_is_taken_off_the_wait_for_sqlite(queue_path):
-    """Who has waited at the turnstile for most of the time waits for a stranger's lock for the rest."""
+    """Who has waited at the writer lock for most of the time waits for a stranger's lock for the rest."""
     queue = EventQueue(queue_path, min_free_bytes=0, lock_timeout_s=1.0)
     stranger = sqlite3.connect(f"{queue_path}/data.db", isolation_level=None)
     stranger.execute("BEGIN IMMEDIATE")
-    fd = os.open(f"{queue_path}/turnstile", os.O_RDWR)
+    fd = os.open(f"{queue_path}/writer.lock", os.O_RDWR)
     fcntl.flock(fd, fcntl.LOCK_EX)
     letting_go = threading.Timer(0.7, lambda: fcntl.flock(fd, fcntl.LOCK_UN))
     letting_go.start()
@@ -956,41 +910,6 @@ def test_put_in_a_signal_handler(queue, queue_path, rows):
 
 
 # Forks
-
-
-def test_fork_broken_off_while_it_waits(queue_path):
-    """A signal handler that raises while a fork waits for another thread's put: the fork waits on, and its
-    child can put."""
-    code = """
-        import fcntl, os, signal, sys, threading, time
-        from forwarder import EventQueue
-        queue = EventQueue(sys.argv[1], min_free_bytes=0, lock_timeout_s=20)
-        def handler(*_): raise KeyError
-        signal.signal(signal.SIGALRM, handler)
-        sys.unraisablehook = lambda *_: None  # Python only prints what its hooks at a fork raise
-        fd = os.open(sys.argv[1] + "/turnstile", os.O_RDWR)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        thread = threading.Thread(target=queue.put, args=({"event": "A", "properties": {"number": 1}},))
-        thread.start()
-        while not queue._queue._is_busy:
-            pass
-        threading.Timer(0.6, lambda: fcntl.flock(fd, fcntl.LOCK_UN)).start()
-        signal.setitimer(signal.ITIMER_REAL, 0.2)
-        child = os.fork()
-        if not child:
-            signal.alarm(20)
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            links = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
-            assert not any("data.db" in link for link in links), "a file crossed the fork"
-            queue.put({"event": "A", "properties": {"number": 2}})
-            os._exit(0)
-        print(os.waitpid(child, 0)[1])
-        thread.join()
-        queue.put({"event": "A", "properties": {"number": 3}})
-    """
-    assert run_python(code, queue_path) == [0]
-    with View(queue_path) as view:
-        assert numbers(row.data for row in view.peek(10)) == [1, 2, 3]
 
 
 def test_several_threads_fork_at_once(queue_path):
@@ -1040,25 +959,55 @@ def test_several_threads_fork_at_once(queue_path):
 
 
 def test_fork_without_python(queue_path, rows):
-    """A child that was forked past Python with the queue open is refused; the parent goes on."""
+    """A child that was forked past Python with the queue in use is refused; the parent goes on."""
     code = """
         import ctypes, json, os, sys
         from forwarder import EventQueue
         from forwarder.errors import StorageError
         queue = EventQueue(sys.argv[1], min_free_bytes=0)
+        queue.put({"event": "A", "properties": {"number": 0}})
         child = ctypes.PyDLL(None).fork()
         if not child:
             try:
                 queue.put({"event": "A", "properties": {"number": 1}})
             except StorageError as error:
-                os._exit(42 if "forked without Python" in str(error) else 1)
+                os._exit(42 if "was forked while" in str(error) else 1)
             os._exit(2)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         queue.put({"event": "A", "properties": {"number": 2}})
         queue.close()
     """
     assert run_python(code, queue_path) == [42]
-    assert numbers(rows(queue_path)) == [2]
+    assert numbers(rows(queue_path)) == [0, 2]
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["a new queue", "one that is there"])
+def test_fork_without_python_before_the_first_use(queue_path, rows, is_there):
+    """A queue that was only made before such a fork, as uWSGI's is, takes events on both sides."""
+    code = """
+        import ctypes, os, sys
+        from forwarder import EventQueue
+        queue = EventQueue(sys.argv[1], min_free_bytes=0)
+        child = ctypes.PyDLL(None).fork()
+        queue.put({"event": "A", "properties": {"number": 1 if child else 2}})
+        if not child:
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    """
+    if is_there:
+        EventQueue(queue_path).close()
+    assert run_python(code, queue_path) == [0]
+    assert sorted(numbers(rows(queue_path))) == [1, 2]
+
+
+def test_pickled(queue_path, rows):
+    """A queue goes to another process as its path and limits, as multiprocessing does it."""
+    with EventQueue(queue_path, min_free_bytes=0, rules=False) as queue:
+        again = pickle.loads(pickle.dumps(queue))
+        again.put(event(1))
+        assert (again.path, again._rules) == (queue.path, False)
+        again.close()
+    assert numbers(rows(queue_path)) == [1]
 
 
 # The reserve

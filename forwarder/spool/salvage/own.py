@@ -46,6 +46,7 @@ def set_own_aside(path: str) -> str:
             found = identity_of(os.fstat(held))
             queue = Database(path)
             try:
+                queue.connect()
                 # Otherwise it has been set aside already: by being opened, or by somebody else.
                 if queue.files.database == found:
                     if not _is_damaged(path):

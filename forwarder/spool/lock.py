@@ -1,0 +1,189 @@
+"""One writer at a time, in the order of arrival.
+
+SQLite's own busy handler sleeps and polls: of 64 processes writing one row each, some starve for 1.4 s
+and more. The kernel queues those who wait for a ``flock``: the worst case fell to 0.36 s.
+"""
+
+from __future__ import annotations
+
+import _thread
+import fcntl
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from forwarder.errors import TryAgainError
+
+FILE_MODE = 0o660
+_POLL_S = 0.02
+
+
+class WriterLock:
+    """An exclusive lock on a file, between processes and between objects of one process.
+
+    Who holds it may take it again. Not to be used by two threads at once.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._fd: int | None = None
+        self._depth = 0
+        self._waiter: _Waiter | None = None
+
+    @contextmanager
+    def held(self, timeout_s: float) -> Iterator[None]:
+        """Hold the lock for the time of the block.
+
+        Raises:
+            TryAgainError: it was not free within *timeout_s*.
+        """
+        if self._depth == 0:
+            self._take(timeout_s)
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            if self._depth == 0 and self._fd is not None:
+                # Not by closing it: a forked child may have the same open file, and would keep the lock.
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Give the file back; it is opened again when needed."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def leave(self) -> None:
+        """Close the files in a forked child; the locks on them are the parent's, and stay."""
+        self.close()
+        self._depth = 0
+        if self._waiter is not None and self._waiter.is_waiting:
+            os.close(self._waiter.fd)
+        self._waiter = None
+
+    def _take(self, timeout_s: float) -> None:
+        until = time.monotonic() + timeout_s
+        while True:
+            if self._fd is None:
+                self._fd = open_shared(self._path)
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._wait(until, timeout_s)
+            # A file that was deleted keeps out nobody who comes later.
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(self._fd), os.stat(self._path)):
+                    return
+            self.close()
+
+    def _wait(self, until: float, timeout_s: float) -> None:
+        while self._waiter is not None and self._waiter.is_waiting:
+            # Behind a stopped holder threads would add up: one that was given up is enough.
+            with suppress(BlockingIOError):
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # type: ignore[arg-type]
+                return
+            if time.monotonic() >= until:
+                raise _not_free(self._path, timeout_s)
+            time.sleep(_POLL_S)
+        waiter = self._waiter = _Waiter(open_shared(self._path))
+        if not waiter.has_lock(until - time.monotonic()):
+            raise _not_free(self._path, timeout_s)
+        self.close()
+        self._fd, self._waiter = waiter.fd, None
+
+
+class _Waiter:
+    """Waits in the kernel's queue, which knows no time limit, so that its owner can give up.
+
+    The wait takes a thread of the system's, and the owner waits for a pipe: under gevent, what `threading`
+    offers is greenlets, which one that waits in the kernel would stop, and `select` lets others run.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.is_waiting = True
+        # Who takes it decides what becomes of the lock: a list's pop is one step, whatever the thread.
+        self._decision = [True]
+        self._news, told = os.pipe()
+        self._told = told
+        monkey: Any = sys.modules.get("gevent.monkey")
+        start: Callable[..., int] = (
+            monkey.get_original("_thread", "start_new_thread") if monkey else _thread.start_new_thread
+        )
+        start(self._run, ())
+
+    def _run(self) -> None:
+        fcntl.flock(self.fd, fcntl.LOCK_EX)
+        if not self._decides():
+            fcntl.flock(self.fd, fcntl.LOCK_UN)
+            os.close(self.fd)
+        self.is_waiting = False
+        os.close(self._told)
+
+    def has_lock(self, timeout_s: float) -> bool:
+        """Wait for the lock; False: given up, and the lock goes back when it comes."""
+        import select
+
+        try:
+            news = select.poll()
+            news.register(self._news, select.POLLIN)
+            news.poll(max(timeout_s, 0.0) * 1000)
+            return not self._decides()
+        except BaseException:
+            if not self._decides():
+                os.close(self.fd)
+            raise
+        finally:
+            os.close(self._news)
+
+    def _decides(self) -> bool:
+        """Whether the caller is the first to ask: the lock's coming, or giving up."""
+        try:
+            return self._decision.pop()
+        except IndexError:
+            return False
+
+
+def _not_free(path: str, timeout_s: float) -> TryAgainError:
+    return TryAgainError(
+        f"the queue has been locked by another process for {timeout_s:.3g} s ({path})",
+        "Nothing was stored; try again, or look for a stopped process that has this file open",
+    )
+
+
+def open_shared(path: str) -> int:
+    """Open *path* for reading and writing, created for owner and group whatever the umask is.
+
+    Returns:
+        a file descriptor that child programs don't inherit.
+
+    Raises:
+        OSError: as :func:`os.open` does.
+    """
+    with suppress(FileNotFoundError):
+        return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    with suppress(FileExistsError):
+        _make_shared(path)
+    return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+
+
+def _make_shared(path: str) -> None:
+    directory = os.path.dirname(path)
+    try:
+        # Without a name until it is open to the group: who is killed in between must not leave it closed.
+        fd = os.open(directory, os.O_RDWR | os.O_TMPFILE, FILE_MODE)
+        is_named = False
+    except OSError:  # not every file system can
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, FILE_MODE)
+        is_named = True
+    try:
+        os.fchmod(fd, FILE_MODE)
+        if not is_named:
+            # With a descriptor for the source, Python calls linkat(2) such that it follows the link in /proc.
+            os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd)
+    finally:
+        os.close(fd)
