@@ -169,7 +169,9 @@ class Day:
             start = random.uniform(0, DAY_S * 0.9)
             end = start + random.choice([30, 600, 3600, 4 * 3600])
             name, behaviour = self._trouble()
-            self._at(start, name, lambda each=behaviour: self.server.behaviours.insert(0, each))
+            # A yes to some, before other behaviours have their say, would make these random ones, see `_trouble`.
+            place = 99 if name == "short counts" else 0
+            self._at(start, name, lambda at=place, each=behaviour: self.server.behaviours.insert(at, each))
             self._at(end, f"no more {name}", lambda each=behaviour: self.server.behaviours.remove(each))
             ends = max(ends, end)
         return ends
