@@ -25,7 +25,7 @@ DAY_S = 86400.0
 # The longest wait between two tries is twice a minute and some seconds: for the first of them, for a good
 # event among those that are refused, and for the parts that it was in. Then, if a good one was set apart by
 # chance, two turns of each that is.
-BOUND_S, TURN_S, TURNS = 1800.0, 65.0, 6
+BOUND_S, TURN_S, TURNS = 1800.0, 65.0, 12
 MIB = 1024 * 1024
 
 
@@ -169,7 +169,7 @@ class Day:
             start = random.uniform(0, DAY_S * 0.9)
             end = start + random.choice([30, 600, 3600, 4 * 3600])
             name, behaviour = self._trouble()
-            # A yes to some, before other behaviours have their say, would make these random ones, see `_trouble`.
+            # A yes to some, before others have their say, would make those random ones, see `_trouble`.
             place = 99 if name == "short counts" else 0
             self._at(start, name, lambda at=place, each=behaviour: self.server.behaviours.insert(at, each))
             self._at(end, f"no more {name}", lambda each=behaviour: self.server.behaviours.remove(each))

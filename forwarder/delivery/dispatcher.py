@@ -195,10 +195,13 @@ class Dispatcher:
             place = 1.0 if self._asks % 4 == 1 else self._asks * GOLDEN % 1
             return self._send_copy(self._backlog.peek(place), now, Way.AGAIN)
         lanes = [lane for lane in (deferred.failed, deferred.ready, deferred.parts) if lane]
-        if lanes:
-            lane = lanes[self._asks // 2 % len(lanes)]
-            return self._sample(deferred.take(lane, now), now, Way.AGAIN)
-        return self._turn(now) if deferred.turn_at < math.inf else None
+        # Each has its share of them: what is in one may never pass.
+        if deferred.turn_at < math.inf and (not lanes or self._asks % 8 == 6):
+            return self._turn(now)
+        if not lanes:
+            return None
+        lane = lanes[self._asks // 2 % len(lanes)]
+        return self._sample(deferred.take(lane, now), now, Way.AGAIN)
 
     def _turn(self, now: float) -> Batch | None:
         """The isolated one whose turn it is, or a sample of it."""
@@ -211,7 +214,8 @@ class Dispatcher:
         """
         if whole is None or len(whole) == 1:
             return self._send(whole, now, way)
-        event = whole.events[int(self._number * GOLDEN % 1 * len(whole))]
+        # As if by chance: by any fixed step, as many requests in between may lead to the same one each time.
+        event = random.Random(self._number).choice(whole.events)  # noqa: S311  # no secret
         if way is Way.TURN:
             return self._send_copy(event, now, way, self._deferred.isolate(self._deferred.blamed, whole, now))
         return self._send_copy(event, now, way, self._deferred.add_failed(whole))

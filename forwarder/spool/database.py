@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import os
 import sqlite3
@@ -66,6 +67,8 @@ class Database:
         self._begin()
 
     def _renew(self) -> None:
+        # gevent may replace it later, and what was made before knows no greenlets.
+        self._made_by = _thread.allocate_lock
         self._lock = threading.RLock()
         self._deadline: float | None = None
         self._is_busy = False
@@ -180,6 +183,8 @@ class Database:
         if self._pid != os.getpid():
             self._renew()
             self._writer_lock.leave()
+        elif self._made_by is not _thread.allocate_lock:
+            self._renew()
         deadline = time.monotonic() + self.timeout
         if not self._lock.acquire(timeout=self.timeout):
             raise TryAgainError(

@@ -572,7 +572,8 @@ def test_events_are_noticed_fast_after_a_quiet_time(forwarder, far_end, offer):
 
 def test_looks_are_saved_only_where_nothing_can_be_new(offer, queue_path):
     """After a commit the queue is worth a look for a second, then once a second; another commit is seen."""
-    watch = Watch(queue_path)
+    consumer = Consumer(queue_path)
+    watch = Watch(consumer.changed_mark)
 
     def quiet_at(seconds):
         found = watch.is_quiet(seconds)
@@ -590,6 +591,9 @@ def test_looks_are_saved_only_where_nothing_can_be_new(offer, queue_path):
         offer(2)
         assert not quiet_at(100.02 + STIRRED_S + LOOK_S)
         assert not quiet_at(100.03 + STIRRED_S + LOOK_S)
+        control.pause(queue_path)
+        assert quiet_at(100.03 + 2 * STIRRED_S) is False
+    consumer.close()
 
 
 def test_idle_daemon_is_idle(forwarder, offer, emptied):
