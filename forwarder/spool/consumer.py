@@ -68,6 +68,7 @@ class Consumer:
         self._long_log = checkpoint.LongLog(path)
         try:
             self._queue = Database(path, timeout=lock_timeout_s)
+            self._queue.connect()
         except SpoolFullError:
             self._reserve.release()
             self._queue = Database(path, timeout=lock_timeout_s)
