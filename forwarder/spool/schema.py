@@ -22,10 +22,9 @@ from persistqueue import SQLiteAckQueue
 
 from forwarder.errors import ConfigError
 from forwarder.spool.sqlite_errors import damaged
-from forwarder.spool.upgrade import STEPS, upgrade
 
 APPLICATION_ID = 0x4D_50_46_51  # "MPFQ"
-VERSION = max(STEPS) + 1
+VERSION = 1
 KEPT_DELIVERIES = 100_000
 
 TABLE = "ack_queue_default"
@@ -115,40 +114,31 @@ MOST_ID = 1 << 53
 
 
 def is_ours(connection: sqlite3.Connection) -> bool:
-    """Whether the database has been prepared by this version already.
+    """Whether the database has been prepared already.
 
     Raises:
-        ConfigError: it was made by a newer version of the forwarder.
+        ConfigError: by another version of the forwarder.
     """
-    version = _version(connection)
-    if version > VERSION:
-        raise ConfigError(
-            f"the queue's database has version {version}, this forwarder knows {VERSION}",
-            "Nothing was changed; use the newer forwarder that made it",
-        )
-    return version == VERSION
-
-
-def is_older(connection: sqlite3.Connection) -> bool:
-    """Whether an older version of the forwarder has prepared it."""
-    return 0 < _version(connection) < VERSION
-
-
-def _version(connection: sqlite3.Connection) -> int:
-    """0: it is not marked as ours."""
     if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-        return 0
-    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+        return False
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version != VERSION:
+        raise ConfigError(
+            f"the queue's database was made by another version: it has version {version}, this forwarder"
+            f" knows {VERSION}",
+            "Nothing was changed; use the forwarder that made it",
+        )
+    return True
 
 
 def refuse_strangers(connection: sqlite3.Connection, path: str) -> None:
-    """Make sure, only reading, that the database is empty, a persist-queue queue, or marked as an older ours.
+    """Make sure, only reading, that the database is empty or a persist-queue queue.
 
     Raises:
         ConfigError: it was made by something else.
     """
     tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-    if not tables or is_older(connection):
+    if not tables:
         return
     if "ledger" in tables and TABLE in tables:
         raise damaged(os.path.dirname(path), "it has lost the mark that says what it is")
@@ -164,28 +154,17 @@ def refuse_strangers(connection: sqlite3.Connection, path: str) -> None:
 
 
 def prepare(connection: sqlite3.Connection, path: str) -> None:
-    """Make an empty database ours, adopt a queue that plain persist-queue made, as it is, or bring one of an
-    older version up to date.
+    """Make an empty database ours, or adopt a queue that plain persist-queue made, as it is.
 
     What an adopted queue has had before counts as nobody's: its waiting rows are the first accepted.
     To be called inside a write transaction.
 
     Raises:
-        ConfigError: it was made by something else, or by a newer version.
-        DamagedError: it is not what an older version has made.
+        ConfigError: it was made by something else, or by another version.
     """
     if is_ours(connection):
         return
     refuse_strangers(connection, path)
-    if is_older(connection):
-        upgrade(connection, os.path.dirname(path), _version(connection))
-    else:
-        _make(connection)
-    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    connection.execute(f"PRAGMA user_version = {VERSION}")
-
-
-def _make(connection: sqlite3.Connection) -> None:
     connection.execute(_CREATE_QUEUE)
     for statement in _CREATE:
         connection.execute(statement)
@@ -195,6 +174,8 @@ def _make(connection: sqlite3.Connection) -> None:
         (str(uuid.uuid4()), time.time()),
     )
     connection.execute("INSERT INTO control (id) VALUES (1)")
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
 def used_up(connection: sqlite3.Connection) -> list[str]:

@@ -29,7 +29,7 @@ class NoQueueError(UnavailableError):
 
 
 class UnusedQueueError(NoQueueError):
-    """There is one, which this version has not used yet, so that its figures can't be told."""
+    """There is one of plain persist-queue, not adopted yet, so that its figures can't be told."""
 
 
 class View:
@@ -71,9 +71,6 @@ class View:
     def _verify(self) -> None:
         if not schema.is_ours(self._connection):
             schema.refuse_strangers(self._connection, self._file)
-            if schema.is_older(self._connection):
-                what = f"the queue in {self.path} is of an older version of the forwarder"
-                raise UnusedQueueError(what, "The next event, or `forwarder run`, brings it up to date")
             raise UnusedQueueError(
                 f"the queue in {self.path} has not been used by the forwarder yet",
                 "`forwarder run` or `forwarder enqueue` will adopt it as it is",
