@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from forwarder.spool import large, settling
+from forwarder.spool import settling
 from forwarder.spool.foreign import Origin
+from forwarder.spool.schema import ROW
 from forwarder.spool.settlement import Claim, Dead, Settlement
 from forwarder.spool.sqlite_errors import SpoolFullError
 
@@ -68,7 +69,7 @@ class Clearing:
         events: list[int] = []
         done = read_bytes = 0
         for row_id in self._kept[:STEP_ROWS]:
-            row = large.row(connection, row_id)
+            row = connection.execute(f"{ROW} WHERE _id = ?", (row_id,)).fetchone()
             done += 1
             if row is None:
                 continue

@@ -36,21 +36,20 @@ INSERT_SET = (
     f"INSERT INTO {TABLE} (data, timestamp, status)"
     f" SELECT substr(?1, value >> {SIZE_BITS}, value & {(1 << SIZE_BITS) - 1}), ?3, ?4 FROM json_each(?2)"
 )
-_INSERT_LETTER = (
+INSERT_LETTER = (
     "INSERT INTO dead_letters (event_id, data, event, insert_id, reason, field, http_status, accepted_at,"
-    " dead_at) VALUES (?, {}, ?, ?, ?, ?, ?, ?, ?)"
+    " dead_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
-INSERT_LETTER = _INSERT_LETTER.format("?")
-# With room for so many bytes, which are written afterwards.
-INSERT_LARGE_LETTER = _INSERT_LETTER.format("zeroblob(?)")
 # When a row was put, in seconds since the epoch; NULL where a stranger wrote what is no such instant (10**11
 # is the year 5138).
 PUT_AT = "iif(timestamp BETWEEN 0 AND 1e11, timestamp, NULL)"
-# A type is told without reading what may be large.
-_STATUS = "iif(typeof(status) = 'integer', status, NULL)"
 # Text need not be UTF-8, and Python would fail on it.
-ROW = f"SELECT _id, CAST(data AS BLOB), {PUT_AT}, {_STATUS} FROM {TABLE}"
-ROW_STATUS = f"SELECT _id, {_STATUS} FROM {TABLE}"
+ROW = (
+    f"SELECT _id, CAST(data AS BLOB) AS data, {PUT_AT} AS put_at,"
+    f" iif(typeof(status) = 'integer', status, NULL) AS status FROM {TABLE}"
+)
+# After an id, up to another, and at most so many.
+ROWS = f"{ROW} WHERE _id > ? AND _id <= ? ORDER BY _id LIMIT ?"
 _COLUMNS = {"_id", "data", "timestamp", "status"}
 _CREATE_QUEUE = SQLiteAckQueue._SQL_CREATE.format(table_name=TABLE, key_column=SQLiteAckQueue._KEY_COLUMN)
 

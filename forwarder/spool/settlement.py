@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from forwarder.spool.large import Large
-
 
 @dataclass(slots=True)
 class Claim:
@@ -29,10 +27,10 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Dead:
-    """An event that goes to the dead letters, and why; `Large` data is taken from its row."""
+    """An event that goes to the dead letters, and why."""
 
     event_id: int
-    data: bytes | Large | None
+    data: bytes | None
     reason: str
     field: str = ""
     http_status: int | None = None

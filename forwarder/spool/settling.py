@@ -12,22 +12,14 @@ from dataclasses import replace
 from itertools import pairwise
 
 from forwarder.event import name_of
-from forwarder.spool import large
 from forwarder.spool.foreign import Origin
-from forwarder.spool.large import Large
-from forwarder.spool.schema import (
-    INSERT,
-    INSERT_LARGE_LETTER,
-    INSERT_LETTER,
-    KEPT_DELIVERIES,
-    SEQUENCE,
-    TABLE,
-)
+from forwarder.spool.schema import INSERT, INSERT_LETTER, KEPT_DELIVERIES, PUT_AT, ROW, SEQUENCE, TABLE
 from forwarder.spool.settlement import Dead, Settlement
 from forwarder.spool.status import READY
 
 PIECE_BYTES = 256 * 1024
-IN_MEMORY_BYTES = 8 << 20
+# As `foreign.Origin` reads it: where a row has no time, it is the queue's own.
+_PUT_AT = f"SELECT coalesce((SELECT {PUT_AT} FROM {TABLE} WHERE _id = ?), created_at) FROM ledger"
 VACUUM_PAGES = 1000  # 4 MB of log at most, as much as the reserve
 
 
@@ -36,15 +28,10 @@ def settle(connection: sqlite3.Connection, settlement: Settlement) -> None:
     now = time.time()
     dead, ids = settlement.dead, settlement.ids
     delivered = len(ids) - len(dead)
-    graves = [_Grave(connection, letter) for letter in dead]
-    for grave in graves:
-        if isinstance(grave.data, Large):
-            grave.bury(connection, now)
+    graves = [_grave(connection, letter, now) for letter in dead]
     # Deleted first: on a full disk a dead letter has to find its place in what the row leaves.
     _delete(connection, ids)
-    for grave in graves:
-        if not isinstance(grave.data, Large):
-            grave.bury(connection, now)
+    connection.executemany(INSERT_LETTER, graves)
     connection.execute(
         "UPDATE ledger SET delivered = delivered + ?, dead_lettered = dead_lettered + ?,"
         " short = short + ?, last_delivery_at = iif(?, ?, last_delivery_at)",
@@ -82,7 +69,7 @@ def move(connection: sqlite3.Connection, ids: Sequence[int], origin: Origin) -> 
     """
     count = 0
     for row_id in ids:
-        row = large.row(connection, row_id)
+        row = connection.execute(f"{ROW} WHERE _id = ?", (row_id,)).fetchone()
         final = None if row is None else origin.read(*row)
         if row is not None and isinstance(final, bytes):
             connection.execute(f"DELETE FROM {TABLE} WHERE _id = ?", (row_id,))
@@ -158,32 +145,8 @@ def _delete(connection: sqlite3.Connection, ids: Sequence[int]) -> None:
     )
 
 
-class _Grave:
-    """A dead letter with what only its row tells.
-
-    Attributes:
-        data: `Large` if it is to be copied from the row, which needs room for both.
-    """
-
-    def __init__(self, connection: sqlite3.Connection, letter: Dead) -> None:
-        self._letter = letter
-        self._put_at = large.put_at(connection, letter.event_id)
-        self.data = letter.data
-        if isinstance(letter.data, Large) and len(letter.data) <= IN_MEMORY_BYTES:
-            self.data = large.read(connection, letter.event_id)
-
-    def bury(self, connection: sqlite3.Connection, now: float) -> None:
-        """Make a row of it."""
-        letter, put_at = self._letter, self._put_at
-        if put_at is None:
-            # As `foreign.Origin` reads it: where a row has no time, it is the queue's own.
-            (put_at,) = connection.execute("SELECT created_at FROM ledger").fetchone()
-        why = (letter.reason, letter.field, letter.http_status, put_at, now)
-        if not isinstance(self.data, Large):
-            name, insert_id = name_of(self.data)
-            connection.execute(INSERT_LETTER, (letter.event_id, self.data, name, insert_id, *why))
-            return
-        row = (letter.event_id, len(self.data), "", "", *why)
-        letter_id = connection.execute(INSERT_LARGE_LETTER, row).lastrowid
-        assert letter_id is not None
-        large.copy(connection, letter.event_id, letter_id)
+def _grave(connection: sqlite3.Connection, letter: Dead, now: float) -> tuple[object, ...]:
+    """A dead letter's row, with what only the event's row tells, while that is there."""
+    (put_at,) = connection.execute(_PUT_AT, (letter.event_id,)).fetchone()
+    why = letter.reason, letter.field, letter.http_status
+    return letter.event_id, letter.data, *name_of(letter.data), *why, put_at, now
