@@ -10,9 +10,8 @@ from dataclasses import dataclass
 class Claim:
     """Rows read for sending, in their order: ids and final bytes side by side.
 
-    Since the claim before it, ``dead`` rows were no events and have gone to the dead letters, the first of
-    them for ``reason``, and ``swept`` rows were acked by a plain consumer. ``kept`` such rows of this claim
-    stay in the queue, for want of room on the disk. All these are in none of the lists.
+    ``dead`` rows between them were no events and have gone to the dead letters, the first of them for
+    ``reason``.
     """
 
     ids: Sequence[int] = ()
@@ -21,8 +20,6 @@ class Claim:
     last_id: int = 0
     dead: int = 0
     reason: str = ""
-    swept: int = 0
-    kept: int = 0
 
 
 @dataclass(frozen=True, slots=True)

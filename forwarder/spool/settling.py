@@ -12,10 +12,8 @@ from dataclasses import replace
 from itertools import pairwise
 
 from forwarder.event import name_of
-from forwarder.spool.foreign import Origin
-from forwarder.spool.schema import INSERT, INSERT_LETTER, KEPT_DELIVERIES, PUT_AT, ROW, SEQUENCE, TABLE
+from forwarder.spool.schema import INSERT_LETTER, KEPT_DELIVERIES, PUT_AT, SEQUENCE, TABLE
 from forwarder.spool.settlement import Dead, Settlement
-from forwarder.spool.status import READY
 
 PIECE_BYTES = 256 * 1024
 # As `foreign.Origin` reads it: where a row has no time, it is the queue's own.
@@ -62,23 +60,6 @@ def sweep(connection: sqlite3.Connection, ids: Sequence[int]) -> None:
     connection.execute("UPDATE ledger SET deleted = deleted + ?", (len(ids),))
 
 
-def move(connection: sqlite3.Connection, ids: Sequence[int], origin: Origin) -> int:
-    """Put rows that are events at the end of the queue, since claims only go ahead. Returns how many.
-
-    The bytes stay those that would have been sent: nothing new is accepted by it.
-    """
-    count = 0
-    for row_id in ids:
-        row = connection.execute(f"{ROW} WHERE _id = ?", (row_id,)).fetchone()
-        final = None if row is None else origin.read(*row)
-        if row is not None and isinstance(final, bytes):
-            connection.execute(f"DELETE FROM {TABLE} WHERE _id = ?", (row_id,))
-            connection.execute(INSERT, (final, row[2], READY))
-            count += 1
-    connection.execute("UPDATE ledger SET baseline = baseline + ?", (count,))
-    return count
-
-
 def account_missing(connection: sqlite3.Connection) -> None:
     """Count as deleted what others have deleted from the table, which has to be empty for that."""
     connection.execute(
@@ -100,7 +81,7 @@ def parts(settlement: Settlement) -> list[Settlement]:
     dead_ids = {letter.event_id for letter in settlement.dead}
     delivered = [row_id for row_id in settlement.ids if row_id not in dead_ids]
     found = [replace(settlement, ids=delivered, dead=())] if delivered else []
-    for letters in pieces(settlement.dead):
+    for letters in _pieces(settlement.dead):
         ids = [letter.event_id for letter in letters]
         found.append(replace(settlement, ids=ids, dead=letters, short=0, size_bytes=0))
     return found
@@ -119,7 +100,7 @@ def without(settlement: Settlement, ids: Set[int]) -> Settlement:
     )
 
 
-def pieces(dead: Sequence[Dead]) -> Iterator[Sequence[Dead]]:
+def _pieces(dead: Sequence[Dead]) -> Iterator[Sequence[Dead]]:
     """Cut so that the reserve has room for each piece, which frees what the next one needs."""
     piece: list[Dead] = []
     size_bytes = 0

@@ -83,17 +83,18 @@ def test_claim_of_nothing(consumer):
     assert (list(claim.ids), claim.size_bytes, claim.last_id) == ([], 0, 10)
 
 
-def test_claim_is_bounded_whatever_the_rows_are(queue, queue_path, consumer, sql):
+def test_claim_is_bounded_whatever_the_rows_are(queue, queue_path, consumer, sql, figures):
     """Bad rows and acked ones count as read: a claim takes no more of them than it may of events, says
-    what it did, and the next one goes on."""
+    what has died, and the next one goes on."""
     for status in (0, 0, 0, 5, 5):
         sql(queue_path, "INSERT INTO ack_queue_default VALUES (NULL, zeroblob(400000), 1.6e9, ?)", (status,))
     queue.put(event(10))
     claims, after_id = [], 10
     while (claim := consumer.claim(after_id, 100, MIB)).last_id > after_id:
-        claims.append((list(claim.ids), claim.dead, claim.swept, claim.kept, bool(claim.reason)))
+        deleted = figures(queue_path).deleted
+        claims.append((list(claim.ids), claim.dead, deleted, bool(claim.reason)))
         after_id = claim.last_id
-    assert claims == [([], 2, 0, 0, True), ([], 1, 1, 0, True), ([16], 0, 1, 0, False)]
+    assert claims == [([], 2, 0, True), ([], 1, 1, True), ([16], 0, 2, False)]
     sql(queue_path, "INSERT INTO ack_queue_default VALUES (NULL, zeroblob(1), 1.6e9, 0)")
     sql(queue_path, "INSERT INTO ack_queue_default VALUES (NULL, zeroblob(1), 1.6e9, 0)")
     assert consumer.claim(16, 1, MIB).last_id == 17
@@ -461,33 +462,61 @@ def test_consumer_that_could_not_sign_at_first(queue, queue_path, sql):
     consumer.close()
 
 
-def test_a_kept_row_that_becomes_an_event_is_handed_out(consumer, queue_path, sql, figures, monkeypatch):
-    """A row that a plain consumer had acked, kept as there was no room to sweep it, and that this consumer
-    gives back: it comes behind the others, with its bytes, and counts once."""
+def test_a_row_left_for_want_of_room_that_becomes_an_event_is_not_lost(
+    consumer, queue_path, rows, sql, figures, monkeypatch
+):
+    """A row that a plain consumer had acked, left as there was no room to sweep it, and that this consumer
+    gives back: nothing takes it for done, and the next start hands it out with its bytes."""
+    stored = rows(queue_path)
     sql(queue_path, "UPDATE ack_queue_default SET status = 5 WHERE _id = 2")
-    [before] = [
-        data for row_id, data in sql(queue_path, "SELECT _id, data FROM ack_queue_default") if row_id == 2
-    ]
-
-    def no_room(_step):
-        raise SpoolFullError("full")
-
-    free = consumer._clearing._free
-    monkeypatch.setattr(consumer._clearing, "_free", no_room)
-    claim = consumer.claim(0, 100, MIB)
-    assert (claim.kept, 2 in claim.ids) == (1, False)
+    with monkeypatch.context() as full:
+        full.setattr(consumer, "_free", no_room)
+        claim = consumer.claim(0, 100, MIB)
+    assert 2 not in claim.ids
     sql(queue_path, "UPDATE ack_queue_default SET status = 1 WHERE _id = 2")
-    monkeypatch.setattr(consumer._clearing, "_free", free)
-    monkeypatch.setattr(consumer._clearing, "_full_until", 0.0)
-    version = consumer.version()
-    consumer.tidy()
-    assert consumer.version() != version, "who looks for news finds it"
-    assert consumer.last_id() == 11
-    late = consumer.claim(claim.last_id, 100, MIB)
-    assert late.events == [before]
-    consumer.settle(Settlement([*claim.ids, *late.ids]))
+    consumer.settle(Settlement(claim.ids))
+    monkeypatch.setattr(consumer, "_retry_at", 0.0)
+    while consumer.tidy():
+        pass
+    assert figures(queue_path).waiting == 1
+    with closing(Consumer(queue_path)) as later:
+        assert later.claim(0, 100, MIB).events == [stored[1]]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_rows_left_for_want_of_room_are_all_met_again(consumer, queue_path, sql, figures, monkeypatch, fails):
+    """Of more than one step of rows that were left, tidying takes out all once there is room, and one step
+    that fails for a lock is taken again."""
+    sql(queue_path, "UPDATE ack_queue_default SET status = 5")
+    sql(
+        queue_path,
+        "INSERT INTO ack_queue_default (data, timestamp, status)"
+        " WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2500)"
+        " SELECT 'no event', 1.6e9, 0 FROM n",
+    )
+    after_id = 0
+    with monkeypatch.context() as full:
+        full.setattr(consumer, "_free", no_room)
+        while (claim := consumer.claim(after_id, 100, MIB)).last_id > after_id:
+            after_id = claim.last_id
+            assert (claim.ids, claim.dead, claim.reason) == ([], 0, "")
+        assert consumer.tidy(), "there is more to do"
+    monkeypatch.setattr(consumer, "_retry_at", 0.0)
+    if fails:
+        consumer.wait_for_locks(0)
+        other = sqlite3.connect(f"{queue_path}/data.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(TryAgainError):
+            consumer.tidy()
+        other.close()
+    while consumer.tidy():
+        pass
     found = figures(queue_path)
-    assert (found.accepted, found.delivered, found.deleted, found.waiting) == (10, 10, 0, 0)
+    assert (found.waiting, found.deleted, found.dead_lettered) == (0, 10, 2500)
+
+
+def no_room(_step):
+    raise SpoolFullError("full")
 
 
 def test_log_is_short_though_readers_are_always_there(consumer, queue, queue_path, monkeypatch):
