@@ -59,7 +59,7 @@ def _check_integrity(connection: sqlite3.Connection) -> Finding:
         faults = _quick_check(connection, "quick_check(5)")
         if faults is None:
             # The queue comes first, and took all the time. The totals have to be sound in any case.
-            tables = ("ledger", "control", "deliveries", "dead_letters")
+            tables = ("ledger", "control", "deliveries", "retries", "dead_letters")
             each = [_quick_check(connection, f"quick_check({table})") for table in tables]
             faults = [fault for found in each for fault in found or () if fault != "ok"]
             if not faults:

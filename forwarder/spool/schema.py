@@ -7,7 +7,9 @@ All of it is in one database, so that what must agree is settled in one transact
 - ``control``: one row, what a person asked of the daemon, and the mark of the newest consumer;
 - ``dead_letters``: refused events, each with its reason; the data last, so that SQLite neither reads it on
   its way to another column nor needs it in one piece;
-- ``deliveries``: one row per settled batch, the newest `KEPT_DELIVERIES` of them;
+- ``deliveries``: one row per settled batch, with exactly its ids (``1-2000,2003``) and how long its request
+  took; the newest `KEPT_ENTRIES` of them;
+- ``retries``: which event a retried dead letter has become; the newest `KEPT_ENTRIES`;
 - ``salvages``: how much of each damaged database has been brought back.
 """
 
@@ -25,7 +27,7 @@ from forwarder.spool.sqlite_errors import damaged
 
 APPLICATION_ID = 0x4D_50_46_51  # "MPFQ"
 VERSION = 1
-KEPT_DELIVERIES = 100_000
+KEPT_ENTRIES = 100_000
 
 TABLE = "ack_queue_default"
 INSERT = f"INSERT INTO {TABLE} (data, timestamp, status) VALUES (?, ?, ?)"
@@ -89,20 +91,28 @@ _CREATE = (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         first_id INTEGER NOT NULL,
         last_id INTEGER NOT NULL,
+        ids TEXT NOT NULL,
         delivered INTEGER NOT NULL,
         dead INTEGER NOT NULL,
         short INTEGER NOT NULL,
         size_bytes INTEGER NOT NULL,
         http_status INTEGER,
         tries INTEGER NOT NULL,
+        took_s REAL NOT NULL,
         settled_at REAL NOT NULL
+    )""",
+    """CREATE TABLE retries (
+        new_event_id INTEGER PRIMARY KEY,
+        dead_letter_id INTEGER NOT NULL,
+        event_id INTEGER NOT NULL,
+        at REAL NOT NULL
     )""",
     """CREATE TABLE salvages (
         source TEXT PRIMARY KEY,
         position INTEGER NOT NULL
     )""",
 )
-TABLES = (TABLE, "ledger", "control", "dead_letters", "deliveries", "salvages")
+TABLES = (TABLE, "ledger", "control", "dead_letters", "deliveries", "retries", "salvages")
 
 # All events ever accepted: AUTOINCREMENT keeps this in the transaction of each insert, foreign ones included.
 SEQUENCE = f"coalesce((SELECT seq FROM sqlite_sequence WHERE name = '{TABLE}'), 0)"

@@ -37,8 +37,8 @@ class Dead:
 class Settlement:
     """What became of some rows: every id in *ids* leaves the queue, delivered unless it is in *dead*.
 
-    ``short`` of the delivered ones were not counted by the far end. ``size_bytes``, ``http_status`` and
-    ``tries`` are kept in the delivery log.
+    ``short`` of the delivered ones were not counted by the far end. ``size_bytes``, ``http_status``,
+    ``tries`` and ``took_s``, how long the request took, are kept in the delivery log.
     """
 
     ids: Sequence[int]
@@ -47,6 +47,7 @@ class Settlement:
     size_bytes: int = 0
     http_status: int | None = None
     tries: int = 1
+    took_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,13 @@ from dataclasses import replace
 from itertools import pairwise
 
 from forwarder.event import name_of
-from forwarder.spool.schema import INSERT_LETTER, KEPT_DELIVERIES, PUT_AT, SEQUENCE, TABLE
+from forwarder.spool.schema import INSERT_LETTER, KEPT_ENTRIES, PUT_AT, SEQUENCE, TABLE
 from forwarder.spool.settlement import Dead, Settlement
 
 PIECE_BYTES = 256 * 1024
 # As `foreign.Origin` reads it: where a row has no time, it is the queue's own.
 _PUT_AT = f"SELECT coalesce((SELECT {PUT_AT} FROM {TABLE} WHERE _id = ?), created_at) FROM ledger"
+_DELETE = f"DELETE FROM {TABLE} WHERE _id BETWEEN ? AND ?"
 VACUUM_PAGES = 1000  # 4 MB of log at most, as much as the reserve
 
 
@@ -28,7 +29,8 @@ def settle(connection: sqlite3.Connection, settlement: Settlement) -> None:
     delivered = len(ids) - len(dead)
     graves = [_grave(connection, letter, now) for letter in dead]
     # Deleted first: on a full disk a dead letter has to find its place in what the row leaves.
-    _delete(connection, ids)
+    runs = _runs(ids)
+    connection.executemany(_DELETE, runs)
     connection.executemany(INSERT_LETTER, graves)
     connection.execute(
         "UPDATE ledger SET delivered = delivered + ?, dead_lettered = dead_lettered + ?,"
@@ -36,27 +38,29 @@ def settle(connection: sqlite3.Connection, settlement: Settlement) -> None:
         (delivered, len(dead), settlement.short, delivered > 0, now),
     )
     entry = connection.execute(
-        "INSERT INTO deliveries (first_id, last_id, delivered, dead, short, size_bytes, http_status,"
-        " tries, settled_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO deliveries (first_id, last_id, ids, delivered, dead, short, size_bytes, http_status,"
+        " tries, took_s, settled_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             ids[0],
             ids[-1],
+            ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs),
             delivered,
             len(dead),
             settlement.short,
             settlement.size_bytes,
             settlement.http_status,
             settlement.tries,
+            settlement.took_s,
             now,
         ),
     ).lastrowid
     assert entry is not None
-    connection.execute("DELETE FROM deliveries WHERE id <= ?", (entry - KEPT_DELIVERIES,))
+    connection.execute("DELETE FROM deliveries WHERE id <= ?", (entry - KEPT_ENTRIES,))
 
 
 def sweep(connection: sqlite3.Connection, ids: Sequence[int]) -> None:
     """Take out what a plain consumer has acked."""
-    _delete(connection, ids)
+    connection.executemany(_DELETE, _runs(ids))
     connection.execute("UPDATE ledger SET deleted = deleted + ?", (len(ids),))
 
 
@@ -114,16 +118,13 @@ def _pieces(dead: Sequence[Dead]) -> Iterator[Sequence[Dead]]:
         yield piece
 
 
-def _delete(connection: sqlite3.Connection, ids: Sequence[int]) -> None:
-    """Delete rows by their ranges: what stands in a gap is somebody else's."""
+def _runs(ids: Sequence[int]) -> list[tuple[int, int]]:
+    """The ids as ranges, from and to: what stands in a gap between them is somebody else's."""
     if isinstance(ids, range):
-        connection.execute(f"DELETE FROM {TABLE} WHERE _id BETWEEN ? AND ?", (ids[0], ids[-1]))
-        return
+        return [(ids[0], ids[-1])]
     starts = [row_id for before, row_id in pairwise((-1, *ids)) if row_id != before + 1]
     ends = [row_id for row_id, after in pairwise((*ids, -1)) if after != row_id + 1]
-    connection.executemany(
-        f"DELETE FROM {TABLE} WHERE _id BETWEEN ? AND ?", list(zip(starts, ends, strict=True))
-    )
+    return list(zip(starts, ends, strict=True))
 
 
 def _grave(connection: sqlite3.Connection, letter: Dead, now: float) -> tuple[object, ...]:

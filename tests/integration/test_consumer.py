@@ -156,7 +156,10 @@ def test_settled_events_leave_the_queue(consumer, queue_path, sql, figures):
     """Delivered events are gone and counted, dead ones are in the dead letters with all that is known."""
     claim = consumer.claim(0, 10, MIB)
     dead = Dead(4, claim.events[3], "must not be blank", "properties.x", 400)
-    consumer.settle(Settlement(claim.ids[:6], [dead], short=1, size_bytes=99, http_status=400, tries=3))
+    settlement = Settlement(
+        claim.ids[:6], [dead], short=1, size_bytes=99, http_status=400, tries=3, took_s=0.5
+    )
+    consumer.settle(settlement)
     assert ids_in(queue_path) == [7, 8, 9, 10]
     found = figures(queue_path)
     assert (found.accepted, found.delivered, found.dead_lettered, found.waiting) == (10, 5, 1, 4)
@@ -166,9 +169,9 @@ def test_settled_events_leave_the_queue(consumer, queue_path, sql, figures):
     assert (letter.event_id, letter.data, letter.reason) == (4, claim.events[3], "must not be blank")
     assert (letter.field, letter.http_status, letter.event) == ("properties.x", 400, "A")
     assert letter.accepted_at <= letter.dead_at
-    log = "first_id, last_id, delivered, dead, short, size_bytes, http_status, tries, settled_at"
+    log = "ids, delivered, dead, short, size_bytes, http_status, tries, took_s, settled_at"
     assert sql(queue_path, f"SELECT {log} FROM deliveries") == [
-        (1, 6, 5, 1, 1, 99, 400, 3, found.last_delivery_at)
+        ("1-6", 5, 1, 1, 99, 400, 3, 0.5, found.last_delivery_at)
     ]
 
 
@@ -183,12 +186,16 @@ def test_rate_and_last_delivery_count_what_was_delivered(consumer, queue_path, f
 @pytest.mark.parametrize(
     "ids", [ids for size in (1, 2, 3, 5) for ids in itertools.combinations(range(1, 6), size)], ids=str
 )
-def test_exactly_the_given_rows_leave(queue, queue_path, ids):
-    """Whatever gaps there are between the settled rows, those in the gaps stay."""
+def test_exactly_the_given_rows_leave(queue, queue_path, sql, ids):
+    """Whatever gaps there are between the settled rows, those in gaps stay, and the log says which left."""
     queue.put_many(event(number) for number in range(5))
     consumer = Consumer(queue_path)
     consumer.settle(Settlement(list(ids)))
     assert ids_in(queue_path) == sorted({1, 2, 3, 4, 5} - set(ids))
+    [(logged,)] = sql(queue_path, "SELECT ids FROM deliveries")
+    runs = [list(map(int, run.split("-"))) for run in logged.split(",")]
+    assert [row_id for run in runs for row_id in range(run[0], run[-1] + 1)] == list(ids)
+    assert len(runs) == sum(row_id - 1 not in ids for row_id in ids)
     consumer.close()
 
 
@@ -236,7 +243,7 @@ def test_delivery_log_is_bounded(consumer, queue_path, sql):
     sql(
         queue_path,
         "INSERT INTO deliveries WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE"
-        " i < 100000) SELECT i, 1, 1, 1, 0, 0, 0, 200, 1, 1e9 FROM n",
+        " i < 100000) SELECT i, 1, 1, '1', 1, 0, 0, 0, 200, 1, 0.1, 1e9 FROM n",
     )
     for row_id in (1, 2, 3):
         consumer.settle(Settlement([row_id]))
@@ -292,15 +299,30 @@ def test_consumer_is_made_while_the_queue_is_locked(queue, queue_path):
 # Dead letters
 
 
-def test_retried_dead_letters_are_accepted_anew(consumer, queue_path, figures):
-    """A retried dead letter leaves the dead letters and is a new row; the books know both."""
+def test_retried_dead_letters_are_accepted_anew(consumer, queue_path, sql, figures):
+    """A retried dead letter leaves the dead letters and is a new row; the books know both, and which."""
     claim = consumer.claim(0, 10, MIB)
     consumer.settle(Settlement([1, 2, 3], [Dead(2, claim.events[1], "bad"), Dead(3, claim.events[2], "bad")]))
-    assert dead_letters.retry(queue_path, [1, 99], lambda data, _: data) == (1, [])
-    assert consumer.claim(10, 10, MIB).events == [claim.events[1]]
+    assert dead_letters.retry(queue_path, [1, 99], lambda data, _: data) == ({1: 11}, [])
+    assert sql(queue_path, "SELECT dead_letter_id, event_id, new_event_id FROM retries") == [(1, 2, 11)]
+    again = consumer.claim(10, 10, MIB)
+    assert (list(again.ids), again.events) == ([11], [claim.events[1]])
     found = figures(queue_path)
     assert (found.accepted, found.delivered, found.dead_lettered, found.waiting) == (11, 1, 2, 8)
     assert (found.retried, found.discarded, found.dead_letters) == (1, 0, 1)
+
+
+def test_retries_are_bounded(consumer, queue_path, sql):
+    """What became of dead letters is kept of the newest 100 000."""
+    consumer.settle(Settlement([1, 2], [Dead(n, b"{}", "bad") for n in (1, 2)]))
+    sql(
+        queue_path,
+        "INSERT INTO retries WITH RECURSIVE n(i) AS (SELECT -99999 UNION ALL SELECT i + 1 FROM n WHERE i < 0)"
+        " SELECT i, 1, 1, 1e9 FROM n",
+    )
+    assert dead_letters.retry(queue_path, [1, 2], lambda data, _: data)[0] == {1: 11, 2: 12}
+    found = sql(queue_path, "SELECT count(*), min(new_event_id), max(new_event_id) FROM retries")
+    assert found == [(100_000, -99_997, 12)]
 
 
 def test_deleted_dead_letters_are_counted(consumer, queue_path, figures):

@@ -297,11 +297,13 @@ class Spool(RuleBasedStateMachine):
             return
         there = sorted(self.letters)
         ids = sorted({self.last_letter + 1, *(there[number % len(there)] for number in picked)})
-        count, stayed = dead_letters.retry(self.path, ids, complete)
+        new_ids, stayed = dead_letters.retry(self.path, ids, complete)
         known = [letter_id for letter_id in ids if letter_id in self.letters]
         stays = [letter_id for letter_id in known if self.letters[letter_id][1] in RUBBISH]
         assert [letter_id for letter_id, _ in stayed] == stays
-        assert count == len(known) - len(stays)
+        count = len(new_ids)
+        assert list(new_ids) == [letter_id for letter_id in known if letter_id not in stays]
+        assert list(new_ids.values()) == [self.last_id + n for n in range(1, count + 1)]
         self.added(self.letters.pop(letter_id)[1] for letter_id in known if letter_id not in stays)
         self.retried += count
         seen["retried"] += count
