@@ -48,8 +48,8 @@ def put_back(path: str, wanted: Wanted, view: View | None, edit: Edit) -> Tally:
     """Put those back into the queue that *edit* does not refuse."""
     with _telling("put back into the queue") as tally:
         for page in wanted.pages(view, with_data=False):
-            count, stayed = dead_letters.retry(path, [letter.id for letter in page], edit)
-            tally.count += count
+            new_ids, stayed = dead_letters.retry(path, [letter.id for letter in page], edit)
+            tally.count += len(new_ids)
             tally.stayed += stayed
     return tally
 

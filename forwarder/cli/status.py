@@ -84,7 +84,7 @@ def status(context: Context, as_json: bool, watch: bool, expressions: tuple[str,
 
     Exit code: 0 whatever it says, unless --fail-if asks for another: a key of --json, one of > >= < <= ==
     !=, and a number or text. An eta_s that is null counts as endless; where nothing is known, as of a queue
-    of an older version, everything holds. With --watch, the first that holds ends it.
+    not adopted yet, everything holds. With --watch, the first that holds ends it.
     """
     conditions = [understand(expression, NOTHING) for expression in expressions]
     path = context.queue_path

@@ -400,7 +400,9 @@ class Dispatcher:
         self, batch: Batch, ids: Sequence[int], dead: Sequence[Dead], outcome: Outcome, short: int = 0
     ) -> None:
         size_bytes = batch.size_bytes if len(ids) == len(batch) else 0
-        self._spool.settle(Settlement(ids, dead, short, size_bytes, outcome.status, batch.tries))
+        self._spool.settle(
+            Settlement(ids, dead, short, size_bytes, outcome.status, batch.tries, outcome.took_s)
+        )
 
     def _may_tell(self, batch: Batch) -> bool:
         """Whether one more refusal of *batch*, of one event, would tell more."""

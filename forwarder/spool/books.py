@@ -13,7 +13,6 @@ import msgspec
 from forwarder.errors import ForwarderError
 from forwarder.spool import schema
 from forwarder.spool.foreign import Origin
-from forwarder.spool.large import Found, Large, rows
 from forwarder.spool.records import Figures
 from forwarder.spool.settlement import Dead
 from forwarder.spool.sqlite_errors import translated
@@ -60,7 +59,7 @@ def _check_integrity(connection: sqlite3.Connection) -> Finding:
         faults = _quick_check(connection, "quick_check(5)")
         if faults is None:
             # The queue comes first, and took all the time. The totals have to be sound in any case.
-            tables = ("ledger", "control", "deliveries", "dead_letters")
+            tables = ("ledger", "control", "deliveries", "retries", "dead_letters")
             each = [_quick_check(connection, f"quick_check({table})") for table in tables]
             faults = [fault for found in each for fault in found or () if fault != "ok"]
             if not faults:
@@ -188,7 +187,7 @@ def _check_content(view: View) -> tuple[str, Sequence[str]]:
         counts[0] += 1
         final = origin.read(row_id, data, put_at, status)
         if isinstance(final, Dead):
-            is_spoilt = status == READY and not isinstance(data, Large) and not _is_json(data)
+            is_spoilt = status == READY and not _is_json(data)
             counts[1 + is_spoilt] += 1
             examples[is_spoilt] = examples[is_spoilt] or f"row {row_id}: {final.reason}"
     looked, dead, spoilt = counts
@@ -199,13 +198,15 @@ def _check_content(view: View) -> tuple[str, Sequence[str]]:
     return detail, [fault] if spoilt else []
 
 
-def _sampled(connection: sqlite3.Connection, oldest: int, newest: int) -> Iterator[Found]:
+def _sampled(
+    connection: sqlite3.Connection, oldest: int, newest: int
+) -> Iterator[tuple[int, bytes | None, float | None, int | None]]:
     """All rows, or if there are too many, some from everywhere."""
     deadline = time.monotonic() + SAMPLE_LIMIT_S
     step = max(SAMPLE_ROWS, -(-(newest - oldest + 1) // SAMPLES))
     for first in range(oldest, newest + 1, step):
         last = min(first + SAMPLE_ROWS - 1, newest)
-        yield from rows(connection, first - 1, last, SAMPLE_ROWS)
+        yield from connection.execute(schema.ROWS, (first - 1, last, SAMPLE_ROWS))
         if time.monotonic() > deadline:
             break
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 
-from forwarder.event import Lines
+from forwarder.event import MAX_EVENT_BYTES, Lines
 from forwarder.spool.foreign import Origin, are_final
-from forwarder.spool.large import MOST_BYTES, limited, rows
-from forwarder.spool.schema import MOST_ID, TABLE
+from forwarder.spool.schema import MOST_ID, ROWS, TABLE
 from forwarder.spool.settlement import Claim, Dead
 from forwarder.spool.status import READY
 
 # What has a higher id than `MOST_ID` makes the database a damaged one; all else is delivered before.
 # Rows that begin with a brace, and hold as many values as they are, hold one each: none is empty then.
-_OWN = f"status = {READY} AND length(data) <= {MOST_BYTES} AND substr(data, 1, 1) = x'7b'"
+_OWN = f"status = {READY} AND length(data) <= {MAX_EVENT_BYTES} AND substr(data, 1, 1) = x'7b'"
 _PIECE = (
     f"SELECT count(*), min(_id), max(_id), sum({_OWN}), CAST(group_concat(data, x'0a') AS BLOB)"
     f" FROM (SELECT _id, data, status FROM {TABLE} WHERE _id > ? AND _id <= {MOST_ID}"
@@ -57,7 +56,7 @@ class Reader:
         claim = Claim(ids, events, last_id=after_id)
         read_bytes = 0
         self._is_bound_by_bytes = False
-        with closing(rows(connection, after_id, MOST_ID, max_events)) as found:
+        with closing(connection.execute(ROWS, (after_id, MOST_ID, max_events))) as found:
             for row_id, data, put_at, status in found:
                 final = self._origin.read(row_id, data, put_at, status)
                 size_bytes = len(final if isinstance(final, bytes) else data or b"") + 1
@@ -81,11 +80,14 @@ def _in_one_piece(
     connection: sqlite3.Connection, after_id: int, max_events: int, max_bytes: int
 ) -> Claim | None:
     """The rows behind *after_id*, if all are events of our own, without a gap, and within *max_bytes*."""
+    # SQLite stops where more would be put together than may be taken.
+    before = connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max_bytes)
     try:
-        with limited(connection, max_bytes):
-            row = connection.execute(_PIECE, (after_id, max_events)).fetchone()
+        row = connection.execute(_PIECE, (after_id, max_events)).fetchone()
     except sqlite3.DataError:
         return None
+    finally:
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, before)
     count, first_id, last_id, own, text = row
     if not count:
         return Claim(last_id=after_id)

@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 from forwarder.errors import TryAgainError
 from forwarder.spool import checkpoint, control, dead_letters, settling
 from forwarder.spool.claiming import Reader
-from forwarder.spool.clearing import Clearing
 from forwarder.spool.database import Database
 from forwarder.spool.directory import LOG
 from forwarder.spool.foreign import Origin
@@ -41,6 +40,10 @@ MISSING = (
     f"SELECT {SEQUENCE} - baseline - delivered - dead_lettered - deleted"
     f" FROM ledger WHERE NOT EXISTS (SELECT 1 FROM {TABLE})"
 )
+
+RETRY_S = 1.0
+STEP_ROWS = 1000
+STEP_BYTES = 1 << 20
 
 _T = TypeVar("_T")
 
@@ -93,7 +96,8 @@ class Consumer:
             self._identity = Identity.of(connection)
         origin = Origin(*self._read("SELECT queue_id, created_at FROM ledger"))
         self._reader = Reader(origin)
-        self._clearing = Clearing(origin, self._free)
+        # What claims have left behind for want of room stands behind this id; and when to try again.
+        self._left_after, self._retry_at = MOST_ID, 0.0
         # A lock or a full disk says nothing about permissions, and passes.
         with suppress(TryAgainError), self._transaction():
             pass
@@ -177,8 +181,8 @@ class Consumer:
         return log.st_ino, log.st_size, log.st_mtime_ns, control.asked(self._path)
 
     def version(self) -> int:
-        """A number that changes when another process has written, or rows were put at the end."""
-        return int(self._read("PRAGMA data_version")[0]) + self._clearing.moved
+        """A number that changes when another process has written."""
+        return int(self._read("PRAGMA data_version")[0])
 
     def last_id(self) -> int:
         """The id of the newest event ever accepted."""
@@ -199,18 +203,33 @@ class Consumer:
 
         One row alone may be larger. Rows that are no events go to the dead letters at once, rows a plain
         consumer has acked are swept: they count as read, but are not in the claim. Where there is no room
-        for that they stay in the queue, and are taken out by a later claim, `tidy` or consumer.
+        for that they stay in the queue, and are taken out by `tidy` or the next consumer.
 
         Returns:
             the claim; its ``last_id`` is what to go on from (*after_id*: nothing is left). Also without
             an event in it there may be more behind.
         """
-        self._clear_kept()
+        claim, is_clear = self._claim(after_id, max_events, max_bytes)
+        if not is_clear:
+            self._left_after = min(self._left_after, after_id)
+        return claim
+
+    def _claim(self, after_id: int, max_events: int, max_bytes: int) -> tuple[Claim, bool]:
+        """As `claim`, and whether there was room to take out what is no event."""
         with translated(self._path):
             claim, dead, swept = self._reader.read(self._connect(), after_id, max_events, max_bytes)
-        claim.kept = self._clearing.clear(dead, swept)
-        self._clearing.report(claim)
-        return claim
+        try:
+            if swept:
+                self._free(partial(settling.sweep, ids=swept))
+            for part in settling.parts(Settlement([letter.event_id for letter in dead], dead)):
+                self._free(partial(settling.settle, settlement=part))
+                claim.dead += len(part.dead)
+                claim.reason = claim.reason or part.dead[0].reason
+        except SpoolFullError:
+            # The events around them are delivered all the same, which makes room.
+            self._retry_at = time.monotonic() + RETRY_S
+            return claim, False
+        return claim, True
 
     def read_again(self, ids: Sequence[int], size_bytes: int) -> Claim:
         """Read rows that a claim has given before, *size_bytes* in all; those that are gone are left out."""
@@ -227,10 +246,6 @@ class Consumer:
                 claim = self.claim(found.last_id, len(ids), max(size_bytes, 1))
         found.size_bytes = sum(map(len, found.events)) + len(found.events)
         return found
-
-    def _clear_kept(self) -> None:
-        with translated(self._path):
-            self._clearing.clear_kept(self._connect())
 
     def settle(self, settlement: Settlement) -> None:
         """Take rows out of the queue, for the reasons given; durable on return.
@@ -285,8 +300,8 @@ class Consumer:
     def tidy(self) -> bool:
         """Give a little disk back, in a step short enough to hinder nobody. True: there is more to do.
 
-        Also takes out what claims had no room to, and counts as deleted what others have deleted from a
-        queue that is empty now. To be called while nothing is in flight.
+        Also takes out what claims have left for want of room, and counts as deleted what others have deleted
+        from a queue that is empty now. To be called while nothing is in flight.
 
         Raises:
             DamagedError: a row has an id that no queue comes to, and no claim.
@@ -294,7 +309,11 @@ class Consumer:
         """
         if self.last_id() > MOST_ID:
             raise used_up(self._path)
-        self._clear_kept()
+        after_id = self._left_after
+        if after_id < MOST_ID and time.monotonic() >= self._retry_at:
+            claim, is_clear = self._claim(after_id, STEP_ROWS, STEP_BYTES)
+            if is_clear:
+                self._left_after = claim.last_id if claim.last_id > after_id else MOST_ID
         if self._read(f"SELECT coalesce(({MISSING}), 0)")[0] > 0:
             self._free(settling.account_missing)
         # First, as a vacuum fills the log anew, and the disk may have no room for both.
@@ -305,7 +324,7 @@ class Consumer:
             self._free(settling.vacuum)
             return True
         self._reserve.fill()
-        return self._clearing.has_kept
+        return self._left_after < MOST_ID
 
     def shorten_log(self) -> None:
         """Empty the log where it has grown long, as readers are always there; writers wait for them then, but

@@ -64,7 +64,12 @@ class Database:
         self._writer_lock = WriterLock(os.path.join(self.path, LOCK))
         self._renew()
         forks.register(self)
-        self._begin()
+        try:
+            self._begin()
+        except BaseException:
+            with suppress(ForwarderError):
+                self.close()
+            raise
 
     def _renew(self) -> None:
         # gevent may replace it later, and what was made before knows no greenlets.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from forwarder.errors import EventError
 from forwarder.spool.database import Database
 from forwarder.spool.records import as_bytes
-from forwarder.spool.schema import INSERT
+from forwarder.spool.schema import INSERT, KEPT_ENTRIES
 from forwarder.spool.status import READY
 
 STEP_LETTERS = 1000
@@ -20,10 +20,10 @@ STEP_BYTES = 4 << 20
 
 def retry(
     path: str, ids: Iterable[int], edit: Callable[[bytes, float], bytes]
-) -> tuple[int, list[tuple[int, str]]]:
+) -> tuple[dict[int, int], list[tuple[int, str]]]:
     """Put dead letters back into the queue, all that can be in one transaction.
 
-    Each is accepted anew: it gets a new row, and counts as accepted once more.
+    Each is accepted anew: it gets a new row, and counts as accepted once more. ``retries`` keeps which.
 
     Args:
         ids: Of the dead letters; unknown ones are passed over.
@@ -31,16 +31,18 @@ def retry(
             queue; what it refuses with an EventError stays dead.
 
     Returns:
-        how many were put back, and (id, reason) of each that stays.
+        the new row's id by that of each that was put back, and (id, reason) of each that stays.
     """
     stayed: list[tuple[int, str]] = []
-    count = 0
+    new_ids: dict[int, int] = {}
+    now = time.time()
     queue = Database(path)
     try:
         with queue.transaction() as connection:
             for letter_id in ids:
                 row = connection.execute(
-                    "SELECT CAST(data AS BLOB), accepted_at FROM dead_letters WHERE id = ?", (letter_id,)
+                    "SELECT CAST(data AS BLOB), accepted_at, event_id FROM dead_letters WHERE id = ?",
+                    (letter_id,),
                 ).fetchone()
                 if row is None:
                     continue
@@ -49,13 +51,22 @@ def retry(
                 except EventError as error:
                     stayed.append((letter_id, str(error)))
                     continue
-                connection.execute(INSERT, (data, time.time(), READY))
+                new_id = connection.execute(INSERT, (data, now, READY)).lastrowid
+                assert new_id is not None
+                new_ids[letter_id] = new_id
+                connection.execute(
+                    "INSERT INTO retries VALUES (?, ?, ?, ?)", (new_id, letter_id, row[2], now)
+                )
                 connection.execute("DELETE FROM dead_letters WHERE id = ?", (letter_id,))
-                count += 1
-            connection.execute("UPDATE ledger SET retried = retried + ?", (count,))
+            connection.execute("UPDATE ledger SET retried = retried + ?", (len(new_ids),))
+            connection.execute(
+                "DELETE FROM retries WHERE new_event_id <="
+                " (SELECT new_event_id FROM retries ORDER BY new_event_id DESC LIMIT 1 OFFSET ?)",
+                (KEPT_ENTRIES,),
+            )
     finally:
         queue.close()
-    return count, stayed
+    return new_ids, stayed
 
 
 def delete(path: str, ids: Iterable[int]) -> int:

@@ -7,7 +7,9 @@ All of it is in one database, so that what must agree is settled in one transact
 - ``control``: one row, the mark of the newest consumer;
 - ``dead_letters``: refused events, each with its reason; the data last, so that SQLite neither reads it on
   its way to another column nor needs it in one piece;
-- ``deliveries``: one row per settled batch, the newest `KEPT_DELIVERIES` of them;
+- ``deliveries``: one row per settled batch, with exactly its ids (``1-2000,2003``) and how long its request
+  took; the newest `KEPT_ENTRIES` of them;
+- ``retries``: which event a retried dead letter has become; the newest `KEPT_ENTRIES`;
 - ``salvages``: how much of each damaged database has been brought back.
 """
 
@@ -20,11 +22,10 @@ import uuid
 
 from forwarder.errors import ConfigError
 from forwarder.spool.sqlite_errors import damaged
-from forwarder.spool.upgrade import STEPS, upgrade
 
 APPLICATION_ID = 0x4D_50_46_51  # "MPFQ"
-VERSION = max(STEPS) + 1
-KEPT_DELIVERIES = 100_000
+VERSION = 1
+KEPT_ENTRIES = 100_000
 
 TABLE = "ack_queue_default"
 INSERT = f"INSERT INTO {TABLE} (data, timestamp, status) VALUES (?, ?, ?)"
@@ -35,21 +36,20 @@ INSERT_SET = (
     f"INSERT INTO {TABLE} (data, timestamp, status)"
     f" SELECT substr(?1, value >> {SIZE_BITS}, value & {(1 << SIZE_BITS) - 1}), ?3, ?4 FROM json_each(?2)"
 )
-_INSERT_LETTER = (
+INSERT_LETTER = (
     "INSERT INTO dead_letters (event_id, data, event, insert_id, reason, field, http_status, accepted_at,"
-    " dead_at) VALUES (?, {}, ?, ?, ?, ?, ?, ?, ?)"
+    " dead_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
-INSERT_LETTER = _INSERT_LETTER.format("?")
-# With room for so many bytes, which are written afterwards.
-INSERT_LARGE_LETTER = _INSERT_LETTER.format("zeroblob(?)")
 # When a row was put, in seconds since the epoch; NULL where a stranger wrote what is no such instant (10**11
 # is the year 5138).
 PUT_AT = "iif(timestamp BETWEEN 0 AND 1e11, timestamp, NULL)"
-# A type is told without reading what may be large.
-_STATUS = "iif(typeof(status) = 'integer', status, NULL)"
 # Text need not be UTF-8, and Python would fail on it.
-ROW = f"SELECT _id, CAST(data AS BLOB), {PUT_AT}, {_STATUS} FROM {TABLE}"
-ROW_STATUS = f"SELECT _id, {_STATUS} FROM {TABLE}"
+ROW = (
+    f"SELECT _id, CAST(data AS BLOB) AS data, {PUT_AT} AS put_at,"
+    f" iif(typeof(status) = 'integer', status, NULL) AS status FROM {TABLE}"
+)
+# After an id, up to another, and at most so many.
+ROWS = f"{ROW} WHERE _id > ? AND _id <= ? ORDER BY _id LIMIT ?"
 _COLUMNS = {"_id", "data", "timestamp", "status"}
 
 _CREATE = (
@@ -86,20 +86,28 @@ _CREATE = (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         first_id INTEGER NOT NULL,
         last_id INTEGER NOT NULL,
+        ids TEXT NOT NULL,
         delivered INTEGER NOT NULL,
         dead INTEGER NOT NULL,
         short INTEGER NOT NULL,
         size_bytes INTEGER NOT NULL,
         http_status INTEGER,
         tries INTEGER NOT NULL,
+        took_s REAL NOT NULL,
         settled_at REAL NOT NULL
+    )""",
+    """CREATE TABLE retries (
+        new_event_id INTEGER PRIMARY KEY,
+        dead_letter_id INTEGER NOT NULL,
+        event_id INTEGER NOT NULL,
+        at REAL NOT NULL
     )""",
     """CREATE TABLE salvages (
         source TEXT PRIMARY KEY,
         position INTEGER NOT NULL
     )""",
 )
-TABLES = (TABLE, "ledger", "control", "dead_letters", "deliveries", "salvages")
+TABLES = (TABLE, "ledger", "control", "dead_letters", "deliveries", "retries", "salvages")
 
 # All events ever accepted: AUTOINCREMENT keeps this in the transaction of each insert, foreign ones included.
 SEQUENCE = f"coalesce((SELECT seq FROM sqlite_sequence WHERE name = '{TABLE}'), 0)"
@@ -110,40 +118,31 @@ MOST_ID = 1 << 53
 
 
 def is_ours(connection: sqlite3.Connection) -> bool:
-    """Whether the database has been prepared by this version already.
+    """Whether the database has been prepared already.
 
     Raises:
-        ConfigError: it was made by a newer version of the forwarder.
+        ConfigError: by another version of the forwarder.
     """
-    version = _version(connection)
-    if version > VERSION:
-        raise ConfigError(
-            f"the queue's database has version {version}, this forwarder knows {VERSION}",
-            "Nothing was changed; use the newer forwarder that made it",
-        )
-    return version == VERSION
-
-
-def is_older(connection: sqlite3.Connection) -> bool:
-    """Whether an older version of the forwarder has prepared it."""
-    return 0 < _version(connection) < VERSION
-
-
-def _version(connection: sqlite3.Connection) -> int:
-    """0: it is not marked as ours."""
     if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-        return 0
-    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+        return False
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version != VERSION:
+        raise ConfigError(
+            f"the queue's database was made by another version: it has version {version}, this forwarder"
+            f" knows {VERSION}",
+            "Nothing was changed; use the forwarder that made it",
+        )
+    return True
 
 
 def refuse_strangers(connection: sqlite3.Connection, path: str) -> None:
-    """Make sure, only reading, that the database is empty, a persist-queue queue, or marked as an older ours.
+    """Make sure, only reading, that the database is empty or a persist-queue queue.
 
     Raises:
         ConfigError: it was made by something else.
     """
     tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-    if not tables or is_older(connection):
+    if not tables:
         return
     if "ledger" in tables and TABLE in tables:
         raise damaged(os.path.dirname(path), "it has lost the mark that says what it is")
@@ -159,28 +158,17 @@ def refuse_strangers(connection: sqlite3.Connection, path: str) -> None:
 
 
 def prepare(connection: sqlite3.Connection, path: str) -> None:
-    """Make an empty database ours, adopt a queue that plain persist-queue made, as it is, or bring one of an
-    older version up to date.
+    """Make an empty database ours, or adopt a queue that plain persist-queue made, as it is.
 
     What an adopted queue has had before counts as nobody's: its waiting rows are the first accepted.
     To be called inside a write transaction.
 
     Raises:
-        ConfigError: it was made by something else, or by a newer version.
-        DamagedError: it is not what an older version has made.
+        ConfigError: it was made by something else, or by another version.
     """
     if is_ours(connection):
         return
     refuse_strangers(connection, path)
-    if is_older(connection):
-        upgrade(connection, os.path.dirname(path), _version(connection))
-    else:
-        _make(connection)
-    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    connection.execute(f"PRAGMA user_version = {VERSION}")
-
-
-def _make(connection: sqlite3.Connection) -> None:
     # Only here, as it takes a third of the time that a producer needs to start.
     from persistqueue import SQLiteAckQueue as Upstream
 
@@ -193,6 +181,8 @@ def _make(connection: sqlite3.Connection) -> None:
         (str(uuid.uuid4()), time.time()),
     )
     connection.execute("INSERT INTO control (id) VALUES (1)")
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
 def used_up(connection: sqlite3.Connection) -> list[str]:

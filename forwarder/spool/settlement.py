@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from forwarder.spool.large import Large
-
 
 @dataclass(slots=True)
 class Claim:
     """Rows read for sending, in their order: ids and final bytes side by side.
 
-    Since the claim before it, ``dead`` rows were no events and have gone to the dead letters, the first of
-    them for ``reason``, and ``swept`` rows were acked by a plain consumer. ``kept`` such rows of this claim
-    stay in the queue, for want of room on the disk. All these are in none of the lists.
+    ``dead`` rows between them were no events and have gone to the dead letters, the first of them for
+    ``reason``.
     """
 
     ids: Sequence[int] = ()
@@ -23,16 +20,14 @@ class Claim:
     last_id: int = 0
     dead: int = 0
     reason: str = ""
-    swept: int = 0
-    kept: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Dead:
-    """An event that goes to the dead letters, and why; `Large` data is taken from its row."""
+    """An event that goes to the dead letters, and why."""
 
     event_id: int
-    data: bytes | Large | None
+    data: bytes | None
     reason: str
     field: str = ""
     http_status: int | None = None
@@ -42,8 +37,8 @@ class Dead:
 class Settlement:
     """What became of some rows: every id in *ids* leaves the queue, delivered unless it is in *dead*.
 
-    ``short`` of the delivered ones were not counted by the far end. ``size_bytes``, ``http_status`` and
-    ``tries`` are kept in the delivery log.
+    ``short`` of the delivered ones were not counted by the far end. ``size_bytes``, ``http_status``,
+    ``tries`` and ``took_s``, how long the request took, are kept in the delivery log.
     """
 
     ids: Sequence[int]
@@ -52,6 +47,7 @@ class Settlement:
     size_bytes: int = 0
     http_status: int | None = None
     tries: int = 1
+    took_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

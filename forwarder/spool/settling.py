@@ -12,22 +12,13 @@ from dataclasses import replace
 from itertools import pairwise
 
 from forwarder.event import name_of
-from forwarder.spool import large
-from forwarder.spool.foreign import Origin
-from forwarder.spool.large import Large
-from forwarder.spool.schema import (
-    INSERT,
-    INSERT_LARGE_LETTER,
-    INSERT_LETTER,
-    KEPT_DELIVERIES,
-    SEQUENCE,
-    TABLE,
-)
+from forwarder.spool.schema import INSERT_LETTER, KEPT_ENTRIES, PUT_AT, SEQUENCE, TABLE
 from forwarder.spool.settlement import Dead, Settlement
-from forwarder.spool.status import READY
 
 PIECE_BYTES = 256 * 1024
-IN_MEMORY_BYTES = 8 << 20
+# As `foreign.Origin` reads it: where a row has no time, it is the queue's own.
+_PUT_AT = f"SELECT coalesce((SELECT {PUT_AT} FROM {TABLE} WHERE _id = ?), created_at) FROM ledger"
+_DELETE = f"DELETE FROM {TABLE} WHERE _id BETWEEN ? AND ?"
 VACUUM_PAGES = 1000  # 4 MB of log at most, as much as the reserve
 
 
@@ -36,60 +27,41 @@ def settle(connection: sqlite3.Connection, settlement: Settlement) -> None:
     now = time.time()
     dead, ids = settlement.dead, settlement.ids
     delivered = len(ids) - len(dead)
-    graves = [_Grave(connection, letter) for letter in dead]
-    for grave in graves:
-        if isinstance(grave.data, Large):
-            grave.bury(connection, now)
+    graves = [_grave(connection, letter, now) for letter in dead]
     # Deleted first: on a full disk a dead letter has to find its place in what the row leaves.
-    _delete(connection, ids)
-    for grave in graves:
-        if not isinstance(grave.data, Large):
-            grave.bury(connection, now)
+    runs = _runs(ids)
+    connection.executemany(_DELETE, runs)
+    connection.executemany(INSERT_LETTER, graves)
     connection.execute(
         "UPDATE ledger SET delivered = delivered + ?, dead_lettered = dead_lettered + ?,"
         " short = short + ?, last_delivery_at = iif(?, ?, last_delivery_at)",
         (delivered, len(dead), settlement.short, delivered > 0, now),
     )
     entry = connection.execute(
-        "INSERT INTO deliveries (first_id, last_id, delivered, dead, short, size_bytes, http_status,"
-        " tries, settled_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO deliveries (first_id, last_id, ids, delivered, dead, short, size_bytes, http_status,"
+        " tries, took_s, settled_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             ids[0],
             ids[-1],
+            ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs),
             delivered,
             len(dead),
             settlement.short,
             settlement.size_bytes,
             settlement.http_status,
             settlement.tries,
+            settlement.took_s,
             now,
         ),
     ).lastrowid
     assert entry is not None
-    connection.execute("DELETE FROM deliveries WHERE id <= ?", (entry - KEPT_DELIVERIES,))
+    connection.execute("DELETE FROM deliveries WHERE id <= ?", (entry - KEPT_ENTRIES,))
 
 
 def sweep(connection: sqlite3.Connection, ids: Sequence[int]) -> None:
     """Take out what a plain consumer has acked."""
-    _delete(connection, ids)
+    connection.executemany(_DELETE, _runs(ids))
     connection.execute("UPDATE ledger SET deleted = deleted + ?", (len(ids),))
-
-
-def move(connection: sqlite3.Connection, ids: Sequence[int], origin: Origin) -> int:
-    """Put rows that are events at the end of the queue, since claims only go ahead. Returns how many.
-
-    The bytes stay those that would have been sent: nothing new is accepted by it.
-    """
-    count = 0
-    for row_id in ids:
-        row = large.row(connection, row_id)
-        final = None if row is None else origin.read(*row)
-        if row is not None and isinstance(final, bytes):
-            connection.execute(f"DELETE FROM {TABLE} WHERE _id = ?", (row_id,))
-            connection.execute(INSERT, (final, row[2], READY))
-            count += 1
-    connection.execute("UPDATE ledger SET baseline = baseline + ?", (count,))
-    return count
 
 
 def account_missing(connection: sqlite3.Connection) -> None:
@@ -113,7 +85,7 @@ def parts(settlement: Settlement) -> list[Settlement]:
     dead_ids = {letter.event_id for letter in settlement.dead}
     delivered = [row_id for row_id in settlement.ids if row_id not in dead_ids]
     found = [replace(settlement, ids=delivered, dead=())] if delivered else []
-    for letters in pieces(settlement.dead):
+    for letters in _pieces(settlement.dead):
         ids = [letter.event_id for letter in letters]
         found.append(replace(settlement, ids=ids, dead=letters, short=0, size_bytes=0))
     return found
@@ -132,7 +104,7 @@ def without(settlement: Settlement, ids: Set[int]) -> Settlement:
     )
 
 
-def pieces(dead: Sequence[Dead]) -> Iterator[Sequence[Dead]]:
+def _pieces(dead: Sequence[Dead]) -> Iterator[Sequence[Dead]]:
     """Cut so that the reserve has room for each piece, which frees what the next one needs."""
     piece: list[Dead] = []
     size_bytes = 0
@@ -146,44 +118,17 @@ def pieces(dead: Sequence[Dead]) -> Iterator[Sequence[Dead]]:
         yield piece
 
 
-def _delete(connection: sqlite3.Connection, ids: Sequence[int]) -> None:
-    """Delete rows by their ranges: what stands in a gap is somebody else's."""
+def _runs(ids: Sequence[int]) -> list[tuple[int, int]]:
+    """The ids as ranges, from and to: what stands in a gap between them is somebody else's."""
     if isinstance(ids, range):
-        connection.execute(f"DELETE FROM {TABLE} WHERE _id BETWEEN ? AND ?", (ids[0], ids[-1]))
-        return
+        return [(ids[0], ids[-1])]
     starts = [row_id for before, row_id in pairwise((-1, *ids)) if row_id != before + 1]
     ends = [row_id for row_id, after in pairwise((*ids, -1)) if after != row_id + 1]
-    connection.executemany(
-        f"DELETE FROM {TABLE} WHERE _id BETWEEN ? AND ?", list(zip(starts, ends, strict=True))
-    )
+    return list(zip(starts, ends, strict=True))
 
 
-class _Grave:
-    """A dead letter with what only its row tells.
-
-    Attributes:
-        data: `Large` if it is to be copied from the row, which needs room for both.
-    """
-
-    def __init__(self, connection: sqlite3.Connection, letter: Dead) -> None:
-        self._letter = letter
-        self._put_at = large.put_at(connection, letter.event_id)
-        self.data = letter.data
-        if isinstance(letter.data, Large) and len(letter.data) <= IN_MEMORY_BYTES:
-            self.data = large.read(connection, letter.event_id)
-
-    def bury(self, connection: sqlite3.Connection, now: float) -> None:
-        """Make a row of it."""
-        letter, put_at = self._letter, self._put_at
-        if put_at is None:
-            # As `foreign.Origin` reads it: where a row has no time, it is the queue's own.
-            (put_at,) = connection.execute("SELECT created_at FROM ledger").fetchone()
-        why = (letter.reason, letter.field, letter.http_status, put_at, now)
-        if not isinstance(self.data, Large):
-            name, insert_id = name_of(self.data)
-            connection.execute(INSERT_LETTER, (letter.event_id, self.data, name, insert_id, *why))
-            return
-        row = (letter.event_id, len(self.data), "", "", *why)
-        letter_id = connection.execute(INSERT_LARGE_LETTER, row).lastrowid
-        assert letter_id is not None
-        large.copy(connection, letter.event_id, letter_id)
+def _grave(connection: sqlite3.Connection, letter: Dead, now: float) -> tuple[object, ...]:
+    """A dead letter's row, with what only the event's row tells, while that is there."""
+    (put_at,) = connection.execute(_PUT_AT, (letter.event_id,)).fetchone()
+    why = letter.reason, letter.field, letter.http_status
+    return letter.event_id, letter.data, *name_of(letter.data), *why, put_at, now

@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Any
 
 from forwarder.errors import UnavailableError
-from forwarder.spool import control, large, schema
+from forwarder.event import MAX_EVENT_BYTES
+from forwarder.spool import control, schema
 from forwarder.spool.directory import DATABASE, quoted, refuse_links
 from forwarder.spool.opening import is_emptied
 from forwarder.spool.records import Brief, DeadLetter, Figures, Group, Selection, Waiting, as_bytes
@@ -21,7 +22,10 @@ RATE_WINDOW_S = 60.0
 _NEWEST_DELIVERIES = 20_000
 _CHUNK_IDS = 10_000
 _START_BYTES = 4096
-_LAST_ID = (1 << 63) - 1
+_PEEK = (
+    f"SELECT _id, iif(length(data) > {MAX_EVENT_BYTES}, substr(data, 1, {_START_BYTES}), data), put_at,"
+    f" status, length(data) FROM ({schema.ROW}) WHERE _id > ? ORDER BY _id LIMIT ?"
+)
 
 
 class NoQueueError(UnavailableError):
@@ -29,7 +33,7 @@ class NoQueueError(UnavailableError):
 
 
 class UnusedQueueError(NoQueueError):
-    """There is one, which this version has not used yet, so that its figures can't be told."""
+    """There is one of plain persist-queue, not adopted yet, so that its figures can't be told."""
 
 
 class View:
@@ -71,9 +75,6 @@ class View:
     def _verify(self) -> None:
         if not schema.is_ours(self._connection):
             schema.refuse_strangers(self._connection, self._file)
-            if schema.is_older(self._connection):
-                what = f"the queue in {self.path} is of an older version of the forwarder"
-                raise UnusedQueueError(what, "The next event, or `forwarder run`, brings it up to date")
             raise UnusedQueueError(
                 f"the queue in {self.path} has not been used by the forwarder yet",
                 "`forwarder run` or `forwarder enqueue` will adopt it as it is",
@@ -138,13 +139,9 @@ class View:
     def peek(self, count: int, after_id: int = 0) -> list[Waiting]:
         """The next *count* rows in the order of delivery, behind *after_id*; of what is too large for an
         event the first bytes."""
-        with translated(self.path):
-            found = list(large.rows(self._connection, after_id, _LAST_ID, count, _START_BYTES))
         return [
-            Waiting(row_id, data.start, at or 0.0, status, len(data))
-            if isinstance(data, large.Large)
-            else Waiting(row_id, as_bytes(data), at or 0.0, status, len(as_bytes(data)))
-            for row_id, data, at, status in found
+            Waiting(row_id, as_bytes(start), at or 0.0, status, len(as_bytes(None)) if size is None else size)
+            for row_id, start, at, status, size in self._rows(_PEEK, (after_id, count))
         ]
 
     def count_dead_letters(self, where: Selection) -> int:

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import time
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -271,3 +272,35 @@ def test_a_restored_backup_under_the_daemon(forwarder, far_end, queue_path, offe
     assert sound(queue_path).delivered == 50
     assert daemon.logged("queue.failed")
     assert daemon.stop() == 0
+
+
+def test_a_restored_backup_sends_what_was_delivered_since_again_unchanged(
+    forwarder, far_end, queue_path, tmp_path, until, figures
+):
+    """A copy that SQLite took of a running queue, put back in its place, is sound: what it holds is
+    delivered, also if it had been since, with the same bytes; what came in later is not in it."""
+    with EventQueue(queue_path, min_free_bytes=0) as queue:
+        queue.put_many({"event": "Before", "properties": {"distinct_id": ""}} for _ in range(50))
+    daemon = forwarder.daemon(FORWARDER_DELIVERY_LINGER_S="3600", FORWARDER_DELIVERY_BATCH_EVENTS="60")
+    copy = tmp_path / "copy.db"
+    with (
+        closing(sqlite3.connect(f"{queue_path}/data.db")) as source,
+        closing(sqlite3.connect(copy)) as target,
+    ):
+        source.backup(target)
+    assert forwarder("flush").returncode == 0
+    until(lambda: figures(queue_path).delivered == 50)
+    with EventQueue(queue_path, min_free_bytes=0) as queue:
+        queue.put({"event": "After", "properties": {"distinct_id": ""}})
+    assert daemon.stop() == 0
+    requests = far_end.ledger.requests
+    shutil.copy(copy, f"{queue_path}/data.db")
+    for name in ("data.db-wal", "data.db-shm"):
+        Path(queue_path, name).unlink(missing_ok=True)
+    assert figures(queue_path).waiting == 50
+    assert forwarder("drain", "--timeout", "30").returncode == 0
+    assert figures(queue_path).delivered == 50
+    assert far_end.ledger.requests != requests
+    entries = far_end.ledger.events.values()
+    assert len(entries) == 50
+    assert not any(entry.changed for entry in entries), "a repeat differed"

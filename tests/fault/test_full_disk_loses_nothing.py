@@ -166,17 +166,13 @@ def test_rows_without_room_to_be_buried_hold_back_no_others(disk, queue, queue_p
     consumer = Consumer(queue_path)
     claim = consumer.claim(0, 1000, 2 * HUGE)
     assert (claim.ids, claim.last_id) == ([*range(1, 101), *range(102, 202)], 201)
-    assert (claim.kept, claim.dead, claim.reason) == (1, 0, "")
+    assert (claim.dead, claim.reason) == (0, "")
     consumer.settle(Settlement(claim.ids))
     assert (figures(queue_path).waiting, figures(queue_path).delivered) == (1, 200)
     assert consumer.tidy(), "there is more to do"
-    another = Consumer(queue_path)
-    assert (another.claim(0, 1000, MIB).kept, another.claim(0, 1000, MIB).kept) == (1, 1)
-    another.close()
     disk.free()
     until(lambda: not consumer.tidy())
     assert (figures(queue_path).waiting, figures(queue_path).dead_lettered) == (0, 1)
-    assert (consumer.claim(201, 10, MIB).dead, consumer.claim(201, 10, MIB).dead) == (1, 0)
     consumer.close()
 
 

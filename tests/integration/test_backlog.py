@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from forwarder import cli
-from forwarder.spool import Consumer, Dead, EventQueue, Settlement, View, control
+from forwarder.spool import Consumer, Dead, EventQueue, Settlement, View
 
 FEW, MANY = 1_000, 1_000_000
 BATCH = 500
@@ -191,15 +191,12 @@ WORK = {
     "settle with dead letters": with_claim(settle_in_parts),
     "settle, then tidy": with_claim(settle_and_tidy),
     "a look for news": with_consumer(lambda consumer: (consumer.version(), consumer.last_id())),
-    "a look at what is asked": with_consumer(lambda consumer: consumer.control()),
     "start of a consumer": with_path(opened_and_closed),
     "figures": with_view(lambda view: view.figures()),
     "peek": with_view(lambda view: view.peek(5)),
-    "pause": with_path(control.pause),
-    "flush": with_path(control.request_flush),
 }
 COMMANDS = (
-    *("status", "status --json", "peek -n 5", "pause", "resume", "enqueue -e E -d u"),
+    *("status", "status --json", "peek -n 5", "enqueue -e E -d u"),
     *("dead-letters list", "dead-letters summary", "dead-letters retry 1 2 3", "dead-letters delete 4 5"),
 )
 

@@ -83,17 +83,18 @@ def test_claim_of_nothing(consumer):
     assert (list(claim.ids), claim.size_bytes, claim.last_id) == ([], 0, 10)
 
 
-def test_claim_is_bounded_whatever_the_rows_are(queue, queue_path, consumer, sql):
+def test_claim_is_bounded_whatever_the_rows_are(queue, queue_path, consumer, sql, figures):
     """Bad rows and acked ones count as read: a claim takes no more of them than it may of events, says
-    what it did, and the next one goes on."""
+    what has died, and the next one goes on."""
     for status in (0, 0, 0, 5, 5):
         sql(queue_path, "INSERT INTO ack_queue_default VALUES (NULL, zeroblob(400000), 1.6e9, ?)", (status,))
     queue.put(event(10))
     claims, after_id = [], 10
     while (claim := consumer.claim(after_id, 100, MIB)).last_id > after_id:
-        claims.append((list(claim.ids), claim.dead, claim.swept, claim.kept, bool(claim.reason)))
+        deleted = figures(queue_path).deleted
+        claims.append((list(claim.ids), claim.dead, deleted, bool(claim.reason)))
         after_id = claim.last_id
-    assert claims == [([], 2, 0, 0, True), ([], 1, 1, 0, True), ([16], 0, 1, 0, False)]
+    assert claims == [([], 2, 0, True), ([], 1, 1, True), ([16], 0, 2, False)]
     sql(queue_path, "INSERT INTO ack_queue_default VALUES (NULL, zeroblob(1), 1.6e9, 0)")
     sql(queue_path, "INSERT INTO ack_queue_default VALUES (NULL, zeroblob(1), 1.6e9, 0)")
     assert consumer.claim(16, 1, MIB).last_id == 17
@@ -157,7 +158,10 @@ def test_settled_events_leave_the_queue(consumer, queue_path, sql, figures):
     """Delivered events are gone and counted, dead ones are in the dead letters with all that is known."""
     claim = consumer.claim(0, 10, MIB)
     dead = Dead(4, claim.events[3], "must not be blank", "properties.x", 400)
-    consumer.settle(Settlement(claim.ids[:6], [dead], short=1, size_bytes=99, http_status=400, tries=3))
+    settlement = Settlement(
+        claim.ids[:6], [dead], short=1, size_bytes=99, http_status=400, tries=3, took_s=0.5
+    )
+    consumer.settle(settlement)
     assert ids_in(queue_path) == [7, 8, 9, 10]
     found = figures(queue_path)
     assert (found.accepted, found.delivered, found.dead_lettered, found.waiting) == (10, 5, 1, 4)
@@ -167,9 +171,9 @@ def test_settled_events_leave_the_queue(consumer, queue_path, sql, figures):
     assert (letter.event_id, letter.data, letter.reason) == (4, claim.events[3], "must not be blank")
     assert (letter.field, letter.http_status, letter.event) == ("properties.x", 400, "A")
     assert letter.accepted_at <= letter.dead_at
-    log = "first_id, last_id, delivered, dead, short, size_bytes, http_status, tries, settled_at"
+    log = "ids, delivered, dead, short, size_bytes, http_status, tries, took_s, settled_at"
     assert sql(queue_path, f"SELECT {log} FROM deliveries") == [
-        (1, 6, 5, 1, 1, 99, 400, 3, found.last_delivery_at)
+        ("1-6", 5, 1, 1, 99, 400, 3, 0.5, found.last_delivery_at)
     ]
 
 
@@ -184,12 +188,16 @@ def test_rate_and_last_delivery_count_what_was_delivered(consumer, queue_path, f
 @pytest.mark.parametrize(
     "ids", [ids for size in (1, 2, 3, 5) for ids in itertools.combinations(range(1, 6), size)], ids=str
 )
-def test_exactly_the_given_rows_leave(queue, queue_path, ids):
-    """Whatever gaps there are between the settled rows, those in the gaps stay."""
+def test_exactly_the_given_rows_leave(queue, queue_path, sql, ids):
+    """Whatever gaps there are between the settled rows, those in gaps stay, and the log says which left."""
     queue.put_many(event(number) for number in range(5))
     consumer = Consumer(queue_path)
     consumer.settle(Settlement(list(ids)))
     assert ids_in(queue_path) == sorted({1, 2, 3, 4, 5} - set(ids))
+    [(logged,)] = sql(queue_path, "SELECT ids FROM deliveries")
+    runs = [list(map(int, run.split("-"))) for run in logged.split(",")]
+    assert [row_id for run in runs for row_id in range(run[0], run[-1] + 1)] == list(ids)
+    assert len(runs) == sum(row_id - 1 not in ids for row_id in ids)
     consumer.close()
 
 
@@ -237,7 +245,7 @@ def test_delivery_log_is_bounded(consumer, queue_path, sql):
     sql(
         queue_path,
         "INSERT INTO deliveries WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE"
-        " i < 100000) SELECT i, 1, 1, 1, 0, 0, 0, 200, 1, 1e9 FROM n",
+        " i < 100000) SELECT i, 1, 1, '1', 1, 0, 0, 0, 200, 1, 0.1, 1e9 FROM n",
     )
     for row_id in (1, 2, 3):
         consumer.settle(Settlement([row_id]))
@@ -293,15 +301,30 @@ def test_consumer_is_made_while_the_queue_is_locked(queue, queue_path):
 # Dead letters
 
 
-def test_retried_dead_letters_are_accepted_anew(consumer, queue_path, figures):
-    """A retried dead letter leaves the dead letters and is a new row; the books know both."""
+def test_retried_dead_letters_are_accepted_anew(consumer, queue_path, sql, figures):
+    """A retried dead letter leaves the dead letters and is a new row; the books know both, and which."""
     claim = consumer.claim(0, 10, MIB)
     consumer.settle(Settlement([1, 2, 3], [Dead(2, claim.events[1], "bad"), Dead(3, claim.events[2], "bad")]))
-    assert dead_letters.retry(queue_path, [1, 99], lambda data, _: data) == (1, [])
-    assert consumer.claim(10, 10, MIB).events == [claim.events[1]]
+    assert dead_letters.retry(queue_path, [1, 99], lambda data, _: data) == ({1: 11}, [])
+    assert sql(queue_path, "SELECT dead_letter_id, event_id, new_event_id FROM retries") == [(1, 2, 11)]
+    again = consumer.claim(10, 10, MIB)
+    assert (list(again.ids), again.events) == ([11], [claim.events[1]])
     found = figures(queue_path)
     assert (found.accepted, found.delivered, found.dead_lettered, found.waiting) == (11, 1, 2, 8)
     assert (found.retried, found.discarded, found.dead_letters) == (1, 0, 1)
+
+
+def test_retries_are_bounded(consumer, queue_path, sql):
+    """What became of dead letters is kept of the newest 100 000."""
+    consumer.settle(Settlement([1, 2], [Dead(n, b"{}", "bad") for n in (1, 2)]))
+    sql(
+        queue_path,
+        "INSERT INTO retries WITH RECURSIVE n(i) AS (SELECT -99999 UNION ALL SELECT i + 1 FROM n WHERE i < 0)"
+        " SELECT i, 1, 1, 1e9 FROM n",
+    )
+    assert dead_letters.retry(queue_path, [1, 2], lambda data, _: data)[0] == {1: 11, 2: 12}
+    found = sql(queue_path, "SELECT count(*), min(new_event_id), max(new_event_id) FROM retries")
+    assert found == [(100_000, -99_997, 12)]
 
 
 def test_deleted_dead_letters_are_counted(consumer, queue_path, figures):
@@ -463,33 +486,61 @@ def test_consumer_that_could_not_sign_at_first(queue, queue_path, sql):
     consumer.close()
 
 
-def test_a_kept_row_that_becomes_an_event_is_handed_out(consumer, queue_path, sql, figures, monkeypatch):
-    """A row that a plain consumer had acked, kept as there was no room to sweep it, and that this consumer
-    gives back: it comes behind the others, with its bytes, and counts once."""
+def test_a_row_left_for_want_of_room_that_becomes_an_event_is_not_lost(
+    consumer, queue_path, rows, sql, figures, monkeypatch
+):
+    """A row that a plain consumer had acked, left as there was no room to sweep it, and that this consumer
+    gives back: nothing takes it for done, and the next start hands it out with its bytes."""
+    stored = rows(queue_path)
     sql(queue_path, "UPDATE ack_queue_default SET status = 5 WHERE _id = 2")
-    [before] = [
-        data for row_id, data in sql(queue_path, "SELECT _id, data FROM ack_queue_default") if row_id == 2
-    ]
-
-    def no_room(_step):
-        raise SpoolFullError("full")
-
-    free = consumer._clearing._free
-    monkeypatch.setattr(consumer._clearing, "_free", no_room)
-    claim = consumer.claim(0, 100, MIB)
-    assert (claim.kept, 2 in claim.ids) == (1, False)
+    with monkeypatch.context() as full:
+        full.setattr(consumer, "_free", no_room)
+        claim = consumer.claim(0, 100, MIB)
+    assert 2 not in claim.ids
     sql(queue_path, "UPDATE ack_queue_default SET status = 1 WHERE _id = 2")
-    monkeypatch.setattr(consumer._clearing, "_free", free)
-    monkeypatch.setattr(consumer._clearing, "_full_until", 0.0)
-    version = consumer.version()
-    consumer.tidy()
-    assert consumer.version() != version, "who looks for news finds it"
-    assert consumer.last_id() == 11
-    late = consumer.claim(claim.last_id, 100, MIB)
-    assert late.events == [before]
-    consumer.settle(Settlement([*claim.ids, *late.ids]))
+    consumer.settle(Settlement(claim.ids))
+    monkeypatch.setattr(consumer, "_retry_at", 0.0)
+    while consumer.tidy():
+        pass
+    assert figures(queue_path).waiting == 1
+    with closing(Consumer(queue_path)) as later:
+        assert later.claim(0, 100, MIB).events == [stored[1]]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_rows_left_for_want_of_room_are_all_met_again(consumer, queue_path, sql, figures, monkeypatch, fails):
+    """Of more than one step of rows that were left, tidying takes out all once there is room, and one step
+    that fails for a lock is taken again."""
+    sql(queue_path, "UPDATE ack_queue_default SET status = 5")
+    sql(
+        queue_path,
+        "INSERT INTO ack_queue_default (data, timestamp, status)"
+        " WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2500)"
+        " SELECT 'no event', 1.6e9, 0 FROM n",
+    )
+    after_id = 0
+    with monkeypatch.context() as full:
+        full.setattr(consumer, "_free", no_room)
+        while (claim := consumer.claim(after_id, 100, MIB)).last_id > after_id:
+            after_id = claim.last_id
+            assert (claim.ids, claim.dead, claim.reason) == ([], 0, "")
+        assert consumer.tidy(), "there is more to do"
+    monkeypatch.setattr(consumer, "_retry_at", 0.0)
+    if fails:
+        consumer.wait_for_locks(0)
+        other = sqlite3.connect(f"{queue_path}/data.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(TryAgainError):
+            consumer.tidy()
+        other.close()
+    while consumer.tidy():
+        pass
     found = figures(queue_path)
-    assert (found.accepted, found.delivered, found.deleted, found.waiting) == (10, 10, 0, 0)
+    assert (found.waiting, found.deleted, found.dead_lettered) == (0, 10, 2500)
+
+
+def no_room(_step):
+    raise SpoolFullError("full")
 
 
 def test_log_is_short_though_readers_are_always_there(consumer, queue, queue_path, monkeypatch):

@@ -5,6 +5,7 @@ import math
 import sqlite3
 import sys
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,11 +43,11 @@ def test_delivered_events_leave_the_queue(trip):
     t = trip()
     t.offer([event(n) for n in range(3)])
     batch = t.next()
-    report = t.settle(batch, yes(batch))
+    report = t.settle(batch, replace(yes(batch), took_s=0.25))
     assert (report.outcome.kind, report.sent, report.delivered) == (Kind.DELIVERED, 3, 3)
     assert t.counts() == (3, 0, 0)
     (entry,) = t.deliveries()
-    assert (entry.first_id, entry.last_id, entry.delivered, entry.dead) == (1, 3, 3, 0)
+    assert (entry.ids, entry.delivered, entry.dead, entry.took_s) == ("1-3", 3, 0, 0.25)
     assert (entry.http_status, entry.tries, entry.size_bytes) == (200, 1, sum(map(len, batch.events)) + 3)
 
 

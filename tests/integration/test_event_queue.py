@@ -410,14 +410,28 @@ def test_file_where_the_directory_should_be(tmp_path):
     assert [name for name in os.listdir(tmp_path) if name.startswith(".queue")] == []
 
 
-def test_queue_of_a_newer_forwarder_is_left_alone(queue_path, sql):
-    """A database with a newer version is refused by readers and writers, and nothing is changed."""
+COMMANDS = [
+    *("enqueue -e E -d d", "run", "drain", "status", "status --json", "peek"),
+    *("check", "dead-letters list", "dead-letters summary", "dead-letters retry --all --no-check --yes"),
+    *("dead-letters delete --all --yes", "dead-letters export --all"),
+]
+
+
+@pytest.mark.parametrize("version", [schema_module.VERSION - 1, schema_module.VERSION + 1])
+def test_queue_of_another_version_is_left_alone(version, queue_path, sql, forwarder):
+    """Readers, writers and every command refuse a database of another version, say which it is, and change
+    nothing."""
     EventQueue(queue_path).close()
-    sql(queue_path, "PRAGMA user_version = 3")
+    sql(queue_path, f"PRAGMA user_version = {version}")
     before = snapshot(queue_path)["data.db"]
+    said = f"made by another version: it has version {version}, this forwarder knows {schema_module.VERSION}"
     for use in (lambda path: EventQueue(path).put(EVENT), View, Consumer):
-        with pytest.raises(ConfigError, match="version 3, this forwarder knows 2"):
+        with pytest.raises(ConfigError, match=said):
             use(queue_path)
+    for command in COMMANDS:
+        done = forwarder(*command.split())
+        assert done.returncode == 78, command
+        assert said in done.stdout if command == "check" else said in done.stderr
     assert snapshot(queue_path)["data.db"] == before
 
 

@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 
+import persistqueue
 import pytest
 
 from forwarder.cli import main
@@ -282,6 +283,16 @@ def test_fail_if(expression, code, run, queue_path):
     assert found == code
     assert out.startswith("Stopped")
     assert err.startswith(f"forwarder: {expression} holds: ") if code else err == ""
+
+
+def test_fail_if_where_nothing_is_known(run, queue_path):
+    """Of a queue that is not adopted yet, a monitor is not to take what nobody knows for good."""
+    persistqueue.SQLiteAckQueue(queue_path).close()
+
+    code, _, err = run("--fail-if", "waiting>1000000")
+
+    assert code == 1
+    assert "--fail-if can't be told: the queue" in err
 
 
 def test_every_condition_that_holds_is_named(run):

@@ -156,7 +156,7 @@ class Trip:
 
     def deliveries(self):
         """The delivery log, newest first."""
-        names = "first_id, last_id, delivered, dead, short, size_bytes, http_status, tries"
+        names = "ids, delivered, dead, short, size_bytes, http_status, tries, took_s"
         with View(self.path) as view:
             rows = view.connection.execute(f"SELECT {names} FROM deliveries ORDER BY id DESC").fetchall()
         return [SimpleNamespace(**dict(zip(names.split(", "), row, strict=True))) for row in rows]
