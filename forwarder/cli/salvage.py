@@ -10,8 +10,8 @@ import click
 from forwarder.cli.command import Context, command, json_option, print_json
 from forwarder.cli.table import counted
 from forwarder.errors import UsageError
+from forwarder.salvage import Salvage, apply, is_own, plan, set_own_aside
 from forwarder.spool import set_aside
-from forwarder.spool.salvage import Salvage, apply, is_own, plan, set_own_aside
 
 SHOWN_PAGES = 20
 

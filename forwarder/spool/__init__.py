@@ -1,4 +1,4 @@
-"""Where events wait: the only place that knows SQLite and persist-queue.
+"""Where events wait: with `forwarder.salvage` the only place that knows SQLite and persist-queue.
 
 The life of an event, and who cleans up after a crash:
 

@@ -64,7 +64,7 @@ def _by_pages(path: str) -> bool | None:
     # To close a file that SQLite has open in this process would drop its locks.
     if lost_files.is_open(Files.at(path).database) or size_of(path, LOG) > _MOST_LOG_BYTES:
         return None
-    from forwarder.spool.salvage.paused import paused
+    from forwarder.salvage.paused import paused
 
     try:
         return paused(os.path.join(path, DATABASE))

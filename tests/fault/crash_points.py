@@ -84,7 +84,7 @@ POINTS = {
     "aside-moved": Point(AFTER, "forwarder.spool.set_aside:_move"),
     "pause-kept": Point(AFTER, "forwarder.spool.pause:keep"),
     "pause-forgetting": Point(BEFORE, "forwarder.spool.pause:forget"),
-    "own-examined": Point(AFTER, "forwarder.spool.salvage.own:_is_damaged"),
+    "own-examined": Point(AFTER, "forwarder.salvage.own:_is_damaged"),
     "own-aside": Point(AFTER, "forwarder.spool.database:Database.replace_damaged"),
     "salvage-noted": Point(BEFORE, SALVAGED),
     "salvage-commit": Point(BEFORE, "COMMIT", SALVAGED),

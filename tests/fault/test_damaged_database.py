@@ -12,10 +12,11 @@ from contextlib import closing
 
 import pytest
 
+from forwarder import salvage
 from forwarder.errors import TryAgainError
 from forwarder.event import accept
 from forwarder.sandbox import Fault
-from forwarder.spool import EventQueue, View, books, salvage, set_aside
+from forwarder.spool import EventQueue, View, books, set_aside
 
 
 @pytest.fixture

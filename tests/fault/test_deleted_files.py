@@ -12,9 +12,10 @@ import time
 
 import pytest
 
+from forwarder import salvage
 from forwarder.errors import TryAgainError
 from forwarder.event import accept
-from forwarder.spool import EventQueue, salvage, set_aside
+from forwarder.spool import EventQueue, set_aside
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ import persistqueue
 import persistqueue.serializers.json
 import pytest
 
+from forwarder import salvage
 from forwarder.errors import ConfigError, InputError
-from forwarder.spool import Consumer, Dead, EventQueue, Settlement, View, books, salvage, schema, set_aside
+from forwarder.spool import Consumer, Dead, EventQueue, Settlement, View, books, schema, set_aside
 
 PAGE = 4096
 
@@ -269,7 +270,7 @@ def test_memory_is_bounded(queue_path, fresh):
     """The memory it takes hardly grows with the number of rows."""
     code = """
 import re, sys
-from forwarder.spool import salvage
+from forwarder import salvage
 found = salvage.plan(sys.argv[1])
 # Not getrusage(): what the parent took before the exec counts there, too.
 print(found.events, int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024)
@@ -496,7 +497,7 @@ def test_broken_off_and_done_again(fill, fresh, rows):
     events = list(stored(file).values())
     code = """
 import os, signal, sys
-from forwarder.spool import salvage
+from forwarder import salvage
 salvage.apply(sys.argv[1], sys.argv[2], lambda done: done >= 1500 and os.kill(os.getpid(), signal.SIGKILL))
 """
     assert subprocess.run([sys.executable, "-c", code, file, fresh]).returncode == -signal.SIGKILL

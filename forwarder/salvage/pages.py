@@ -13,8 +13,8 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from forwarder.spool.salvage.record import Value, record, varint
-from forwarder.spool.salvage.wal import DEFAULT_PAGE_BYTES, PAGE_SIZES, Log
+from forwarder.salvage.record import Value, record, varint
+from forwarder.salvage.wal import DEFAULT_PAGE_BYTES, PAGE_SIZES, Log
 
 LEAF = 13
 # Beside leaves: interior pages, those of indexes, and what overflow pages and maps of pointers begin with.

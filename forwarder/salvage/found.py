@@ -7,8 +7,8 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from forwarder.salvage.pages import Cell, Pages
 from forwarder.spool import schema
-from forwarder.spool.salvage.pages import Cell, Pages
 from forwarder.spool.status import ACK_FAILED, ACKED, INITED, READY, UNACK
 
 _STATUSES = frozenset({INITED, READY, UNACK, ACKED, ACK_FAILED})

@@ -12,12 +12,12 @@ from itertools import islice
 
 from forwarder.errors import ConfigError, EventError, InputError, TryAgainError
 from forwarder.event import complete_foreign, name_of
+from forwarder.salvage.found import Books, Letter, Row, found
+from forwarder.salvage.own import is_own
+from forwarder.salvage.pages import Losses, Pages
 from forwarder.spool import schema
 from forwarder.spool.database import Database
 from forwarder.spool.directory import DATABASE, LOG
-from forwarder.spool.salvage.found import Books, Letter, Row, found
-from forwarder.spool.salvage.own import is_own
-from forwarder.spool.salvage.pages import Losses, Pages
 from forwarder.spool.set_aside import mark_salvaged, salvaged_name
 from forwarder.spool.sqlite_errors import translated
 from forwarder.spool.status import READY

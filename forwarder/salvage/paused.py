@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from forwarder.spool.salvage.pages import Pages
+from forwarder.salvage.pages import Pages
 
 # Where the table is in a database that was made by us; further behind in one that was adopted.
 _FIRST_PAGES = range(1, 33)
