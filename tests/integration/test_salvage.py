@@ -17,7 +17,7 @@ import persistqueue.serializers.json
 import pytest
 
 from forwarder import salvage
-from forwarder.errors import ConfigError, InputError
+from forwarder.errors import ConfigError, InputError, StorageError
 from forwarder.spool import Consumer, Dead, EventQueue, Settlement, View, books, schema, set_aside
 
 PAGE = 4096
@@ -339,18 +339,19 @@ def test_what_was_never_committed_does_not_come_back(queue_path, fresh, rows):
     assert numbers(rows(fresh)) == [0, 1]
 
 
-def test_set_aside_that_fails_leaves_nothing(fill, queue_path, monkeypatch):
-    """Where the files can be neither linked nor moved, all stays as it was; no empty directory is left."""
-    fill()
+def test_set_aside_without_hard_links_is_refused(fill, queue_path, monkeypatch):
+    """Where no file can have two names, whoever comes by the damage is told what to do; all stays as it was,
+    and no empty directory is left."""
+    flip(fill(), range(100))
     before = sorted(os.listdir(queue_path))
 
     def refuse(*_arguments, **_options):
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", refuse)
-    monkeypatch.setattr(os, "rename", refuse)
-    with pytest.raises(PermissionError):
-        set_aside.set_aside(queue_path)
+    with pytest.raises(StorageError, match="local file system with hard links") as told:
+        EventQueue(queue_path, min_free_bytes=0)
+    assert queue_path in str(told.value)
     assert sorted(os.listdir(queue_path)) == before
 
 
