@@ -30,6 +30,9 @@ def salvage(context: Context, file: str | None, act: bool, as_json: bool) -> Non
     Events are accepted anew, with the same bytes; dead letters become dead letters again, and so do events
     whose content is damaged. Some may have been delivered before: Mixpanel drops repeats. An --apply that is
     broken off goes on where it was, the next time.
+
+    Rows of other queues in the file are left, as far as it still says which these are; if its schema can't be
+    read, all rows are taken that look like this queue's.
     """
     if file is None:
         if act:
