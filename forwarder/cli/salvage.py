@@ -10,8 +10,8 @@ import click
 from forwarder.cli.command import Context, command, json_option, print_json
 from forwarder.cli.table import counted
 from forwarder.errors import UsageError
+from forwarder.salvage import Salvage, apply, is_own, plan, set_own_aside
 from forwarder.spool import set_aside
-from forwarder.spool.salvage import Salvage, apply, is_own, plan, set_own_aside
 
 SHOWN_PAGES = 20
 
@@ -30,6 +30,9 @@ def salvage(context: Context, file: str | None, act: bool, as_json: bool) -> Non
     Events are accepted anew, with the same bytes; dead letters become dead letters again, and so do events
     whose content is damaged. Some may have been delivered before: Mixpanel drops repeats. An --apply that is
     broken off goes on where it was, the next time.
+
+    Rows of other queues in the file are left, as far as it still says which these are; if its schema can't be
+    read, all rows are taken that look like this queue's.
     """
     if file is None:
         if act:

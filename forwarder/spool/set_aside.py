@@ -2,8 +2,7 @@
 
 It goes, with its log, into a directory of its own beside the queue: ``damaged-DATE``, and once salvaged
 ``salvaged-DATE``. First by further names for the files and only then out of the old place: a crash in between
-leaves both, and never a log without its database, which SQLite would delete. Where no file can have two names
-they are moved, and what a crash has left behind is moved after the rest by `set_log_aside`.
+leaves both, and never a log without its database, which SQLite would delete.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import os
 import shutil
 import time
 
+from forwarder.errors import StorageError
 from forwarder.spool.directory import (
     DATABASE,
     DIRECTORY_MODE,
@@ -27,10 +27,8 @@ from forwarder.spool.directory import (
 )
 
 DAMAGED, SALVAGED = "damaged-", "salvaged-"
-UNFINISHED = "unfinished"
 _PARTS = (DATABASE, LOG, INDEX)
 _LOG_SUFFIX = LOG.removeprefix(DATABASE)
-_LOG_HEADER_BYTES = 32
 # What link(2) says where a file can't have two names: on vfat, and on some file systems over a network.
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
@@ -42,6 +40,7 @@ def set_aside(path: str) -> str:
         the database's new place.
 
     Raises:
+        StorageError: the file system has no hard links.
         OSError: it can't be moved.
     """
     _drop_begun(path)
@@ -52,8 +51,11 @@ def set_aside(path: str) -> str:
                 os.link(os.path.join(path, part), os.path.join(target, part), follow_symlinks=False)
     except BaseException as error:
         shutil.rmtree(target)  # the files still have their names in the old place
-        if getattr(error, "errno", None) in _NO_LINKS:
-            return _moved_aside(path)
+        if isinstance(error, OSError) and error.errno in _NO_LINKS:
+            raise StorageError(
+                f"the damaged database in {path} can't be set aside without hard links: {error.strerror}",
+                "Put the queue on a local file system with hard links",
+            ) from error
         raise
     sync_directory(target)
     sync_directory(path)
@@ -75,59 +77,13 @@ def _drop_begun(path: str) -> None:
 def set_log_aside(path: str) -> None:
     """Set the log aside that is in *path* without its database. The caller holds the lock.
 
-    SQLite would delete it, and with it the events that are only there. Where a crash has come between the
-    two, it goes where its database has gone.
+    SQLite would delete it, and with it the events that are only there.
     """
-    for file in damaged(path):
-        target = os.path.dirname(file)
-        with contextlib.suppress(FileNotFoundError), open(os.path.join(target, UNFINISHED), "rb") as mark:
-            if mark.read() == _log_header(path):
-                _move(path, target)
-            os.unlink(mark.name)
     if size_of(path, LOG):
         set_aside(path)
     # Who still has it open, with what has been set aside, would let it speak of the next log.
     with contextlib.suppress(FileNotFoundError):
         os.unlink(os.path.join(path, INDEX))
-
-
-def _moved_aside(path: str) -> str:
-    target = new_directory(path)
-    try:
-        # Which log it is: at the path there may be another by the time it is looked at.
-        with open(os.path.join(target, UNFINISHED), "xb") as mark:
-            mark.write(_log_header(path))
-            mark.flush()
-            os.fsync(mark.fileno())
-        sync_directory(target)
-        sync_directory(path)
-        _move(path, target)
-    except BaseException:
-        if not any(os.path.lexists(os.path.join(target, part)) for part in _PARTS):
-            shutil.rmtree(target)
-        raise
-    os.unlink(os.path.join(target, UNFINISHED))
-    return os.path.join(target, DATABASE)
-
-
-def _move(path: str, target: str) -> None:
-    # The database first, each step on disk before the next: a log that is left alone goes after it before
-    # SQLite can delete it (`set_log_aside`). A database that is left alone would be taken for whole: it would
-    # give out ids again that events have had already, and send again what has been settled since.
-    for part in _PARTS:
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(os.path.join(path, part), os.path.join(target, part))
-            sync_directory(target)
-            sync_directory(path)
-
-
-def _log_header(path: str) -> bytes:
-    """It begins anew with other numbers in it each time; empty: there is no log, or nothing in it."""
-    try:
-        with open(os.path.join(path, LOG), "rb", buffering=0) as log:
-            return log.read(_LOG_HEADER_BYTES)
-    except FileNotFoundError:
-        return b""
 
 
 def damaged(path: str) -> list[str]:

@@ -7,7 +7,7 @@
 
 The product knows nothing of this: functions are wrapped and SQLite is listened to from here, in the process
 that is to die. ``CRASH_MARK`` names a file that is written right before the kill. A command that ends in
-``.py`` is run as a program in place of the forwarder's. With ``CRASH_WITHOUT_LINKS`` no file has two names.
+``.py`` is run as a program in place of the forwarder's.
 """
 
 from __future__ import annotations
@@ -24,9 +24,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-import no_links
 
 BEFORE, AFTER = "before", "after"
 MOST_S = 30
@@ -79,10 +76,7 @@ POINTS = {
     "aside-syncing": Point(BEFORE, "forwarder.spool.set_aside:sync_directory"),
     "aside-unlinking": Point(BEFORE, "forwarder.spool.set_aside:os.unlink"),
     "aside-done": Point(AFTER, "forwarder.spool.database:set_aside"),
-    "aside-marked": Point(AFTER, "forwarder.spool.set_aside:_log_header"),
-    "aside-moving": Point(BEFORE, "forwarder.spool.set_aside:os.rename"),
-    "aside-moved": Point(AFTER, "forwarder.spool.set_aside:_move"),
-    "own-examined": Point(AFTER, "forwarder.spool.salvage.own:_is_damaged"),
+    "own-examined": Point(AFTER, "forwarder.salvage.own:_is_damaged"),
     "own-aside": Point(AFTER, "forwarder.spool.database:Database.replace_damaged"),
     "salvage-noted": Point(BEFORE, SALVAGED),
     "salvage-commit": Point(BEFORE, "COMMIT", SALVAGED),
@@ -278,8 +272,6 @@ def _carry_out(order: dict[str, Any]) -> None:
             os.dup2(os.open(name, os.O_RDWR | os.O_CREAT, 0o600), fd)
         os.environ.clear()
         os.environ.update(order["environ"])
-        if os.environ.get("CRASH_WITHOUT_LINKS"):
-            no_links.refuse_links()
         if order["point"]:
             arm(order["point"], order["nth"])
         run(order["arguments"])

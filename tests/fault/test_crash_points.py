@@ -424,7 +424,7 @@ CASES = [
 @pytest.fixture
 def stage(queue_path, far_end, forwarder, tmp_path, sql):
     """Set the scene of that name."""
-    scenes = SCENES | {"damaged": Damaged, "moved": Moved, "own": Own, "salvaged": Salvaged}
+    scenes = SCENES | {"damaged": Damaged, "logged": Logged, "own": Own, "salvaged": Salvaged}
     return lambda name: scenes[name](queue_path, far_end, forwarder.environ, tmp_path, sql)
 
 
@@ -452,7 +452,7 @@ def test_every_point_is_there_and_is_attacked():
         if not point.is_statement:
             crash_points.resolve(point)
     attacked = {point for _, point, _, _ in CASES} | {point for point, _ in FULL}
-    attacked |= {point for point, _ in (*ASIDE, *MOVING, *OWN, *SALVAGING)}
+    attacked |= {point for point, _ in (*ASIDE, *OWN, *SALVAGING)}
     attacked |= {"statement", "make-file-opened"}
     assert attacked == set(crash_points.POINTS)
 
@@ -548,8 +548,8 @@ class Damaged(Accept):
         control.resume(self.queue_path)
 
 
-class Moved(Damaged):
-    """The same where no file can have two names, and with a log, of a database that is empty."""
+class Logged(Damaged):
+    """The same with a log, of a database that is empty."""
 
     def prepare(self):
         super().prepare()
@@ -561,7 +561,6 @@ class Moved(Damaged):
             shutil.copytree(self.queue_path, self.scratch / "copy")
         shutil.rmtree(self.queue_path)
         os.rename(self.scratch / "copy", self.queue_path)
-        self.environ["CRASH_WITHOUT_LINKS"] = "1"
 
 
 class Own(Scene):
@@ -607,22 +606,12 @@ ASIDE = [
     ("make-reserve", 1),
     ("accept-commit", 1),
 ]
-# The same where files are moved: three of them, or those of them that are there.
-MOVING = [
-    ("aside-marked", 1),
-    ("aside-moving", 1),
-    ("aside-moving", 2),
-    ("aside-moving", 3),
-    ("aside-moved", 1),
-    ("aside-done", 1),
-    ("aside-unlinking", 1),
-    ("make-file-made", 1),
-]
+LOGGED = [case for case in ASIDE if case[0].startswith(("aside-", "make-file"))]
 
 
 @pytest.mark.parametrize(
     ("name", "point", "nth"),
-    [("damaged", *case) for case in ASIDE] + [("moved", *case) for case in MOVING],
+    [("damaged", *case) for case in ASIDE] + [("logged", *case) for case in LOGGED],
 )
 def test_killed_while_it_sets_a_damaged_database_aside(
     name, point, nth, tmp_path, stage, launcher, recovered, figures

@@ -10,8 +10,8 @@ import pytest
 
 from forwarder.errors import ForwarderError
 from forwarder.event import accept
+from forwarder.salvage.pages import Pages
 from forwarder.spool import Consumer, Dead, EventQueue, Settlement, set_aside
-from forwarder.spool.salvage.pages import Pages
 
 PAGE = 4096
 SEED = int(os.environ.get("FORWARDER_TEST_SEED", "20262"))

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from forwarder.spool import Consumer, EventQueue, NoQueueError, Selection, View, books, salvage, set_aside
+from forwarder import salvage
+from forwarder.spool import Consumer, EventQueue, NoQueueError, Selection, View, books, set_aside
 
 sys.path.insert(0, str(Path(__file__).parent))
 import power_loss
@@ -370,7 +371,7 @@ BEGINNING = """
     import power_loss_run
     from forwarder import EventQueue
     from forwarder.spool import Consumer, set_aside
-    from forwarder.spool.salvage import apply
+    from forwarder.salvage import apply
     disk, said = map(Path, sys.argv[1:])
     path = str(disk / "queue")
     queue = EventQueue(path, min_free_bytes=0)

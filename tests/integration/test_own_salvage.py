@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from forwarder import salvage
 from forwarder.errors import ConfigError, TryAgainError
+from forwarder.salvage.pages import Pages
 from forwarder.sandbox import Fault
-from forwarder.spool import Consumer, Dead, EventQueue, Settlement, View, books, salvage, set_aside
-from forwarder.spool.salvage.pages import Pages
+from forwarder.spool import Consumer, Dead, EventQueue, Settlement, View, books, set_aside
 
 PAGE = 4096
 
@@ -219,7 +220,7 @@ def test_killed_amid_it(fill, queue_path, forwarder, rows):
     file = fill()
     code = """
 import os, signal, sys
-from forwarder.spool import salvage
+from forwarder import salvage
 file = salvage.set_own_aside(sys.argv[1])
 salvage.apply(file, sys.argv[1], lambda _: os.kill(os.getpid(), signal.SIGKILL))
 """

@@ -16,8 +16,10 @@ import persistqueue
 import persistqueue.serializers.json
 import pytest
 
-from forwarder.errors import ConfigError, InputError
-from forwarder.spool import Consumer, Dead, EventQueue, Settlement, View, books, salvage, schema, set_aside
+from forwarder import salvage
+from forwarder.errors import ConfigError, InputError, StorageError
+from forwarder.salvage.record import varint
+from forwarder.spool import Consumer, Dead, EventQueue, Settlement, View, books, schema, set_aside
 
 PAGE = 4096
 
@@ -269,7 +271,7 @@ def test_memory_is_bounded(queue_path, fresh):
     """The memory it takes hardly grows with the number of rows."""
     code = """
 import re, sys
-from forwarder.spool import salvage
+from forwarder import salvage
 found = salvage.plan(sys.argv[1])
 # Not getrusage(): what the parent took before the exec counts there, too.
 print(found.events, int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024)
@@ -338,18 +340,19 @@ def test_what_was_never_committed_does_not_come_back(queue_path, fresh, rows):
     assert numbers(rows(fresh)) == [0, 1]
 
 
-def test_set_aside_that_fails_leaves_nothing(fill, queue_path, monkeypatch):
-    """Where the files can be neither linked nor moved, all stays as it was; no empty directory is left."""
-    fill()
+def test_set_aside_without_hard_links_is_refused(fill, queue_path, monkeypatch):
+    """Where no file can have two names, whoever comes by the damage is told what to do; all stays as it was,
+    and no empty directory is left."""
+    flip(fill(), range(100))
     before = sorted(os.listdir(queue_path))
 
     def refuse(*_arguments, **_options):
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", refuse)
-    monkeypatch.setattr(os, "rename", refuse)
-    with pytest.raises(PermissionError):
-        set_aside.set_aside(queue_path)
+    with pytest.raises(StorageError, match="local file system with hard links") as told:
+        EventQueue(queue_path, min_free_bytes=0)
+    assert queue_path in str(told.value)
     assert sorted(os.listdir(queue_path)) == before
 
 
@@ -496,7 +499,7 @@ def test_broken_off_and_done_again(fill, fresh, rows):
     events = list(stored(file).values())
     code = """
 import os, signal, sys
-from forwarder.spool import salvage
+from forwarder import salvage
 salvage.apply(sys.argv[1], sys.argv[2], lambda done: done >= 1500 and os.kill(os.getpid(), signal.SIGKILL))
 """
     assert subprocess.run([sys.executable, "-c", code, file, fresh]).returncode == -signal.SIGKILL
@@ -515,16 +518,116 @@ def test_its_own_database_is_refused(fill, queue_path):
         salvage.apply(fill(), queue_path)
 
 
-def test_other_queues_in_the_file_are_refused(fill, fresh):
-    """Rows of another queue in the same file look alike: rather a refusal than somebody else's events."""
-    file = fill()
+def plain_queue(path, name):
+    return persistqueue.SQLiteAckQueue(
+        path, name=name, serializer=persistqueue.serializers.json, auto_resume=False
+    )
+
+
+@pytest.fixture
+def shared(queue_path, sql):
+    """A file of plain persist-queue with 800 events of ours, and as many of another queue from 10,000 on;
+    gives it and where each table begins."""
+    queues = plain_queue(queue_path, "default"), plain_queue(queue_path, "profiles")
+    for number in range(800):
+        for first, queue in zip((0, 10_000), queues, strict=True):
+            queue.put(numbered(first + number, 300))
+    for queue in queues:
+        queue.close()
+    roots = sql(queue_path, "SELECT name, rootpage FROM sqlite_master WHERE name LIKE 'ack_queue_%'")
+    return f"{queue_path}/data.db", dict(roots)
+
+
+def pages_of(file, table):
+    """A table's leaf pages, with the numbers of the events on each."""
+    found = {}
     with closing(sqlite3.connect(file)) as connection:
-        connection.execute(
-            "CREATE TABLE ack_queue_profiles (_id INTEGER PRIMARY KEY, data, timestamp, status)"
-        )
-    for step in (lambda: salvage.plan(file), lambda: salvage.apply(file, fresh)):
-        with pytest.raises(ConfigError, match="ack_queue_profiles"):
-            step()
+        (root,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+        data = dict(connection.execute(f"SELECT _id, data FROM {table}"))
+    content = Path(file).read_bytes()
+    start = (root - 1) * PAGE
+    (count,) = struct.unpack_from(">H", content, start + 3)
+    places = struct.unpack_from(f">{count}H", content, start + 12)
+    lasts = [varint(content, start + place + 4)[0] for place in places]
+    leaves = [struct.unpack_from(">I", content, start + place)[0] for place in places]
+    for leaf, first, last in zip(leaves, [0, *lasts], lasts, strict=False):
+        found[leaf] = numbers(data[row] for row in range(first + 1, last + 1))
+    return found
+
+
+def test_other_queues_in_the_file_are_left(shared, fresh, rows):
+    """Of a file that holds another queue of persist-queue, whose rows look alike, ours come back, and none
+    of its; on damaged pages of both, too."""
+    file, _ = shared
+    ours, others = (pages_of(file, f"ack_queue_{name}") for name in ("default", "profiles"))
+    assert len(ours) > 20
+    assert len(others) > 20
+    lost = list(ours)[3], list(ours)[11]
+    with open(file, "r+b") as target:
+        for page in (*lost, list(others)[5]):
+            target.seek((page - 1) * PAGE)
+            target.write(b"\x77" * PAGE)
+    found = salvage.apply(file, fresh)
+    assert numbers(rows(fresh)) == sorted(set(range(800)) - {n for page in lost for n in ours[page]})
+    assert found.losses.pages == sorted(lost)
+    sound(fresh)
+
+
+def test_pages_that_no_table_leads_to_are_read(shared, fresh, rows):
+    """Where the page is lost that leads to ours, these come back all the same, and none of the other's."""
+    file, roots = shared
+    with open(file, "r+b") as target:
+        target.seek((roots["ack_queue_default"] - 1) * PAGE)
+        target.write(bytes(PAGE))
+    salvage.apply(file, fresh)
+    assert numbers(rows(fresh)) == list(range(800))
+
+
+def test_a_damaged_number_in_another_queue_takes_nothing_of_ours(shared, fresh, rows):
+    """A page of another queue that leads, damaged, to one of ours, does not have it left out."""
+    file, roots = shared
+    with open(file, "r+b") as target:
+        target.seek((roots["ack_queue_profiles"] - 1) * PAGE + 8)  # the last page it leads to
+        target.write(struct.pack(">I", list(pages_of(file, "ack_queue_default"))[7]))
+    salvage.apply(file, fresh)
+    assert set(range(800)) <= set(numbers(rows(fresh)))
+
+
+def test_another_queue_only_in_the_log(queue_path, fresh, rows):
+    """What another queue has put since the last checkpoint is left as well."""
+    with EventQueue(queue_path, min_free_bytes=0) as queue:
+        other = plain_queue(queue_path, "profiles")
+        for number in range(100):
+            queue.put(numbered(number, 300))
+            other.put(numbered(10_000 + number, 300))
+        for part in ("", "-wal"):
+            shutil.copy(f"{queue_path}/data.db{part}", f"{fresh}.db{part}")
+        other.close()
+    salvage.apply(f"{fresh}.db", fresh)
+    assert numbers(rows(fresh)) == list(range(100))
+
+
+def test_without_a_schema_rows_are_judged_by_their_shape(shared, fresh, rows):
+    """Where nothing says whose a page is, rather another queue's events come back than ours don't."""
+    file, _ = shared
+    with open(file, "r+b") as target:
+        target.write(bytes(PAGE))
+    salvage.apply(file, fresh)
+    assert set(range(800)) <= set(numbers(rows(fresh)))
+
+
+@pytest.mark.parametrize("column", ["note TEXT", "note TEXT DEFAULT 'x'"])
+def test_a_column_that_was_added_is_passed_over(queue_path, fresh, rows, figures, sql, column):
+    """Events come back from a table to which somebody has added a column, those put before and since."""
+    with EventQueue(queue_path, min_free_bytes=0) as queue:
+        queue.put_many(numbered(n) for n in range(50))
+    sql(queue_path, f"ALTER TABLE ack_queue_default ADD COLUMN {column}")
+    with EventQueue(queue_path, min_free_bytes=0) as queue:
+        queue.put_many(numbered(n) for n in range(50, 100))
+    found = salvage.apply(f"{queue_path}/data.db", fresh)
+    assert (found.events, found.waiting, found.missing) == (100, 100, 0)
+    assert numbers(rows(fresh)) == list(range(100))
+    sound(fresh)
 
 
 def test_file_that_is_not_there(tmp_path):

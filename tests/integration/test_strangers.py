@@ -11,6 +11,7 @@ import persistqueue
 import pytest
 from persistqueue.serializers import json as plain_json
 
+from forwarder import salvage
 from forwarder.event import accept
 from forwarder.spool import (
     Consumer,
@@ -20,7 +21,6 @@ from forwarder.spool import (
     Settlement,
     View,
     books,
-    salvage,
     set_aside,
 )
 

@@ -13,12 +13,12 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from forwarder.spool.salvage.record import Value, record, varint
-from forwarder.spool.salvage.wal import DEFAULT_PAGE_BYTES, PAGE_SIZES, Log
+from forwarder.salvage.record import Value, record, varint
+from forwarder.salvage.wal import DEFAULT_PAGE_BYTES, PAGE_SIZES, Log
 
-LEAF = 13
+LEAF, INTERIOR = 13, 5
 # Beside leaves: interior pages, those of indexes, and what overflow pages and maps of pointers begin with.
-_KINDS = frozenset({LEAF, 5, 2, 10, 0, 1, 3, 4})
+_KINDS = frozenset({LEAF, INTERIOR, 2, 10, 0, 1, 3, 4})
 MAGIC = b"SQLite format 3\x00"
 
 
@@ -75,26 +75,67 @@ class Pages:
         self._file.close()
         self._log.close()
 
-    def cells(self) -> Iterator[Cell]:
-        """Each row that stands on a table's leaf page in use; what can't be read is noted in `losses`."""
-        free = self._free()
+    def cells(self, queue: str) -> Iterator[Cell]:
+        """Each row that stands on a table's leaf page in use; what can't be read is noted in `losses`.
+
+        Pages of persist-queue's other tables than *queue* are left out, as far as the file says which these
+        are. A page that no table leads to may be of any.
+        """
+        left_out = self._free() | self._others(queue)
         for number in range(1, self.count + 1):
-            if number not in free:
+            if number not in left_out:
                 page = self._page(number)
                 if page is None:
                     self.losses.pages.append(number)
                 else:
-                    yield from self._leaf(number, page)
+                    yield from self._leaf(number, page, self.losses)
         # What is behind a break in the log may be nowhere else.
         self._log.go_on()
         self.count = max(self.count, max(self._log.newest, default=0))
+        left_out = self._others(queue)
         for number, page in self._log.doubtful():
-            yield from self._leaf(number, page)
+            if number not in left_out:
+                yield from self._leaf(number, page, self.losses)
 
     def leaf(self, number: int) -> list[Cell]:
         """The rows that can be read on one page, if it is a table's leaf page."""
         page = self._page(number) if 0 < number <= self.count else None
-        return [] if page is None else list(self._leaf(number, page))
+        return [] if page is None else list(self._leaf(number, page, Losses()))
+
+    def _others(self, queue: str) -> set[int]:
+        """The pages of other queues; none where that one is not in the schema, as its name may be damaged."""
+        roots: dict[str, int] = {}
+        for number in self._tree(1):
+            for cell in self.leaf(number):
+                match cell.columns:
+                    case ("table", str() as name, _, int() as root, *_):
+                        roots[name] = root
+        others = {name for name in roots if "queue_" in name and name != queue}
+        if not others or queue not in roots:
+            return set()
+        pages = {name: self._tree(root) for name, root in roots.items()}
+        # A damaged number may lead from another queue into what is ours.
+        ours = (pages[name] for name in roots.keys() - others)
+        return set().union(*(pages[name] for name in others)).difference(*ours)
+
+    def _tree(self, root: int) -> set[int]:
+        """The pages that a table leads to, as far as they can be followed."""
+        found: set[int] = set()
+        following = [root]
+        while following:
+            number = following.pop()
+            page = self._page(number) if 0 < number <= self.count and number not in found else None
+            if page is None:
+                continue
+            found.add(number)
+            start = 100 if number == 1 else 0
+            if page[start] == INTERIOR:
+                count, _, last = struct.unpack_from(">HHxI", page, start + 3)
+                most = (len(page) - start - 12) // 2
+                places = struct.unpack_from(f">{min(count, most)}H", page, start + 12)
+                following += [struct.unpack_from(">I", page, at)[0] for at in places if at <= len(page) - 4]
+                following.append(last)
+        return found
 
     def _page(self, number: int) -> bytes | None:
         page = self._log.page(number)
@@ -106,20 +147,20 @@ class Pages:
                 return None
         return page if len(page) == self.page_bytes else None
 
-    def _leaf(self, number: int, page: bytes) -> Iterator[Cell]:
+    def _leaf(self, number: int, page: bytes, losses: Losses) -> Iterator[Cell]:
         start = 100 if number == 1 else 0
         kind = page[start]
         (count,) = struct.unpack_from(">H", page, start + 3)
         most = (len(page) - start - 8) // 2
         if kind not in _KINDS or (kind == LEAF and count > most):
-            self.losses.pages.append(number)
+            losses.pages.append(number)
         count = min(count, most)
         for (offset,) in struct.iter_unpack(">H", page[start + 8 : start + 8 + 2 * count]):
             cell = self._cell(page, offset)
             if cell is not None:
                 yield cell
             elif kind == LEAF:
-                self.losses.rows += 1
+                losses.rows += 1
             else:
                 break  # what it says of itself is true; one flipped bit would have made a leaf of it
 

@@ -12,12 +12,12 @@ from itertools import islice
 
 from forwarder.errors import ConfigError, EventError, InputError, TryAgainError
 from forwarder.event import complete_foreign, name_of
+from forwarder.salvage.found import Books, Letter, Row, found
+from forwarder.salvage.own import is_own
+from forwarder.salvage.pages import Losses, Pages
 from forwarder.spool import schema
 from forwarder.spool.database import Database
 from forwarder.spool.directory import DATABASE, LOG
-from forwarder.spool.salvage.found import Books, Letter, Row, found
-from forwarder.spool.salvage.own import is_own
-from forwarder.spool.salvage.pages import Losses, Pages
 from forwarder.spool.set_aside import mark_salvaged, salvaged_name
 from forwarder.spool.sqlite_errors import translated
 from forwarder.spool.status import READY
@@ -56,7 +56,6 @@ def plan(file: str) -> Salvage:
 
     Raises:
         InputError: the file can't be opened.
-        ConfigError: it holds other queues too.
     """
     result = Salvage()
     for item in _items(file, result, Books()):
@@ -76,7 +75,8 @@ def apply(file: str, path: str, told: Callable[[int], None] = lambda _: None) ->
 
     Raises:
         TryAgainError, StorageError: the queue can't be written, or *file* is being salvaged already.
-        InputError, ConfigError: as `plan`.
+        ConfigError: *file* is the queue's own database.
+        InputError: as `plan`.
     """
     if is_own(file, path):
         raise ConfigError(f"{file} is the queue's own database", "It is to be set aside first")
@@ -129,11 +129,7 @@ def _items(file: str, result: Salvage, books: Books) -> Iterator[Row | Letter]:
     except OSError as error:
         raise InputError(f"{file} can't be read: {error.strerror}", "Name a database file") from error
     try:
-        for item in found(pages, books):
-            if books.other_queues:
-                others = ", ".join(sorted(books.other_queues))
-                raise ConfigError(f"{file} holds other queues too, whose rows can't be told apart: {others}")
-            yield item
+        yield from found(pages, books)
     finally:
         pages.close()
     result.losses, result.waiting, result.buried = pages.losses, books.waiting, books.dead_letters

@@ -5,14 +5,13 @@ from __future__ import annotations
 import zlib
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from forwarder.salvage.pages import Cell, Pages
 from forwarder.spool import schema
-from forwarder.spool.salvage.pages import Cell, Pages
 from forwarder.spool.status import ACK_FAILED, ACKED, INITED, READY, UNACK
 
 _STATUSES = frozenset({INITED, READY, UNACK, ACKED, ACK_FAILED})
-_OTHER_QUEUE = "ack_queue_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,6 @@ class Books:
     Attributes:
         dead_letters: How many there should be.
         acked: How many rows a plain consumer is done with, which are waiting by the books.
-        other_queues: Tables of other queues in the same file, whose rows look alike.
     """
 
     queue_id: str = ""
@@ -56,7 +54,6 @@ class Books:
     dead_letters: int | None = None
     acked: int = 0
     sequence: int | None = None
-    other_queues: set[str] = field(default_factory=set)
 
     @property
     def waiting(self) -> int | None:
@@ -69,11 +66,9 @@ class Books:
 def found(pages: Pages, books: Books) -> Iterator[Row | Letter]:
     """What is to be brought back, each row once; what the books said is put into *books* on the way."""
     seen = _Seen()
-    for cell in pages.cells():
-        item = _row(cell) or _letter(cell)
-        if item is None:
-            _note(cell, books)
-        elif seen.add(cell.rowid, isinstance(item, Row), item.data or b""):
+    for cell in pages.cells(schema.TABLE):
+        item = None if _noted(cell, books) else _row(cell) or _letter(cell)
+        if item and seen.add(cell.rowid, isinstance(item, Row), item.data or b""):
             if isinstance(item, Row) and item.status == ACKED:
                 books.acked += 1
             else:
@@ -82,7 +77,8 @@ def found(pages: Pages, books: Books) -> Iterator[Row | Letter]:
 
 def _row(cell: Cell) -> Row | None:
     match cell.columns:
-        case (None, bytes() | str() as data, put_at, int() as status) if status in _STATUSES:
+        # A stranger may have added columns.
+        case (None, bytes() | str() as data, put_at, int() as status, *_) if status in _STATUSES:
             at = float(put_at) if isinstance(put_at, int | float) and 0 <= put_at <= 1e11 else None
             return Row(cell.rowid, _bytes(data), at, status)
     return None
@@ -113,10 +109,8 @@ def _letter(cell: Cell) -> Letter | None:
     return None
 
 
-def _note(cell: Cell, books: Books) -> None:
+def _noted(cell: Cell, books: Books) -> bool:
     match cell.columns:
-        case ("table", str() as name, *_) if name.startswith(_OTHER_QUEUE) and name != schema.TABLE:
-            books.other_queues.add(name)
         case (schema.TABLE, int() as sequence):
             books.sequence = sequence
         case (
@@ -134,6 +128,9 @@ def _note(cell: Cell, books: Books) -> None:
             books.queue_id, books.created_at = queue_id, created_at
             books.settled = baseline + delivered + dead_lettered + deleted
             books.dead_letters = max(dead_lettered - retried - discarded, 0)
+        case _:
+            return False
+    return True
 
 
 def _bytes(data: bytes | str) -> bytes:
