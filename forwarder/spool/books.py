@@ -43,7 +43,7 @@ def check(view: View) -> list[Finding]:
     All in short reads, while the daemon may go on: what is counted is held between the totals before and
     after. What is too much to be read in seconds is read in part, and ``detail`` says so.
     """
-    findings = [_check_integrity(view.connection)]
+    findings = [_check_integrity(view.connection), _check_journal(view.connection)]
     for name, examine in _EXAMINATIONS.items():
         try:
             with translated(view.path):
@@ -68,6 +68,14 @@ def _check_integrity(connection: sqlite3.Connection) -> Finding:
     except sqlite3.Error as error:
         return Finding("integrity", False, str(error))
     return Finding("integrity", faults == ["ok"], "; ".join(faults))
+
+
+def _check_journal(connection: sqlite3.Connection) -> Finding:
+    (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+    remedy = (
+        "the next program of ours that has the queue for itself sets it back: stop the others for a moment"
+    )
+    return Finding("journal", mode == "wal", mode if mode == "wal" else f"journal_mode is {mode}; {remedy}")
 
 
 def _quick_check(connection: sqlite3.Connection, pragma: str) -> list[str] | None:

@@ -25,9 +25,10 @@ def empty(database: Database, patience_s: float = 0.0) -> bool:
     Raises:
         StorageError: as `Database.transaction`.
     """
-    connection = database.connect()
     try:
-        with translated(database.path):
+        # Not beside a writer: before 3.51.3 SQLite could lose what one wrote to a log that was reset then.
+        with database.alone(), translated(database.path), database.turn(PATIENCE_S):
+            connection = database.connect()
             connection.execute(f"PRAGMA busy_timeout = {int(patience_s * 1000)}")
             try:
                 is_busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -58,7 +59,7 @@ class LongLog:
     def shorten(self, database: Database, now: float) -> bool:
         """Try it; while some reader is too slow for that, ever more seldom. Returns whether it is empty."""
         is_empty = False
-        with suppress(TryAgainError), database.alone(), translated(database.path), database.turn():
+        with suppress(TryAgainError):
             is_empty = empty(database, PATIENCE_S)
         self._due_at = now + (RETRY_S if is_empty else self._wait_s)
         self._wait_s = RETRY_S if is_empty else min(self._wait_s * 2, RETRY_MOST_S)

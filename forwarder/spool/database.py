@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import _thread
 import atexit
+import math
 import os
 import sqlite3
 import sys
@@ -204,10 +205,10 @@ class Database:
             self._deadline = outer
             self._lock.release()
 
-    def turn(self) -> AbstractContextManager[None]:
-        """Keep the writers of other processes out, too; inside `alone`."""
+    def turn(self, most_s: float = math.inf) -> AbstractContextManager[None]:
+        """Keep the writers of other processes out, too, waiting *most_s* for them; inside `alone`."""
         make_directory(self.path)  # the whole of it may have been deleted
-        return self._writer_lock.held(self._left_s())
+        return self._writer_lock.held(min(self._left_s(), most_s))
 
     # Over forks
 
@@ -267,7 +268,8 @@ class Database:
                 # What SQLite had in memory may have been the fault; or it was set aside as it was opened.
                 if not isinstance(error, DamagedError) and self.files.has_database_at(self.path):
                     raise
-        self._set_aside()
+        with translated(self.path):
+            self._set_aside()
         return self._open()
 
     def _open(self) -> sqlite3.Connection:
@@ -346,6 +348,8 @@ class Database:
                 self._lock.release()
 
     def _set_aside(self) -> None:
+        # Where the disk can't read for a moment, SQLite may take the database for damaged.
+        lost_files.read_plainly(self.path)
         with self.turn():
             if self.files.has_database_at(self.path) and (not self._is_empty or is_emptied(self.path)):
                 set_aside(self.path)

@@ -14,12 +14,13 @@ import struct
 from contextlib import suppress
 
 from forwarder.spool import schema
-from forwarder.spool.directory import Files, Identity, identity_of
+from forwarder.spool.directory import DATABASE, LOG, Files, Identity, identity_of
 from forwarder.spool.set_aside import has_been_set_aside
 
 # struct flock (fcntl(2), Linux), and the bytes of a database that SQLite's readers lock.
 _FLOCK = "hhqqi"
 _SHARED_FIRST, _SHARED_SIZE = 0x40000002, 510
+_PIECE_BYTES = 1 << 20
 
 
 def let_go(connection: sqlite3.Connection, path: str, opened: Files) -> str:
@@ -53,6 +54,27 @@ def let_go(connection: sqlite3.Connection, path: str, opened: Files) -> str:
             held,
         )
     return held
+
+
+def read_plainly(path: str) -> None:
+    """Read the database in *path* and its log to their ends, as any file.
+
+    Raises:
+        OSError: the disk can't read them now, which says nothing about their content.
+    """
+    opened = Files.at(path)
+    for name, identity in ((DATABASE, opened.database), (LOG, opened.log)):
+        # To close a file that SQLite has open in this process would drop its locks.
+        there = _descriptors(identity) if identity else []
+        with suppress(FileNotFoundError):
+            fd = there[0] if there else os.open(os.path.join(path, name), os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                at = 0
+                while piece := os.pread(fd, _PIECE_BYTES, at):
+                    at += len(piece)
+            finally:
+                if not there:
+                    os.close(fd)
 
 
 def is_open(identity: Identity | None) -> bool:

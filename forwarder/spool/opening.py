@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 
 from forwarder.spool import schema
 from forwarder.spool.directory import DATABASE, LOG, refuse_links, size_of, sync_way
@@ -35,12 +35,23 @@ def opened(
             schema.refuse_strangers(connection, file)
             with turn():
                 _prepare(connection, path)
-        connection.execute("PRAGMA synchronous = FULL")
+        # With a rollback journal, which a person may have set, EXTRA syncs the directory, too.
+        connection.execute("PRAGMA synchronous = EXTRA")
+        if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+            _log_ahead(connection, timeout_s)
         connection.execute(f"PRAGMA journal_size_limit = {JOURNAL_SIZE_LIMIT}")
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _log_ahead(connection: sqlite3.Connection, timeout_s: float) -> None:
+    """Go back to a write-ahead log; while others use the database that can't be, and `check` says so."""
+    connection.execute("PRAGMA busy_timeout = 0")
+    with suppress(sqlite3.OperationalError):
+        connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute(f"PRAGMA busy_timeout = {int(timeout_s * 1000)}")
 
 
 def is_emptied(path: str) -> bool:

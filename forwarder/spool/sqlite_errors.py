@@ -18,6 +18,7 @@ from forwarder.errors import (
     TryAgainError,
 )
 
+_SOME_BYTES = 64 * 1024
 _FILES_TO_OPEN = 6  # database, log, index, lock file, a directory to be synced; and the list of open files
 LOCK = "writer.lock"  # a file that only the forwarder makes
 
@@ -49,9 +50,10 @@ def translated(path: str) -> Iterator[None]:
         raise _explain_system(error, path) from error
 
 
-def _explain_sqlite(error: sqlite3.Error, path: str) -> Exception:
+def _explain_sqlite(error: sqlite3.Error, path: str) -> ForwarderError:
     code = getattr(error, "sqlite_errorname", "")
-    if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+    # The last one: too many opened and closed it at once.
+    if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")):
         return TryAgainError(
             f"the queue in {path} is locked by another process", "Nothing was stored; try again"
         )
@@ -76,7 +78,7 @@ def _explain_sqlite(error: sqlite3.Error, path: str) -> Exception:
         return _why_not(path)
     if code.startswith("SQLITE_IOERR"):
         return StorageError(f"the disk under {path} answers with an error ({error}, {code})")
-    return error
+    return StorageError(f"the queue in {path} can't be used: {error} ({code or type(error).__name__})")
 
 
 def _explain_system(error: OSError, path: str) -> ForwarderError:
@@ -125,6 +127,8 @@ def _why_not(path: str) -> ForwarderError:
         return _too_many_files(path)
     if disk.f_flag & os.ST_RDONLY:
         return StorageError(f"the file system under {path} is mounted read-only", "Have it mounted writable")
+    if _has_no_space(path):
+        return full(path)
     if disk.f_files and not disk.f_favail:
         return SpoolFullError(
             f"the disk under {path} is full: it has no inode for another file",
@@ -167,8 +171,16 @@ def _not_makeable(path: str) -> NotPermittedError:
 
 
 def _has_no_space(path: str) -> bool:
+    """Whether the disk or this user's quota has no room: by asking for some, as no figure tells a quota.
+
+    SQLite says of both that there is an I/O error, and on xfs that it can't open its index.
+    """
     try:
-        disk = os.statvfs(path)
-    except OSError:
-        return False
-    return disk.f_bavail * disk.f_frsize < 64 * 1024
+        fd = os.open(path, os.O_RDWR | os.O_TMPFILE, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, _SOME_BYTES)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return False

@@ -1,0 +1,108 @@
+"""P2 where the disk or SQLite answers with an error that passes, or that says another thing than it means."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+
+import pytest
+
+from forwarder.errors import StorageError, TryAgainError
+from forwarder.spool import EventQueue, View, set_aside, translated
+
+EVENT = {"event": "A", "properties": {"distinct_id": "d"}}
+
+
+def waiting(path):
+    with View(path) as view:
+        return view.figures().waiting
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@pytest.mark.parametrize("file", ["data.db", "data.db-wal"])
+@pytest.mark.parametrize("first", range(1, 8))
+def test_reads_that_fail_for_a_moment(forwarder, queue_path, tmp_path, file, first):
+    """A disk that can't read for the time of one command is no reason to set the database aside."""
+    with EventQueue(queue_path, min_free_bytes=0) as queue:
+        queue.put_many([EVENT] * 100)
+        trace = tmp_path / "trace"
+        inject = f"inject=pread64:error=EIO:when={first}+"
+        command = ("strace", "-f", "-qq", "-o", trace, "-P", f"{queue_path}/{file}", "-e", inject)
+        done = subprocess.run(
+            [*command, sys.executable, "-m", "forwarder", "drain", "--timeout", "3"],
+            env=forwarder.environ,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    if "ptrace" in done.stderr:
+        pytest.skip(done.stderr)
+    assert done.returncode in (0, 74, 75), done.stderr
+    assert done.returncode == 0 or "(INJECTED)" in trace.read_text()
+    assert set_aside.damaged(queue_path) == []
+    assert forwarder("drain").returncode == 0
+    assert waiting(queue_path) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("SQLITE_PROTOCOL", TryAgainError), ("SQLITE_NOLFS", StorageError), ("", StorageError)],
+)
+def test_no_error_of_sqlite_comes_out_as_it_is(queue_path, name, told):
+    """Whatever SQLite says is told as one of ours: a lock, or a storage error."""
+    error = sqlite3.OperationalError("something")
+    if name:
+        error.sqlite_errorname = name
+    os.mkdir(queue_path)
+    with pytest.raises(told), translated(queue_path):
+        raise error
+
+
+def journal_mode(path):
+    with closing(sqlite3.connect(f"{path}/data.db")) as connection:
+        return connection.execute("PRAGMA journal_mode").fetchone()[0]
+
+
+def test_rollback_journal_set_by_a_person(forwarder, queue_path, sql):
+    """It is set back by whoever opens the queue next; while another uses the database, `check` says so."""
+    EventQueue(queue_path).close()
+    assert sql(queue_path, "PRAGMA journal_mode = DELETE") == [("delete",)]
+    with closing(sqlite3.connect(f"{queue_path}/data.db", isolation_level=None)) as other:
+        other.execute("BEGIN")
+        other.execute("SELECT * FROM ledger").fetchall()
+        with (
+            EventQueue(queue_path, min_free_bytes=0, lock_timeout_s=0.2) as queue,
+            pytest.raises(TryAgainError),
+        ):
+            queue.put(EVENT)
+        assert "warning journal: journal_mode is delete" in forwarder("check").stdout
+        other.execute("COMMIT")
+        with EventQueue(queue_path, min_free_bytes=0) as queue:
+            queue.put(EVENT)
+            assert journal_mode(queue_path) == "wal"
+    assert waiting(queue_path) == 1
+    assert "journal: wal" in forwarder("check").stdout
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@pytest.mark.parametrize("first", [1, 3, 5])
+def test_quota(forwarder, queue_path, tmp_path, first):
+    """A quota that is used up is a full disk, though SQLite calls it an I/O error, and the disk has room."""
+    EventQueue(queue_path).close()
+    injected = ("-e", f"inject=pwrite64:error=EDQUOT:when={first}+", "-e", "inject=fallocate:error=EDQUOT")
+    command = ("strace", "-f", "-qq", "-o", tmp_path / "trace", *injected)
+    done = subprocess.run(
+        [*command, sys.executable, "-m", "forwarder", "enqueue", "-e", "A", "-d", "d"],
+        env=forwarder.environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    if "ptrace" in done.stderr:
+        pytest.skip(done.stderr)
+    assert done.returncode == 75
+    assert "is full" in done.stderr
+    assert forwarder("enqueue", "-e", "A", "-d", "d").returncode == 0
+    assert waiting(queue_path) == 1
