@@ -65,7 +65,7 @@ def read_plainly(path: str) -> None:
     opened = Files.at(path)
     for name, identity in ((DATABASE, opened.database), (LOG, opened.log)):
         # To close a file that SQLite has open in this process would drop its locks.
-        there = _descriptors(identity) if identity else []
+        there = [fd for fd in _descriptors(identity) if not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH]
         with suppress(FileNotFoundError):
             fd = there[0] if there else os.open(os.path.join(path, name), os.O_RDONLY | os.O_NOFOLLOW)
             try:

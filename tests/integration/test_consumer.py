@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from forwarder.errors import TryAgainError
+from forwarder.errors import StorageError, TryAgainError
 from forwarder.spool import (
     Consumer,
     Dead,
@@ -215,7 +215,7 @@ def test_settling_is_all_or_nothing(consumer, queue_path, sql, figures):
         queue_path, "CREATE TRIGGER deny BEFORE INSERT ON deliveries BEGIN SELECT raise(ABORT, 'denied'); END"
     )
     settlement = Settlement([1, 2, 3], [Dead(2, b"{}", "bad")])
-    with pytest.raises(sqlite3.IntegrityError, match="denied"):
+    with pytest.raises(StorageError, match="denied"):
         consumer.settle(settlement)
     assert ids_in(queue_path) == list(range(1, 11))
     after = figures(queue_path)

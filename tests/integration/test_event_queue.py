@@ -679,7 +679,7 @@ def test_synced_at_each_commit(queue_path):
     """Every connection of ours syncs at each commit, also after it was opened again."""
     queue = AckQueue(queue_path)
     for _ in range(2):
-        assert queue.connect().execute("PRAGMA synchronous").fetchone() == (2,)
+        assert queue.connect().execute("PRAGMA synchronous").fetchone() == (3,)
         assert queue.connect().execute("PRAGMA journal_mode").fetchone() == ("wal",)
         queue.close()
 
