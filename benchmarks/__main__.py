@@ -17,6 +17,7 @@ from benchmarks import (
     backlog,
     commands,
     contention,
+    dead_letters,
     delivery,
     disk,
     fairness,
@@ -44,6 +45,7 @@ PARTS: dict[str, Measure] = {
     "backlog": lambda place, given: backlog.measure(place, given.waiting, given.rounds, given.events // 2),
     "memory": lambda place, given: memory.measure(place, given.large, given.large // 5),
     "quiet": lambda place, given: quiet.measure(place, given.idle_s, 15),
+    "dead_letters": lambda place, given: dead_letters.measure(place, given.dead),
     "disk": lambda place, given: disk.measure(place, given.events, given.storm_s),
 }
 
@@ -57,6 +59,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--puts", type=int, default=300)
     parser.add_argument("--crowd-s", type=float, default=1.5, help="of each number of processes")
     parser.add_argument("--waiting", type=int, default=1_000_000, help="of a backlog")
+    parser.add_argument("--dead", type=int, default=200_000, help="letters")
     parser.add_argument("--large", type=int, default=2000, help="events of 900 kB waiting")
     parser.add_argument("--idle-s", type=float, default=8.0)
     parser.add_argument("--storm-s", type=float, default=8.0)

@@ -20,7 +20,7 @@ class Number:
     """One measured number, and what it is to reach.
 
     Attributes:
-        name: N1 to N11; N2a comes after N2.
+        name: N1 to N12; N2a comes after N2.
         what: What was measured, with its unit.
         figure: What is held against the target; a ratio where something stands beside ours.
         target: ``"<= 6"`` or ``">= 0.7"``; empty: it is only told.

@@ -84,7 +84,10 @@ def list_(context: Context, wanted: Wanted, as_json: bool) -> int:
 @subcommand("summary")
 @selecting
 def summary(context: Context, wanted: Wanted, as_json: bool) -> None:
-    """Count dead letters by what they died of, the most frequent first."""
+    """Count dead letters by what they died of, the most frequent first.
+
+    The 10,000 most frequent causes are named; the rest is summed up as "other reasons".
+    """
     with open_view(context.queue_path) as view:
         groups = view.summary(wanted.where) if view else []
     now = time.time()

@@ -20,22 +20,23 @@ def drain(context: Context, timeout_s: float | None, as_json: bool) -> int:
     """Deliver what waits, without lingering, then exit.
 
     Exits with 0 when the queue is empty, with 75 when something is left, and with 69 at once when
-    delivery is blocked or paused. Without --timeout it gives up after a minute in which nothing got
-    through, but not while a request is out that may still be answered. While a daemon runs, that one is
-    told to try now and is waited for.
+    delivery is blocked or paused. With 74 when nothing is left but in damaged databases that were set
+    aside: `forwarder salvage` brings it back. Without --timeout it gives up after a minute in which
+    nothing got through, but not while a request is out that may still be answered. While a daemon runs,
+    that one is told to try now and is waited for.
 
-    With --json: left, how many events are left, and reason, why, also when it exits with 69; "" when none
-    is.
+    With --json: left, how many events are left, and reason, why, also when it exits with 69 or 74; ""
+    when none is.
     """
     from forwarder import log
-    from forwarder.service.run import StuckError
+    from forwarder.service.run import SetAsideError, StuckError
     from forwarder.service.run import drain as drain_queue
 
     settings = context.settings
     log.configure(settings.log.level, settings.log.format)
     try:
         done = drain_queue(settings, timeout_s)
-    except StuckError as error:
+    except (StuckError, SetAsideError) as error:
         if as_json:
             _print_json(error.left, str(error))
         raise

@@ -149,6 +149,10 @@ class Daemon:
         """Wait for other writers no longer than this from now on, in seconds."""
         self._worker.wait_for_locks(timeout_s)
 
+    def set_aside(self) -> None:
+        """Set the database aside, which is damaged, and go on with a fresh one."""
+        self._worker.set_aside()
+
     def reload(self) -> None:
         """Read settings and secrets anew; if they can't be used, the old ones stay in force."""
         try:

@@ -9,12 +9,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from forwarder.config import Settings
-from forwarder.errors import UnavailableError
+from forwarder.errors import StorageError, UnavailableError
 from forwarder.service import state as state_file
 from forwarder.service.daemon import LOCK_TIMEOUT_S, POLL_S, Daemon
 from forwarder.service.instance import InstanceLock, TakenError
 from forwarder.service.signals import Early, handled
-from forwarder.spool import NoQueueError, View, control, prepare_directory
+from forwarder.spool import DamagedError, NoQueueError, View, control, prepare_directory, set_aside
 
 NO_PROGRESS_S = 60.0
 _M_ARENA_MAX = -8  # malloc.h of glibc; other C libraries have no mallopt, or ignore it
@@ -34,6 +34,19 @@ class StuckError(UnavailableError):
     def __init__(self, left: int, what: str, remedy: str = "") -> None:
         super().__init__(what, remedy)
         self.left = left
+
+
+class SetAsideError(StorageError):
+    """Nothing waits any more; but *files* were set aside, damaged, with what waited in them."""
+
+    left = 0
+
+    def __init__(self, files: list[str]) -> None:
+        are = "a damaged database is" if len(files) == 1 else f"{len(files)} damaged databases are"
+        super().__init__(
+            f"{are} set aside and not salvaged yet",
+            f"`forwarder salvage {files[0]} --apply` brings back what can be read, and names the next",
+        )
 
 
 def run(settings: Settings, load: Callable[[], Settings], early: Early | None = None) -> None:
@@ -66,8 +79,16 @@ def drain(settings: Settings, timeout_s: float | None) -> Drained:
 
     Raises:
         StuckError: delivery is blocked or paused, or the daemon has stopped; says why.
+        SetAsideError: nothing is left in the queue itself.
         TakenError: another daemon is just starting.
     """
+    done = _drain(settings, timeout_s)
+    if not done.left and (files := set_aside.damaged(settings.queue.path)):
+        raise SetAsideError(files)
+    return done
+
+
+def _drain(settings: Settings, timeout_s: float | None) -> Drained:
     # Also after a reload, which gives the same.
     settings = replace(settings, delivery=replace(settings.delivery, linger_s=0.0))
     patience = _Patience(timeout_s)
@@ -141,19 +162,36 @@ class _Patience:
 
 
 def _drain_here(daemon: Daemon, path: str, patience: _Patience) -> Drained:
-    with View(path, patience.lock_timeout_s) as view:
-        while not daemon.is_stopped:
-            daemon.wait_for_locks(patience.lock_timeout_s)
-            daemon.turn()
-            left = view.figures().waiting
-            state, reason = daemon.condition
-            if left == 0 or patience.is_over(left, daemon.dispatcher.in_flight):
-                return _drained(left, patience.reason(_trouble("delivery", state, reason)))
-            if state == "blocked":
-                raise StuckError(left, f"delivery is blocked: {reason}")
-            if state == "paused":
-                raise StuckError(left, "delivery is paused", "`forwarder resume` goes on")
-        return _drained(view.figures().waiting, "it was stopped")
+    was_damaged = False
+    while not daemon.is_stopped:
+        daemon.wait_for_locks(patience.lock_timeout_s)
+        daemon.turn()
+        try:
+            left = _waiting(path, patience)
+        except DamagedError:
+            # The daemon itself may never come by it, or not before all is delivered.
+            if was_damaged:
+                daemon.set_aside()
+            was_damaged = not was_damaged
+            continue
+        was_damaged = False
+        state, reason = daemon.condition
+        if left == 0 or patience.is_over(left, daemon.dispatcher.in_flight):
+            return _drained(left, patience.reason(_trouble("delivery", state, reason)))
+        if state == "blocked":
+            raise StuckError(left, f"delivery is blocked: {reason}")
+        if state == "paused":
+            raise StuckError(left, "delivery is paused", "`forwarder resume` goes on")
+    return _drained(_waiting(path, patience), "it was stopped")
+
+
+def _waiting(path: str, patience: _Patience) -> int:
+    """How many wait in the database that is at the path now: the one before may have been set aside."""
+    try:
+        with View(path, patience.lock_timeout_s) as view:
+            return view.figures().waiting
+    except NoQueueError:
+        return 0
 
 
 def _watch_drain(path: str, patience: _Patience, failures_before: int) -> Drained:

@@ -50,6 +50,7 @@ class Worker:
         self._lock = lock
         self._journal = journal
         self._lock_timeout_s = lock_timeout_s
+        self._is_hurried = False
         self._retained_at = float("-inf")
         self._is_clock_right = False
         self._tidy_at = 0.0
@@ -87,8 +88,14 @@ class Worker:
         self._spool.close()
 
     def wait_for_locks(self, timeout_s: float) -> None:
-        """Wait for other writers no longer than this from now on, in seconds."""
-        self._spool.wait_for_locks(timeout_s)
+        """Wait for other writers no longer than this from the next turn on, in seconds."""
+        self._lock_timeout_s = timeout_s
+        self._is_hurried = True
+
+    def set_aside(self) -> None:
+        """Set the database aside, which is damaged; the next turn makes a fresh one."""
+        self._spool.set_aside()
+        self._is_gone = True
 
     def apply(self, settings: Settings) -> None:
         """Take new settings; the queue stays the same."""
@@ -144,8 +151,7 @@ class Worker:
             raise
         except DamagedError:
             if self._is_damaged:
-                self._spool.set_aside()
-                self._is_gone = True
+                self.set_aside()
             else:
                 self._spool.reopen()
             self._is_damaged = not self._is_damaged
@@ -153,6 +159,8 @@ class Worker:
         self._is_damaged = False
 
     def _turn(self, now: float, send: Callable[[Batch], None] | None) -> None:
+        if self._is_hurried:
+            self._spool.wait_for_locks(self._lock_timeout_s)
         error = self._settle(now)
         self._look(now)
         if send:

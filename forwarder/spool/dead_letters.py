@@ -69,18 +69,14 @@ def retry(
     return new_ids, stayed
 
 
-def delete(path: str, ids: Iterable[int]) -> int:
+def delete(path: str, ids: Sequence[int]) -> int:
     """Delete dead letters for good. Returns how many there were of *ids*."""
     queue = Database(path)
     try:
         with queue.transaction() as connection:
-            count = 0
-            for letter_id in ids:
-                count += connection.execute("DELETE FROM dead_letters WHERE id = ?", (letter_id,)).rowcount
-            connection.execute("UPDATE ledger SET discarded = discarded + ?", (count,))
+            return discard(connection, ids)
     finally:
         queue.close()
-    return count
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,8 +121,12 @@ class Group:
     last_at: float
     example_id: int
 
+    def among_others(self) -> Group:
+        """This group, where it is too small to be named."""
+        return replace(self, reason="other reasons", field="", http_status=None, event="")
+
     def merged(self, more: Group) -> Group:
-        """This group and *more* of the same, found behind it."""
+        """This group and *more*, found later."""
         return replace(
             self,
             count=self.count + more.count,

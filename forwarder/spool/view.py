@@ -19,6 +19,7 @@ from forwarder.spool.records import Brief, DeadLetter, Figures, Group, Selection
 from forwarder.spool.sqlite_errors import damaged, translated
 
 RATE_WINDOW_S = 60.0
+MOST_GROUPS = 10_000
 _NEWEST_DELIVERIES = 20_000
 _CHUNK_IDS = 10_000
 _START_BYTES = 4096
@@ -191,9 +192,14 @@ class View:
         return [Brief(*row) for row in self._rows(query, (first, last, limit))]
 
     def summary(self, where: Selection) -> list[Group]:
-        """The dead letters that fit, grouped by what they died of; the largest group first."""
+        """The dead letters that fit, grouped by what they died of; the largest group first.
+
+        Of more than `MOST_GROUPS` the smallest are summed up in one at the end, as they are met: what was
+        put there is not counted in a group that grows later.
+        """
         condition, values = where.condition()
         groups: dict[tuple[object, ...], Group] = {}
+        others: Group | None = None
         for chunk in self._chunks(where):
             rows = self._rows(
                 "SELECT reason, field, http_status, event, count(*), min(dead_at), max(dead_at), min(id)"
@@ -204,7 +210,10 @@ class View:
             for row in rows:
                 new, old = Group(*row), groups.get(row[:4])
                 groups[row[:4]] = new if old is None else old.merged(new)
-        return sorted(groups.values(), key=lambda group: (-group.count, group.example_id))
+            for key in _by_size(groups)[MOST_GROUPS:]:
+                small = groups.pop(key)
+                others = others.merged(small) if others else small.among_others()
+        return [groups[key] for key in _by_size(groups)] + ([others] if others else [])
 
     def used_bytes(self) -> int:
         """The bytes of the database that hold something; the rest of the file is free for new events."""
@@ -219,13 +228,17 @@ class View:
     def _chunks(self, where: Selection, after_id: int = 0) -> Iterator[tuple[int, int]]:
         """The ids to look through, from and to: in short reads, as a long one would keep the log from being
         checkpointed."""
-        query = "SELECT coalesce(min(id), 0), coalesce(max(id), -1) FROM dead_letters WHERE id > ?"
-        first, last = self._rows(query, (after_id,))[0]
+        last = self.newest_dead_letter()
         if where.ids is not None:
-            yield first, last  # only these are looked up, however many there are between them
+            yield after_id + 1, last  # only these are looked up, however many there are between them
             return
-        for start in range(first, last + 1, _CHUNK_IDS):
-            yield start, min(start + _CHUNK_IDS - 1, last)
+        while after_id < last:
+            # The first that is there: between two ids there may be any number that is not.
+            first = self._rows("SELECT min(id) FROM dead_letters WHERE id > ?", (after_id,))[0][0]
+            if first is None:
+                return
+            after_id = min(first + _CHUNK_IDS - 1, last)
+            yield first, after_id
 
     def _rate(self, now: float) -> float:
         (count,) = self._connection.execute(
@@ -247,6 +260,10 @@ class View:
                 yield
             finally:
                 self._connection.execute("COMMIT")
+
+
+def _by_size(groups: dict[tuple[object, ...], Group]) -> list[tuple[object, ...]]:
+    return sorted(groups, key=lambda key: (-groups[key].count, groups[key].example_id))
 
 
 def _size(path: str) -> int:

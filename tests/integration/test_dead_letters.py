@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pty
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 from forwarder.cli import main
 from forwarder.cli.selection import Wanted
-from forwarder.spool import Consumer, Dead, EventQueue, Selection, Settlement, View, books
+from forwarder.spool import Consumer, Dead, EventQueue, Selection, Settlement, View, books, view
 
 TIME_REASON = "'properties.time' is invalid: must be in the past"
 STORED = [
@@ -508,3 +509,92 @@ def test_all_of_many(run, queue_path):
     assert len(run("export", "-", stdin=backwards)[1].splitlines()) == 900
     assert run("retry", "--reason", "bad", "--no-check")[1] == "900 dead letters put back into the queue.\n"
     assert (dead_ids(queue_path), hold_books(queue_path).waiting) == ([], 900)
+
+
+# Of a million
+
+
+STEPPED = 100
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """How many steps SQLite takes for a piece of work, on all connections that it opens."""
+    counted = []
+    connect = sqlite3.connect
+
+    def counting(*arguments, **options):
+        connection = connect(*arguments, **options)
+        connection.set_progress_handler(lambda: counted.append(STEPPED), STEPPED)
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", counting)
+
+    def of(work, *arguments, **options):
+        counted.clear()
+        work(*arguments, **options)
+        return sum(counted)
+
+    return of
+
+
+def bury_many(path, sql, count, step=1):
+    """So many dead letters, with ids *step* apart; their books hold."""
+    EventQueue(path, min_free_bytes=0).close()
+    sql(
+        path,
+        "INSERT INTO dead_letters (id, event_id, data, event, insert_id, reason, field, accepted_at, dead_at)"
+        " WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
+        " SELECT i * ?, i, ?, 'A', '', 'bad ' || i, '', 1.0, 2.0 FROM n",
+        (count, step, STORED[0]),
+    )
+    sql(path, "UPDATE ledger SET dead_lettered = ?", (count,))
+    sql(path, "INSERT INTO sqlite_sequence (name, seq) VALUES ('ack_queue_default', ?)", (count,))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("list",),
+        ("summary",),
+        ("export", "--all"),
+        ("export", "-"),
+        ("retry", "--all", "--yes", "--no-check"),
+        ("retry", "-", "--no-check"),
+        ("delete", "--all", "--yes"),
+        ("delete", "-"),
+    ],
+    ids=" ".join,
+)
+def test_each_costs_the_same_however_many_there_are(command, run, steps, sql, queue_path):
+    """Ten times the dead letters take ten times the steps of SQLite, by whatever is done with them."""
+    cost = {}
+    for count in (2000, 20_000):
+        shutil.rmtree(queue_path, ignore_errors=True)
+        bury_many(queue_path, sql, count)
+        ids = "\n".join(map(str, range(1, count + 1))) if "-" in command else ""
+        cost[count] = steps(run, *command, stdin=ids) / count
+    assert cost[20_000] < 1.2 * cost[2000]
+
+
+def test_ids_far_apart_cost_no_more(sql, queue_path):
+    """Between two dead letters any number may have been retried; that takes no looks."""
+    bury_many(queue_path, sql, 100, step=1 << 40)
+    with View(queue_path) as opened:
+        statements = []
+        opened.connection.set_trace_callback(statements.append)
+        assert len(opened.dead_letters(Selection())) == 100
+        assert len(statements) < 300
+
+
+def test_a_summary_of_many_reasons_is_bounded(queue_path, sql, monkeypatch):
+    """Of too many causes the rarest are summed up at the end, and each dead letter is counted once."""
+    monkeypatch.setattr(view, "MOST_GROUPS", 10)
+    monkeypatch.setattr(view, "_CHUNK_IDS", 100)
+    bury_many(queue_path, sql, 1000)
+    sql(queue_path, "UPDATE dead_letters SET reason = 'frequent' WHERE id % 10 = 0")
+    with View(queue_path) as opened:
+        groups = opened.summary(Selection())
+    assert (groups[0].reason, groups[0].count) == ("frequent", 100)
+    assert [group.count for group in groups[1:-1]] == [1] * 9
+    assert (groups[-1].reason, groups[-1].count) == ("other reasons", 891)

@@ -15,7 +15,7 @@ from forwarder.errors import TryAgainError
 from forwarder.event import accept
 from forwarder.sandbox import Fault
 from forwarder.service import run as service_run
-from forwarder.spool import Consumer, EventQueue, Settlement
+from forwarder.spool import Consumer, EventQueue, Settlement, set_aside
 
 PATIENT = {
     "FORWARDER_DELIVERY_LINGER_S": "3600",
@@ -248,6 +248,60 @@ def test_outage_that_ends_is_waited_out(forwarder, far_end, offer):
     offer(1)
     assert forwarder("drain").returncode == 0
     assert [request.status for request in far_end.ledger.requests] == [503, 503, 503, 200]
+
+
+# Of a damaged database
+
+
+@pytest.fixture
+def is_salvaged(forwarder, far_end):
+    """Check that the command that drain names brings all events back, and that they are delivered then."""
+
+    def check(told, events):
+        (command,) = {
+            part for part in told.splitlines()[-1].split("`") if part.startswith("forwarder salvage")
+        }
+        assert forwarder(*command.split()[1:]).returncode == 0
+        far_end.clear()
+        assert forwarder("drain").returncode == 0
+        assert set(events) <= {entry.data for entry in far_end.ledger.events.values()}
+
+    return check
+
+
+@pytest.mark.parametrize("beside", ["alone", "beside a daemon"])
+def test_what_was_set_aside_is_left(forwarder, far_end, offer, queue_path, is_salvaged, beside):
+    """Where all that waited is in a damaged database that was set aside, it ends with 74 and names the
+    command that brings it back; when that is done, with 0."""
+    events = offer(*range(300))
+    with open(f"{queue_path}/data.db", "r+b") as file:
+        file.write(bytes(100))
+    if beside != "alone":
+        forwarder.daemon()
+    done = forwarder("drain", "--json")
+    assert done.returncode == 74
+    assert json.loads(done.stdout)["left"] == 0
+    assert "set aside" in json.loads(done.stdout)["reason"]
+    assert far_end.ledger.request_count == 0
+    is_salvaged(done.stderr, events)
+
+
+@pytest.mark.parametrize("fault", [Fault.hang(), Fault.slow(1)], ids=["unanswered", "settling"])
+def test_damage_met_amid_it_is_set_aside(forwarder, far_end, offer, queue_path, sql, is_salvaged, fault):
+    """Damage that it comes by while it delivers, when it settles or only when it counts what is left, is set
+    aside as the daemon does, and told with 74."""
+    events = offer(*range(300))
+    (root,) = sql(queue_path, "SELECT rootpage FROM sqlite_master WHERE name = 'ledger'")[0]
+    far_end.inject(fault)
+    with draining(forwarder) as process:
+        far_end.wait_for(lambda ledger: ledger.in_progress == 1)
+        with open(f"{queue_path}/data.db", "r+b") as file:
+            file.seek((root - 1) * 4096)
+            file.write(b"\x77" * 4096)
+        _, told = process.communicate(timeout=30)
+    assert process.returncode == 74
+    assert len(set_aside.damaged(queue_path)) == 1
+    is_salvaged(told, events)
 
 
 # Beside a running daemon
