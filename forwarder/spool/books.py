@@ -14,7 +14,7 @@ from forwarder.errors import ForwarderError
 from forwarder.spool import schema
 from forwarder.spool.foreign import Origin
 from forwarder.spool.records import Figures
-from forwarder.spool.settlement import Dead
+from forwarder.spool.settling import Dead
 from forwarder.spool.sqlite_errors import translated
 from forwarder.spool.status import READY
 from forwarder.spool.view import View
