@@ -40,7 +40,7 @@ class AckQueue(Database, SQLiteAckQueue):  # type: ignore[misc]  # upstream's lo
         timeout: How long to wait for other writers, in seconds.
 
     Raises:
-        ConfigError: the database there was made by something else, or by a newer forwarder.
+        ConfigError: the database there was made by something else, or by another version.
         NotPermittedError: this user may not write there.
     """
 

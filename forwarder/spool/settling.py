@@ -65,11 +65,9 @@ def settle(connection: sqlite3.Connection, settlement: Settlement) -> None:
         (delivered, len(dead), settlement.short, delivered > 0, now),
     )
     entry = connection.execute(
-        "INSERT INTO deliveries (first_id, last_id, ids, delivered, dead, short, size_bytes, http_status,"
-        " tries, took_s, settled_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO deliveries (ids, delivered, dead, short, size_bytes, http_status,"
+        " tries, took_s, settled_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
-            ids[0],
-            ids[-1],
             ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs),
             delivered,
             len(dead),
