@@ -22,12 +22,14 @@ leftovers: taken up like 0), 5 *acked* (a plain consumer is done with it: swept,
 from typing import TYPE_CHECKING, Any
 
 from forwarder.spool import books, control, dead_letters, set_aside
+from forwarder.spool.claiming import Claim
 from forwarder.spool.consumer import Consumer
+from forwarder.spool.control import Control
 from forwarder.spool.directory import prepare_directory
 from forwarder.spool.lock import open_shared
 from forwarder.spool.queue import EventQueue
 from forwarder.spool.records import Brief, DeadLetter, Figures, Group, Selection, Waiting
-from forwarder.spool.settlement import Claim, Control, Dead, Settlement
+from forwarder.spool.settling import Dead, Settlement
 from forwarder.spool.sqlite_errors import (
     DamagedError,
     QueueReplacedError,

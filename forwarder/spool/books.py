@@ -14,7 +14,7 @@ from forwarder.errors import ForwarderError
 from forwarder.spool import schema
 from forwarder.spool.foreign import Origin
 from forwarder.spool.records import Figures
-from forwarder.spool.settlement import Dead
+from forwarder.spool.settling import Dead
 from forwarder.spool.sqlite_errors import translated
 from forwarder.spool.status import READY
 from forwarder.spool.view import View
@@ -261,15 +261,23 @@ def _check_dead_letters(view: View) -> tuple[str, Sequence[str]]:
     return detail + counted.shortfall, faults
 
 
+# As JSON, in which SQLite finds the ranges: [[1,2000],[2003]]; a damaged one holds none of the events.
+_IDS = "'[[' || replace(replace(ids, ',', '],['), '-', ',') || ']]'"
+_RUNS = f"json_each(iif(json_valid({_IDS}), {_IDS}, '[[0]]'))"
+_FIRST, _LAST = "json_extract(value, '$[0]')", "json_extract(value, '$[#-1]')"
 _DELIVERIES = f"""
     SELECT ledger.delivered, ledger.dead_lettered, ledger.short, {schema.SEQUENCE},
         coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'deliveries'), 0), log.*
     FROM ledger, (
         SELECT count(*), coalesce(min(id), 1), coalesce(sum(delivered), 0), coalesce(sum(dead), 0),
-            coalesce(sum(short), 0), coalesce(max(max(first_id, last_id)), 0),
-            coalesce(sum(delivered + dead = last_id - first_id + 1 AND EXISTS (
-                SELECT 1 FROM {schema.TABLE} WHERE _id BETWEEN first_id AND last_id)), 0)
-        FROM deliveries
+            coalesce(sum(short), 0), coalesce(max(last), 0), coalesce(sum(waits), 0),
+            coalesce(sum(events <> delivered + dead), 0)
+        FROM (
+            SELECT batch.id, delivered, dead, short, max({_LAST}) AS last,
+                sum({_LAST} - {_FIRST} + 1) AS events,
+                max(EXISTS (SELECT 1 FROM {schema.TABLE} WHERE _id BETWEEN {_FIRST} AND {_LAST})) AS waits
+            FROM deliveries AS batch, {_RUNS} GROUP BY batch.id
+        )
     ) AS log"""
 
 
@@ -278,7 +286,7 @@ def _check_deliveries(view: View) -> tuple[str, Sequence[str]]:
     delivered, dead, short, newest, written, rows, first, *sums = view.connection.execute(
         _DELIVERIES
     ).fetchone()
-    log_delivered, log_dead, log_short, last_id, unsettled = sums
+    log_delivered, log_dead, log_short, last_id, unsettled, unlike = sums
     is_whole = rows == written
     faults = []
     if rows != written - first + 1:
@@ -294,6 +302,8 @@ def _check_deliveries(view: View) -> tuple[str, Sequence[str]]:
         faults.append(f"event {last_id} was settled, but {newest} is the newest id that was ever given")
     if unsettled:
         faults.append(f"{_some(unsettled, 'batch')} settled, of which a row still waits")
+    if unlike:
+        faults.append(f"{_some(unlike, 'batch')} of another number of events than have their ids in it")
     part = "all" if is_whole else f"the newest of {written}"
     return (
         f"{_some(rows, 'settled batch')}, {part}: delivered {log_delivered}, dead-lettered {log_dead}",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import dataclass
 
 from forwarder.event import MAX_EVENT_BYTES, Lines
 from forwarder.spool.foreign import Origin, are_final
 from forwarder.spool.schema import MOST_ID, ROWS, TABLE
-from forwarder.spool.settlement import Claim, Dead
+from forwarder.spool.settling import Dead
 from forwarder.spool.status import READY
 
 # What has a higher id than `MOST_ID` makes the database a damaged one; all else is delivered before.
@@ -19,6 +21,22 @@ _PIECE = (
     f" FROM (SELECT _id, data, status FROM {TABLE} WHERE _id > ? AND _id <= {MOST_ID}"
     " ORDER BY _id LIMIT ?)"
 )
+
+
+@dataclass(slots=True)
+class Claim:
+    """Rows read for sending, in their order: ids and final bytes side by side.
+
+    ``dead`` rows between them were no events and have gone to the dead letters, the first of them for
+    ``reason``.
+    """
+
+    ids: Sequence[int] = ()
+    events: Sequence[bytes] = ()
+    size_bytes: int = 0
+    last_id: int = 0
+    dead: int = 0
+    reason: str = ""
 
 
 class Reader:

@@ -12,20 +12,19 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
 from forwarder.errors import TryAgainError
 from forwarder.spool import checkpoint, control, dead_letters, settling
-from forwarder.spool.claiming import Reader
+from forwarder.spool.claiming import Claim, Reader
+from forwarder.spool.control import Control
 from forwarder.spool.database import Database
 from forwarder.spool.directory import LOG
 from forwarder.spool.foreign import Origin
-from forwarder.spool.identity import Identity
 from forwarder.spool.reserve import Reserve
 from forwarder.spool.schema import MOST_ID, SEQUENCE, TABLE
-from forwarder.spool.settlement import Claim, Control, Settlement
+from forwarder.spool.settling import Settlement
 from forwarder.spool.sqlite_errors import (
     DamagedError,
     QueueReplacedError,
@@ -41,6 +40,9 @@ MISSING = (
     f" FROM ledger WHERE NOT EXISTS (SELECT 1 FROM {TABLE})"
 )
 
+# Which queue it is, which consumer has begun last, and SQLite's number of the schema, which it raises when it
+# restores a backup: in any other state row ids may mean other events.
+_IDENTITY = "SELECT queue_id, consumer, schema_version FROM ledger, control, pragma_schema_version"
 RETRY_S = 1.0
 STEP_ROWS = 1000
 STEP_BYTES = 1 << 20
@@ -92,8 +94,7 @@ class Consumer:
         self._files: object = self._queue.files.database, self._queue.replacements
         self._examined: sqlite3.Connection | None = connection
         self._mark = uuid.uuid4().hex
-        with translated(self._path):
-            self._identity = Identity.of(connection)
+        self._identity = self._read(_IDENTITY)
         origin = Origin(*self._read("SELECT queue_id, created_at FROM ledger"))
         self._reader = Reader(origin)
         # What claims have left behind for want of room stands behind this id; and when to try again.
@@ -122,10 +123,11 @@ class Consumer:
 
     def _examine(self, connection: sqlite3.Connection) -> None:
         """Make sure that ids still mean the events that were claimed: settled, others would be lost."""
-        found = self._identity.found_in(connection)
-        if self._files is None or found is None:
+        found = connection.execute(_IDENTITY).fetchone()
+        if found is None:
+            raise damaged(self._path, "it has lost its books")
+        if self._files is None or found != self._identity:
             raise self._replaced()
-        self._identity = found
 
     def _replaced(self) -> QueueReplacedError:
         # For good: once the old file is closed, its inode number may come back as another file's.
@@ -137,11 +139,12 @@ class Consumer:
         with self._queue.transaction():
             connection = self._connect()
             self._examine(connection)
-            if self._identity.consumer != self._mark:
+            queue_id, consumer, version = self._identity
+            if consumer != self._mark:
                 # At the start; or later, when there was no lock or room for it then.
                 connection.execute("UPDATE control SET consumer = ?", (self._mark,))
             yield connection
-        self._identity = replace(self._identity, consumer=self._mark)
+        self._identity = queue_id, self._mark, version
 
     def reopen(self) -> None:
         """Forget what is held in memory of the files, to read them again when asked."""

@@ -7,14 +7,24 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from dataclasses import dataclass
 
 from forwarder.spool.database import Database
 from forwarder.spool.directory import identity_of, sync_directory
 from forwarder.spool.lock import open_shared
-from forwarder.spool.settlement import Control
 from forwarder.spool.sqlite_errors import translated
 
 PAUSED, FLUSH = "paused", "flush"
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What a person has asked for: ``flush`` is another each time it was asked for, ``place`` in another
+    directory."""
+
+    paused: bool
+    flush: object
+    place: object
 
 
 def asked(path: str) -> Control:

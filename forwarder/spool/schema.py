@@ -84,8 +84,6 @@ _CREATE = (
     )""",
     """CREATE TABLE deliveries (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
-        first_id INTEGER NOT NULL,
-        last_id INTEGER NOT NULL,
         ids TEXT NOT NULL,
         delivered INTEGER NOT NULL,
         dead INTEGER NOT NULL,

@@ -1,4 +1,4 @@
-"""What takes rows out of the queue, and in which parts.
+"""What became of rows, and how that takes them out of the queue, in which parts.
 
 What is given a connection is to be called inside a write transaction.
 """
@@ -8,18 +8,45 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from forwarder.event import name_of
 from forwarder.spool.schema import INSERT_LETTER, KEPT_ENTRIES, PUT_AT, SEQUENCE, TABLE
-from forwarder.spool.settlement import Dead, Settlement
 
 PIECE_BYTES = 256 * 1024
 # As `foreign.Origin` reads it: where a row has no time, it is the queue's own.
 _PUT_AT = f"SELECT coalesce((SELECT {PUT_AT} FROM {TABLE} WHERE _id = ?), created_at) FROM ledger"
 _DELETE = f"DELETE FROM {TABLE} WHERE _id BETWEEN ? AND ?"
 VACUUM_PAGES = 1000  # 4 MB of log at most, as much as the reserve
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """An event that goes to the dead letters, and why."""
+
+    event_id: int
+    data: bytes | None
+    reason: str
+    field: str = ""
+    http_status: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What became of some rows: every id in *ids* leaves the queue, delivered unless it is in *dead*.
+
+    ``short`` of the delivered ones were not counted by the far end. ``size_bytes``, ``http_status``,
+    ``tries`` and ``took_s``, how long the request took, are kept in the delivery log.
+    """
+
+    ids: Sequence[int]
+    dead: Sequence[Dead] = ()
+    short: int = 0
+    size_bytes: int = 0
+    http_status: int | None = None
+    tries: int = 1
+    took_s: float = 0.0
 
 
 def settle(connection: sqlite3.Connection, settlement: Settlement) -> None:
@@ -38,11 +65,9 @@ def settle(connection: sqlite3.Connection, settlement: Settlement) -> None:
         (delivered, len(dead), settlement.short, delivered > 0, now),
     )
     entry = connection.execute(
-        "INSERT INTO deliveries (first_id, last_id, ids, delivered, dead, short, size_bytes, http_status,"
-        " tries, took_s, settled_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO deliveries (ids, delivered, dead, short, size_bytes, http_status,"
+        " tries, took_s, settled_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
-            ids[0],
-            ids[-1],
             ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs),
             delivered,
             len(dead),

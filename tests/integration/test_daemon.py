@@ -891,15 +891,15 @@ def test_reply_that_cannot_be_settled_holds_back_no_other(
     forwarder, far_end, offer, emptied, until, queue_path, rows, sql, in_progress
 ):
     """The others are settled, and nothing new is sent while none is; the trouble is told once."""
-    daemon = forwarder.daemon(FORWARDER_DELIVERY_BATCH_EVENTS="1")
-    offer(*range(20))  # it finds out that it may use several connections
-    emptied()
+    offer(*range(20))  # the daemon finds out that it may use several connections
     sql(queue_path, "CREATE TABLE large (data)")
     sql(
         queue_path,
         "CREATE TRIGGER needs_room BEFORE DELETE ON ack_queue_default WHEN OLD._id = 23"
         " BEGIN INSERT INTO large VALUES (zeroblob(50000000)); END",
     )
+    daemon = forwarder.daemon(FORWARDER_DELIVERY_BATCH_EVENTS="1")
+    emptied()
     before = resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (16 << 20, before[1]))
     far_end.inject(Fault.slow(1.0), times=2)
