@@ -55,14 +55,13 @@ def retry(
                 assert new_id is not None
                 new_ids[letter_id] = new_id
                 connection.execute(
-                    "INSERT INTO retries VALUES (?, ?, ?, ?)", (new_id, letter_id, row[2], now)
+                    "INSERT INTO retries (dead_letter_id, event_id, new_event_id, at) VALUES (?, ?, ?, ?)",
+                    (letter_id, row[2], new_id, now),
                 )
                 connection.execute("DELETE FROM dead_letters WHERE id = ?", (letter_id,))
             connection.execute("UPDATE ledger SET retried = retried + ?", (len(new_ids),))
             connection.execute(
-                "DELETE FROM retries WHERE new_event_id <="
-                " (SELECT new_event_id FROM retries ORDER BY new_event_id DESC LIMIT 1 OFFSET ?)",
-                (KEPT_ENTRIES,),
+                "DELETE FROM retries WHERE id <= (SELECT max(id) FROM retries) - ?", (KEPT_ENTRIES,)
             )
     finally:
         queue.close()

@@ -84,7 +84,6 @@ _CREATE = (
     )""",
     """CREATE TABLE deliveries (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
-        ids TEXT NOT NULL,
         delivered INTEGER NOT NULL,
         dead INTEGER NOT NULL,
         short INTEGER NOT NULL,
@@ -92,12 +91,14 @@ _CREATE = (
         http_status INTEGER,
         tries INTEGER NOT NULL,
         took_s REAL NOT NULL,
-        settled_at REAL NOT NULL
+        settled_at REAL NOT NULL,
+        ids TEXT NOT NULL
     )""",
     """CREATE TABLE retries (
-        new_event_id INTEGER PRIMARY KEY,
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
         dead_letter_id INTEGER NOT NULL,
         event_id INTEGER NOT NULL,
+        new_event_id INTEGER NOT NULL,
         at REAL NOT NULL
     )""",
     """CREATE TABLE salvages (

@@ -26,7 +26,7 @@ MIB = 1 << 20
 CONNECTIONS = 10
 # What is far ahead of delivery is only disk space.
 WAITING_MOST = 30_000
-FILES = {"data.db", "data.db-wal", "data.db-shm", "writer.lock", "reserve"}
+FILES = {"data.db", "data.db-wal", "data.db-shm", "writer.lock", "reserve", "paused", "flush"}
 FILES |= {"daemon.lock", "daemon.json", "daemon.json.new"}
 
 # Each takes lines "FIRST COUNT" on standard input, puts the events of these numbers, and says so.

@@ -324,8 +324,9 @@ def test_retries_are_bounded(consumer, queue_path, sql):
     consumer.settle(Settlement([1, 2], [Dead(n, b"{}", "bad") for n in (1, 2)]))
     sql(
         queue_path,
-        "INSERT INTO retries WITH RECURSIVE n(i) AS (SELECT -99999 UNION ALL SELECT i + 1 FROM n WHERE i < 0)"
-        " SELECT i, 1, 1, 1e9 FROM n",
+        "INSERT INTO retries (id, dead_letter_id, event_id, new_event_id, at)"
+        " WITH RECURSIVE n(i) AS (SELECT -99999 UNION ALL SELECT i + 1 FROM n WHERE i < 0)"
+        " SELECT i, 1, 1, i, 1e9 FROM n",
     )
     assert dead_letters.retry(queue_path, [1, 2], lambda data, _: data)[0] == {1: 11, 2: 12}
     found = sql(queue_path, "SELECT count(*), min(new_event_id), max(new_event_id) FROM retries")

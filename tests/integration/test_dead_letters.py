@@ -456,7 +456,7 @@ def test_a_failure_midway_says_how_far_it_came(command, done, run, queue_path, s
 
     code, out, err = run(command, "--all", "--yes", *(["--no-check"] if command == "retry" else []))
 
-    assert (code, out) == (70, "")
+    assert (code, out) == (74, "")
     assert err.splitlines()[0] == f"forwarder: 250 dead letters {done} before it stopped:"
     assert "page 17 is damaged" in err
     assert dead_ids(queue_path) == list(range(251, 601))

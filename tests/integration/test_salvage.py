@@ -207,7 +207,10 @@ def test_other_page_sizes(queue_path, fresh, rows, page_bytes):
     os.mkdir(queue_path)
     with closing(sqlite3.connect(f"{queue_path}/data.db")) as connection:
         connection.execute(f"PRAGMA page_size = {page_bytes}")
-        connection.execute(schema._CREATE_QUEUE)
+        upstream = persistqueue.SQLiteAckQueue
+        connection.execute(
+            upstream._SQL_CREATE.format(table_name=schema.TABLE, key_column=upstream._KEY_COLUMN)
+        )
     plain_json = persistqueue.serializers.json
     plain = persistqueue.SQLiteAckQueue(queue_path, serializer=plain_json, auto_resume=False)
     for number in range(300):
@@ -351,7 +354,7 @@ def test_set_aside_without_hard_links_is_refused(fill, queue_path, monkeypatch):
 
     monkeypatch.setattr(os, "link", refuse)
     with pytest.raises(StorageError, match="local file system with hard links") as told:
-        EventQueue(queue_path, min_free_bytes=0)
+        EventQueue(queue_path, min_free_bytes=0).put(numbered(0))
     assert queue_path in str(told.value)
     assert sorted(os.listdir(queue_path)) == before
 
