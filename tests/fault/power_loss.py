@@ -403,6 +403,10 @@ class Disk:
         what = old[0].now.get(old[1])
         old[0].set(old[1], None)
         new[0].set(new[1], what)
+        if isinstance(what, Directory):
+            # It can never have both names, nor none.
+            for directory, _ in (old, new):
+                directory.sync(directory.folded + len(directory.changes))
 
     def _linked(self, call: Call) -> None:
         old, new = call.texts[-2:]
