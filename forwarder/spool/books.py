@@ -43,7 +43,7 @@ def check(view: View) -> list[Finding]:
     All in short reads, while the daemon may go on: what is counted is held between the totals before and
     after. What is too much to be read in seconds is read in part, and ``detail`` says so.
     """
-    findings = [_check_integrity(view.connection), _check_journal(view.connection)]
+    findings = [_check_integrity(view.connection), _check_journal(view)]
     for name, examine in _EXAMINATIONS.items():
         try:
             with translated(view.path):
@@ -70,8 +70,10 @@ def _check_integrity(connection: sqlite3.Connection) -> Finding:
     return Finding("integrity", faults == ["ok"], "; ".join(faults))
 
 
-def _check_journal(connection: sqlite3.Connection) -> Finding:
-    (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+def _check_journal(view: View) -> Finding:
+    if view.is_frozen:
+        return Finding("journal", True, "not looked at: the disk is full")
+    (mode,) = view.connection.execute("PRAGMA journal_mode").fetchone()
     remedy = (
         "the next program of ours that has the queue for itself sets it back: stop the others for a moment"
     )

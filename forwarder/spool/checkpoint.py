@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import sqlite3
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from typing import TypeVar
 
 from forwarder.errors import TryAgainError
 from forwarder.spool.database import Database
 from forwarder.spool.directory import LOG, size_of
-from forwarder.spool.sqlite_errors import translated
+from forwarder.spool.reserve import Reserve
+from forwarder.spool.sqlite_errors import SpoolFullError, translated
+
+T = TypeVar("T")
+Transaction = Callable[[], AbstractContextManager[sqlite3.Connection]]
 
 LONG_BYTES = 32 * 1024 * 1024
 # Longer than our own readers need; a third of the longest that one of 64 producers may wait.
@@ -37,6 +44,24 @@ def empty(database: Database, patience_s: float = 0.0) -> bool:
     except TryAgainError:
         return False
     return not is_busy
+
+
+def freeing(database: Database, transaction: Transaction, step: Callable[[sqlite3.Connection], T]) -> T:
+    """Take a step towards free space that needs a little of it first: all of it or nothing.
+
+    On a full disk the reserve is given up for it.
+
+    Raises: as `Database.transaction`.
+    """
+    try:
+        with transaction() as connection:
+            return step(connection)
+    except SpoolFullError:
+        Reserve(database.path).release()
+    # The log, too, has space to give: what it holds goes to its place in the database.
+    empty(database)
+    with transaction() as connection:
+        return step(connection)
 
 
 class LongLog:

@@ -274,16 +274,7 @@ class Consumer:
             self._settled.difference_update(settlement.ids)
 
     def _free(self, step: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Take a step towards free space that needs a little of it first: all of it or nothing."""
-        try:
-            with self._transaction() as connection:
-                return step(connection)
-        except SpoolFullError:
-            self._reserve.release()
-        # The log, too, has space to give: what it holds goes to its place in the database.
-        checkpoint.empty(self._queue)
-        with self._transaction() as connection:
-            return step(connection)
+        return checkpoint.freeing(self._queue, self._transaction, step)
 
     def discard_dead_letters(self, before: float) -> int:
         """Delete dead letters older than *before* (seconds since the epoch). Returns how many.

@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 from forwarder.errors import EventError
+from forwarder.spool.checkpoint import freeing
 from forwarder.spool.database import Database
 from forwarder.spool.records import as_bytes
 from forwarder.spool.schema import INSERT, KEPT_ENTRIES
@@ -72,8 +74,7 @@ def delete(path: str, ids: Sequence[int]) -> int:
     """Delete dead letters for good. Returns how many there were of *ids*."""
     queue = Database(path)
     try:
-        with queue.transaction() as connection:
-            return discard(connection, ids)
+        return freeing(queue, queue.transaction, partial(discard, ids=ids))
     finally:
         queue.close()
 

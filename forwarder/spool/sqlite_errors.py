@@ -62,7 +62,7 @@ def _explain_sqlite(error: sqlite3.Error, path: str) -> ForwarderError:
             f"the queue in {path} was closed amid this call, by a signal handler's fork or by another thread",
             "Nothing was stored; try again",
         )
-    if code == "SQLITE_FULL" or (code.startswith("SQLITE_IOERR") and _has_no_space(path)):
+    if code == "SQLITE_FULL" or (code.startswith("SQLITE_IOERR") and has_no_space(path)):
         return full(path)
     if code == "SQLITE_NOTADB" and not os.path.exists(os.path.join(path, LOCK)):
         return ConfigError(
@@ -127,7 +127,7 @@ def _why_not(path: str) -> ForwarderError:
         return _too_many_files(path)
     if disk.f_flag & os.ST_RDONLY:
         return StorageError(f"the file system under {path} is mounted read-only", "Have it mounted writable")
-    if _has_no_space(path):
+    if has_no_space(path):
         return full(path)
     if disk.f_files and not disk.f_favail:
         return SpoolFullError(
@@ -170,7 +170,7 @@ def _not_makeable(path: str) -> NotPermittedError:
     )
 
 
-def _has_no_space(path: str) -> bool:
+def has_no_space(path: str) -> bool:
     """Whether the disk or this user's quota has no room: by asking for some, as no figure tells a quota.
 
     SQLite says of both that there is an I/O error, and on xfs that it can't open its index.

@@ -13,10 +13,10 @@ from typing import Any
 from forwarder.errors import UnavailableError
 from forwarder.event import MAX_EVENT_BYTES
 from forwarder.spool import control, schema
-from forwarder.spool.directory import DATABASE, quoted, refuse_links
+from forwarder.spool.directory import DATABASE, LOG, quoted, refuse_links, size_of
 from forwarder.spool.opening import is_emptied
 from forwarder.spool.records import Brief, DeadLetter, Figures, Group, Selection, Waiting, as_bytes
-from forwarder.spool.sqlite_errors import damaged, translated
+from forwarder.spool.sqlite_errors import damaged, has_no_space, translated
 
 RATE_WINDOW_S = 60.0
 MOST_GROUPS = 10_000
@@ -40,6 +40,9 @@ class UnusedQueueError(NoQueueError):
 class View:
     """The queue in a directory, read-only; a lock on it is waited for *timeout_s* at most.
 
+    Attributes:
+        is_frozen: The disk is full, and what is seen is what was there when this was opened.
+
     Raises:
         NoQueueError: there is none yet.
         NotPermittedError: this user may not look.
@@ -50,6 +53,7 @@ class View:
         # The program may go to another directory.
         self.path = path = os.path.abspath(path)
         self._file = os.path.join(path, DATABASE)
+        self.is_frozen = False
         with translated(path):
             try:
                 refuse_links(self._file)
@@ -58,20 +62,29 @@ class View:
             # To read from an empty file is enough for SQLite to delete the log beside it.
             if is_emptied(path):
                 raise damaged(path, "it has lost its content")
-            self._connection = sqlite3.connect(
-                f"file:{quoted(self._file)}?mode=ro",
-                uri=True,
-                isolation_level=None,
-                timeout=timeout_s,
-            )
+            self._connection = self._opened(timeout_s)
             try:
-                self._verify()
+                try:
+                    self._verify()
+                except sqlite3.OperationalError:
+                    # On a full disk the log's index can't be made, nor is it needed where there is no log.
+                    if size_of(path, LOG) or not has_no_space(path):
+                        raise
+                    self._connection.close()
+                    self.is_frozen = True
+                    self._connection = self._opened(timeout_s, "&immutable=1")
+                    self._verify()
             except BaseException as error:
                 self._connection.close()
                 if getattr(error, "sqlite_errorname", "") == "SQLITE_READONLY_ROLLBACK":
                     what = f"the making of the queue in {path} was cut short"
                     raise NoQueueError(what, "The next event, or `forwarder run`, completes it") from error
                 raise
+
+    def _opened(self, timeout_s: float, how: str = "") -> sqlite3.Connection:
+        return sqlite3.connect(
+            f"file:{quoted(self._file)}?mode=ro{how}", uri=True, isolation_level=None, timeout=timeout_s
+        )
 
     def _verify(self) -> None:
         if not schema.is_ours(self._connection):

@@ -2,7 +2,10 @@
 which frees space, goes on."""
 
 import os
+import shutil
+import subprocess
 import sys
+from contextlib import closing, suppress
 from pathlib import Path
 
 import persistqueue
@@ -210,3 +213,61 @@ def test_daemon_starts_on_a_full_disk(disk, queue_path, forwarder, far_end, orac
     until(lambda: not rows(queue_path), "the queue is empty")
     oracle(queue_path, far_end, offered)
     figures(queue_path)
+
+
+def test_what_a_person_does_works_on_a_full_disk(disk, queue, queue_path, forwarder, figures):
+    """Deleting dead letters frees space, for which it draws on the reserve; resume and flush need none."""
+    with closing(Consumer(queue_path)) as consumer:
+        claim = consumer.claim(0, 100, MIB)
+        letters = [Dead(row_id, data, "bad") for row_id, data in zip(claim.ids, claim.events, strict=True)]
+        consumer.settle(Settlement(claim.ids, letters))
+    assert forwarder("pause").returncode == 0
+    queue.close()
+    disk.fill()
+    refused(lambda: queue.put_many([EVENT] * 5000))
+    queue.close()
+    done = forwarder("dead-letters", "delete", "--all", "--yes")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert figures(queue_path).discarded == 100
+    assert forwarder("resume").returncode == 0
+    assert not figures(queue_path).paused
+    assert forwarder("flush").returncode == 69, "no daemon runs"
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
+def test_full_file_system_is_no_lack_of_permission(kind, tmp_path, forwarder, monkeypatch):
+    """On a full file system of each kind, with the queue closed, whoever opens it is told to try again, and a
+    daemon goes on when there is room."""
+    image, path = tmp_path / "image", tmp_path / "mounted"
+    path.mkdir()
+    with image.open("wb") as file:
+        file.truncate({"xfs": 320, "btrfs": 128}.get(kind, 24) * MIB)
+    if not shutil.which(f"mkfs.{kind}"):
+        pytest.skip(f"no {kind} can be made here")
+    subprocess.run([f"mkfs.{kind}", "-q", image], check=True, capture_output=True)
+    mounted = subprocess.run(["mount", "-o", "loop", image, path], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no {kind} can be mounted here: {mounted.stderr.strip()}")
+    try:
+        queue_path = str(path / "queue")
+        monkeypatch.setitem(forwarder.environ, "FORWARDER_QUEUE_PATH", queue_path)
+        with EventQueue(queue_path, min_free_bytes=0) as queue:
+            queue.put_many([EVENT] * 100)
+        with open(path / "ballast", "wb") as ballast, suppress(OSError):
+            while True:
+                ballast.write(bytes(64 * 1024))
+                ballast.flush()
+        with open(path / "rest", "wb", buffering=0) as rest, suppress(OSError):
+            while True:
+                rest.write(bytes(512))
+        for command in (("enqueue", "-e", "A", "-d", "d"), ("status",)):
+            done = forwarder(*command)
+            assert done.returncode in (0, 75), (command, done.stderr)
+        assert "permission" not in done.stderr
+        done = forwarder("drain")
+        assert done.returncode in (0, 75), done.stderr
+        for name in ("ballast", "rest"):
+            (path / name).unlink()
+        assert forwarder("drain").returncode == 0
+    finally:
+        subprocess.run(["umount", "--lazy", path], check=True)

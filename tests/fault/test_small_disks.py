@@ -288,14 +288,17 @@ def test_no_inodes_left(disk, forwarder, far_end, queue_path, oracle, rows, unti
 
 @pytest.mark.parametrize("disk", FEW_INODES, indirect=True)
 def test_no_inode_for_the_log(disk, forwarder, far_end, queue_path, oracle, rows, until, figures):
-    """Where nobody has the queue open and there is no inode for its log, all is refused with 75 and a
-    sentence about the disk; what was accepted before is delivered when there are inodes again."""
+    """Where nobody has the queue open and there is no inode for its log, it can be looked at, and all else is
+    refused with 75 and a sentence about the disk; what was accepted before is delivered when there are
+    inodes again."""
     texts = [line(number) for number in range(100)]
     assert forwarder("enqueue", stdin="\n".join(texts)).returncode == 0
     assert not os.path.exists(f"{queue_path}/data.db-wal")
     disk.fill_inodes()
-    for command in (("enqueue", "-e", "A", "-d", "x"), ("run",), ("status",), ("peek",)):
+    for command in (("enqueue", "-e", "A", "-d", "x"), ("run",)):
         is_told(forwarder(*command), EX_TEMPFAIL, "is full|no room|inode")
+    assert "100 events wait" in forwarder("status").stdout
+    assert forwarder("peek").returncode == 0
     disk.free()
     daemon = forwarder.daemon()
     offered = [final(text) for text in texts]
