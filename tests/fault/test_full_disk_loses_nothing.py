@@ -253,11 +253,11 @@ def test_full_file_system_is_no_lack_of_permission(kind, tmp_path, forwarder, mo
         monkeypatch.setitem(forwarder.environ, "FORWARDER_QUEUE_PATH", queue_path)
         with EventQueue(queue_path, min_free_bytes=0) as queue:
             queue.put_many([EVENT] * 100)
-        with open(path / "ballast", "wb") as ballast, suppress(OSError):
+        with suppress(OSError), open(path / "ballast", "wb") as ballast:
             while True:
                 ballast.write(bytes(64 * 1024))
                 ballast.flush()
-        with open(path / "rest", "wb", buffering=0) as rest, suppress(OSError):
+        with suppress(OSError), open(path / "rest", "wb", buffering=0) as rest:
             while True:
                 rest.write(bytes(512))
         for command in (("enqueue", "-e", "A", "-d", "d"), ("status",)):
@@ -267,7 +267,7 @@ def test_full_file_system_is_no_lack_of_permission(kind, tmp_path, forwarder, mo
         done = forwarder("drain")
         assert done.returncode in (0, 75), done.stderr
         for name in ("ballast", "rest"):
-            (path / name).unlink()
+            (path / name).unlink(missing_ok=True)
         assert forwarder("drain").returncode == 0
     finally:
         subprocess.run(["umount", "--lazy", path], check=True)
