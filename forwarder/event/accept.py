@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import uuid
@@ -98,7 +99,8 @@ def complete_foreign(data: object, accepted_at: float, queue_id: str, row_id: in
     Args:
         data: What stands in the row.
         accepted_at: The row's timestamp, in seconds since the epoch; becomes ``time``.
-        queue_id: The queue's identity, with *row_id* the source of ``$insert_id``.
+        queue_id: The queue's identity, with *row_id* and the data the source of ``$insert_id``: copies of a
+            queue's directory, as of a machine's image, have the first two in common.
 
     Raises:
         EventError: with the reason why it is no event.
@@ -107,7 +109,8 @@ def complete_foreign(data: object, accepted_at: float, queue_id: str, row_id: in
         data = data.encode(errors="surrogatepass")
     if not isinstance(data, bytes):
         raise EventError(f"not JSON: the row holds {type(data).__name__}, not bytes")
-    insert_id = uuid.uuid5(uuid.UUID(queue_id), str(row_id)).hex
+    content = hashlib.sha256(data).hexdigest()
+    insert_id = uuid.uuid5(uuid.UUID(queue_id), f"{row_id}:{content}").hex
     return accept(data, int(accepted_at * 1000), rules=False, insert_id=insert_id)
 
 

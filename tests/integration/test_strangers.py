@@ -3,9 +3,11 @@
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
+from contextlib import closing
 
 import persistqueue
 import pytest
@@ -17,6 +19,7 @@ from forwarder.spool import (
     Consumer,
     DamagedError,
     Dead,
+    EventQueue,
     Selection,
     Settlement,
     View,
@@ -79,6 +82,23 @@ def test_plain_producer_is_a_producer(consumer, plain, queue_path, figures):
     again.settle(Settlement(claim.ids))
     again.close()
     assert (figures(queue_path).accepted, figures(queue_path).delivered) == (1, 1)
+
+
+def test_copies_of_a_queue_tell_their_events_apart(queue_path, tmp_path):
+    """In two copies of a directory, as of a machine's image, the same row holds different events: these get
+    different ids, or Mixpanel would drop one."""
+    EventQueue(queue_path).close()
+    ids = []
+    for number in range(2):
+        copy = str(tmp_path / f"copy-{number}")
+        shutil.copytree(queue_path, copy)
+        stranger = persistqueue.SQLiteAckQueue(copy, serializer=plain_json)
+        assert stranger.put(event(number)) == 1
+        stranger.close()
+        with closing(Consumer(copy)) as consumer:
+            [data] = consumer.claim(0, 10, MIB).events
+        ids.append(json.loads(data)["properties"]["$insert_id"])
+    assert ids[0] != ids[1]
 
 
 def test_plain_and_own_producers_at_once(consumer, queue, queue_path, until, figures):
