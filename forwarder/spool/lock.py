@@ -172,18 +172,18 @@ def open_shared(path: str) -> int:
 
 
 def _make_shared(path: str) -> None:
-    directory = os.path.dirname(path)
-    try:
+    with suppress(OSError):  # not every file system can
         # Without a name until it is open to the group: who is killed in between must not leave it closed.
-        fd = os.open(directory, os.O_RDWR | os.O_TMPFILE, FILE_MODE)
-        is_named = False
-    except OSError:  # not every file system can
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, FILE_MODE)
-        is_named = True
-    try:
-        os.fchmod(fd, FILE_MODE)
-        if not is_named:
+        fd = os.open(os.path.dirname(path), os.O_RDWR | os.O_TMPFILE, FILE_MODE)
+        try:
+            os.fchmod(fd, FILE_MODE)
             # With a descriptor for the source, Python calls linkat(2) such that it follows the link in /proc.
             os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd)
+            return
+        finally:
+            os.close(fd)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, FILE_MODE)
+    try:
+        os.fchmod(fd, FILE_MODE)
     finally:
         os.close(fd)

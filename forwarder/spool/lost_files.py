@@ -113,8 +113,12 @@ def _size(identity: Identity | None) -> int:
 
 def _descriptors(identity: Identity | None) -> list[int]:
     """Those by which this process has a file open, though it may have no name any more."""
-    found = []
-    for fd in map(int, os.listdir("/proc/self/fd")):
+    found: list[int] = []
+    try:
+        names = os.listdir("/proc/self/fd")
+    except FileNotFoundError:  # no /proc
+        return found
+    for fd in map(int, names):
         with suppress(OSError):
             if identity_of(os.fstat(fd)) == identity:
                 found.append(fd)

@@ -60,6 +60,23 @@ def test_no_error_of_sqlite_comes_out_as_it_is(queue_path, name, told):
         raise error
 
 
+def test_without_proc(forwarder, queue_path):
+    """Where /proc is not mounted, as in some chroots, a queue can be made and used."""
+    command = 'mount -t tmpfs none /proc && exec "$0" -m forwarder "$@"'
+    for arguments in (("enqueue", "-e", "A", "-d", "d"), ("enqueue", "-e", "A", "-d", "d"), ("drain",)):
+        done = subprocess.run(
+            ["unshare", "-m", "sh", "-c", command, sys.executable, *arguments],
+            env=forwarder.environ,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        if "unshare" in done.stderr or "mount" in done.stderr:
+            pytest.skip(done.stderr)
+        assert done.returncode == 0, done.stderr
+    assert waiting(queue_path) == 0
+
+
 def journal_mode(path):
     with closing(sqlite3.connect(f"{path}/data.db")) as connection:
         return connection.execute("PRAGMA journal_mode").fetchone()[0]
