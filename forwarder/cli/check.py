@@ -254,6 +254,7 @@ def _check_room(view: View, max_bytes: int) -> Result:
 
 def _check_daemon(path: str) -> Result:
     from forwarder.service import state
+    from forwarder.service.instance import named
 
     try:
         daemon = state.read(path)
@@ -269,7 +270,7 @@ def _check_daemon(path: str) -> Result:
         )
         return Result("daemon", FAIL, detail, StorageError.exit_code)
     reason = f": {daemon.state_reason}" if daemon.state_reason else ""
-    detail = f"process {daemon.pid}, {daemon.state}{reason}"
+    detail = f"{named(daemon.pid)}, {daemon.state}{reason}"
     return Result("daemon", OK if daemon.state == "running" else WARNING, detail)
 
 

@@ -8,7 +8,7 @@ import click
 
 from forwarder.cli.command import Context, command, json_option
 from forwarder.errors import UnavailableError
-from forwarder.service.instance import holder
+from forwarder.service.instance import holder, named
 from forwarder.spool import DamagedError, NoQueueError, View
 from forwarder.spool import control as wishes
 
@@ -25,7 +25,7 @@ def pause(context: Context, as_json: bool) -> None:
     before = wishes.pause(path)
     pid = holder(path)
     first = "Delivery was paused already" if before else "Delivery is paused"
-    rest = "" if pid else "; no daemon runs, and one that is started will not deliver either"
+    rest = "" if pid is not None else "; no daemon runs, and one that is started will not deliver either"
     _tell(as_json, f"{first}{rest}. `forwarder resume` goes on.", True, pid)
 
 
@@ -40,7 +40,7 @@ def resume(context: Context, as_json: bool) -> None:
         text = f"Delivery was not paused: the forwarder has not used a queue in {path} yet"
     else:
         text = "Delivery is no longer paused" if before else "Delivery was not paused"
-    rest = "" if pid or before is None else "; no daemon runs: `forwarder run` starts one"
+    rest = "" if pid is not None or before is None else "; no daemon runs: `forwarder run` starts one"
     _tell(as_json, f"{text}{rest}.", False, pid)
 
 
@@ -62,7 +62,7 @@ def flush(context: Context, as_json: bool) -> None:
     with View(path) as view:
         paused = view.figures().paused
     rest = "; but delivery is paused: `forwarder resume` goes on" if paused else " and tries now"
-    _tell(as_json, f"The daemon (process {pid}) is told{rest}.", paused, pid)
+    _tell(as_json, f"The daemon ({named(pid)}) is told{rest}.", paused, pid)
 
 
 def _is_there(path: str) -> bool:

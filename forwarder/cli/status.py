@@ -17,6 +17,7 @@ from forwarder.cli.stored import as_sentence
 from forwarder.cli.table import counted, duration, instant, since, size, styled
 from forwarder.errors import printable
 from forwarder.service import state as daemon_state
+from forwarder.service.instance import named
 from forwarder.spool import NoQueueError, UnusedQueueError, View, set_aside
 
 WATCH_S = 1.0
@@ -206,8 +207,8 @@ def _table(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if found["set_aside"]:
         found_damaged = counted(found["set_aside"], "damaged database")
         yield "set aside", f"{found_damaged} (`forwarder salvage`)"
-    if found["pid"]:
-        yield "daemon", f"process {found['pid']}, {counted(found['connections'], 'connection')}"
+    if found["state"] != "stopped":
+        yield "daemon", f"{named(found['pid'] or 0)}, {counted(found['connections'], 'connection')}"
     else:
         yield "daemon", "none runs"
     yield "queue", printable(found["queue_path"])

@@ -69,6 +69,7 @@ class Daemon:
         self._publisher = Publisher(settings.queue.path)
         self._supervisor = Supervisor(lambda: summary(self.settings.queue.path, *self.condition))
         self._pid, self._started_at = os.getpid(), time.time()
+        self._token = lock.token
         self._storage_ok_at = 0.0
         self._storage_error = ""
         self._stop_at: float | None = None
@@ -249,6 +250,7 @@ class Daemon:
             last_error_at=self._journal.last_error_at,
             failures=self.dispatcher.flow.tries,
             orphaned=self._worker.orphaned,
+            token=self._token,
             started_at=self._started_at,
         )
         trouble = self._storage_error or ("" if self._stop_at is None else "the daemon is about to end")

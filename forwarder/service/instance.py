@@ -7,6 +7,7 @@ import fcntl
 import os
 import stat
 import struct
+import uuid
 
 from forwarder.errors import ConfigError, ForwarderError, TryAgainError
 from forwarder.spool import open_shared, translated
@@ -25,12 +26,16 @@ class InstanceLock:
     A lock on the directory keeps others out: nobody can take it away by deleting a file. It leaves nothing
     behind. Once the directory has turned out to be a queue, `announce` says who has it.
 
+    Attributes:
+        token: Tells this holder from all others: process ids mean nothing across containers.
+
     Raises:
         TakenError: another process holds it; says which.
     """
 
     def __init__(self, path: str) -> None:
         self._path = path
+        self.token = uuid.uuid4().hex
         self._fd: int | None = None
         with translated(path):
             self._directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -65,6 +70,9 @@ class InstanceLock:
         if self._fd is not None:
             os.close(self._fd)
         self._fd = fd
+        with contextlib.suppress(OSError):  # on a full disk it goes without
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, self.token.encode(), 0)
 
     def keep(self) -> None:
         """Announce it anew where that is needed; that it can't be done just now is no reason to stop.
@@ -94,6 +102,8 @@ class InstanceLock:
 def holder(path: str) -> int | None:
     """The process id of the daemon that delivers from the queue in *path*; None: none does.
 
+    0: it is a process that can't be seen from here, as in another container.
+
     Raises:
         NotPermittedError: this user can't see it.
         ConfigError: something that is no file is in the way.
@@ -110,6 +120,23 @@ def holder(path: str) -> int | None:
         finally:
             os.close(fd)
     return None if kind == fcntl.F_UNLCK else int(pid)
+
+
+def token_of(path: str) -> str:
+    """The token of the daemon that has announced itself last; "" if it could not be written."""
+    try:
+        fd = open_file(_file(path))
+    except FileNotFoundError:
+        return ""
+    try:
+        return os.pread(fd, 64, 0).decode("ascii", "replace")
+    finally:
+        os.close(fd)
+
+
+def named(pid: int) -> str:
+    """A daemon's process, for people."""
+    return f"process {pid}" if pid else "a process that can't be seen from here, as in another container"
 
 
 def open_file(file: str) -> int:
@@ -135,7 +162,7 @@ def _taken(path: str) -> TakenError:
     with contextlib.suppress(ForwarderError):
         pid = holder(path)
     return TakenError(
-        f"another daemon delivers from {path} already" + (f" (process {pid})" if pid else ""),
+        f"another daemon delivers from {path} already" + ("" if pid is None else f" ({named(pid)})"),
         "There is one per queue: stop that one first, or set another queue.path",
     )
 

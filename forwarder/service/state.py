@@ -13,7 +13,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 
 from forwarder.errors import ConfigError
-from forwarder.service.instance import holder, open_file
+from forwarder.service.instance import holder, open_file, token_of
 
 FILE_MODE = 0o640
 PUBLISH_S = 0.2
@@ -25,7 +25,8 @@ class DaemonState:
 
     ``state`` is one of ``running``, ``backing_off``, ``blocked``, ``paused``; ``in_flight`` counts events,
     ``failures`` the tries in a row that failed; ``orphaned`` says what only files hold that were moved,
-    deleted or replaced under the daemon.
+    deleted or replaced under the daemon; ``token`` is its lock's. As it is read, ``pid`` is 0 where the
+    process can't be seen.
     """
 
     pid: int
@@ -37,6 +38,7 @@ class DaemonState:
     last_error_at: float = 0.0
     failures: int = 0
     orphaned: str = ""
+    token: str = ""
     started_at: float = 0.0
     updated_at: float = 0.0
 
@@ -100,7 +102,8 @@ def _read(path: str, pid: int) -> DaemonState:
         return DaemonState(pid, state_reason=str(error))
     except (OSError, ValueError, TypeError):
         return DaemonState(pid, state_reason="starting")
-    return state if state.pid == pid else DaemonState(pid, state_reason="starting")
+    is_its = token_of(path) == state.token if state.token else state.pid == pid
+    return replace(state, pid=pid) if is_its else DaemonState(pid, state_reason="starting")
 
 
 def _is_halted(pid: int) -> bool:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -110,3 +112,36 @@ def test_what_a_drain_leaves_is_told_with_the_reason(count, told, forwarder, far
     found = json.loads(done.stdout)
     assert (done.returncode, found["left"]) == (75, count)
     assert "HTTP 503" in found["reason"]
+
+
+@pytest.fixture
+def elsewhere(forwarder):
+    """Run a command where the processes of this host can't be seen, as in a container beside it."""
+
+    def run(*arguments):
+        command = ["unshare", "-p", "-f", "--mount-proc", sys.executable, "-m", "forwarder", *arguments]
+        done = subprocess.run(command, env=forwarder.environ, capture_output=True, text=True, timeout=60)
+        if "unshare" in done.stderr:
+            pytest.skip(done.stderr)
+        return done
+
+    return run
+
+
+def test_daemon_in_another_container(forwarder, far_end, elsewhere, queue_path, until):
+    """A daemon whose process can't be seen is known by what it has written, and does what it is asked."""
+    far_end.inject(Fault.unauthorized())
+    forwarder("enqueue", "-e", "A", "-d", "d")
+    daemon = forwarder.daemon()
+    until(lambda: json.loads(elsewhere("status", "--json").stdout)["state"] == "blocked")
+    assert elsewhere("status", "--fail-if", "state==blocked").returncode == 1
+    assert "as in another container" in elsewhere("status").stdout
+    assert json.loads(elsewhere("pause", "--json").stdout) == {"paused": True, "pid": 0}
+    daemon.wait_for("delivery.paused")
+    far_end.clear()
+    assert "no daemon runs" not in elsewhere("resume").stdout
+    done = elsewhere("drain", "--timeout", "20")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert elsewhere("run").returncode == 75
+    assert daemon.stop() == 0
+    assert "no daemon runs" in elsewhere("status").stdout
