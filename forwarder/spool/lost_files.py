@@ -67,7 +67,9 @@ def read_plainly(path: str) -> None:
         # To close a file that SQLite has open in this process would drop its locks.
         there = [fd for fd in _descriptors(identity) if not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH]
         with suppress(FileNotFoundError):
-            fd = there[0] if there else os.open(os.path.join(path, name), os.O_RDONLY | os.O_NOFOLLOW)
+            # A pipe, which a person may have put there, is not waited for.
+            how = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+            fd = there[0] if there else os.open(os.path.join(path, name), how)
             try:
                 at = 0
                 while piece := os.pread(fd, _PIECE_BYTES, at):
