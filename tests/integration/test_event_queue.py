@@ -505,7 +505,7 @@ def test_write_transaction_holds_the_queue_from_its_beginning(queue_path):
     queue.close()
 
 
-def test_stopped_holder_of_the_turnstile(queue_path, rows, until):
+def test_stopped_holder_of_the_writer_lock(queue_path, rows, until):
     """Behind a process that was stopped amid its turn, put gives up after its time limit; nothing is
     stored, tries do not add up to threads or files, and once the holder is gone it works."""
     queue = EventQueue(queue_path, min_free_bytes=0, lock_timeout_s=0.1)
@@ -879,7 +879,7 @@ def test_a_thread_waits_for_another_no_longer(queue_path):
     queue.close()
 
 
-def test_waiting_for_the_turnstile_is_taken_off_the_wait_for_sqlite(queue_path):
+def test_waiting_for_the_writer_lock_is_taken_off_the_wait_for_sqlite(queue_path):
     """Who has waited at the writer lock for most of the time waits for a stranger's lock for the rest."""
     queue = EventQueue(queue_path, min_free_bytes=0, lock_timeout_s=1.0)
     stranger = sqlite3.connect(f"{queue_path}/data.db", isolation_level=None)
