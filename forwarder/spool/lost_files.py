@@ -37,11 +37,12 @@ def let_go(connection: sqlite3.Connection, path: str, opened: Files) -> str:
     elif now.database != opened.database:
         held = _held(connection)
     else:
-        if now.log is None and now.index is None:
+        if now.log is None and now.index in (None, opened.index):
             # Nobody has begun again: what is only in the log can still go where it belongs.
             with suppress(sqlite3.Error):
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        held = "what was accepted last" if _size(opened.log) else ""
+        # Who opens a log that is still there reads all of it.
+        held = "what was accepted last" if now.log != opened.log and _size(opened.log) else ""
     _leave_log_alone(opened)
     connection.close()
     if held:

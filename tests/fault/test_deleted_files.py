@@ -89,11 +89,12 @@ def told(monkeypatch):
     return said
 
 
-def test_log_deleted_under_the_only_user(queue_path, told):
-    """Where nobody has begun again, what was only in a deleted log goes into the database."""
+@pytest.mark.parametrize("gone", [("-wal", "-shm"), ("-wal",), ("-shm",)], ids=" ".join)
+def test_log_deleted_under_the_only_user(queue_path, told, gone):
+    """Where nobody has begun again, nothing is lost with a deleted log or its index, and nothing is said."""
     with EventQueue(queue_path, min_free_bytes=0) as queue:
         queue.put_many({"event": "A", "properties": {}} for _ in range(20))
-        for part in ("-wal", "-shm"):
+        for part in gone:
             os.unlink(f"{queue_path}/data.db{part}")
         queue.put({"event": "A", "properties": {}})
     with View(queue_path) as view:
