@@ -77,7 +77,7 @@ def found(pages: Pages, books: Books) -> Iterator[Row | Letter]:
 
 def _row(cell: Cell) -> Row | None:
     match cell.columns:
-        # A stranger may have added columns.
+        # Somebody may have added columns.
         case (None, bytes() | str() as data, put_at, int() as status, *_) if status in _STATUSES:
             at = float(put_at) if isinstance(put_at, int | float) and 0 <= put_at <= 1e11 else None
             return Row(cell.rowid, _bytes(data), at, status)

@@ -97,7 +97,7 @@ class Consumer:
         self._identity = self._read(_IDENTITY)
         origin = Origin(*self._read("SELECT queue_id, created_at FROM ledger"))
         self._reader = Reader(origin)
-        # What claims have left behind for want of room stands behind this id; and when to try again.
+        # What claims have left behind for lack of room stands behind this id; and when to try again.
         self._left_after, self._retry_at = MOST_ID, 0.0
         # A lock or a full disk says nothing about permissions, and passes.
         with suppress(TryAgainError), self._transaction():
@@ -294,7 +294,7 @@ class Consumer:
     def tidy(self) -> bool:
         """Give a little disk back, in a step short enough to hinder nobody. True: there is more to do.
 
-        Also takes out what claims have left for want of room, and counts as deleted what others have deleted
+        Also takes out what claims have left for lack of room, and counts as deleted what others have deleted
         from a queue that is empty now. To be called while nothing is in flight.
 
         Raises:

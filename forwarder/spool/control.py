@@ -52,7 +52,7 @@ def resume(path: str) -> bool:
     before = asked(path).paused
     with translated(path):
         with suppress(FileNotFoundError):
-            # A daemon that does not find the pause's own directory any more is told, too.
+            # A daemon that does not find the pause's own directory any more notices this, too.
             os.replace(os.path.join(path, PAUSED), os.path.join(path, FLUSH))
         sync_directory(path)
     request_flush(path)

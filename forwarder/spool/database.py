@@ -36,7 +36,7 @@ class Database:
     """The database in the directory *path*, made when it is not there.
 
     Usable from several threads and processes at once, and after a fork. Not from a signal handler that has
-    interrupted a call: it is told to try again.
+    interrupted a call: it gets `TryAgainError`.
 
     Args:
         path: A directory; made with its parents if missing.
@@ -237,7 +237,7 @@ class Database:
 
     @contextmanager
     def _step(self) -> Iterator[None]:
-        """Keep out the other threads, and a signal handler amid what it has interrupted.
+        """Keep out the other threads, and a signal handler during what it has interrupted.
 
         Raises:
             TryAgainError: it is such a handler that calls.

@@ -25,7 +25,7 @@ def retry(
 ) -> tuple[dict[int, int], list[tuple[int, str]]]:
     """Put dead letters back into the queue, all that can be in one transaction.
 
-    Each is accepted anew: it gets a new row, and counts as accepted once more. ``retries`` keeps which.
+    Each is accepted again: it gets a new row, and counts as accepted once more. ``retries`` keeps which.
 
     Args:
         ids: Of the dead letters; unknown ones are passed over.

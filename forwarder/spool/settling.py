@@ -36,7 +36,7 @@ class Dead:
 class Settlement:
     """What became of some rows: every id in *ids* leaves the queue, delivered unless it is in *dead*.
 
-    ``short`` of the delivered ones were not counted by the far end. ``size_bytes``, ``http_status``,
+    ``short`` of the delivered ones were not counted by Mixpanel. ``size_bytes``, ``http_status``,
     ``tries`` and ``took_s``, how long the request took, are kept in the delivery log.
     """
 
@@ -54,11 +54,11 @@ def settle(connection: sqlite3.Connection, settlement: Settlement) -> None:
     now = time.time()
     dead, ids = settlement.dead, settlement.ids
     delivered = len(ids) - len(dead)
-    graves = [_grave(connection, letter, now) for letter in dead]
+    rows = [_letter_row(connection, letter, now) for letter in dead]
     # Deleted first: on a full disk a dead letter has to find its place in what the row leaves.
     runs = _runs(ids)
     connection.executemany(_DELETE, runs)
-    connection.executemany(INSERT_LETTER, graves)
+    connection.executemany(INSERT_LETTER, rows)
     connection.execute(
         "UPDATE ledger SET delivered = delivered + ?, dead_lettered = dead_lettered + ?,"
         " short = short + ?, last_delivery_at = iif(?, ?, last_delivery_at)",
@@ -152,7 +152,7 @@ def _runs(ids: Sequence[int]) -> list[tuple[int, int]]:
     return list(zip(starts, ends, strict=True))
 
 
-def _grave(connection: sqlite3.Connection, letter: Dead, now: float) -> tuple[object, ...]:
+def _letter_row(connection: sqlite3.Connection, letter: Dead, now: float) -> tuple[object, ...]:
     """A dead letter's row, with what only the event's row tells, while that is there."""
     (put_at,) = connection.execute(_PUT_AT, (letter.event_id,)).fetchone()
     why = letter.reason, letter.field, letter.http_status

@@ -20,27 +20,44 @@ def waiting(path):
         return view.figures().waiting
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@pytest.fixture
+def injected(forwarder, tmp_path):
+    """Run a command while strace answers some of its system calls with an error; returns the trace, too."""
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed")
+
+    def run(options, *arguments):
+        trace = tmp_path / "trace"
+        command = (
+            "strace",
+            "-f",
+            "-qq",
+            "-o",
+            trace,
+            *options,
+            sys.executable,
+            "-m",
+            "forwarder",
+            *arguments,
+        )
+        done = subprocess.run(command, env=forwarder.environ, capture_output=True, text=True, timeout=60)
+        if "ptrace" in done.stderr:
+            pytest.skip(done.stderr)
+        return done, trace.read_text()
+
+    return run
+
+
 @pytest.mark.parametrize("file", ["data.db", "data.db-wal"])
 @pytest.mark.parametrize("first", range(1, 8))
-def test_reads_that_fail_for_a_moment(forwarder, queue_path, tmp_path, file, first):
+def test_reads_that_fail_for_a_moment(forwarder, injected, queue_path, file, first):
     """A disk that can't read for the time of one command is no reason to set the database aside."""
     with EventQueue(queue_path, min_free_bytes=0) as queue:
         queue.put_many([EVENT] * 100)
-        trace = tmp_path / "trace"
-        inject = f"inject=pread64:error=EIO:when={first}+"
-        command = ("strace", "-f", "-qq", "-o", trace, "-P", f"{queue_path}/{file}", "-e", inject)
-        done = subprocess.run(
-            [*command, sys.executable, "-m", "forwarder", "drain", "--timeout", "3"],
-            env=forwarder.environ,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-    if "ptrace" in done.stderr:
-        pytest.skip(done.stderr)
+        errors = ("-P", f"{queue_path}/{file}", "-e", f"inject=pread64:error=EIO:when={first}+")
+        done, trace = injected(errors, "drain", "--timeout", "3")
     assert done.returncode in (0, 74, 75), done.stderr
-    assert done.returncode == 0 or "(INJECTED)" in trace.read_text()
+    assert done.returncode == 0 or "(INJECTED)" in trace
     assert set_aside.damaged(queue_path) == []
     assert forwarder("drain").returncode == 0
     assert waiting(queue_path) == 0
@@ -103,22 +120,12 @@ def test_rollback_journal_set_by_a_person(forwarder, queue_path, sql):
     assert "journal: wal" in forwarder("check").stdout
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 @pytest.mark.parametrize("first", [1, 3, 5])
-def test_quota(forwarder, queue_path, tmp_path, first):
+def test_quota(forwarder, injected, queue_path, first):
     """A quota that is used up is a full disk, though SQLite calls it an I/O error, and the disk has room."""
     EventQueue(queue_path).close()
-    injected = ("-e", f"inject=pwrite64:error=EDQUOT:when={first}+", "-e", "inject=fallocate:error=EDQUOT")
-    command = ("strace", "-f", "-qq", "-o", tmp_path / "trace", *injected)
-    done = subprocess.run(
-        [*command, sys.executable, "-m", "forwarder", "enqueue", "-e", "A", "-d", "d"],
-        env=forwarder.environ,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    if "ptrace" in done.stderr:
-        pytest.skip(done.stderr)
+    errors = ("-e", f"inject=pwrite64:error=EDQUOT:when={first}+", "-e", "inject=fallocate:error=EDQUOT")
+    done, _ = injected(errors, "enqueue", "-e", "A", "-d", "d")
     assert done.returncode == 75
     assert "is full" in done.stderr
     assert forwarder("enqueue", "-e", "A", "-d", "d").returncode == 0
