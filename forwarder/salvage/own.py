@@ -10,7 +10,7 @@ from forwarder.spool.directory import DATABASE, LOG, Identity, identity_of, size
 from forwarder.spool.schema import TABLES, used_up
 from forwarder.spool.set_aside import damaged
 from forwarder.spool.sqlite_errors import DamagedError, translated
-from forwarder.spool.view import View
+from forwarder.spool.view import NoQueueError, View
 
 
 def is_own(file: str, path: str) -> bool:
@@ -69,7 +69,7 @@ def _is_damaged(path: str) -> bool:
                 view.connection.execute(f"SELECT * FROM {table} LIMIT 1").fetchall()
             found = view.connection.execute("PRAGMA integrity_check(1)").fetchone()
             return found != ("ok",) or bool(used_up(view.connection))
-    except DamagedError:
+    except (DamagedError, NoQueueError):  # the other: somebody else has just set it aside
         return True
 
 

@@ -81,19 +81,25 @@ class WriterLock:
             self.close()
 
     def _wait(self, until: float, timeout_s: float) -> None:
-        while self._waiter is not None and self._waiter.is_waiting:
-            # Behind a stopped holder threads would add up: one that was given up is enough.
+        # Behind a stopped holder threads would add up: one that was given up is enough.
+        waiter = None if self._waiter and self._waiter.is_waiting else _Waiter.started(self._path)
+        if waiter is None:
+            self._poll(until, timeout_s)
+            return
+        self._waiter = waiter
+        if not waiter.has_lock(until - time.monotonic()):
+            raise _not_free(self._path, timeout_s)
+        self.close()
+        self._fd, self._waiter = waiter.fd, None
+
+    def _poll(self, until: float, timeout_s: float) -> None:
+        while True:
             with suppress(BlockingIOError):
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # type: ignore[arg-type]
                 return
             if time.monotonic() >= until:
                 raise _not_free(self._path, timeout_s)
             time.sleep(_POLL_S)
-        waiter = self._waiter = _Waiter(open_shared(self._path))
-        if not waiter.has_lock(until - time.monotonic()):
-            raise _not_free(self._path, timeout_s)
-        self.close()
-        self._fd, self._waiter = waiter.fd, None
 
 
 class _Waiter:
@@ -114,7 +120,19 @@ class _Waiter:
         start: Callable[..., int] = (
             monkey.get_original("_thread", "start_new_thread") if monkey else _thread.start_new_thread
         )
-        start(self._run, ())
+        try:
+            start(self._run, ())
+        except BaseException:
+            for end in (fd, self._news, told):
+                os.close(end)
+            raise
+
+    @classmethod
+    def started(cls, path: str) -> _Waiter | None:
+        """One that waits for the lock in *path*; None where no thread can be started."""
+        with suppress(RuntimeError, MemoryError):
+            return cls(open_shared(path))
+        return None
 
     def _run(self) -> None:
         fcntl.flock(self.fd, fcntl.LOCK_EX)

@@ -194,3 +194,29 @@ def test_symbolic_links_are_not_followed(queue_path, tmp_path):
     with pytest.raises(ConfigError):
         AckQueue(queue_path)
     assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_where_no_thread_can_be_started(path):
+    """A process that may not have one more thread waits for the lock all the same."""
+    code = """
+import resource, sys
+from forwarder.errors import TryAgainError
+from forwarder.spool.lock import WriterLock
+in_use = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (in_use + (4 << 20),) * 2)
+lock = WriterLock(sys.argv[1])
+input()
+try:
+    with lock.held(0.05): pass
+except TryAgainError as error: print("locked by another" in str(error) or error, flush=True)
+with lock.held(20): print("held", flush=True)
+"""
+    holder = WriterLock(path)
+    command = [sys.executable, "-c", code, path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as process:
+        with holder.held(1):
+            process.stdin.write("\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "True\n"
+        assert process.stdout.readline() == "held\n"
+    holder.close()

@@ -214,6 +214,20 @@ def test_replaced_while_it_is_examined(fill, queue_path, monkeypatch):
     assert sound(queue_path).accepted == 0
 
 
+def test_set_aside_while_it_is_examined(fill, queue_path, monkeypatch):
+    """Where another salvage has just set it aside, and no fresh one is there yet, its new place is told."""
+    fill()
+    elsewhere = []
+    is_damaged = salvage.own._is_damaged
+
+    def examine(path):
+        elsewhere.append(set_aside.set_aside(path))
+        return is_damaged(path)
+
+    monkeypatch.setattr(salvage.own, "_is_damaged", examine)
+    assert salvage.set_own_aside(queue_path) == elsewhere[0]
+
+
 def test_killed_amid_it(fill, queue_path, forwarder, rows):
     """Killed when it has set the database aside and brought a part back, it goes on by the command that is
     named when it is called again."""
