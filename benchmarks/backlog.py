@@ -14,7 +14,8 @@ from benchmarks.daemon import MIB, running
 from benchmarks.sink import Sink
 from benchmarks.table import Number
 from forwarder.errors import StorageError
-from forwarder.spool import Consumer, EventQueue, Settlement, control
+from forwarder.spool import Consumer, EventQueue, Settlement
+from forwarder.spool.sqlite import control
 
 FEW = 10_000
 BATCH_EVENTS, BATCH_BYTES = 2000, 2 * MIB

@@ -16,7 +16,7 @@ from benchmarks import events
 from benchmarks.daemon import MIB, cpu_s, resident_bytes, running, wait_until
 from benchmarks.sink import Sink
 from benchmarks.table import Number
-from forwarder.spool import control
+from forwarder.spool.sqlite import control
 
 # Of plain persist-queue, which commits twice for each.
 PLAIN_EVENTS = 2000

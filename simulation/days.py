@@ -16,7 +16,7 @@ from random import Random
 
 from forwarder.config.settings import Delivery
 from forwarder.spool import Settlement
-from forwarder.spool.claiming import Claim
+from forwarder.spool.sqlite.claiming import Claim
 from simulation import server as serving
 from simulation.server import NAMED, POISON, WALLED, Behaviour, Mixpanel, Rolling
 from simulation.world import Forwarder, World

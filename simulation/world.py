@@ -14,7 +14,7 @@ from forwarder.delivery.batch import Batch
 from forwarder.delivery.dispatcher import Dispatcher
 from forwarder.delivery.wire.outcome import Reply, judge
 from forwarder.spool import Settlement
-from forwarder.spool.claiming import Claim
+from forwarder.spool.sqlite.claiming import Claim
 
 # So many steps at one instant are no progress.
 MOST_STEPS = 5000

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from forwarder.sandbox import Sandbox
-from forwarder.spool import Consumer, EventQueue, Figures, View, books
+from forwarder.spool import Consumer, EventQueue, Figures, View
+from forwarder.spool.sqlite import books
 
 TOKEN = "sandbox-token"
 

@@ -12,7 +12,8 @@ import click
 from forwarder.cli.selection import MOST_NAMED, Wanted, confirm, letters
 from forwarder.cli.stored import escaped, json_text
 from forwarder.errors import EventError, printable
-from forwarder.spool import DeadLetter, View, dead_letters
+from forwarder.spool import DeadLetter, View
+from forwarder.spool.sqlite import dead_letters
 
 REFUSED, NOT_FOUND = 65, 1
 

@@ -28,7 +28,7 @@ from forwarder.errors import (
 if TYPE_CHECKING:
     from forwarder.config import Settings
     from forwarder.spool import View
-    from forwarder.spool.books import Finding
+    from forwarder.spool.sqlite.books import Finding
 
 OK, WARNING, FAIL = "ok", "warning", "FAIL"
 UNBALANCED = 1
@@ -180,7 +180,7 @@ def _check_parent(path: str) -> Result:
 
 
 def _find_closed_files(path: str) -> Iterator[Result]:
-    from forwarder.spool.directory import DATABASE, INDEX, LOG
+    from forwarder.spool.sqlite.directory import DATABASE, INDEX, LOG
 
     for file in (os.path.join(path, name) for name in (DATABASE, LOG, INDEX)):
         if os.path.exists(file) and not os.access(file, os.R_OK | os.W_OK):
@@ -189,7 +189,7 @@ def _find_closed_files(path: str) -> Iterator[Result]:
 
 
 def _find_strangers_rights(path: str) -> Iterator[str]:
-    from forwarder.spool.directory import DATABASE
+    from forwarder.spool.sqlite.directory import DATABASE
 
     for place, remedy in ((path, "chmod o= it"), (os.path.join(path, DATABASE), "chmod 660 it")):
         try:
@@ -213,8 +213,9 @@ def _check_disk(settings: Settings) -> Result:
 
 
 def _check_queue(settings: Settings) -> Iterator[Result]:
-    from forwarder.spool import NoQueueError, View, books, set_aside
-    from forwarder.spool.directory import DATABASE
+    from forwarder.spool import NoQueueError, View
+    from forwarder.spool.sqlite import books, set_aside
+    from forwarder.spool.sqlite.directory import DATABASE
 
     for file in set_aside.damaged(settings.queue.path):
         detail = f"{file} was damaged: `forwarder salvage {file}` brings back what can be read"

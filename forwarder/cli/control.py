@@ -10,7 +10,7 @@ from forwarder.cli.command import Context, command, json_option
 from forwarder.errors import UnavailableError
 from forwarder.service.instance import holder, named
 from forwarder.spool import DamagedError, NoQueueError, View
-from forwarder.spool import control as wishes
+from forwarder.spool.sqlite import control as wishes
 
 
 @command("pause", short_help="Stop delivery; events are still taken in.")

@@ -11,7 +11,7 @@ from forwarder.cli.command import Context, command, json_option, print_json
 from forwarder.cli.table import counted
 from forwarder.errors import UsageError
 from forwarder.salvage import Salvage, apply, is_own, plan, set_own_aside
-from forwarder.spool import set_aside
+from forwarder.spool.sqlite import set_aside
 
 SHOWN_PAGES = 20
 

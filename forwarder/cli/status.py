@@ -18,7 +18,8 @@ from forwarder.cli.table import counted, duration, instant, since, size, styled
 from forwarder.errors import printable
 from forwarder.service import state as daemon_state
 from forwarder.service.instance import named
-from forwarder.spool import NoQueueError, UnusedQueueError, View, set_aside
+from forwarder.spool import NoQueueError, UnusedQueueError, View
+from forwarder.spool.sqlite import set_aside
 
 WATCH_S = 1.0
 # A backlog, and not what is on its way: as many as go into one request.

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from forwarder.salvage.pages import Cell, Pages
-from forwarder.spool import schema
-from forwarder.spool.status import ACK_FAILED, ACKED, INITED, READY, UNACK
+from forwarder.spool.sqlite import schema
+from forwarder.spool.sqlite.status import ACK_FAILED, ACKED, INITED, READY, UNACK
 
 _STATUSES = frozenset({INITED, READY, UNACK, ACKED, ACK_FAILED})
 

@@ -15,12 +15,12 @@ from forwarder.event import complete_foreign, name_of
 from forwarder.salvage.found import Books, Letter, Row, found
 from forwarder.salvage.own import is_own
 from forwarder.salvage.pages import Losses, Pages
-from forwarder.spool import schema
-from forwarder.spool.database import Database
-from forwarder.spool.directory import DATABASE, LOG
-from forwarder.spool.set_aside import mark_salvaged, salvaged_name
-from forwarder.spool.sqlite_errors import translated
-from forwarder.spool.status import READY
+from forwarder.spool.sqlite import schema
+from forwarder.spool.sqlite.database import Database
+from forwarder.spool.sqlite.directory import DATABASE, LOG
+from forwarder.spool.sqlite.errors import translated
+from forwarder.spool.sqlite.set_aside import mark_salvaged, salvaged_name
+from forwarder.spool.sqlite.status import READY
 
 CHUNK_ROWS = 500
 

@@ -28,7 +28,8 @@ from forwarder.errors import ForwarderError
 from forwarder.service.listener import Page
 from forwarder.service.pulse import Pulse
 from forwarder.service.tally import BUCKETS_S, Tally
-from forwarder.spool import Figures, View, set_aside
+from forwarder.spool import Figures, View
+from forwarder.spool.sqlite import set_aside
 
 LOCK_TIMEOUT_S = 1.0
 STATES = ("running", "backing_off", "blocked", "paused")

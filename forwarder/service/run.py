@@ -14,7 +14,8 @@ from forwarder.service import state as state_file
 from forwarder.service.daemon import LOCK_TIMEOUT_S, POLL_S, Daemon
 from forwarder.service.instance import InstanceLock, TakenError
 from forwarder.service.signals import Early, handled
-from forwarder.spool import DamagedError, NoQueueError, View, control, prepare_directory, set_aside
+from forwarder.spool import DamagedError, NoQueueError, View, prepare_directory
+from forwarder.spool.sqlite import control, set_aside
 
 NO_PROGRESS_S = 60.0
 _M_ARENA_MAX = -8  # malloc.h of glibc; other C libraries have no mallopt, or ignore it

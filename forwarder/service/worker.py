@@ -15,7 +15,8 @@ from forwarder.service.instance import InstanceLock
 from forwarder.service.journal import Journal
 from forwarder.service.tally import Tally
 from forwarder.service.watch import Watch
-from forwarder.spool import Consumer, Control, DamagedError, QueueReplacedError, SpoolFullError, set_aside
+from forwarder.spool import Consumer, Control, DamagedError, QueueReplacedError, SpoolFullError
+from forwarder.spool.sqlite import set_aside
 
 TIDY_S = 0.05
 RETENTION_S = 3600.0

@@ -21,26 +21,26 @@ leftovers: taken up like 0), 5 *acked* (a plain consumer is done with it: swept,
 
 from typing import TYPE_CHECKING, Any
 
-from forwarder.spool import books, control, dead_letters, set_aside
-from forwarder.spool.claiming import Claim
-from forwarder.spool.consumer import Consumer
-from forwarder.spool.control import Control
-from forwarder.spool.directory import prepare_directory
-from forwarder.spool.lock import open_shared
 from forwarder.spool.queue import EventQueue
-from forwarder.spool.records import Brief, DeadLetter, Figures, Group, Selection, Waiting
-from forwarder.spool.settling import Dead, Settlement
-from forwarder.spool.sqlite_errors import (
+from forwarder.spool.sqlite import books, control, dead_letters, set_aside
+from forwarder.spool.sqlite.claiming import Claim
+from forwarder.spool.sqlite.consumer import Consumer
+from forwarder.spool.sqlite.control import Control
+from forwarder.spool.sqlite.directory import prepare_directory
+from forwarder.spool.sqlite.errors import (
     DamagedError,
     QueueReplacedError,
     SpoolFullError,
     damaged,
     translated,
 )
-from forwarder.spool.view import NoQueueError, UnusedQueueError, View
+from forwarder.spool.sqlite.lock import open_shared
+from forwarder.spool.sqlite.settling import Dead, Settlement
+from forwarder.spool.sqlite.view import NoQueueError, UnusedQueueError, View
+from forwarder.spool.values import Brief, DeadLetter, Figures, Group, Selection, Waiting
 
 if TYPE_CHECKING:
-    from forwarder.spool.ackqueue import AckQueue
+    from forwarder.spool.sqlite.ackqueue import AckQueue
 
 __all__ = [
     "AckQueue",
@@ -76,7 +76,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # Loaded by those who use it: with persist-queue it is a third of what a producer needs to start.
     if name == "AckQueue":
-        from forwarder.spool.ackqueue import AckQueue
+        from forwarder.spool.sqlite.ackqueue import AckQueue
 
         return AckQueue
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,12 +9,12 @@ from types import TracebackType
 from typing import Any
 
 from forwarder.event import accept, encode
-from forwarder.spool import schema
-from forwarder.spool.appending import append
-from forwarder.spool.database import Database
-from forwarder.spool.directory import DATABASE, LOG, size_of
-from forwarder.spool.sqlite_errors import SpoolFullError, full, translated
-from forwarder.spool.status import READY
+from forwarder.spool.sqlite import schema
+from forwarder.spool.sqlite.appending import append
+from forwarder.spool.sqlite.database import Database
+from forwarder.spool.sqlite.directory import DATABASE, LOG, size_of
+from forwarder.spool.sqlite.errors import SpoolFullError, full, translated
+from forwarder.spool.sqlite.status import READY
 
 GIB = 1024**3
 

@@ -72,7 +72,7 @@ def test_killed_amid_its_transaction(queue_path, rows, figures):
     code = """
         import sys
         from forwarder.spool import AckQueue
-        from forwarder.spool.schema import INSERT
+        from forwarder.spool.sqlite.schema import INSERT
         queue = AckQueue(sys.argv[1])
         with queue.transaction() as connection:
             connection.executemany(INSERT, [(b"x" * 1000, 1.0, 1)] * 10_000)

@@ -18,8 +18,9 @@ import pytest
 
 from forwarder.errors import TryAgainError
 from forwarder.sandbox import Fault
-from forwarder.spool import Consumer, Dead, EventQueue, Settlement, control, set_aside
-from forwarder.spool.reserve import RESERVE_BYTES
+from forwarder.spool import Consumer, Dead, EventQueue, Settlement
+from forwarder.spool.sqlite import control, set_aside
+from forwarder.spool.sqlite.reserve import RESERVE_BYTES
 
 LAUNCHER = Path(__file__).with_name("crash_points.py")
 SEED = int(os.environ.get("FORWARDER_TEST_SEED", "20260"))
@@ -460,7 +461,7 @@ def test_every_point_is_there_and_is_attacked():
 def test_a_point_that_is_gone_is_missed():
     """A point whose function has another name by now is an error, and not a point that is never reached."""
     for where in (
-        "forwarder.spool.consumer:Consumer.gone",
+        "forwarder.spool.sqlite.consumer:Consumer.gone",
         "forwarder.gone:Consumer",
         "forwarder.errors:Gone.at",
     ):

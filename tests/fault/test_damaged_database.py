@@ -14,7 +14,8 @@ import pytest
 
 from forwarder.event import accept
 from forwarder.sandbox import Fault
-from forwarder.spool import EventQueue, View, books, set_aside
+from forwarder.spool import EventQueue, View
+from forwarder.spool.sqlite import books, set_aside
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ import pytest
 from forwarder.errors import ForwarderError
 from forwarder.event import accept
 from forwarder.salvage.pages import Pages
-from forwarder.spool import Consumer, Dead, EventQueue, Settlement, set_aside
+from forwarder.spool import Consumer, Dead, EventQueue, Settlement
+from forwarder.spool.sqlite import set_aside
 
 PAGE = 4096
 SEED = int(os.environ.get("FORWARDER_TEST_SEED", "20262"))

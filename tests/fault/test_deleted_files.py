@@ -13,7 +13,8 @@ import time
 import pytest
 
 from forwarder.event import accept
-from forwarder.spool import EventQueue, View, books
+from forwarder.spool import EventQueue, View
+from forwarder.spool.sqlite import books
 
 
 @pytest.fixture

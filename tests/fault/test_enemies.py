@@ -25,7 +25,7 @@ from forwarder.event import encode
 from forwarder.sandbox import Fault
 from forwarder.service import state as state_file
 from forwarder.spool import EventQueue
-from forwarder.spool.reserve import RESERVE_BYTES
+from forwarder.spool.sqlite.reserve import RESERVE_BYTES
 
 KIB, MIB = 1 << 10, 1 << 20
 SECRET = "hunter2-s3cr3t"

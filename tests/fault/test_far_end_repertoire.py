@@ -20,7 +20,8 @@ from forwarder.sandbox import Fault, Sandbox
 from forwarder.sandbox.faults import NAMES
 from forwarder.sandbox.intake import Request
 from forwarder.service import state as state_file
-from forwarder.spool import Consumer, EventQueue, View, books
+from forwarder.spool import Consumer, EventQueue, View
+from forwarder.spool.sqlite import books
 
 TOKEN = "sandbox-token"
 

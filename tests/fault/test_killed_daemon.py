@@ -5,7 +5,8 @@ import time
 
 from forwarder.event import accept_many
 from forwarder.sandbox import Fault
-from forwarder.spool import EventQueue, View, books
+from forwarder.spool import EventQueue, View
+from forwarder.spool.sqlite import books
 
 EVENTS = 100_000
 KILLS = 20

@@ -11,7 +11,8 @@ from contextlib import closing
 
 import pytest
 
-from forwarder.spool import Consumer, View, control
+from forwarder.spool import Consumer, View
+from forwarder.spool.sqlite import control
 
 KIB, MIB = 1 << 10, 1 << 20
 LARGE_BYTES = 150 * MIB

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from forwarder import salvage
-from forwarder.spool import Consumer, EventQueue, NoQueueError, Selection, View, books, set_aside
+from forwarder.spool import Consumer, EventQueue, NoQueueError, Selection, View
+from forwarder.spool.sqlite import books, set_aside
 
 sys.path.insert(0, str(Path(__file__).parent))
 import power_loss
@@ -245,7 +246,8 @@ def test_a_power_cut_while_disk_is_given_back(record, dice, tmp_path):
     recording = record("""
         from pathlib import Path
         import power_loss_run
-        from forwarder.spool import Consumer, EventQueue, Settlement, settling
+        from forwarder.spool import Consumer, EventQueue, Settlement
+        from forwarder.spool.sqlite import settling
         disk, said = map(Path, sys.argv[1:])
         settling.VACUUM_PAGES = 20
         queue, daemon = EventQueue(disk / "queue", min_free_bytes=0), Consumer(str(disk / "queue"))
@@ -370,7 +372,8 @@ BEGINNING = """
     from pathlib import Path
     import power_loss_run
     from forwarder import EventQueue
-    from forwarder.spool import Consumer, set_aside
+    from forwarder.spool import Consumer
+    from forwarder.spool.sqlite import set_aside
     from forwarder.salvage import apply
     disk, said = map(Path, sys.argv[1:])
     path = str(disk / "queue")

@@ -355,7 +355,7 @@ PUT_WITH_FEW_FILES = """
 import json, os, resource, sys
 from forwarder.errors import ForwarderError
 from forwarder.spool import EventQueue, View
-import forwarder.spool.records, encodings.idna
+import forwarder.spool.values, encodings.idna
 path, step = sys.argv[1:]
 lowest = len(os.listdir("/proc/self/fd")) - 1
 most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

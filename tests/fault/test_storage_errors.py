@@ -10,7 +10,8 @@ from contextlib import closing
 import pytest
 
 from forwarder.errors import StorageError, TryAgainError
-from forwarder.spool import EventQueue, View, set_aside, translated
+from forwarder.spool import EventQueue, View, translated
+from forwarder.spool.sqlite import set_aside
 
 EVENT = {"event": "A", "properties": {"distinct_id": "d"}}
 

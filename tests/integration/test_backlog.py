@@ -242,7 +242,8 @@ def test_what_waits_costs_nothing(what, originals, meter, tmp_path):
 SYNCING = """
     import sys
     from contextlib import closing
-    from forwarder.spool import Consumer, Dead, EventQueue, Settlement, control
+    from forwarder.spool import Consumer, Dead, EventQueue, Settlement
+    from forwarder.spool.sqlite import control
     record = sys.argv[2].encode()
     with EventQueue(sys.argv[1], min_free_bytes=0) as queue, closing(Consumer(sys.argv[1])) as consumer:
         for _ in range(3):

@@ -14,7 +14,8 @@ from forwarder.cli import main
 from forwarder.errors import NotPermittedError
 from forwarder.sandbox import Fault
 from forwarder.service import state
-from forwarder.spool import Consumer, Dead, EventQueue, Settlement, books
+from forwarder.spool import Consumer, Dead, EventQueue, Settlement
+from forwarder.spool.sqlite import books
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,8 @@ import pytest
 
 from forwarder.event import Lines, accept_many, text_of
 from forwarder.spool import EventQueue
-from forwarder.spool.claiming import Reader
-from forwarder.spool.foreign import Origin
+from forwarder.spool.sqlite.claiming import Reader
+from forwarder.spool.sqlite.foreign import Origin
 
 MIB = 1 << 20
 ORIGIN = Origin(str(uuid.UUID(int=7)), 1_600_000_000.0)

@@ -21,11 +21,9 @@ from forwarder.spool import (
     Settlement,
     SpoolFullError,
     View,
-    checkpoint,
-    control,
-    dead_letters,
 )
-from forwarder.spool.reserve import RESERVE_BYTES
+from forwarder.spool.sqlite import checkpoint, control, dead_letters
+from forwarder.spool.sqlite.reserve import RESERVE_BYTES
 
 ALL = Selection()
 MIB = 1 << 20

@@ -32,7 +32,8 @@ from forwarder.service.journal import Journal
 from forwarder.service.run import running
 from forwarder.service.watch import LOOK_S, STIRRED_S, Watch
 from forwarder.service.worker import RETENTION_S, Worker
-from forwarder.spool import Consumer, EventQueue, control
+from forwarder.spool import Consumer, EventQueue
+from forwarder.spool.sqlite import control
 
 TOKEN = "sandbox-token"
 IDLE_SHARE = 0.01  # of a core; measured: 0.0025 to 0.0031

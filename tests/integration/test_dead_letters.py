@@ -16,7 +16,8 @@ import pytest
 
 from forwarder.cli import main
 from forwarder.cli.selection import Wanted
-from forwarder.spool import Consumer, Dead, EventQueue, Selection, Settlement, View, books, view
+from forwarder.spool import Consumer, Dead, EventQueue, Selection, Settlement, View
+from forwarder.spool.sqlite import books, view
 
 TIME_REASON = "'properties.time' is invalid: must be in the past"
 STORED = [

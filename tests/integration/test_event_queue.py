@@ -22,18 +22,11 @@ import pytest
 
 from forwarder.errors import ConfigError, EventError, TryAgainError
 from forwarder.event import accept_many
-from forwarder.spool import (
-    AckQueue,
-    Consumer,
-    EventQueue,
-    Settlement,
-    View,
-    books,
-    prepare_directory,
-)
-from forwarder.spool import schema as schema_module
-from forwarder.spool.appending import PIECE_BYTES
-from forwarder.spool.reserve import RESERVE_BYTES, Reserve
+from forwarder.spool import AckQueue, Consumer, EventQueue, Settlement, View, prepare_directory
+from forwarder.spool.sqlite import books
+from forwarder.spool.sqlite import schema as schema_module
+from forwarder.spool.sqlite.appending import PIECE_BYTES
+from forwarder.spool.sqlite.reserve import RESERVE_BYTES, Reserve
 
 EVENT = {"event": "A", "properties": {"distinct_id": "u-1"}}
 

@@ -12,7 +12,7 @@ import pytest
 
 from forwarder.errors import ConfigError, TryAgainError
 from forwarder.spool import AckQueue, open_shared
-from forwarder.spool.lock import WriterLock
+from forwarder.spool.sqlite.lock import WriterLock
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_it_is_free_again_after_an_error(path):
 def test_it_is_free_again_when_the_holder_is_killed(path):
     """A holder that is killed holds nothing any more."""
     code = (
-        "import sys; from forwarder.spool.lock import WriterLock\n"
+        "import sys; from forwarder.spool.sqlite.lock import WriterLock\n"
         "with WriterLock(sys.argv[1]).held(1): print(flush=True); input()"
     )
     holder = subprocess.Popen(
@@ -201,7 +201,7 @@ def test_where_no_thread_can_be_started(path):
     code = """
 import resource, sys
 from forwarder.errors import TryAgainError
-from forwarder.spool.lock import WriterLock
+from forwarder.spool.sqlite.lock import WriterLock
 in_use = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (in_use + (4 << 20),) * 2)
 lock = WriterLock(sys.argv[1])

@@ -15,7 +15,8 @@ from forwarder import salvage
 from forwarder.errors import ConfigError, TryAgainError
 from forwarder.salvage.pages import Pages
 from forwarder.sandbox import Fault
-from forwarder.spool import Consumer, Dead, EventQueue, Settlement, View, books, set_aside
+from forwarder.spool import Consumer, Dead, EventQueue, Settlement, View
+from forwarder.spool.sqlite import books, set_aside
 
 PAGE = 4096
 

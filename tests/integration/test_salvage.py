@@ -19,7 +19,8 @@ import pytest
 from forwarder import salvage
 from forwarder.errors import ConfigError, InputError, StorageError
 from forwarder.salvage.record import varint
-from forwarder.spool import Consumer, Dead, EventQueue, Settlement, View, books, schema, set_aside
+from forwarder.spool import Consumer, Dead, EventQueue, Settlement, View
+from forwarder.spool.sqlite import books, schema, set_aside
 
 PAGE = 4096
 

@@ -29,17 +29,8 @@ from hypothesis.stateful import (
 from persistqueue.serializers import json as plain_json
 
 from forwarder.event import accept
-from forwarder.spool import (
-    Consumer,
-    Dead,
-    EventQueue,
-    Selection,
-    Settlement,
-    View,
-    books,
-    control,
-    dead_letters,
-)
+from forwarder.spool import Consumer, Dead, EventQueue, Selection, Settlement, View
+from forwarder.spool.sqlite import books, control, dead_letters
 
 # Read before the tests take this host's settings away.
 LONG_S = float(os.environ.get("FORWARDER_CRASH_S") or 0)

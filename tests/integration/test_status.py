@@ -21,7 +21,8 @@ from forwarder.cli.conditions import beginnings, understand
 from forwarder.cli.status import NOTHING, STATES, describe, sentence
 from forwarder.sandbox import Fault
 from forwarder.service import state as state_file
-from forwarder.spool import Consumer, Dead, EventQueue, Settlement, control, dead_letters
+from forwarder.spool import Consumer, Dead, EventQueue, Settlement
+from forwarder.spool.sqlite import control, dead_letters
 
 # The contract: others read these names.
 CONTRACT = [

@@ -15,17 +15,8 @@ from persistqueue.serializers import json as plain_json
 
 from forwarder import salvage
 from forwarder.event import accept
-from forwarder.spool import (
-    Consumer,
-    DamagedError,
-    Dead,
-    EventQueue,
-    Selection,
-    Settlement,
-    View,
-    books,
-    set_aside,
-)
+from forwarder.spool import Consumer, DamagedError, Dead, EventQueue, Selection, Settlement, View
+from forwarder.spool.sqlite import books, set_aside
 
 MIB = 1 << 20
 ALL = Selection()

@@ -8,19 +8,9 @@ import sqlite3
 import pytest
 
 from forwarder.errors import ConfigError, StorageError
-from forwarder.spool import (
-    Consumer,
-    Dead,
-    EventQueue,
-    NoQueueError,
-    Selection,
-    Settlement,
-    View,
-    books,
-    control,
-    dead_letters,
-)
-from forwarder.spool import view as view_module
+from forwarder.spool import Consumer, Dead, EventQueue, NoQueueError, Selection, Settlement, View
+from forwarder.spool.sqlite import books, control, dead_letters
+from forwarder.spool.sqlite import view as view_module
 
 ALL = Selection()
 MIB = 1 << 20

@@ -13,7 +13,7 @@ import pytest
 
 from forwarder.errors import ConfigError, NotPermittedError, TryAgainError, UsageError
 from forwarder.service.daemon import LOCK_TIMEOUT_S, STOP_S
-from forwarder.spool.directory import DIRECTORY_MODE
+from forwarder.spool.sqlite.directory import DIRECTORY_MODE
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 UNIT = SYSTEMD / "forwarder.service"

@@ -16,7 +16,8 @@ from contextlib import closing
 import pytest
 
 from forwarder import EventQueue
-from forwarder.spool import View, books
+from forwarder.spool import View
+from forwarder.spool.sqlite import books
 
 APP = """
     import os

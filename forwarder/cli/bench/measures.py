@@ -13,7 +13,8 @@ from functools import partial
 from forwarder.cli.stage import Stage
 from forwarder.event import encode
 from forwarder.service import state as daemon_state
-from forwarder.spool import EventQueue, View, control
+from forwarder.spool import EventQueue, View
+from forwarder.spool.sqlite import control
 
 BATCHES = (1, 10, 100, 1000)
 BLOCK_BYTES = 4096

@@ -11,7 +11,8 @@ from forwarder.cli.demo.programs import Run
 from forwarder.cli.table import counted
 from forwarder.errors import ForwarderError
 from forwarder.sandbox import Ledger
-from forwarder.spool import Figures, Selection, View, books
+from forwarder.spool import Figures, Selection, View
+from forwarder.spool.sqlite import books
 
 TITLES = ("program", "offered", "refused", "accepted", "delivered", "dead letters", "waiting", "lost")
 _ALL = 1_000_000

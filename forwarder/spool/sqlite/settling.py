@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from forwarder.event import name_of
-from forwarder.spool.schema import INSERT_LETTER, KEPT_ENTRIES, PUT_AT, SEQUENCE, TABLE
+from forwarder.spool.sqlite.schema import INSERT_LETTER, KEPT_ENTRIES, PUT_AT, SEQUENCE, TABLE
 
 PIECE_BYTES = 256 * 1024
 # As `foreign.Origin` reads it: where a row has no time, it is the queue's own.

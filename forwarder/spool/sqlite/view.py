@@ -12,11 +12,11 @@ from typing import Any
 
 from forwarder.errors import UnavailableError
 from forwarder.event import MAX_EVENT_BYTES
-from forwarder.spool import control, schema
-from forwarder.spool.directory import DATABASE, LOG, quoted, refuse_links, size_of
-from forwarder.spool.opening import is_emptied
-from forwarder.spool.records import Brief, DeadLetter, Figures, Group, Selection, Waiting, as_bytes
-from forwarder.spool.sqlite_errors import damaged, has_no_space, translated
+from forwarder.spool.sqlite import control, schema
+from forwarder.spool.sqlite.directory import DATABASE, LOG, quoted, refuse_links, size_of
+from forwarder.spool.sqlite.errors import damaged, has_no_space, translated
+from forwarder.spool.sqlite.opening import is_emptied
+from forwarder.spool.values import Brief, DeadLetter, Figures, Group, Selection, Waiting, as_bytes
 
 RATE_WINDOW_S = 60.0
 MOST_GROUPS = 10_000

@@ -19,9 +19,9 @@ from typing import Any
 import persistqueue.serializers.json
 from persistqueue import SQLiteAckQueue
 
-from forwarder.spool import appending
-from forwarder.spool.database import Database
-from forwarder.spool.status import INITED
+from forwarder.spool.sqlite import appending
+from forwarder.spool.sqlite.database import Database
+from forwarder.spool.sqlite.status import INITED
 
 
 class AckQueue(Database, SQLiteAckQueue):

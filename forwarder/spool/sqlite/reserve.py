@@ -7,7 +7,7 @@ import os
 import stat
 from contextlib import suppress
 
-from forwarder.spool.lock import open_shared
+from forwarder.spool.sqlite.lock import open_shared
 
 RESERVE = "reserve"
 RESERVE_BYTES = 4 * 1024 * 1024

@@ -13,9 +13,9 @@ import sqlite3
 import struct
 from contextlib import suppress
 
-from forwarder.spool import schema
-from forwarder.spool.directory import DATABASE, LOG, Files, Identity, identity_of
-from forwarder.spool.set_aside import has_been_set_aside
+from forwarder.spool.sqlite import schema
+from forwarder.spool.sqlite.directory import DATABASE, LOG, Files, Identity, identity_of
+from forwarder.spool.sqlite.set_aside import has_been_set_aside
 
 # struct flock (fcntl(2), Linux), and the bytes of a database that SQLite's readers lock.
 _FLOCK = "hhqqi"

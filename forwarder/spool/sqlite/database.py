@@ -22,12 +22,12 @@ from dataclasses import replace
 from typing import TypeVar
 
 from forwarder.errors import ForwarderError, StorageError, TryAgainError
-from forwarder.spool import forks, lost_files
-from forwarder.spool.directory import DATABASE, Files, make_directory, sync_directory
-from forwarder.spool.lock import WriterLock, open_shared
-from forwarder.spool.opening import is_emptied, opened, undo
-from forwarder.spool.set_aside import set_aside, set_log_aside
-from forwarder.spool.sqlite_errors import LOCK, DamagedError, damaged, translated
+from forwarder.spool.sqlite import forks, lost_files
+from forwarder.spool.sqlite.directory import DATABASE, Files, make_directory, sync_directory
+from forwarder.spool.sqlite.errors import LOCK, DamagedError, damaged, translated
+from forwarder.spool.sqlite.lock import WriterLock, open_shared
+from forwarder.spool.sqlite.opening import is_emptied, opened, undo
+from forwarder.spool.sqlite.set_aside import set_aside, set_log_aside
 
 T = TypeVar("T")
 

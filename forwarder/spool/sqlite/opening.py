@@ -7,10 +7,10 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 
-from forwarder.spool import schema
-from forwarder.spool.directory import DATABASE, LOG, refuse_links, size_of, sync_way
-from forwarder.spool.reserve import RESERVE, Reserve
-from forwarder.spool.sqlite_errors import used_up
+from forwarder.spool.sqlite import schema
+from forwarder.spool.sqlite.directory import DATABASE, LOG, refuse_links, size_of, sync_way
+from forwarder.spool.sqlite.errors import used_up
+from forwarder.spool.sqlite.reserve import RESERVE, Reserve
 
 JOURNAL_SIZE_LIMIT = 8 * 1024 * 1024
 

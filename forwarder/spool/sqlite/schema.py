@@ -21,7 +21,7 @@ import time
 import uuid
 
 from forwarder.errors import ConfigError
-from forwarder.spool.sqlite_errors import damaged
+from forwarder.spool.sqlite.errors import damaged
 
 APPLICATION_ID = 0x4D_50_46_51  # "MPFQ"
 VERSION = 1

@@ -6,9 +6,9 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 
-from forwarder.spool.database import Database
-from forwarder.spool.schema import INSERT, INSERT_SET, MOST_ID, SIZE_BITS
-from forwarder.spool.sqlite_errors import used_up
+from forwarder.spool.sqlite.database import Database
+from forwarder.spool.sqlite.errors import used_up
+from forwarder.spool.sqlite.schema import INSERT, INSERT_SET, MOST_ID, SIZE_BITS
 
 PIECE_BYTES = 8 << 20
 

@@ -14,7 +14,7 @@ import shutil
 import time
 
 from forwarder.errors import StorageError
-from forwarder.spool.directory import (
+from forwarder.spool.sqlite.directory import (
     DATABASE,
     DIRECTORY_MODE,
     INDEX,

@@ -9,10 +9,10 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 
-from forwarder.spool.database import Database
-from forwarder.spool.directory import identity_of, sync_directory
-from forwarder.spool.lock import open_shared
-from forwarder.spool.sqlite_errors import translated
+from forwarder.spool.sqlite.database import Database
+from forwarder.spool.sqlite.directory import identity_of, sync_directory
+from forwarder.spool.sqlite.errors import translated
+from forwarder.spool.sqlite.lock import open_shared
 
 PAUSED, FLUSH = "paused", "flush"
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from forwarder.errors import ConfigError
-from forwarder.spool.lock import open_shared
-from forwarder.spool.sqlite_errors import LOCK, translated
+from forwarder.spool.sqlite.errors import LOCK, translated
+from forwarder.spool.sqlite.lock import open_shared
 
 DATABASE = "data.db"
 LOG, INDEX = DATABASE + "-wal", DATABASE + "-shm"

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from forwarder.errors import EventError
-from forwarder.spool.checkpoint import freeing
-from forwarder.spool.database import Database
-from forwarder.spool.records import as_bytes
-from forwarder.spool.schema import INSERT, KEPT_ENTRIES
-from forwarder.spool.status import READY
+from forwarder.spool.sqlite.checkpoint import freeing
+from forwarder.spool.sqlite.database import Database
+from forwarder.spool.sqlite.schema import INSERT, KEPT_ENTRIES
+from forwarder.spool.sqlite.status import READY
+from forwarder.spool.values import as_bytes
 
 STEP_LETTERS = 1000
 STEP_BYTES = 4 << 20

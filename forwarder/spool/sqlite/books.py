@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 import msgspec
 
 from forwarder.errors import ForwarderError
-from forwarder.spool import schema
-from forwarder.spool.foreign import Origin
-from forwarder.spool.records import Figures
-from forwarder.spool.settling import Dead
-from forwarder.spool.sqlite_errors import translated
-from forwarder.spool.status import READY
-from forwarder.spool.view import View
+from forwarder.spool.sqlite import schema
+from forwarder.spool.sqlite.errors import translated
+from forwarder.spool.sqlite.foreign import Origin
+from forwarder.spool.sqlite.settling import Dead
+from forwarder.spool.sqlite.status import READY
+from forwarder.spool.sqlite.view import View
+from forwarder.spool.values import Figures
 
 CHUNK_IDS = 100_000
 # Of one read, during which the log can't be reset: 2M rows of 400 bytes are looked through in it.

@@ -8,10 +8,10 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from forwarder.event import MAX_EVENT_BYTES, Lines
-from forwarder.spool.foreign import Origin, are_final
-from forwarder.spool.schema import MOST_ID, ROWS, TABLE
-from forwarder.spool.settling import Dead
-from forwarder.spool.status import READY
+from forwarder.spool.sqlite.foreign import Origin, are_final
+from forwarder.spool.sqlite.schema import MOST_ID, ROWS, TABLE
+from forwarder.spool.sqlite.settling import Dead
+from forwarder.spool.sqlite.status import READY
 
 # What has a higher id than `MOST_ID` makes the database a damaged one; all else is delivered before.
 # Rows that begin with a brace, and hold as many values as they are, hold one each: none is empty then.

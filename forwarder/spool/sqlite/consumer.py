@@ -16,16 +16,12 @@ from functools import partial
 from typing import Any, TypeVar
 
 from forwarder.errors import TryAgainError
-from forwarder.spool import checkpoint, control, dead_letters, settling
-from forwarder.spool.claiming import Claim, Reader
-from forwarder.spool.control import Control
-from forwarder.spool.database import Database
-from forwarder.spool.directory import LOG
-from forwarder.spool.foreign import Origin
-from forwarder.spool.reserve import Reserve
-from forwarder.spool.schema import MOST_ID, SEQUENCE, TABLE
-from forwarder.spool.settling import Settlement
-from forwarder.spool.sqlite_errors import (
+from forwarder.spool.sqlite import checkpoint, control, dead_letters, settling
+from forwarder.spool.sqlite.claiming import Claim, Reader
+from forwarder.spool.sqlite.control import Control
+from forwarder.spool.sqlite.database import Database
+from forwarder.spool.sqlite.directory import LOG
+from forwarder.spool.sqlite.errors import (
     DamagedError,
     QueueReplacedError,
     SpoolFullError,
@@ -34,6 +30,10 @@ from forwarder.spool.sqlite_errors import (
     translated,
     used_up,
 )
+from forwarder.spool.sqlite.foreign import Origin
+from forwarder.spool.sqlite.reserve import Reserve
+from forwarder.spool.sqlite.schema import MOST_ID, SEQUENCE, TABLE
+from forwarder.spool.sqlite.settling import Settlement
 
 MISSING = (
     f"SELECT {SEQUENCE} - baseline - delivered - dead_lettered - deleted"
