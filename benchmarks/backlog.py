@@ -14,8 +14,9 @@ from benchmarks.daemon import MIB, running
 from benchmarks.sink import Sink
 from benchmarks.table import Number
 from forwarder.errors import StorageError
-from forwarder.spool import Consumer, EventQueue, Settlement
+from forwarder.spool import EventQueue, Settlement
 from forwarder.spool.sqlite import control
+from forwarder.spool.sqlite.consumer import Consumer
 
 FEW = 10_000
 BATCH_EVENTS, BATCH_BYTES = 2000, 2 * MIB
@@ -69,7 +70,7 @@ def _calls(pair: Pair, rounds: int) -> Iterator[tuple[str, list[float]]]:
     settled = dict.fromkeys(pair.paths, 0)
 
     def settle(path: str) -> float:
-        claim = consumers[path].claim(settled[path], 200, BATCH_BYTES)
+        claim = consumers[path].claim_behind(settled[path], 200, BATCH_BYTES)
         settled[path] = claim.last_id
         return _took_s(lambda: consumers[path].settle(Settlement(claim.ids)))
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from forwarder import spool
 from forwarder.service import state
 
 LINGER_S = 0.2
@@ -38,7 +39,7 @@ def running(path: str, url: str) -> Iterator[subprocess.Popen[bytes]]:
     """A daemon for the queue in *path*, once it has begun."""
     process = subprocess.Popen([sys.executable, "-m", "forwarder", "run"], env=settings(path, url))
     try:
-        wait_until(lambda: process.poll() is not None or state.read(path) is not None)
+        wait_until(lambda: process.poll() is not None or state.read(spool.at(path)) is not None)
         if process.poll() is not None:
             raise RuntimeError("the daemon did not start")
         yield process

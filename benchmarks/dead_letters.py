@@ -9,7 +9,8 @@ from contextlib import closing
 
 from benchmarks import commands, events
 from benchmarks.table import Number
-from forwarder.spool import Consumer, Dead, Settlement
+from forwarder.spool import Dead, Settlement
+from forwarder.spool.sqlite.consumer import Consumer
 
 BATCH_EVENTS, BATCH_BYTES = 2000, 2 << 20
 
@@ -33,7 +34,7 @@ def bury(path: str, count: int) -> None:
     events.fill(path, count)
     with closing(Consumer(path)) as consumer:
         last_id = 0
-        while (claim := consumer.claim(last_id, BATCH_EVENTS, BATCH_BYTES)).ids:
+        while (claim := consumer.claim_behind(last_id, BATCH_EVENTS, BATCH_BYTES)).ids:
             dead = [Dead(n, data, "bad thing") for n, data in zip(claim.ids, claim.events, strict=True)]
             consumer.settle(Settlement(claim.ids, dead))
             last_id = claim.last_id

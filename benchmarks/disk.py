@@ -14,7 +14,8 @@ from benchmarks.daemon import MIB, running, wait_until
 from benchmarks.events import lines
 from benchmarks.sink import Sink
 from benchmarks.table import Number
-from forwarder.spool import EventQueue, View
+from forwarder.spool import EventQueue
+from forwarder.spool.sqlite.view import View
 
 _CONTEXT = multiprocessing.get_context("fork")
 CHUNK = 2000

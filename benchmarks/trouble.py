@@ -28,6 +28,7 @@ from benchmarks import server as servers
 from benchmarks.daemon import settings, wait_until
 from benchmarks.server import HANG, HOST, RESET, Answer, Behaviour, Server, Taken
 from benchmarks.table import Number
+from forwarder import spool
 from forwarder.service import state
 from forwarder.spool import EventQueue
 
@@ -241,7 +242,7 @@ def _daemon(path: str, url: str, *before: str, **more: str) -> Iterator[float]:
         command = [*before, sys.executable, "-m", "forwarder", "run"]
         process = subprocess.Popen(command, env=settings(path, url) | more, stderr=log)
     try:
-        wait_until(lambda: process.poll() is not None or state.read(path) is not None)
+        wait_until(lambda: process.poll() is not None or state.read(spool.at(path)) is not None)
         yield started
         _check(process.poll() is None, f"the daemon has ended: {_tail(path)}")
     finally:

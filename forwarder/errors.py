@@ -94,3 +94,15 @@ class ConfigError(ForwarderError):
 def printable(text: str) -> str:
     """*text* from elsewhere on one line, safe for a terminal: control characters are shown escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def size(count: int) -> str:
+    """*count* bytes, in the largest unit of which there is one."""
+    if count < 1024:
+        return f"{count} B"
+    value, unit = count / 1024, "KiB"
+    for larger in ("MiB", "GiB", "TiB"):
+        if value < 1023.95:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:.1f} {unit}"

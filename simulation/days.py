@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from random import Random
 
 from forwarder.config.settings import Delivery
-from forwarder.spool import Settlement
-from forwarder.spool.sqlite.claiming import Claim
+from forwarder.spool import Claim, Settlement
 from simulation import server as serving
 from simulation.server import NAMED, POISON, WALLED, Behaviour, Mixpanel, Rolling
 from simulation.world import Forwarder, World
@@ -37,6 +36,7 @@ class Waiting:
         self.delivered: set[bytes] = set()
         self.dead: set[bytes] = set()
         self._ids: list[int] = []
+        self.rewind()
 
     def put(self, events: Sequence[bytes]) -> None:
         """Accept *events*."""
@@ -44,13 +44,34 @@ class Waiting:
             self._ids.append(len(self._ids) + 1)
             self.rows[self._ids[-1]] = event
 
-    def last_id(self) -> int:
-        """The id of the newest event."""
+    @property
+    def accepted(self) -> int:
+        """How many ever were."""
         return len(self._ids)
 
-    def claim(self, after_id: int, max_events: int, max_bytes: int) -> Claim:
+    def rewind(self) -> None:
+        """Begin again, as who opens the queue does."""
+        self._position = self._newest = 0
+
+    def arrivals(self) -> int:
+        """How many ids are behind what was claimed."""
+        self._newest = len(self._ids)
+        return max(self._newest - self._position, 0)
+
+    def claim(self, max_events: int, max_bytes: int) -> Claim:
         """The next rows."""
-        claim = Claim([], [], last_id=after_id)
+        claim, last_id = self._behind(self._position, max_events, max_bytes)
+        self._position = last_id if last_id > self._position else self._newest
+        claim.left = max(self._newest - self._position, 0)
+        return claim
+
+    def sample(self, place: float) -> Claim:
+        """One that waits."""
+        ahead = max(self._newest - self._position - 1, 0)
+        return self._behind(self._position + int(place * ahead), 1, 0)[0]
+
+    def _behind(self, after_id: int, max_events: int, max_bytes: int) -> tuple[Claim, int]:
+        claim, last_id = Claim(), after_id
         ids: list[int] = []
         events: list[bytes] = []
         for row_id in self._ids[bisect_right(self._ids, after_id) :]:
@@ -61,15 +82,15 @@ class Waiting:
                 ids.append(row_id)
                 events.append(event)
                 claim.size_bytes += len(event) + 1
-            claim.last_id = row_id
+            last_id = row_id
         claim.ids, claim.events = ids, events
-        return claim
+        return claim, last_id
 
     def read_again(self, ids: Sequence[int], _size_bytes: int) -> Claim:
         """Rows that were claimed before."""
         there = [row_id for row_id in ids if row_id in self.rows]
         events = [self.rows[row_id] for row_id in there]
-        return Claim(there, events, sum(map(len, events)) + len(events), ids[-1])
+        return Claim(there, events, sum(map(len, events)) + len(events))
 
     def settle(self, settlement: Settlement) -> None:
         """Rows leave, each once."""
@@ -108,6 +129,7 @@ class Day:
         self.forwarder = self._started()
 
     def _started(self) -> Forwarder:
+        self.queue.rewind()
         return self.world.start(self.queue, self.settings, self.server, 0.0)
 
     def run(self) -> None:
@@ -218,7 +240,7 @@ class Day:
 
     def _check(self) -> None:
         waiting, dead, delivered = set(self.queue.rows.values()), self.queue.dead, self.queue.delivered
-        assert len(waiting) + len(dead) + len(delivered) == self.queue.last_id(), "the books don't balance"
+        assert len(waiting) + len(dead) + len(delivered) == self.queue.accepted, "the books don't balance"
         assert delivered <= self.server.imported, "delivered, and not imported"
         innocent = [event for event in dead if not event.startswith((NAMED, POISON)) and len(event) < 2000]
         assert not innocent, f"dead, and not guilty: {innocent[:3]}"

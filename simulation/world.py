@@ -13,8 +13,7 @@ from forwarder.config.settings import Delivery
 from forwarder.delivery.batch import Batch
 from forwarder.delivery.dispatcher import Dispatcher
 from forwarder.delivery.wire.outcome import Reply, judge
-from forwarder.spool import Settlement
-from forwarder.spool.sqlite.claiming import Claim
+from forwarder.spool import Claim, Settlement
 
 # So many steps at one instant are no progress.
 MOST_STEPS = 5000
@@ -34,11 +33,14 @@ class Server(Protocol):
 class Queue(Protocol):
     """What a dispatcher asks of a queue."""
 
-    def last_id(self) -> int:
-        """The id of the newest event."""
+    def arrivals(self) -> int:
+        """How many wait behind what was claimed."""
 
-    def claim(self, after_id: int, max_events: int, max_bytes: int) -> Claim:
+    def claim(self, max_events: int, max_bytes: int) -> Claim:
         """The next rows."""
+
+    def sample(self, place: float) -> Claim:
+        """One that waits."""
 
     def read_again(self, ids: Sequence[int], size_bytes: int) -> Claim:
         """Rows that were claimed before."""
@@ -50,18 +52,26 @@ class Queue(Protocol):
 class Endless:
     """A queue of events that never ends."""
 
-    def last_id(self) -> int:
+    def __init__(self) -> None:
+        self._position = 0
+
+    def arrivals(self) -> int:
         """There is always more."""
         return 1 << 62
 
-    def claim(self, after_id: int, max_events: int, _max_bytes: int) -> Claim:
+    def claim(self, max_events: int, _max_bytes: int) -> Claim:
         """As many as are asked for."""
-        ids = range(after_id + 1, after_id + 1 + max_events)
-        return Claim(ids, _Same(max_events), max_events * 3, ids[-1])
+        first = self._position + 1
+        self._position += max_events
+        return Claim(range(first, first + max_events), _Same(max_events), max_events * 3, 1 << 62)
+
+    def sample(self, _place: float) -> Claim:
+        """The next."""
+        return Claim((self._position + 1,), _Same(1), 3)
 
     def read_again(self, ids: Sequence[int], size_bytes: int) -> Claim:
         """The same as before."""
-        return Claim(ids, _Same(len(ids)), size_bytes, ids[-1])
+        return Claim(ids, _Same(len(ids)), size_bytes)
 
     def settle(self, _settlement: Settlement) -> None:
         """Nothing is kept."""

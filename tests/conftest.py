@@ -17,8 +17,10 @@ from typing import Any
 import pytest
 
 from forwarder.sandbox import Sandbox
-from forwarder.spool import Consumer, EventQueue, Figures, View
+from forwarder.spool import EventQueue, Figures
 from forwarder.spool.sqlite import books
+from forwarder.spool.sqlite.consumer import Consumer
+from forwarder.spool.sqlite.view import View
 
 TOKEN = "sandbox-token"
 

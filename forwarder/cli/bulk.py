@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 
 import click
 
+from forwarder import spool
 from forwarder.cli.selection import MOST_NAMED, Wanted, confirm, letters
 from forwarder.cli.stored import escaped, json_text
 from forwarder.errors import EventError, printable
 from forwarder.spool import DeadLetter, View
-from forwarder.spool.sqlite import dead_letters
 
 REFUSED, NOT_FOUND = 65, 1
 
@@ -49,7 +49,7 @@ def put_back(path: str, wanted: Wanted, view: View | None, edit: Edit) -> Tally:
     """Put those back into the queue that *edit* does not refuse."""
     with _telling("put back into the queue") as tally:
         for page in wanted.pages(view, with_data=False):
-            new_ids, stayed = dead_letters.retry(path, [letter.id for letter in page], edit)
+            new_ids, stayed = spool.at(path).retry_dead_letters([letter.id for letter in page], edit)
             tally.count += len(new_ids)
             tally.stayed += stayed
     return tally
@@ -59,7 +59,7 @@ def discard(path: str, wanted: Wanted, view: View | None) -> Tally:
     """Delete them."""
     with _telling("deleted") as tally:
         for page in wanted.pages(view, with_data=False):
-            tally.count += dead_letters.delete(path, [letter.id for letter in page])
+            tally.count += spool.at(path).delete_dead_letters([letter.id for letter in page])
     return tally
 
 

@@ -6,11 +6,10 @@ import json
 
 import click
 
+from forwarder import spool
 from forwarder.cli.command import Context, command, json_option
 from forwarder.errors import UnavailableError
-from forwarder.service.instance import holder, named
-from forwarder.spool import DamagedError, NoQueueError, View
-from forwarder.spool.sqlite import control as wishes
+from forwarder.spool import DamagedError, Holder, NoQueueError, Spool
 
 
 @command("pause", short_help="Stop delivery; events are still taken in.")
@@ -21,27 +20,27 @@ def pause(context: Context, as_json: bool) -> None:
     What is on its way to Mixpanel at this moment is settled. Where there is no queue yet, one is made, so
     that the first daemon to come begins paused.
     """
-    path = context.queue_path
-    before = wishes.pause(path)
-    pid = holder(path)
+    queue = spool.at(context.queue_path)
+    before = queue.pause()
+    daemon = queue.holder()
     first = "Delivery was paused already" if before else "Delivery is paused"
-    rest = "" if pid is not None else "; no daemon runs, and one that is started will not deliver either"
-    _tell(as_json, f"{first}{rest}. `forwarder resume` goes on.", True, pid)
+    rest = "" if daemon else "; no daemon runs, and one that is started will not deliver either"
+    _tell(as_json, f"{first}{rest}. `forwarder resume` goes on.", True, daemon)
 
 
 @command("resume", short_help="Start delivery again after a pause.")
 @json_option
 def resume(context: Context, as_json: bool) -> None:
     """Start delivery again after `forwarder pause`."""
-    path = context.queue_path
-    before = wishes.resume(path) if _is_there(path) else None
-    pid = holder(path)
+    queue = spool.at(context.queue_path)
+    before = queue.resume() if _is_there(queue) else None
+    daemon = queue.holder()
     if before is None:
-        text = f"Delivery was not paused: the forwarder has not used a queue in {path} yet"
+        text = f"Delivery was not paused: the forwarder has not used a queue in {queue.place} yet"
     else:
         text = "Delivery is no longer paused" if before else "Delivery was not paused"
-    rest = "" if pid is not None or before is None else "; no daemon runs: `forwarder run` starts one"
-    _tell(as_json, f"{text}{rest}.", False, pid)
+    rest = "" if daemon or before is None else "; no daemon runs: `forwarder run` starts one"
+    _tell(as_json, f"{text}{rest}.", False, daemon)
 
 
 @command("flush", short_help="Forget the present wait and try now.")
@@ -51,24 +50,25 @@ def flush(context: Context, as_json: bool) -> None:
 
     Exit code: 0 when the daemon has been told, 69 if none runs.
     """
-    path = context.queue_path
-    pid = holder(path)
-    if pid is None:
+    queue = spool.at(context.queue_path)
+    daemon = queue.holder()
+    if daemon is None:
         raise UnavailableError(
-            f"no daemon delivers from {path}",
+            f"no daemon delivers from {queue.place}",
             "Start one with `forwarder run`, or deliver once with `forwarder drain`",
         )
-    wishes.request_flush(path)
-    with View(path) as view:
+    queue.request_flush()
+    with queue.view() as view:
         paused = view.figures().paused
     rest = "; but delivery is paused: `forwarder resume` goes on" if paused else " and tries now"
-    _tell(as_json, f"The daemon ({named(pid)}) is told{rest}.", paused, pid)
+    _tell(as_json, f"The daemon ({daemon.name}) is told{rest}.", paused, daemon)
 
 
-def _is_there(path: str) -> bool:
+def _is_there(queue: Spool) -> bool:
     """Whether there is a queue of ours, be it damaged."""
     try:
-        View(path).close()
+        with queue.view():
+            pass
     except NoQueueError:
         return False
     except DamagedError:
@@ -76,5 +76,6 @@ def _is_there(path: str) -> bool:
     return True
 
 
-def _tell(as_json: bool, text: str, paused: bool, pid: int | None) -> None:
+def _tell(as_json: bool, text: str, paused: bool, daemon: Holder | None) -> None:
+    pid = daemon.pid if daemon else None
     click.echo(json.dumps({"paused": paused, "pid": pid}) if as_json else text)

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from forwarder.cli.stored import escaped, json_line, json_text
-from forwarder.cli.table import Column, duration, instant, since, size
-from forwarder.errors import printable
+from forwarder.cli.table import Column, duration, instant, since
+from forwarder.errors import printable, size
 from forwarder.spool import DeadLetter, Group
 
 LIST = (Column("ID", right=True), Column("REFUSED"), Column("EVENT"), Column("HTTP"), Column("REASON"))

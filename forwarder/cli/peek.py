@@ -11,7 +11,8 @@ import click
 
 from forwarder.cli.command import Context, command, json_option
 from forwarder.cli.stored import escaped, glance, json_line, open_view
-from forwarder.cli.table import PAGE, Column, duration, instant, print_lines, print_table, since, size
+from forwarder.cli.table import PAGE, Column, duration, instant, print_lines, print_table, since
+from forwarder.errors import size
 from forwarder.spool import View, Waiting
 
 COLUMNS = (

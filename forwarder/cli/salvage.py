@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
+from forwarder import spool
 from forwarder.cli.command import Context, command, json_option, print_json
 from forwarder.cli.table import counted
 from forwarder.errors import UsageError
 from forwarder.salvage import Salvage, apply, is_own, plan, set_own_aside
-from forwarder.spool.sqlite import set_aside
 
 SHOWN_PAGES = 20
 
@@ -37,14 +37,14 @@ def salvage(context: Context, file: str | None, act: bool, as_json: bool) -> Non
     if file is None:
         if act:
             raise UsageError("--apply needs the FILE to salvage", "`forwarder salvage` lists those there are")
-        _list(set_aside.damaged(context.queue_path), as_json)
+        _list(spool.at(context.queue_path).set_aside(), as_json)
         return
     in_use = is_own(file, context.queue_path)
     if act and in_use:
         file = set_own_aside(context.queue_path)
         click.echo(f"The queue's own database is damaged, and was set aside: {file}", err=True)
     found = apply(file, context.queue_path) if act else plan(file)
-    for other in set_aside.damaged(context.queue_path) if act else ():
+    for other in spool.at(context.queue_path).set_aside() if act else ():
         click.echo(f"Not brought back yet: `forwarder salvage {other} --apply`", err=True)
     if as_json:
         print_json([_as_json(file, found, act)])

@@ -10,16 +10,15 @@ from typing import Any
 
 import click
 
+from forwarder import spool
 from forwarder.cli.command import Context, command, json_option
 from forwarder.cli.completion import values
 from forwarder.cli.conditions import Condition, beginnings, understand
 from forwarder.cli.stored import as_sentence
-from forwarder.cli.table import counted, duration, instant, since, size, styled
-from forwarder.errors import printable
+from forwarder.cli.table import counted, duration, instant, since, styled
+from forwarder.errors import printable, size
 from forwarder.service import state as daemon_state
-from forwarder.service.instance import named
-from forwarder.spool import NoQueueError, UnusedQueueError, View
-from forwarder.spool.sqlite import set_aside
+from forwarder.spool import Holder, NoQueueError, UnusedQueueError
 
 WATCH_S = 1.0
 # A backlog, and not what is on its way: as many as go into one request.
@@ -100,9 +99,10 @@ def status(context: Context, as_json: bool, watch: bool, expressions: tuple[str,
 
 def gather(path: str) -> dict[str, Any]:
     """All keys of ``status --json`` for the queue in *path*."""
-    found = {**NOTHING, "queue_path": path, "set_aside": len(set_aside.damaged(path))}
+    queue = spool.at(path)
+    found = {**NOTHING, "queue_path": path, "set_aside": len(queue.set_aside())}
     try:
-        with View(path) as view:
+        with queue.view() as view:
             figures = view.figures()
     except NoQueueError as error:
         is_known = not isinstance(error, UnusedQueueError)
@@ -115,7 +115,7 @@ def gather(path: str) -> dict[str, Any]:
     if figures.waiting:
         oldest_at = figures.oldest_waiting_at
         found["oldest_waiting_s"] = round(since(oldest_at, now), 3) if oldest_at is not None else 0.0
-    daemon = daemon_state.read(path)
+    daemon = daemon_state.read(queue)
     if daemon:
         for key in ("state", "state_reason", "in_flight", "last_error", "pid", "connections", "orphaned"):
             found[key] = getattr(daemon, key)
@@ -209,7 +209,7 @@ def _table(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         found_damaged = counted(found["set_aside"], "damaged database")
         yield "set aside", f"{found_damaged} (`forwarder salvage`)"
     if found["state"] != "stopped":
-        yield "daemon", f"{named(found['pid'] or 0)}, {counted(found['connections'], 'connection')}"
+        yield "daemon", f"{Holder(found['pid'] or 0).name}, {counted(found['connections'], 'connection')}"
     else:
         yield "daemon", "none runs"
     yield "queue", printable(found["queue_path"])

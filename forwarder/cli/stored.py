@@ -11,6 +11,7 @@ from typing import Any
 import click
 import msgspec
 
+from forwarder import spool
 from forwarder.errors import printable
 from forwarder.spool import NoQueueError, View
 
@@ -23,7 +24,7 @@ _broken = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 def open_view(path: str) -> Iterator[View | None]:
     """The queue in *path* to look at; None, said on standard error, if there is none yet."""
     try:
-        view = View(path)
+        view = spool.at(path).view()
     except NoQueueError as error:
         click.echo(as_sentence(str(error)), err=True)
         yield None

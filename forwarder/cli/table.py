@@ -35,18 +35,6 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
-def size(count: int) -> str:
-    """*count* bytes, in the largest unit of which there is one."""
-    if count < 1024:
-        return f"{count} B"
-    value, unit = count / 1024, "KiB"
-    for larger in ("MiB", "GiB", "TiB"):
-        if value < 1023.95:
-            break
-        value, unit = value / 1024, larger
-    return f"{value:.1f} {unit}"
-
-
 def duration(seconds: float) -> str:
     """``3 s``, ``12 min``, ``5 h 12 min``, ``3 d 4 h``."""
     whole = round(seconds)

@@ -13,21 +13,19 @@ class Backlog:
 
     def __init__(self, spool: Consumer) -> None:
         self._spool = spool
-        self._cursor = self._newest = 0
+        self._left = 0
         self._since = 0.0
         self._dead = 0
         self._reason = ""
 
     def __bool__(self) -> bool:
-        return self._newest > self._cursor
+        return self._left > 0
 
     def notice(self, now: float) -> None:
         """See what has been put into the queue since."""
-        newest = self._spool.last_id()
-        if newest > self._newest:
-            if not self:
-                self._since = now
-            self._newest = newest
+        before, self._left = self._left, self._spool.arrivals()
+        if not before:
+            self._since = now
 
     def flush(self) -> None:
         """Let what waits now wait for no company."""
@@ -37,7 +35,7 @@ class Backlog:
         """When a batch is to be claimed, full or not, if nothing more comes; infinite: never."""
         if not self:
             return math.inf
-        return -math.inf if self._newest - self._cursor >= max_events else self._since + linger_s
+        return -math.inf if self._left >= max_events else self._since + linger_s
 
     def claim(self, max_events: int, max_bytes: int) -> Batch | None:
         """The next batch, and be it a part-filled one. None may also be a step on the way to one.
@@ -45,18 +43,16 @@ class Backlog:
         Raises:
             ForwarderError: the queue could not be read. Nothing has changed.
         """
-        claim = self._read(self._cursor, max_events, max_bytes)
-        # A claim that gets nowhere: no row stands behind the rest of the numbers any more.
-        self._cursor = claim.last_id if claim.last_id > self._cursor else self._newest
+        claim = self._noted(self._spool.claim(max_events, max_bytes))
+        self._left = claim.left
         return Batch(claim.ids, claim.events, claim.size_bytes) if claim.ids else None
 
     def peek(self, place: float) -> bytes | None:
         """An event at a *place* from 0 (the next one) to 1 (the newest), which stays; None: there is none."""
-        claim = self._read(self._cursor + int(place * (self._newest - self._cursor - 1)), 1, 0)
+        claim = self._noted(self._spool.sample(place))
         return claim.events[0] if claim.ids else None
 
-    def _read(self, after_id: int, max_events: int, max_bytes: int) -> Claim:
-        claim = self._spool.claim(after_id, max_events, max_bytes)
+    def _noted(self, claim: Claim) -> Claim:
         self._dead += claim.dead
         self._reason = self._reason or claim.reason
         return claim

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from forwarder.salvage.pages import Cell, Pages
 from forwarder.spool.sqlite import schema
+from forwarder.spool.sqlite.dead_letters import Letter
 from forwarder.spool.sqlite.status import ACK_FAILED, ACKED, INITED, READY, UNACK
 
 _STATUSES = frozenset({INITED, READY, UNACK, ACKED, ACK_FAILED})
@@ -22,21 +23,6 @@ class Row:
     data: bytes
     put_at: float | None
     status: int
-
-
-@dataclass(frozen=True, slots=True)
-class Letter:
-    """A row of the dead letters, without its id."""
-
-    event_id: int
-    data: bytes | None
-    event: str
-    insert_id: str
-    reason: str
-    field: str
-    http_status: int | None
-    accepted_at: float
-    dead_at: float
 
 
 @dataclass(slots=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 
 from forwarder.errors import ConfigError, InputError, TryAgainError
+from forwarder.spool.errors import DamagedError, NoQueueError
 from forwarder.spool.sqlite.database import Database
 from forwarder.spool.sqlite.directory import DATABASE, LOG, Identity, identity_of, size_of
-from forwarder.spool.sqlite.errors import DamagedError, translated
+from forwarder.spool.sqlite.errors import translated
 from forwarder.spool.sqlite.schema import TABLES, used_up
 from forwarder.spool.sqlite.set_aside import damaged
-from forwarder.spool.sqlite.view import NoQueueError, View
+from forwarder.spool.sqlite.view import View
 
 
 def is_own(file: str, path: str) -> bool:

@@ -12,11 +12,12 @@ from itertools import islice
 
 from forwarder.errors import ConfigError, EventError, InputError, TryAgainError
 from forwarder.event import complete_foreign, name_of
-from forwarder.salvage.found import Books, Letter, Row, found
+from forwarder.salvage.found import Books, Row, found
 from forwarder.salvage.own import is_own
 from forwarder.salvage.pages import Losses, Pages
 from forwarder.spool.sqlite import schema
 from forwarder.spool.sqlite.database import Database
+from forwarder.spool.sqlite.dead_letters import Letter, add
 from forwarder.spool.sqlite.directory import DATABASE, LOG
 from forwarder.spool.sqlite.errors import translated
 from forwarder.spool.sqlite.set_aside import mark_salvaged, salvaged_name
@@ -161,21 +162,9 @@ def _bring_back(connection: sqlite3.Connection, item: Row | Letter, books: Books
 def _bury(connection: sqlite3.Connection, letter: Letter) -> None:
     """As a dead letter of this queue: accepted here, and dead at once, or the books would not balance."""
     row_id = connection.execute(schema.INSERT, (letter.data or b"", letter.accepted_at, READY)).lastrowid
+    assert row_id is not None
     connection.execute(f"DELETE FROM {schema.TABLE} WHERE _id = ?", (row_id,))
-    connection.execute(
-        schema.INSERT_LETTER,
-        (
-            row_id,
-            letter.data,
-            letter.event,
-            letter.insert_id,
-            letter.reason,
-            letter.field,
-            letter.http_status,
-            letter.accepted_at,
-            letter.dead_at,
-        ),
-    )
+    add(connection, [letter._replace(event_id=row_id)])
     connection.execute("UPDATE ledger SET dead_lettered = dead_lettered + 1")
 
 

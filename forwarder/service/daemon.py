@@ -16,7 +16,6 @@ from forwarder.delivery.dispatcher import Dispatcher
 from forwarder.delivery.wire.client import new_client
 from forwarder.delivery.wire.outcome import Outcome
 from forwarder.errors import ForwarderError
-from forwarder.service.instance import InstanceLock, TakenError
 from forwarder.service.journal import Journal
 from forwarder.service.listener import Listener
 from forwarder.service.notify import Supervisor, notify
@@ -26,6 +25,7 @@ from forwarder.service.senders import Senders
 from forwarder.service.state import DaemonState, Publisher
 from forwarder.service.summary import summary
 from forwarder.service.worker import Worker
+from forwarder.spool import Presence, TakenError
 
 POLL_S = 0.065
 STOP_S = 30.0
@@ -34,12 +34,12 @@ STORAGE_RETRY_S = 1.0
 
 
 class Daemon:
-    """Delivers from one queue; the caller calls `turn` again and again, and releases the lock in the end.
+    """Delivers from one queue; the caller calls `turn` again and again, and releases the presence in the end.
 
     Args:
         settings: What to deliver from, where, and how.
         load: Reads the settings anew, for a reload.
-        lock: On the queue; announced once the queue has turned out to be one.
+        presence: That it delivers; announced once the queue has turned out to be one.
         lock_timeout_s: How long to wait for other writers.
         passing: Whether it only runs to drain the queue; then its start and end are no news, and it serves
             no pages.
@@ -53,7 +53,7 @@ class Daemon:
         self,
         settings: Settings,
         load: Callable[[], Settings],
-        lock: InstanceLock,
+        presence: Presence,
         lock_timeout_s: float = LOCK_TIMEOUT_S,
         passing: bool = False,
     ) -> None:
@@ -62,14 +62,13 @@ class Daemon:
         client, warnings = new_client(settings)
         self._inbox: queue.SimpleQueue[tuple[Batch, Outcome] | signal.Signals] = queue.SimpleQueue()
         self._journal = Journal(passing)
-        self._worker = Worker(settings, lock, self._journal, lock_timeout_s)
+        self._worker = Worker(settings, presence, self._journal, lock_timeout_s)
         tally = self._worker.tally
         self._senders = Senders(client, lambda batch, outcome: self._inbox.put((batch, outcome)), tally.timed)
         self._journal.secrets_warned(warnings)
-        self._publisher = Publisher(settings.queue.path)
+        self._publisher = Publisher(presence)
         self._supervisor = Supervisor(lambda: summary(self.settings.queue.path, *self.condition))
         self._pid, self._started_at = os.getpid(), time.time()
-        self._token = lock.token
         self._storage_ok_at = 0.0
         self._storage_error = ""
         self._stop_at: float | None = None
@@ -142,7 +141,6 @@ class Daemon:
             self._listener.close()
         self._senders.close()
         self._senders.client.close()
-        self._publisher.remove()
         self._journal.stopped(self.dispatcher.in_flight)
         self._worker.close()
 
@@ -250,7 +248,6 @@ class Daemon:
             last_error_at=self._journal.last_error_at,
             failures=self.dispatcher.flow.tries,
             orphaned=self._worker.orphaned,
-            token=self._token,
             started_at=self._started_at,
         )
         trouble = self._storage_error or ("" if self._stop_at is None else "the daemon is about to end")

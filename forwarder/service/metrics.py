@@ -23,13 +23,13 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 import forwarder
+from forwarder import spool
 from forwarder.delivery.wire.outcome import Kind
 from forwarder.errors import ForwarderError
 from forwarder.service.listener import Page
 from forwarder.service.pulse import Pulse
 from forwarder.service.tally import BUCKETS_S, Tally
-from forwarder.spool import Figures, View
-from forwarder.spool.sqlite import set_aside
+from forwarder.spool import Figures
 
 LOCK_TIMEOUT_S = 1.0
 STATES = ("running", "backing_off", "blocked", "paused")
@@ -81,9 +81,9 @@ class Queue(Collector):
         yield InfoMetricFamily("forwarder_build", "Version of the forwarder and of its Python.", build)
 
     def _durable(self, pulse: Pulse) -> Iterator[Metric]:
-        path = pulse.settings.queue.path
+        queue = spool.at(pulse.settings.queue.path)
         try:
-            with View(path, LOCK_TIMEOUT_S) as view:
+            with queue.view(LOCK_TIMEOUT_S) as view:
                 figures, used_bytes = view.figures(), view.used_bytes()
         except ForwarderError:
             yield _gauge("queue_readable", "Whether the queue's database could be read: 1 if so.", 0)
@@ -99,7 +99,7 @@ class Queue(Collector):
         doc = "When an event was delivered last, in seconds since the epoch; 0: never."
         yield _gauge("last_delivery_timestamp_seconds", doc, figures.last_delivery_at or 0)
         doc = "Damaged databases set aside with events in them, to be salvaged."
-        yield _gauge("damaged_databases", doc, len(set_aside.damaged(path)))
+        yield _gauge("damaged_databases", doc, len(queue.set_aside()))
 
     def _counted(self) -> Iterator[Metric]:
         doc = "Requests answered for since the daemon's start, by what came of them."

@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
+from forwarder import spool
 from forwarder.config import Settings
 from forwarder.errors import StorageError, UnavailableError
 from forwarder.service import state as state_file
 from forwarder.service.daemon import LOCK_TIMEOUT_S, POLL_S, Daemon
-from forwarder.service.instance import InstanceLock, TakenError
 from forwarder.service.signals import Early, handled
-from forwarder.spool import DamagedError, NoQueueError, View, prepare_directory
-from forwarder.spool.sqlite import control, set_aside
+from forwarder.spool import DamagedError, NoQueueError, Spool, TakenError
 
 NO_PROGRESS_S = 60.0
 _M_ARENA_MAX = -8  # malloc.h of glibc; other C libraries have no mallopt, or ignore it
@@ -84,7 +83,7 @@ def drain(settings: Settings, timeout_s: float | None) -> Drained:
         TakenError: another daemon is just starting.
     """
     done = _drain(settings, timeout_s)
-    if not done.left and (files := set_aside.damaged(settings.queue.path)):
+    if not done.left and (files := spool.at(settings.queue.path).set_aside()):
         raise SetAsideError(files)
     return done
 
@@ -93,17 +92,17 @@ def _drain(settings: Settings, timeout_s: float | None) -> Drained:
     # Also after a reload, which gives the same.
     settings = replace(settings, delivery=replace(settings.delivery, linger_s=0.0))
     patience = _Patience(timeout_s)
-    path = settings.queue.path
+    queue = spool.at(settings.queue.path)
     try:
         # Half, so that there is time to deliver when the lock has been waited for.
         with running(settings, lambda: settings, patience.lock_timeout_s / 2, passing=True) as daemon:
-            return _drain_here(daemon, path, patience)
+            return _drain_here(daemon, queue, patience)
     except TakenError:
-        before = state_file.read(path)
+        before = state_file.read(queue)
         if before is None:
             raise
-    control.request_flush(path)
-    return _watch_drain(path, patience, before.failures)
+    queue.request_flush()
+    return _watch_drain(queue, patience, before.failures)
 
 
 @contextmanager
@@ -117,10 +116,9 @@ def running(
 
     Raises: as `run`.
     """
-    prepare_directory(settings.queue.path)
-    lock = InstanceLock(settings.queue.path)
+    presence = spool.at(settings.queue.path).take()
     try:
-        daemon = Daemon(settings, load, lock, lock_timeout_s, passing)
+        daemon = Daemon(settings, load, presence, lock_timeout_s, passing)
         with handled(daemon.signalled):
             try:
                 daemon.start()
@@ -128,7 +126,7 @@ def running(
             finally:
                 daemon.close()
     finally:
-        lock.release()
+        presence.release()
 
 
 class _Patience:
@@ -162,13 +160,13 @@ class _Patience:
         return f"nothing got through for {NO_PROGRESS_S:g} s" + (f": {trouble}" if trouble else "")
 
 
-def _drain_here(daemon: Daemon, path: str, patience: _Patience) -> Drained:
+def _drain_here(daemon: Daemon, queue: Spool, patience: _Patience) -> Drained:
     was_damaged = False
     while not daemon.is_stopped:
         daemon.wait_for_locks(patience.lock_timeout_s)
         daemon.turn()
         try:
-            left = _waiting(path, patience)
+            left = _waiting(queue, patience)
         except DamagedError:
             # The daemon itself may never come by it, or not before all is delivered.
             if was_damaged:
@@ -183,27 +181,27 @@ def _drain_here(daemon: Daemon, path: str, patience: _Patience) -> Drained:
             raise StuckError(left, f"delivery is blocked: {reason}")
         if state == "paused":
             raise StuckError(left, "delivery is paused", "`forwarder resume` goes on")
-    return _drained(_waiting(path, patience), "it was stopped")
+    return _drained(_waiting(queue, patience), "it was stopped")
 
 
-def _waiting(path: str, patience: _Patience) -> int:
+def _waiting(queue: Spool, patience: _Patience) -> int:
     """How many wait in the database that is at the path now: the one before may have been set aside."""
     try:
-        with View(path, patience.lock_timeout_s) as view:
+        with queue.view(patience.lock_timeout_s) as view:
             return view.figures().waiting
     except NoQueueError:
         return 0
 
 
-def _watch_drain(path: str, patience: _Patience, failures_before: int) -> Drained:
+def _watch_drain(queue: Spool, patience: _Patience, failures_before: int) -> Drained:
     while True:
         try:
-            with View(path, patience.lock_timeout_s) as view:
+            with queue.view(patience.lock_timeout_s) as view:
                 figures = view.figures()
                 left, paused = figures.waiting, figures.paused
         except NoQueueError:
             left, paused = 0, False
-        state = state_file.read(path)
+        state = state_file.read(queue)
         if left == 0:
             return Drained(0)
         if state is None:

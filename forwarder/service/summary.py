@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from forwarder import spool
 from forwarder.errors import ForwarderError, printable
-from forwarder.spool import View
 
 MOST_REASON = 200
 
@@ -22,7 +22,7 @@ def summary(path: str, state: str, reason: str) -> str:
 def _figures(path: str) -> str:
     try:
         # Not waiting: the loop has better things to do.
-        with View(path, timeout_s=0) as view:
+        with spool.at(path).view(timeout_s=0) as view:
             found = view.figures()
     except (ForwarderError, OSError):
         return ""

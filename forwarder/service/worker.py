@@ -6,17 +6,16 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from forwarder import spool
 from forwarder.config import Settings
 from forwarder.delivery.batch import Batch
 from forwarder.delivery.dispatcher import Dispatcher
 from forwarder.delivery.wire.outcome import CLOCK_BLOCKS_S, Outcome
 from forwarder.errors import ForwarderError, TryAgainError
-from forwarder.service.instance import InstanceLock
 from forwarder.service.journal import Journal
 from forwarder.service.tally import Tally
 from forwarder.service.watch import Watch
-from forwarder.spool import Consumer, Control, DamagedError, QueueReplacedError, SpoolFullError
-from forwarder.spool.sqlite import set_aside
+from forwarder.spool import Control, DamagedError, Presence, QueueReplacedError, SpoolFullError
 
 TIDY_S = 0.05
 RETENTION_S = 3600.0
@@ -28,7 +27,7 @@ class Worker:
 
     Args:
         settings: What to deliver from, and how.
-        lock: On the queue; announced once the queue has turned out to be one.
+        presence: That it delivers; announced once the queue has turned out to be one.
         journal: Told what happens.
         lock_timeout_s: How long to wait for other writers.
 
@@ -43,12 +42,13 @@ class Worker:
     def __init__(
         self,
         settings: Settings,
-        lock: InstanceLock,
+        presence: Presence,
         journal: Journal,
         lock_timeout_s: float,
     ) -> None:
         self._settings = settings
-        self._lock = lock
+        self._queue = spool.at(settings.queue.path)
+        self._presence = presence
         self._journal = journal
         self._lock_timeout_s = lock_timeout_s
         self._is_hurried = False
@@ -62,7 +62,7 @@ class Worker:
         self.orphaned = ""
         self._begin()
         try:
-            lock.announce()
+            presence.announce()
         except BaseException:
             self._spool.close()
             raise
@@ -70,7 +70,7 @@ class Worker:
     def _begin(self) -> None:
         """Begin with the queue that is at the path now, and nothing in memory."""
         self._is_gone = True
-        self._spool = Consumer(self._settings.queue.path, self._lock_timeout_s)
+        self._spool = self._queue.consumer(self._lock_timeout_s)
         before, self._asked = self._asked, self._spool.control()
         # A pause holds where the directory that says so is not at the path any more.
         self._pause_holds = before is not None and (
@@ -79,10 +79,10 @@ class Worker:
         self._watch = Watch(self._spool.changed_mark)
         self.dispatcher = Dispatcher(self._spool, self._settings.delivery)
         self._outcomes: deque[tuple[Batch, Outcome]] = deque()
-        self._version: int | None = None
+        self._version: object = None
         self._untidy = True
         self._is_gone = False
-        self._journal.set_aside(set_aside.damaged(self._settings.queue.path))
+        self._journal.set_aside(self._queue.set_aside())
 
     def close(self) -> None:
         """Close the queue."""
@@ -207,7 +207,7 @@ class Worker:
         if self._watch.is_quiet(now):
             return
         self._watch.looked(now)
-        self._lock.keep()
+        self._presence.keep()
         version = self._spool.version()
         before, self._asked = self._asked, self._spool.control()
         if version != self._version:
@@ -223,12 +223,13 @@ class Worker:
         self._version = version
 
     def _keep_house(self, now: float) -> None:
-        self._spool.shorten_log()
+        at_rest = self._untidy and self.dispatcher.is_idle and now >= self._tidy_at
+        has_more = self._spool.keep_house(at_rest=at_rest)
+        if at_rest:
+            self._untidy = has_more
+            self._tidy_at = now + TIDY_S
         days = self._settings.dead_letters.max_age_days
         # A clock a year ahead, as before it is set by network, makes every dead letter old.
         if days and self._is_clock_right and now >= self._retained_at + RETENTION_S:
             self._retained_at = now
             self._journal.discarded(self._spool.discard_dead_letters(time.time() - days * DAY_S))
-        if self._untidy and self.dispatcher.is_idle and now >= self._tidy_at:
-            self._untidy = self._spool.tidy()
-            self._tidy_at = now + TIDY_S

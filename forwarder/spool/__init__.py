@@ -1,4 +1,4 @@
-"""Where events wait: with `forwarder.salvage` the only place that knows SQLite and persist-queue.
+"""Where events wait: the verbs, and their plain values. How they are kept is an engine's affair.
 
 The life of an event, and who cleans up after a crash:
 
@@ -6,43 +6,52 @@ The life of an event, and who cleans up after a crash:
 state     where it is                    who moves it on                         after a crash
 ========= ============================== ======================================= ===========================
 offered   the producer's own memory      `EventQueue` checks, completes, commits the producer still owns it
-waiting   a row of ``ack_queue_default`` `Consumer.claim` reads it               still waiting
+waiting   a row of the queue             `Consumer.claim` reads it               still waiting
 in flight still the same row             the reply; `Consumer.settle`            waiting, and sent again with
                                                                                  the same ``$insert_id``
-delivered row gone, counted, batch in    nobody                                  delivered
-          ``deliveries``
-dead      row of ``dead_letters``        a person: `dead_letters`                dead
+delivered row gone, counted, its batch   nobody                                  delivered
+          in the delivery log
+dead      row gone, a dead letter there  a person: retry, export, delete         dead
 ========= ============================== ======================================= ===========================
-
-Statuses of a row are persist-queue's: 0 *inited* (put by plain persist-queue: checked and completed when
-it is claimed), 1 *ready* (put by us: final bytes), 2 *unack* and 9 *ack_failed* (a plain consumer's
-leftovers: taken up like 0), 5 *acked* (a plain consumer is done with it: swept, and counted as deleted).
 """
 
 from typing import TYPE_CHECKING, Any
 
-from forwarder.spool.queue import EventQueue
-from forwarder.spool.sqlite import books, control, dead_letters, set_aside
-from forwarder.spool.sqlite.claiming import Claim
-from forwarder.spool.sqlite.consumer import Consumer
-from forwarder.spool.sqlite.control import Control
-from forwarder.spool.sqlite.directory import prepare_directory
-from forwarder.spool.sqlite.errors import (
+from forwarder.spool.engine import Consumer, Presence, Producer, Spool, View
+from forwarder.spool.errors import (
     DamagedError,
+    NoQueueError,
     QueueReplacedError,
     SpoolFullError,
-    damaged,
-    translated,
+    TakenError,
+    UnusedQueueError,
 )
-from forwarder.spool.sqlite.lock import open_shared
-from forwarder.spool.sqlite.settling import Dead, Settlement
-from forwarder.spool.sqlite.view import NoQueueError, UnusedQueueError, View
-from forwarder.spool.values import Brief, DeadLetter, Figures, Group, Selection, Waiting
+from forwarder.spool.queue import EventQueue, at
+from forwarder.spool.values import (
+    FAIL,
+    OK,
+    WARNING,
+    Brief,
+    Claim,
+    Control,
+    Dead,
+    DeadLetter,
+    Figures,
+    Finding,
+    Group,
+    Holder,
+    Selection,
+    Settlement,
+    Waiting,
+)
 
 if TYPE_CHECKING:
     from forwarder.spool.sqlite.ackqueue import AckQueue
 
 __all__ = [
+    "FAIL",
+    "OK",
+    "WARNING",
     "AckQueue",
     "Brief",
     "Claim",
@@ -53,23 +62,22 @@ __all__ = [
     "DeadLetter",
     "EventQueue",
     "Figures",
+    "Finding",
     "Group",
+    "Holder",
     "NoQueueError",
+    "Presence",
+    "Producer",
     "QueueReplacedError",
     "Selection",
     "Settlement",
+    "Spool",
     "SpoolFullError",
+    "TakenError",
     "UnusedQueueError",
     "View",
     "Waiting",
-    "books",
-    "control",
-    "damaged",
-    "dead_letters",
-    "open_shared",
-    "prepare_directory",
-    "set_aside",
-    "translated",
+    "at",
 ]
 
 

@@ -1,4 +1,4 @@
-"""A producer's way in: `EventQueue`."""
+"""Where a queue is, and a program's way into it: `EventQueue`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from types import TracebackType
 from typing import Any
 
 from forwarder.event import accept, encode
-from forwarder.spool.sqlite import schema
-from forwarder.spool.sqlite.appending import append
-from forwarder.spool.sqlite.database import Database
-from forwarder.spool.sqlite.directory import DATABASE, LOG, size_of
-from forwarder.spool.sqlite.errors import SpoolFullError, full, translated
-from forwarder.spool.sqlite.status import READY
+from forwarder.spool.engine import Spool
+from forwarder.spool.sqlite import engine as embedded
 
 GIB = 1024**3
+
+
+def at(place: str | os.PathLike[str]) -> Spool:
+    """The queue at a *place*: a directory. Nothing is opened yet."""
+    return embedded.Spool(os.fspath(place))
 
 
 class EventQueue:
@@ -46,17 +47,15 @@ class EventQueue:
         lock_timeout_s: float = 10.0,
         rules: bool = True,
     ) -> None:
-        self._options = {
+        self._limits: dict[str, Any] = {
             "max_bytes": max_bytes,
             "min_free_bytes": min_free_bytes,
             "lock_timeout_s": lock_timeout_s,
-            "rules": rules,
         }
-        self._max_bytes = max_bytes
-        self._min_free_bytes = min_free_bytes
         self._rules = rules
-        self._queue = Database(os.fspath(path), timeout=lock_timeout_s)
-        self.path = self._queue.path
+        spool = at(path)
+        self.path = spool.place
+        self._producer = spool.producer(**self._limits)
 
     def put(self, event: Mapping[str, Any]) -> int:
         """Store one event durably.
@@ -74,9 +73,7 @@ class EventQueue:
                 which has interrupted a call of this queue.
             StorageError: the disk answers with an error.
         """
-        record = accept(encode(event), _now_ms(), self._rules)
-        self._check_room(len(record))
-        return append(self._queue, [record], READY)
+        return self._producer.append([accept(encode(event), _now_ms(), self._rules)])
 
     def put_many(self, events: Iterable[Mapping[str, Any]]) -> int:
         """Store events durably: all of them, or none. Raises as `put` does; returns how many."""
@@ -92,19 +89,17 @@ class EventQueue:
         Raises:
             TryAgainError, StorageError: as `put`.
         """
-        if not records:
-            return 0
-        self._check_room(sum(map(len, records)))
-        append(self._queue, records, READY)
+        if records:
+            self._producer.append(records)
         return len(records)
 
     def close(self) -> None:
         """Close the files; a later call opens them again."""
-        self._queue.close()
+        self._producer.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy in another process opens the queue there."""
-        return _again, (self.path, self._options)
+        return _again, (self.path, self._limits | {"rules": self._rules})
 
     def __enter__(self) -> EventQueue:
         return self
@@ -113,36 +108,6 @@ class EventQueue:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _check_room(self, size_bytes: int) -> None:
-        self._queue.connect()
-        with translated(self.path):
-            try:
-                disk = os.statvfs(self.path)
-            except FileNotFoundError:
-                return  # gone since it was opened: the next transaction makes it anew
-            log_bytes = size_of(self.path, LOG)
-            used_bytes = size_of(self.path, DATABASE) + log_bytes
-        free_bytes = disk.f_bavail * disk.f_frsize
-        if free_bytes < self._min_free_bytes:
-            raise SpoolFullError(
-                f"the disk under {self.path} has {free_bytes:,} bytes free, less than queue.min_free_bytes "
-                f"({self._min_free_bytes:,})",
-                "Nothing was stored; what was accepted before is safe. Make room, or lower the setting",
-            )
-        # All that is in the log has to find room in the database too, or nothing could be settled any more.
-        if free_bytes < log_bytes + size_bytes:
-            raise full(self.path)
-        if used_bytes >= self._max_bytes:
-            # Another thread may close the connection meanwhile, by close() or by a fork.
-            with self._queue.alone(), translated(self.path):
-                used_bytes = schema.used_bytes(self._queue.connect())
-            if used_bytes >= self._max_bytes:
-                raise SpoolFullError(
-                    f"the queue in {self.path} takes {used_bytes:,} bytes, as much as queue.max_bytes allows "
-                    f"({self._max_bytes:,})",
-                    "Nothing was stored; try again when the daemon has delivered some",
-                )
 
 
 def _again(path: str, options: dict[str, Any]) -> EventQueue:

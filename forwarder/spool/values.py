@@ -1,9 +1,104 @@
-"""What is read from the queue: plain values, as they stand there."""
+"""What the verbs take and give: plain values, the same for every engine."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+OK, WARNING, FAIL = "ok", "warning", "FAIL"
+
+
+@dataclass(slots=True)
+class Claim:
+    """Rows read for sending, in their order: ids and final bytes side by side.
+
+    ``left`` rows at most are still behind it. ``dead`` rows between them were no events and have gone to the
+    dead letters, the first of them for ``reason``. What an id means is the engine's affair.
+    """
+
+    ids: Sequence[int] = ()
+    events: Sequence[bytes] = ()
+    size_bytes: int = 0
+    left: int = 0
+    dead: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """An event that goes to the dead letters, and why."""
+
+    event_id: int
+    data: bytes | None
+    reason: str
+    field: str = ""
+    http_status: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What became of some rows: every id in *ids* leaves the queue, delivered unless it is in *dead*.
+
+    ``short`` of the delivered ones were not counted by Mixpanel. ``size_bytes``, ``http_status``,
+    ``tries`` and ``took_s``, how long the request took, are kept in the delivery log.
+    """
+
+    ids: Sequence[int]
+    dead: Sequence[Dead] = ()
+    short: int = 0
+    size_bytes: int = 0
+    http_status: int | None = None
+    tries: int = 1
+    took_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What a person has asked for: ``flush`` is another each time it was asked for, ``place`` in another
+    place of the queue's name."""
+
+    paused: bool
+    flush: object
+    place: object
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The daemon that delivers from a queue: its process, and what it has told of itself last.
+
+    ``pid`` is 0 where the process can't be seen, as in another container; ``told`` is empty before it has
+    told anything. *is_halted*: a signal or a debugger holds it, so that it can't tell any more.
+    """
+
+    pid: int
+    told: Mapping[str, Any] = field(default_factory=dict)
+    is_halted: bool = False
+
+    @property
+    def name(self) -> str:
+        """The process, for people."""
+        if self.pid:
+            return f"process {self.pid}"
+        return "a process that can't be seen from here, as in another container"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check has found. ``detail`` has a line for each fault, and behind them what was looked at.
+
+    ``result`` is `OK`, `WARNING` or `FAIL`; ``exit_code`` is 0 unless it fails.
+    """
+
+    name: str
+    result: str
+    detail: str
+    exit_code: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is nothing to act on."""
+        return self.result == OK
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,24 +184,6 @@ class Selection:
     event: str | None = None
     since: float | None = None
 
-    def condition(self) -> tuple[str, list[object]]:
-        """As SQL, with its parameters."""
-        parts: list[str] = ["1"]
-        values: list[object] = []
-        if self.ids is not None:
-            parts.append("id IN (SELECT value FROM json_each(?))")
-            values.append(str(list(self.ids)))
-        if self.reason is not None:
-            parts.append("instr(lower(reason), lower(?))")
-            values.append(self.reason)
-        if self.event is not None:
-            parts.append("event = ?")
-            values.append(self.event)
-        if self.since is not None:
-            parts.append("dead_at >= ?")
-            values.append(self.since)
-        return " AND ".join(parts), values
-
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -133,10 +210,3 @@ class Group:
             first_at=min(self.first_at, more.first_at),
             last_at=max(self.last_at, more.last_at),
         )
-
-
-def as_bytes(data: object) -> bytes:
-    """What stands in a row, as bytes whatever its type."""
-    if isinstance(data, bytes):
-        return data
-    return data.encode(errors="surrogatepass") if isinstance(data, str) else repr(data).encode()

@@ -30,7 +30,8 @@ MOST_S = 30
 PRELOADED = """
     structlog requests forwarder.cli.enqueue forwarder.cli.run forwarder.cli.drain forwarder.cli.dead_letters
     forwarder.cli.check forwarder.cli.salvage forwarder.service.run forwarder.delivery.wire.client
-    forwarder.delivery.dispatcher
+    forwarder.delivery.dispatcher forwarder.spool.sqlite.consumer forwarder.spool.sqlite.view
+    forwarder.spool.sqlite.presence forwarder.spool.sqlite.dead_letters forwarder.spool.sqlite.findings
 """
 
 
@@ -87,17 +88,17 @@ POINTS = {
     "accept-commit": Point(BEFORE, "COMMIT", INSERT),
     "accept-committed": Point(AFTER, "COMMIT", INSERT),
     "accept-told": Point(AFTER, "forwarder.spool.queue:EventQueue.append"),
-    "start-locked": Point(AFTER, "forwarder.service.instance:InstanceLock.__init__"),
-    "start-announced": Point(AFTER, "forwarder.service.instance:InstanceLock.announce"),
+    "start-locked": Point(AFTER, "forwarder.spool.sqlite.presence:Presence.__init__"),
+    "start-announced": Point(AFTER, "forwarder.spool.sqlite.presence:Presence.announce"),
     "start-queue-opened": Point(AFTER, "forwarder.spool.sqlite.database:Database.connect"),
     "start-probing": Point(BEFORE, "COMMIT"),
     "start-probed": Point(AFTER, "COMMIT"),
     "start-consumer": Point(AFTER, "forwarder.spool.sqlite.consumer:Consumer.__init__"),
     "start-ready": Point(AFTER, "forwarder.service.daemon:Daemon.start"),
     "start-noticed": Point(AFTER, "forwarder.delivery.backlog:Backlog.notice"),
-    "tell-state": Point(BEFORE, "forwarder.service.state:json.dump"),
-    "tell-state-written": Point(BEFORE, "forwarder.service.state:os.replace"),
-    "tell-state-told": Point(AFTER, "forwarder.service.state:os.replace"),
+    "tell-state": Point(BEFORE, "forwarder.spool.sqlite.presence:json.dump"),
+    "tell-state-written": Point(BEFORE, "forwarder.spool.sqlite.presence:os.replace"),
+    "tell-state-told": Point(AFTER, "forwarder.spool.sqlite.presence:os.replace"),
     "claim": Point(BEFORE, "forwarder.spool.sqlite.consumer:Consumer.claim"),
     "claimed": Point(AFTER, "forwarder.spool.sqlite.consumer:Consumer.claim"),
     "post": Point(BEFORE, "forwarder.delivery.wire.client:Client.post"),
@@ -135,7 +136,7 @@ POINTS = {
     "vacuum-committed": Point(AFTER, "COMMIT", VACUUM),
     "checkpoint": Point(BEFORE, "PRAGMA wal_checkpoint"),
     "checkpointed": Point(AFTER, "PRAGMA wal_checkpoint"),
-    "tidied": Point(AFTER, "forwarder.spool.sqlite.consumer:Consumer.tidy"),
+    "tidied": Point(AFTER, "forwarder.spool.sqlite.consumer:Consumer._tidy"),
     "reserve-release": Point(BEFORE, "forwarder.spool.sqlite.reserve:Reserve.release"),
     "reserve-released": Point(AFTER, "forwarder.spool.sqlite.reserve:Reserve.release"),
     "reserve-filled": Point(AFTER, "forwarder.spool.sqlite.reserve:Reserve.fill"),

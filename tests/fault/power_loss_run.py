@@ -29,7 +29,8 @@ import persistqueue.serializers.json
 from forwarder.errors import ForwarderError
 from forwarder.event import accept, encode
 from forwarder.sandbox import Fault, Sandbox
-from forwarder.spool import EventQueue, View
+from forwarder.spool import EventQueue
+from forwarder.spool.sqlite.view import View
 
 STRANGE = range(30_000, 40_000)
 TIMEOUT_S = 60.0

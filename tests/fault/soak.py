@@ -18,9 +18,11 @@ from collections import Counter
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 
+from forwarder import spool
 from forwarder.sandbox import Fault
 from forwarder.service import state as state_file
-from forwarder.spool import Selection, View
+from forwarder.spool import Selection
+from forwarder.spool.sqlite.view import View
 
 MIB = 1 << 20
 CONNECTIONS = 10
@@ -275,7 +277,7 @@ class Weather:
         for_s = self._dice.uniform(0.2, 1.0) * self._longest_s
         injections = {name: self._far_end.inject(FAULTS[name](for_s), for_s=for_s) for name in set(chosen)}
         over.wait(for_s)
-        state = state_file.read(self._queue_path)
+        state = state_file.read(spool.at(self._queue_path))
         self._far_end.release()
         for name, injection in injections.items():
             # Nobody comes through an outage: only the daemon can tell.

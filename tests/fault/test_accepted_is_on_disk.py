@@ -11,7 +11,9 @@ import textwrap
 
 import pytest
 
-from forwarder.spool import Consumer, EventQueue, View
+from forwarder.spool import EventQueue
+from forwarder.spool.sqlite.consumer import Consumer
+from forwarder.spool.sqlite.view import View
 
 
 def start(code, *arguments):
@@ -112,16 +114,17 @@ def test_consumer_killed_at_each_step_of_settling(queue_path, figures, sql):
     letters, totals and delivery log agree, and what is not settled is claimed again."""
     code = """
         import os, signal, sys
-        from forwarder.spool import Consumer, Dead, EventQueue, Settlement
+        from forwarder.spool import Dead, EventQueue, Settlement
+        from forwarder.spool.sqlite.consumer import Consumer
         path, step = sys.argv[1], int(sys.argv[2])
         consumer = Consumer(path)
-        claim = consumer.claim(0, 4, 10**6)
+        claim = consumer.claim_behind(0, 4, 10**6)
         def trace(statement):
             global step
             step -= 1
             if not step:
                 os.kill(os.getpid(), signal.SIGKILL)
-        consumer._queue.connect().set_trace_callback(trace)
+        consumer._database.connect().set_trace_callback(trace)
         consumer.settle(Settlement(claim.ids, [Dead(claim.ids[1], claim.events[1], "bad")]))
     """
     with EventQueue(queue_path, min_free_bytes=0) as queue:
@@ -146,7 +149,7 @@ def test_consumer_killed_at_each_step_of_settling(queue_path, figures, sql):
     assert killed >= 6
     assert settled == (3, 1)
     last = Consumer(queue_path)
-    assert len(last.claim(0, 100, 10**6).ids) == after.waiting
+    assert len(last.claim_behind(0, 100, 10**6).ids) == after.waiting
     last.close()
 
 

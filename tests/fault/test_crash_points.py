@@ -18,8 +18,9 @@ import pytest
 
 from forwarder.errors import TryAgainError
 from forwarder.sandbox import Fault
-from forwarder.spool import Consumer, Dead, EventQueue, Settlement
+from forwarder.spool import Dead, EventQueue, Settlement
 from forwarder.spool.sqlite import control, set_aside
+from forwarder.spool.sqlite.consumer import Consumer
 from forwarder.spool.sqlite.reserve import RESERVE_BYTES
 
 LAUNCHER = Path(__file__).with_name("crash_points.py")
@@ -292,7 +293,7 @@ class Retry(Scene):
     def prepare(self):
         self.put(self.events(self.whole))
         consumer = Consumer(self.queue_path)
-        claim = consumer.claim(0, 100, 1 << 20)
+        claim = consumer.claim_behind(0, 100, 1 << 20)
         letters = [Dead(at, data, "bad") for at, data in zip(claim.ids, claim.events, strict=True)]
         consumer.settle(Settlement(claim.ids, letters))
         consumer.close()

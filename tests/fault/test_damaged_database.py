@@ -14,8 +14,9 @@ import pytest
 
 from forwarder.event import accept
 from forwarder.sandbox import Fault
-from forwarder.spool import EventQueue, View
+from forwarder.spool import EventQueue
 from forwarder.spool.sqlite import books, set_aside
+from forwarder.spool.sqlite.view import View
 
 
 @pytest.fixture

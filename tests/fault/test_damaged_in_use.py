@@ -11,8 +11,9 @@ import pytest
 from forwarder.errors import ForwarderError
 from forwarder.event import accept
 from forwarder.salvage.pages import Pages
-from forwarder.spool import Consumer, Dead, EventQueue, Settlement
+from forwarder.spool import Dead, EventQueue, Settlement
 from forwarder.spool.sqlite import set_aside
+from forwarder.spool.sqlite.consumer import Consumer
 
 PAGE = 4096
 SEED = int(os.environ.get("FORWARDER_TEST_SEED", "20262"))
@@ -97,7 +98,7 @@ def queue_with_letters(queue_path):
     with EventQueue(queue_path, min_free_bytes=0) as queue:
         queue.append(events)
     consumer = Consumer(queue_path)
-    claim = consumer.claim(0, 150, 10**9)
+    claim = consumer.claim_behind(0, 150, 10**9)
     letters = zip(claim.ids, claim.events, strict=True)
     consumer.settle(Settlement(claim.ids, [Dead(row_id, data, "bad") for row_id, data in letters]))
     consumer.close()

@@ -13,8 +13,9 @@ import time
 import pytest
 
 from forwarder.event import accept
-from forwarder.spool import EventQueue, View
+from forwarder.spool import EventQueue
 from forwarder.spool.sqlite import books
+from forwarder.spool.sqlite.view import View
 
 
 @pytest.fixture

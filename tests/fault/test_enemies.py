@@ -20,6 +20,7 @@ import persistqueue
 import pytest
 from persistqueue.serializers import json as plain_json
 
+from forwarder import spool
 from forwarder.cli import main
 from forwarder.event import encode
 from forwarder.sandbox import Fault
@@ -240,7 +241,7 @@ def test_hostile_answers(enemy, forwarder, far_end, queue_path, offer, oracle, r
         offered += offer(5)
         until(lambda trick=trick: enemy.played.get(trick, 0) >= 2, f"{trick}: tried again", timeout_s=15)
         if trick not in REFUSALS:
-            until(lambda: state_file.read(queue_path).state in ("backing_off", "blocked"), trick)
+            until(lambda: state_file.read(spool.at(queue_path)).state in ("backing_off", "blocked"), trick)
         if trick.startswith("controls"):
             assert is_harmless(forwarder("status").stdout)
         assert time.monotonic() - began < 15, trick
@@ -322,7 +323,7 @@ def test_controls_do_not_reach_a_terminal(forwarder, far_end, queue, queue_path,
     far_end.inject(Fault.unauthorized(CONTROLS))
     with EventQueue(queue_path, min_free_bytes=0, rules=False) as lax:
         lax.put(nasty)
-    until(lambda: state_file.read(queue_path).state == "blocked")
+    until(lambda: state_file.read(spool.at(queue_path)).state == "blocked")
     seen = ""
     for command in (
         ("dead-letters", "list"),

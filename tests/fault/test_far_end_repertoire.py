@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from forwarder import spool
 from forwarder.config.settings import Delivery
 from forwarder.delivery.dispatcher import Dispatcher
 from forwarder.delivery.wire.outcome import Kind, Reply, judge
@@ -20,8 +21,10 @@ from forwarder.sandbox import Fault, Sandbox
 from forwarder.sandbox.faults import NAMES
 from forwarder.sandbox.intake import Request
 from forwarder.service import state as state_file
-from forwarder.spool import Consumer, EventQueue, View
+from forwarder.spool import EventQueue
 from forwarder.spool.sqlite import books
+from forwarder.spool.sqlite.consumer import Consumer
+from forwarder.spool.sqlite.view import View
 
 TOKEN = "sandbox-token"
 
@@ -190,7 +193,7 @@ class Exchange:
         for case, injection in sorted(injections, key=self.hides, reverse=True):
             wanted = tries if case.times is None else case.times
             if case.fault.name == "outage":
-                self.until(lambda: state_file.read(self.path).failures >= 2, "tries in vain")
+                self.until(lambda: state_file.read(spool.at(self.path)).failures >= 2, "tries in vain")
                 self.far_end.listen_again()
             elif case.fault.name not in UNSURE:
                 had = lambda injection=injection, wanted=wanted: self.used(injection) >= wanted  # noqa: E731
@@ -335,7 +338,7 @@ class Bench:
     def __init__(self, path, events, strict=True, **settings):
         self.far_end = Sandbox()
         self.queue = EventQueue(path, min_free_bytes=0)
-        self.spool = Consumer(path)
+        self.spool = None
         self.settings = Delivery(linger_s=0.0, **settings)
         self.path, self.strict, self.now = path, strict, 1000.0
         self.asked = self.yeses = self.dead = self.worst = 0
@@ -344,6 +347,9 @@ class Bench:
 
     def restart(self):
         """A new daemon, which knows nothing."""
+        if self.spool:
+            self.spool.close()
+        self.spool = Consumer(self.path)
         self.dispatcher = Dispatcher(self.spool, self.settings)
         self.dispatcher.notice(self.now)
 

@@ -13,7 +13,8 @@ import pytest
 from persistqueue.serializers import json as plain_json
 
 from forwarder.errors import TryAgainError
-from forwarder.spool import Consumer, Dead, EventQueue, Settlement
+from forwarder.spool import Dead, EventQueue, Settlement
+from forwarder.spool.sqlite.consumer import Consumer
 from forwarder.spool.sqlite.reserve import RESERVE_BYTES
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -93,7 +94,7 @@ def exhaust(disk, queue):
 
 
 def drain(consumer, after_id=0):
-    while (claim := consumer.claim(after_id, 50, MIB)).last_id > after_id:
+    while (claim := consumer.claim_behind(after_id, 50, MIB)).last_id > after_id:
         if claim.ids:
             dead = [Dead(claim.ids[0], claim.events[0], "bad")]
             consumer.settle(Settlement(claim.ids, dead))
@@ -111,7 +112,7 @@ def test_settling_goes_on(disk, queue, queue_path, figures):
     assert (found.waiting, found.delivered + found.dead_lettered) == (0, found.accepted)
     assert os.stat(reserve).st_size == 0, "the disk was not full"
     disk.free()
-    while consumer.tidy():
+    while consumer.keep_house(at_rest=True):
         pass
     assert os.stat(reserve).st_size == RESERVE_BYTES
     consumer.close()
@@ -167,14 +168,14 @@ def test_rows_without_room_to_be_buried_hold_back_no_others(disk, queue, queue_p
     sql(queue_path, "PRAGMA wal_checkpoint(TRUNCATE)")
     disk.fill()
     consumer = Consumer(queue_path)
-    claim = consumer.claim(0, 1000, 2 * HUGE)
+    claim = consumer.claim_behind(0, 1000, 2 * HUGE)
     assert (claim.ids, claim.last_id) == ([*range(1, 101), *range(102, 202)], 201)
     assert (claim.dead, claim.reason) == (0, "")
     consumer.settle(Settlement(claim.ids))
     assert (figures(queue_path).waiting, figures(queue_path).delivered) == (1, 200)
-    assert consumer.tidy(), "there is more to do"
+    assert consumer.keep_house(at_rest=True), "there is more to do"
     disk.free()
-    until(lambda: not consumer.tidy())
+    until(lambda: not consumer.keep_house(at_rest=True))
     assert (figures(queue_path).waiting, figures(queue_path).dead_lettered) == (0, 1)
     consumer.close()
 
@@ -218,7 +219,7 @@ def test_daemon_starts_on_a_full_disk(disk, queue_path, forwarder, far_end, orac
 def test_what_a_person_does_works_on_a_full_disk(disk, queue, queue_path, forwarder, figures):
     """Deleting dead letters frees space, for which it draws on the reserve; resume and flush need none."""
     with closing(Consumer(queue_path)) as consumer:
-        claim = consumer.claim(0, 100, MIB)
+        claim = consumer.claim_behind(0, 100, MIB)
         letters = [Dead(row_id, data, "bad") for row_id, data in zip(claim.ids, claim.events, strict=True)]
         consumer.settle(Settlement(claim.ids, letters))
     assert forwarder("pause").returncode == 0

@@ -5,8 +5,9 @@ import time
 
 from forwarder.event import accept_many
 from forwarder.sandbox import Fault
-from forwarder.spool import EventQueue, View
+from forwarder.spool import EventQueue
 from forwarder.spool.sqlite import books
+from forwarder.spool.sqlite.view import View
 
 EVENTS = 100_000
 KILLS = 20

@@ -11,8 +11,9 @@ from contextlib import closing
 
 import pytest
 
-from forwarder.spool import Consumer, View
 from forwarder.spool.sqlite import control
+from forwarder.spool.sqlite.consumer import Consumer
+from forwarder.spool.sqlite.view import View
 
 KIB, MIB = 1 << 10, 1 << 20
 LARGE_BYTES = 150 * MIB
@@ -114,7 +115,7 @@ def test_looking_does_not_load_a_large_row(commands_memory_kib, put_large, queue
     """What inspects a queue with a row of 150 MB, waiting or dead, stays small, and says what there is."""
     put_large()
     with closing(Consumer(queue_path)) as consumer:
-        consumer.claim(0, 10, MIB)
+        consumer.claim_behind(0, 10, MIB)
     put_large()
     output, memory_kib = commands_memory_kib(*arguments, timeout=60)
     assert output, "it said nothing"
@@ -154,7 +155,7 @@ def test_whatever_is_large_in_a_row(queue, queue_path, sql, name, figures):
         assert [row.id for row in view.peek(10)] == [1, 2, 3]
     with closing(Consumer(queue_path)) as consumer:
         claims, after_id = [], 0
-        while (claim := consumer.claim(after_id, 10, 4 * MIB)).last_id > after_id:
+        while (claim := consumer.claim_behind(after_id, 10, 4 * MIB)).last_id > after_id:
             claims += claim.ids
             after_id = claim.last_id
     assert claims == [1, 3]
@@ -166,7 +167,7 @@ def test_a_large_row_that_was_acked_is_swept(queue, queue_path, sql, figures):
     """What a plain consumer is done with is no dead letter, however large it is."""
     sql(queue_path, f"INSERT INTO ack_queue_default VALUES (NULL, zeroblob({2 * MIB}), 1.6e9, 5)")
     with closing(Consumer(queue_path)) as consumer:
-        assert consumer.claim(0, 10, MIB).dead == 0
+        assert consumer.claim_behind(0, 10, MIB).dead == 0
     assert (figures(queue_path).deleted, figures(queue_path).dead_lettered) == (1, 0)
 
 

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from forwarder import spool
 from forwarder.event import accept
 from forwarder.sandbox import Fault
 from forwarder.service import state as state_file
@@ -86,7 +87,7 @@ def test_faults_of_the_far_end(
         events = offer(name)
         offered += events
         until(lambda fault=injection: fault.used >= tries, f"{name}: {tries} tries")
-        until(lambda: state_file.read(queue_path).state == state, f"{name}: {state}")
+        until(lambda: state_file.read(spool.at(queue_path)).state == state, f"{name}: {state}")
         assert rows(queue_path) == events, name
         oracle(queue_path, far_end, offered)
         far_end.clear()
@@ -141,7 +142,7 @@ def test_outage(forwarder, far_end, queue_path, offer, oracle, rows, until):
     events = offer()
     far_end.stop_listening()
     daemon = forwarder.daemon(**EAGER)
-    until(lambda: state_file.read(queue_path).failures >= 5, "five tries")
+    until(lambda: state_file.read(spool.at(queue_path)).failures >= 5, "five tries")
     assert "refused the connection" in daemon.wait_for("delivery.backing_off")["reason"]
     assert rows(queue_path) == events
     far_end.listen_again()
@@ -154,7 +155,7 @@ def test_host_that_does_not_exist(forwarder, queue_path, offer, rows, until, fig
     """A wrong name in the settings is an outage like any other: the events wait."""
     events = offer()
     daemon = forwarder.daemon(**EAGER, FORWARDER_MIXPANEL_URL="https://mixpanel.invalid")
-    until(lambda: state_file.read(queue_path).failures >= 2, "two tries")
+    until(lambda: state_file.read(spool.at(queue_path)).failures >= 2, "two tries")
     assert "DNS" in daemon.wait_for("delivery.backing_off")["reason"]
     assert rows(queue_path) == events
     assert rows(queue_path, "dead_letters") == []

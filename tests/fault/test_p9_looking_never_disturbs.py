@@ -10,7 +10,8 @@ from contextlib import closing
 import pytest
 
 from forwarder.errors import TryAgainError
-from forwarder.spool import Consumer, Dead, EventQueue, Settlement
+from forwarder.spool import Dead, EventQueue, Settlement
+from forwarder.spool.sqlite.consumer import Consumer
 
 LOOKING = [
     "status",
@@ -34,7 +35,7 @@ def queue(queue_path):
     with EventQueue(queue_path, min_free_bytes=0) as opened:
         opened.put_many({"event": "E", "properties": {"n": n}} for n in range(400))
     consumer = Consumer(queue_path)
-    claim = consumer.claim(0, 100, 10**6)
+    claim = consumer.claim_behind(0, 100, 10**6)
     letters = [Dead(n, data, "bad") for n, data in zip(claim.ids[:40], claim.events[:40], strict=True)]
     consumer.settle(Settlement(claim.ids, letters))
     consumer.close()
@@ -96,7 +97,7 @@ def test_a_slow_reader_of_output_holds_up_nobody(command, queue_path):
     with EventQueue(queue_path, min_free_bytes=0) as opened:
         opened.put_many({"event": "E", "properties": {"n": n, "pad": "x" * 1000}} for n in range(1500))
         consumer = Consumer(queue_path)
-        claim = consumer.claim(0, 750, 10**7)
+        claim = consumer.claim_behind(0, 750, 10**7)
         letters = [
             Dead(row_id, data, "b" * 1000) for row_id, data in zip(claim.ids, claim.events, strict=True)
         ]

@@ -17,8 +17,10 @@ from pathlib import Path
 import pytest
 
 from forwarder import salvage
-from forwarder.spool import Consumer, EventQueue, NoQueueError, Selection, View
+from forwarder.spool import EventQueue, NoQueueError, Selection
 from forwarder.spool.sqlite import books, set_aside
+from forwarder.spool.sqlite.consumer import Consumer
+from forwarder.spool.sqlite.view import View
 
 sys.path.insert(0, str(Path(__file__).parent))
 import power_loss
@@ -145,7 +147,7 @@ class Left:
     def _claim(self):
         consumer = Consumer(self.path)
         last_id = 0
-        while (claim := consumer.claim(last_id, 1000, 10**7)).last_id > last_id:
+        while (claim := consumer.claim_behind(last_id, 1000, 10**7)).last_id > last_id:
             self.waiting |= {number_of(data): data for data in claim.events}
             last_id = claim.last_id
         consumer.close()
@@ -246,7 +248,8 @@ def test_a_power_cut_while_disk_is_given_back(record, dice, tmp_path):
     recording = record("""
         from pathlib import Path
         import power_loss_run
-        from forwarder.spool import Consumer, EventQueue, Settlement
+        from forwarder.spool import EventQueue, Settlement
+        from forwarder.spool.sqlite.consumer import Consumer
         from forwarder.spool.sqlite import settling
         disk, said = map(Path, sys.argv[1:])
         settling.VACUUM_PAGES = 20
@@ -258,12 +261,12 @@ def test_a_power_cut_while_disk_is_given_back(record, dice, tmp_path):
             queue.put_many(map(power_loss_run.event, numbers))
             for number in numbers:
                 power_loss_run.say(said / "accepted-put", b"%d-%d\\n" % (number, number))
-            daemon.tidy()  # what is in the log goes into the database
-            claim = daemon.claim(last_id, 35, 10**7)
+            daemon.keep_house(at_rest=True)  # what is in the log goes into the database
+            claim = daemon.claim_behind(last_id, 35, 10**7)
             power_loss_run.say(said / "taken", b"\\n".join(claim.events))
             daemon.settle(Settlement(claim.ids))
             last_id = claim.last_id
-            while daemon.tidy():
+            while daemon.keep_house(at_rest=True):
                 pass
         queue.close()
         daemon.close()
@@ -324,7 +327,7 @@ def test_the_oracle_finds_what_was_not_synced(record, dice, tmp_path, synchronou
         import power_loss_run
         from forwarder import EventQueue
         with EventQueue(Path(sys.argv[1]) / "queue", min_free_bytes=0) as queue:
-            queue._queue.connect().execute("PRAGMA synchronous = {synchronous}")
+            queue._producer._database.connect().execute("PRAGMA synchronous = {synchronous}")
             for number in range(5):
                 queue.put(power_loss_run.event(number))
                 power_loss_run.say(Path(sys.argv[2]) / "accepted-put", b"%d-%d\\n" % (number, number))
@@ -372,7 +375,7 @@ BEGINNING = """
     from pathlib import Path
     import power_loss_run
     from forwarder import EventQueue
-    from forwarder.spool import Consumer
+    from forwarder.spool.sqlite.consumer import Consumer
     from forwarder.spool.sqlite import set_aside
     from forwarder.salvage import apply
     disk, said = map(Path, sys.argv[1:])
@@ -392,7 +395,7 @@ BEGINNING = """
 
     put(0, 1, 2)
     consumer = Consumer(path)
-    consumer.tidy()
+    consumer.keep_house(at_rest=True)
     consumer.close()
     put(3, 4, 5)
 """

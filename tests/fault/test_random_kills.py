@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from forwarder import spool
 from forwarder.sandbox import Entry, RemoteSandbox
 from forwarder.service import state as state_file
 
@@ -286,7 +287,7 @@ class Storm:
         self.far_end.start()
 
     def _daemon_waits(self):
-        state = state_file.read(self.queue_path)
+        state = state_file.read(spool.at(self.queue_path))
         return state is not None and state.in_flight > 0
 
     def _wait_for(self, condition, most_s):

@@ -23,7 +23,8 @@ import pytest
 from forwarder.errors import TryAgainError
 from forwarder.event import accept, encode
 from forwarder.sandbox import Fault
-from forwarder.spool import Consumer, EventQueue, Settlement
+from forwarder.spool import EventQueue, Settlement
+from forwarder.spool.sqlite.consumer import Consumer
 
 sys.path.insert(0, str(Path(__file__).parent))
 from cpu import Share
@@ -222,7 +223,7 @@ def test_disk_full_under_load(disk, forwarder, far_end, queue_path, tmp_path, or
 def empty(consumer, between=lambda: None):
     """Settle all that waits; fails when it gets nowhere."""
     after_id = 0
-    while (claim := consumer.claim(after_id, 200, MIB)).ids:
+    while (claim := consumer.claim_behind(after_id, 200, MIB)).ids:
         consumer.settle(Settlement(claim.ids))
         after_id = claim.last_id
         between()
@@ -239,7 +240,7 @@ def test_drained_queue_gives_the_disk_back(disk, queue_path, figures):
         empty(consumer)
         for _ in range(10):
             with suppress(TryAgainError):
-                consumer.tidy()
+                consumer.keep_house(at_rest=True)
         assert os.statvfs(disk.path).f_bavail * 4096 > 8 * MIB
         queue.put(EVENT)
     figures(queue_path)
@@ -354,7 +355,8 @@ def test_daemon_with_a_limit_on_files(forwarder, far_end, queue_path, oracle, ro
 PUT_WITH_FEW_FILES = """
 import json, os, resource, sys
 from forwarder.errors import ForwarderError
-from forwarder.spool import EventQueue, View
+from forwarder.spool import EventQueue
+from forwarder.spool.sqlite.view import View
 import forwarder.spool.values, encodings.idna
 path, step = sys.argv[1:]
 lowest = len(os.listdir("/proc/self/fd")) - 1

@@ -10,8 +10,10 @@ from contextlib import closing
 import pytest
 
 from forwarder.errors import StorageError, TryAgainError
-from forwarder.spool import EventQueue, View, translated
+from forwarder.spool import EventQueue
 from forwarder.spool.sqlite import set_aside
+from forwarder.spool.sqlite.errors import translated
+from forwarder.spool.sqlite.view import View
 
 EVENT = {"event": "A", "properties": {"distinct_id": "d"}}
 

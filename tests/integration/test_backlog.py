@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 from forwarder import cli
-from forwarder.spool import Consumer, Dead, EventQueue, Settlement, View
+from forwarder.spool import Dead, EventQueue, Settlement
+from forwarder.spool.sqlite.consumer import Consumer
+from forwarder.spool.sqlite.view import View
 
 FEW, MANY = 1_000, 1_000_000
 BATCH = 500
@@ -94,7 +96,7 @@ def originals(tmp_path_factory):
     with EventQueue(paths[0], min_free_bytes=0) as queue:
         queue.append([RECORD] * 10)
     with closing(Consumer(paths[0])) as consumer:
-        batch = consumer.claim(0, 10, 10**6)
+        batch = consumer.claim_behind(0, 10, 10**6)
         pairs = zip(batch.ids, batch.events, strict=True)
         consumer.settle(Settlement(batch.ids, [Dead(n, data, "bad thing") for n, data in pairs]))
     for path, count in zip((*paths[1:], paths[0]), (FEW, MANY, FEW), strict=True):
@@ -139,7 +141,7 @@ def with_claim(work, count=BATCH):
 
     def prepared(path):
         consumer = Consumer(path)
-        claim = consumer.claim(0, count, 10**9)
+        claim = consumer.claim_behind(0, count, 10**9)
         assert len(claim.ids) == count
         return lambda: work(consumer, claim), consumer.close
 
@@ -168,7 +170,7 @@ def settle_in_parts(consumer, claim):
 
 def settle_and_tidy(consumer, claim):
     consumer.settle(Settlement(claim.ids))
-    consumer.tidy()
+    consumer.keep_house(at_rest=True)
 
 
 def opened_and_closed(path):
@@ -185,8 +187,8 @@ WORK = {
     "put_many of a batch": with_queue(lambda queue: queue.put_many([EVENT] * BATCH)),
     "append of a batch": with_queue(lambda queue: queue.append([RECORD] * BATCH)),
     "one put, opening the queue": with_path(put_from_the_start),
-    "claim": with_consumer(lambda consumer: consumer.claim(0, BATCH, 10**9)),
-    "claim, far behind": with_consumer(lambda consumer: consumer.claim(FEW - 100, 50, 10**9)),
+    "claim": with_consumer(lambda consumer: consumer.claim_behind(0, BATCH, 10**9)),
+    "claim, far behind": with_consumer(lambda consumer: consumer.claim_behind(FEW - 100, 50, 10**9)),
     "settle": with_claim(lambda consumer, claim: consumer.settle(Settlement(claim.ids))),
     "settle with dead letters": with_claim(settle_in_parts),
     "settle, then tidy": with_claim(settle_and_tidy),
@@ -242,14 +244,15 @@ def test_what_waits_costs_nothing(what, originals, meter, tmp_path):
 SYNCING = """
     import sys
     from contextlib import closing
-    from forwarder.spool import Consumer, Dead, EventQueue, Settlement
+    from forwarder.spool import Dead, EventQueue, Settlement
+    from forwarder.spool.sqlite.consumer import Consumer
     from forwarder.spool.sqlite import control
     record = sys.argv[2].encode()
     with EventQueue(sys.argv[1], min_free_bytes=0) as queue, closing(Consumer(sys.argv[1])) as consumer:
         for _ in range(3):
             queue.append([record])
         queue.append([record] * 500)
-        claim = consumer.claim(0, 500, 10**9)
+        claim = consumer.claim_behind(0, 500, 10**9)
         letters = [Dead(claim.ids[n], claim.events[n], "bad thing") for n in range(0, 500, 50)]
         consumer.settle(Settlement(claim.ids, letters))
         control.pause(sys.argv[1])

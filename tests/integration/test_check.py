@@ -13,9 +13,9 @@ import pytest
 from forwarder.cli import main
 from forwarder.errors import NotPermittedError
 from forwarder.sandbox import Fault
-from forwarder.service import state
-from forwarder.spool import Consumer, Dead, EventQueue, Settlement
-from forwarder.spool.sqlite import books
+from forwarder.spool import Dead, EventQueue, Settlement
+from forwarder.spool.sqlite import books, presence
+from forwarder.spool.sqlite.consumer import Consumer
 
 
 @pytest.fixture(autouse=True)
@@ -293,7 +293,7 @@ def used(queue):
     with EventQueue(queue, min_free_bytes=0) as opened:
         opened.put_many([{"event": "E", "properties": {}}] * 7)
     consumer = Consumer(queue)
-    claim = consumer.claim(0, 6, 10**6)
+    claim = consumer.claim_behind(0, 6, 10**6)
     consumer.settle(Settlement(claim.ids[:3]))
     dead = [Dead(claim.ids[n], claim.events[n], "bad") for n in (4, 5)]
     consumer.settle(Settlement(claim.ids[3:], dead))
@@ -485,7 +485,7 @@ def test_a_daemon_that_this_user_may_not_see(run, queue, monkeypatch):
     def may_not(path):
         raise NotPermittedError(path)
 
-    monkeypatch.setattr(state, "holder", may_not)
+    monkeypatch.setattr(presence, "holder", may_not)
 
     assert run()[1]["daemon"] == ("warning", "can't be seen by this user")
 

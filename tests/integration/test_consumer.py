@@ -12,18 +12,11 @@ from pathlib import Path
 import pytest
 
 from forwarder.errors import StorageError, TryAgainError
-from forwarder.spool import (
-    Consumer,
-    Dead,
-    EventQueue,
-    QueueReplacedError,
-    Selection,
-    Settlement,
-    SpoolFullError,
-    View,
-)
+from forwarder.spool import Dead, EventQueue, QueueReplacedError, Selection, Settlement, SpoolFullError
 from forwarder.spool.sqlite import checkpoint, control, dead_letters
+from forwarder.spool.sqlite.consumer import Consumer
 from forwarder.spool.sqlite.reserve import RESERVE_BYTES
+from forwarder.spool.sqlite.view import View
 
 ALL = Selection()
 MIB = 1 << 20
@@ -50,7 +43,7 @@ def ids_in(queue_path):
 
 def test_claim_takes_the_next_events_in_order(consumer, queue_path, rows):
     """A claim has ids and stored bytes side by side, in the order of arrival, behind the given id."""
-    claim = consumer.claim(3, 4, MIB)
+    claim = consumer.claim_behind(3, 4, MIB)
     stored = rows(queue_path)
     assert list(claim.ids) == [4, 5, 6, 7]
     assert claim.events == stored[3:7]
@@ -60,10 +53,10 @@ def test_claim_takes_the_next_events_in_order(consumer, queue_path, rows):
 def test_claim_keeps_to_its_bytes(consumer, queue_path, rows):
     """A claim takes as many events as fit with their line ends, not one byte more, and loses none."""
     sizes = [len(data) + 1 for data in rows(queue_path)]
-    assert list(consumer.claim(0, 10, sum(sizes[:3])).ids) == [1, 2, 3]
-    assert list(consumer.claim(0, 10, sum(sizes[:3]) - 1).ids) == [1, 2]
+    assert list(consumer.claim_behind(0, 10, sum(sizes[:3])).ids) == [1, 2, 3]
+    assert list(consumer.claim_behind(0, 10, sum(sizes[:3]) - 1).ids) == [1, 2]
     found, after_id = [], 0
-    while (claim := consumer.claim(after_id, 10, sum(sizes[:3]))).ids:
+    while (claim := consumer.claim_behind(after_id, 10, sum(sizes[:3]))).ids:
         found += claim.ids
         after_id = claim.last_id
     assert found == list(range(1, 11))
@@ -71,13 +64,13 @@ def test_claim_keeps_to_its_bytes(consumer, queue_path, rows):
 
 def test_an_event_larger_than_the_claim_goes_alone(consumer, queue_path):
     """An event that is larger than a claim may be is claimed by itself."""
-    assert list(consumer.claim(0, 10, 1).ids) == [1]
-    assert list(consumer.claim(1, 10, 1).ids) == [2]
+    assert list(consumer.claim_behind(0, 10, 1).ids) == [1]
+    assert list(consumer.claim_behind(1, 10, 1).ids) == [2]
 
 
 def test_claim_of_nothing(consumer):
     """Behind the last event there is nothing, and the place to go on from stays."""
-    claim = consumer.claim(10, 5, MIB)
+    claim = consumer.claim_behind(10, 5, MIB)
     assert (list(claim.ids), claim.size_bytes, claim.last_id) == ([], 0, 10)
 
 
@@ -88,15 +81,15 @@ def test_claim_is_bounded_whatever_the_rows_are(queue, queue_path, consumer, sql
         sql(queue_path, "INSERT INTO ack_queue_default VALUES (NULL, zeroblob(400000), 1.6e9, ?)", (status,))
     queue.put(event(10))
     claims, after_id = [], 10
-    while (claim := consumer.claim(after_id, 100, MIB)).last_id > after_id:
+    while (claim := consumer.claim_behind(after_id, 100, MIB)).last_id > after_id:
         deleted = figures(queue_path).deleted
         claims.append((list(claim.ids), claim.dead, deleted, bool(claim.reason)))
         after_id = claim.last_id
     assert claims == [([], 2, 0, True), ([], 1, 1, True), ([16], 0, 2, False)]
     sql(queue_path, "INSERT INTO ack_queue_default VALUES (NULL, zeroblob(1), 1.6e9, 0)")
     sql(queue_path, "INSERT INTO ack_queue_default VALUES (NULL, zeroblob(1), 1.6e9, 0)")
-    assert consumer.claim(16, 1, MIB).last_id == 17
-    assert consumer.claim(17, 1, 0).last_id == 18, "one row is always taken"
+    assert consumer.claim_behind(16, 1, MIB).last_id == 17
+    assert consumer.claim_behind(17, 1, 0).last_id == 18, "one row is always taken"
 
 
 def hashes(queue_path):
@@ -111,13 +104,13 @@ def test_claim_writes_nothing(consumer, queue_path, sql):
     other.execute("SELECT * FROM ledger").fetchall()
     version = other.execute("PRAGMA data_version").fetchone()
     before = hashes(queue_path)
-    claim = consumer.claim(0, 5, MIB)
+    claim = consumer.claim_behind(0, 5, MIB)
     changed = {name for name, digest in hashes(queue_path).items() if before.get(name) != digest}
     assert changed <= {"data.db-shm"}  # the readers' marks
     assert other.execute("PRAGMA data_version").fetchone() == version
     other.close()
     after_a_crash = Consumer(queue_path)
-    assert after_a_crash.claim(0, 5, MIB).events == claim.events
+    assert after_a_crash.claim_behind(0, 5, MIB).events == claim.events
     after_a_crash.close()
 
 
@@ -125,7 +118,7 @@ def test_claim_needs_no_lock(consumer, queue_path):
     """Claiming and looking for news don't wait for a writer."""
     other = sqlite3.connect(f"{queue_path}/data.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    assert len(consumer.claim(0, 10, MIB).ids) == 10
+    assert len(consumer.claim_behind(0, 10, MIB).ids) == 10
     assert consumer.last_id() == 10
     assert not consumer.control().paused
     other.close()
@@ -134,7 +127,7 @@ def test_claim_needs_no_lock(consumer, queue_path):
 def test_news_are_seen(consumer, queue, queue_path):
     """The version changes when another has written, and only then; last_id is the newest event's."""
     version = consumer.version()
-    consumer.claim(0, 10, MIB)
+    consumer.claim_behind(0, 10, MIB)
     consumer.settle(Settlement([1]))
     assert consumer.version() == version
     queue.put(event(10))
@@ -154,7 +147,7 @@ def test_news_are_seen(consumer, queue, queue_path):
 
 def test_settled_events_leave_the_queue(consumer, queue_path, sql, figures):
     """Delivered events are gone and counted, dead ones are in the dead letters with all that is known."""
-    claim = consumer.claim(0, 10, MIB)
+    claim = consumer.claim_behind(0, 10, MIB)
     dead = Dead(4, claim.events[3], "must not be blank", "properties.x", 400)
     settlement = Settlement(
         claim.ids[:6], [dead], short=1, size_bytes=99, http_status=400, tries=3, took_s=0.5
@@ -257,7 +250,7 @@ def test_delivery_log_is_bounded(consumer, queue_path, sql):
 
 def test_database_that_was_replaced_is_not_settled_in(consumer, queue_path, figures):
     """When another database stands at the path, its rows are not taken for those that were claimed."""
-    claim = consumer.claim(0, 10, MIB)
+    claim = consumer.claim_behind(0, 10, MIB)
     for name in os.listdir(queue_path):
         if name.startswith("data.db"):
             os.rename(f"{queue_path}/{name}", f"{queue_path}/old.{name}")
@@ -265,9 +258,9 @@ def test_database_that_was_replaced_is_not_settled_in(consumer, queue_path, figu
         other.put_many(event(number) for number in range(10))
     for step in (
         lambda: consumer.settle(Settlement(claim.ids)),
-        lambda: consumer.claim(0, 10, MIB),
+        lambda: consumer.claim_behind(0, 10, MIB),
         consumer.version,
-        consumer.tidy,
+        lambda: consumer.keep_house(at_rest=True),
         lambda: consumer.discard_dead_letters(2e9),
     ):
         with pytest.raises(QueueReplacedError, match="not the one that was read from"):
@@ -277,7 +270,7 @@ def test_database_that_was_replaced_is_not_settled_in(consumer, queue_path, figu
 
 def test_database_that_was_changed_for_another_is_not_settled_in(consumer, queue, queue_path, tmp_path):
     """Another queue in the very same file, as after its inode number came back, is noticed too."""
-    claim = consumer.claim(0, 10, MIB)
+    claim = consumer.claim_behind(0, 10, MIB)
     consumer.close()
     queue.close()
     other = str(tmp_path / "other")
@@ -306,11 +299,11 @@ def test_consumer_is_made_while_the_queue_is_locked(queue, queue_path):
 
 def test_retried_dead_letters_are_accepted_anew(consumer, queue_path, sql, figures):
     """A retried dead letter leaves the dead letters and is a new row; the books know both, and which."""
-    claim = consumer.claim(0, 10, MIB)
+    claim = consumer.claim_behind(0, 10, MIB)
     consumer.settle(Settlement([1, 2, 3], [Dead(2, claim.events[1], "bad"), Dead(3, claim.events[2], "bad")]))
     assert dead_letters.retry(queue_path, [1, 99], lambda data, _: data) == ({1: 11}, [])
     assert sql(queue_path, "SELECT dead_letter_id, event_id, new_event_id FROM retries") == [(1, 2, 11)]
-    again = consumer.claim(10, 10, MIB)
+    again = consumer.claim_behind(10, 10, MIB)
     assert (list(again.ids), again.events) == ([11], [claim.events[1]])
     found = figures(queue_path)
     assert (found.accepted, found.delivered, found.dead_lettered, found.waiting) == (11, 1, 2, 8)
@@ -356,9 +349,9 @@ def test_dead_letters_expire_in_steps(queue_path, sql, figures, count, size_byte
     sql(queue_path, "INSERT INTO sqlite_sequence VALUES ('ack_queue_default', ?)", (count,))
     consumer = Consumer(queue_path)
     statements = []
-    consumer._queue.connect().set_trace_callback(statements.append)
+    consumer._database.connect().set_trace_callback(statements.append)
     assert consumer.discard_dead_letters(200.0) == count * 9 // 10
-    consumer._queue.connect().set_trace_callback(None)
+    consumer._database.connect().set_trace_callback(None)
     consumer.close()
     steps = "\n".join(statements).split("COMMIT")
     deleted = [step.count("DELETE FROM dead_letters") for step in steps]
@@ -375,13 +368,13 @@ def test_drained_queue_gives_the_disk_back(queue, queue_path, figures):
     queue.put_many({"event": "A", "properties": {"text": "x" * 1000}} for _ in range(30_000))
     consumer = Consumer(queue_path)
     after_id = 0
-    while (claim := consumer.claim(after_id, 2000, 10 * MIB)).ids:
+    while (claim := consumer.claim_behind(after_id, 2000, 10 * MIB)).ids:
         consumer.settle(Settlement(claim.ids))
         after_id = claim.last_id
     on_disk = [path.stat().st_size for path in Path(queue_path).iterdir()]
     assert sum(on_disk) > 30 * MIB
     steps = 0
-    while consumer.tidy():
+    while consumer.keep_house(at_rest=True):
         steps += 1
     assert 2 < steps < 20
     sizes = {path.name: path.stat().st_size for path in Path(queue_path).iterdir()}
@@ -402,7 +395,7 @@ def test_tidying_hinders_nobody(consumer, queue, queue_path):
     done = threading.Event()
 
     def tidy():
-        assert consumer.tidy()
+        assert consumer.keep_house(at_rest=True)
         done.set()
 
     thread = threading.Thread(target=tidy)
@@ -411,10 +404,10 @@ def test_tidying_hinders_nobody(consumer, queue, queue_path):
     thread.join()
     queue.put(event(12))
     reader.close()
-    assert not consumer.tidy()
+    assert not consumer.keep_house(at_rest=True)
     assert os.stat(f"{queue_path}/data.db-wal").st_size == 0
     # And it waits for others again.
-    assert consumer._queue.connect().execute("PRAGMA busy_timeout").fetchone() == (10_000,)
+    assert consumer._database.connect().execute("PRAGMA busy_timeout").fetchone() == (10_000,)
 
 
 def test_a_replaced_database_is_never_trusted_again(queue_path):
@@ -422,7 +415,7 @@ def test_a_replaced_database_is_never_trusted_again(queue_path):
     with EventQueue(queue_path, min_free_bytes=0) as queue:
         queue.put({"event": "A", "properties": {}})
     consumer = Consumer(queue_path)
-    claim = consumer.claim(0, 10, 10**6)
+    claim = consumer.claim_behind(0, 10, 10**6)
     database = Path(queue_path, "data.db")
     first = database.rename(f"{queue_path}/first.db")
     with EventQueue(queue_path, min_free_bytes=0) as queue:
@@ -442,13 +435,13 @@ def test_a_restored_backup_is_noticed(consumer, queue, queue_path, figures):
     backup = sqlite3.connect(":memory:")
     live.backup(backup)
     queue.put_many(event(number) for number in range(10, 20))
-    claim = consumer.claim(0, 100, MIB)
+    claim = consumer.claim_behind(0, 100, MIB)
     assert len(claim.ids) == 20
     backup.backup(live)
     live.close()
     backup.close()
     queue.put_many(event(number) for number in range(20, 40))
-    for step in (lambda: consumer.settle(Settlement(claim.ids)), consumer.control, consumer.tidy):
+    for step in (lambda: consumer.settle(Settlement(claim.ids)), consumer.control, consumer._tidy):
         with pytest.raises(QueueReplacedError, match="restored"):
             step()
     assert (figures(queue_path).waiting, figures(queue_path).delivered) == (30, 0)
@@ -456,7 +449,7 @@ def test_a_restored_backup_is_noticed(consumer, queue, queue_path, figures):
 
 def test_a_second_consumer_is_noticed(consumer, queue_path):
     """The one that has begun last goes on; the other settles nothing any more."""
-    claim = consumer.claim(0, 10, MIB)
+    claim = consumer.claim_behind(0, 10, MIB)
     other = Consumer(queue_path)
     with pytest.raises(QueueReplacedError, match="another daemon"):
         consumer.settle(Settlement(claim.ids))
@@ -468,12 +461,12 @@ def test_a_second_consumer_is_noticed(consumer, queue_path):
 
 def test_a_change_of_the_tables_costs_no_event(consumer, queue_path, sql):
     """Where a stranger has added an index, the next consumer hands out what this one had."""
-    claim = consumer.claim(0, 10, MIB)
+    claim = consumer.claim_behind(0, 10, MIB)
     sql(queue_path, "CREATE INDEX by_status ON ack_queue_default (status)")
     with pytest.raises(QueueReplacedError):
         consumer.settle(Settlement(claim.ids))
     with closing(Consumer(queue_path)) as later:
-        assert later.claim(0, 10, MIB) == claim
+        assert later.claim_behind(0, 10, MIB) == claim
 
 
 def test_consumer_that_could_not_sign_at_first(queue, queue_path, sql):
@@ -500,16 +493,16 @@ def test_a_row_left_for_want_of_room_that_becomes_an_event_is_not_lost(
     sql(queue_path, "UPDATE ack_queue_default SET status = 5 WHERE _id = 2")
     with monkeypatch.context() as full:
         full.setattr(consumer, "_free", no_room)
-        claim = consumer.claim(0, 100, MIB)
+        claim = consumer.claim_behind(0, 100, MIB)
     assert 2 not in claim.ids
     sql(queue_path, "UPDATE ack_queue_default SET status = 1 WHERE _id = 2")
     consumer.settle(Settlement(claim.ids))
     monkeypatch.setattr(consumer, "_retry_at", 0.0)
-    while consumer.tidy():
+    while consumer.keep_house(at_rest=True):
         pass
     assert figures(queue_path).waiting == 1
     with closing(Consumer(queue_path)) as later:
-        assert later.claim(0, 100, MIB).events == [stored[1]]
+        assert later.claim_behind(0, 100, MIB).events == [stored[1]]
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -526,19 +519,19 @@ def test_rows_left_for_want_of_room_are_all_met_again(consumer, queue_path, sql,
     after_id = 0
     with monkeypatch.context() as full:
         full.setattr(consumer, "_free", no_room)
-        while (claim := consumer.claim(after_id, 100, MIB)).last_id > after_id:
+        while (claim := consumer.claim_behind(after_id, 100, MIB)).last_id > after_id:
             after_id = claim.last_id
             assert (claim.ids, claim.dead, claim.reason) == ([], 0, "")
-        assert consumer.tidy(), "there is more to do"
+        assert consumer.keep_house(at_rest=True), "there is more to do"
     monkeypatch.setattr(consumer, "_retry_at", 0.0)
     if fails:
         consumer.wait_for_locks(0)
         other = sqlite3.connect(f"{queue_path}/data.db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(TryAgainError):
-            consumer.tidy()
+            consumer.keep_house(at_rest=True)
         other.close()
-    while consumer.tidy():
+    while consumer.keep_house(at_rest=True):
         pass
     found = figures(queue_path)
     assert (found.waiting, found.deleted, found.dead_lettered) == (0, 10, 2500)
@@ -564,7 +557,7 @@ def test_log_is_short_though_readers_are_always_there(consumer, queue, queue_pat
         longest_s = 0.0
         while log.stat().st_size:
             began_at = time.monotonic()
-            consumer.shorten_log()
+            consumer.keep_house(at_rest=False)
             longest_s = max(longest_s, time.monotonic() - began_at)
         assert all(reader.is_alive() for reader in readers)
     finally:
@@ -573,7 +566,7 @@ def test_log_is_short_though_readers_are_always_there(consumer, queue, queue_pat
             reader.join()
     assert longest_s < 2 * checkpoint.PATIENCE_S
     # And it waits for others again.
-    assert consumer._queue.connect().execute("PRAGMA busy_timeout").fetchone() == (10_000,)
+    assert consumer._database.connect().execute("PRAGMA busy_timeout").fetchone() == (10_000,)
 
 
 def read_again_and_again(queue_path, number, over):
@@ -602,8 +595,8 @@ def test_long_log_waits_for_a_long_reader_ever_more_seldom(consumer, queue, queu
         tried_at = []
         for now in range(100):
             if long_log.is_due(now):
-                assert not long_log.shorten(queue._queue, now)
+                assert not long_log.shorten(queue._producer._database, now)
                 tried_at.append(now)
     assert tried_at == [0, 1, 3, 7, 15, 25, 35, 45, 55, 65, 75, 85, 95]
-    assert long_log.shorten(queue._queue, 105)
+    assert long_log.shorten(queue._producer._database, 105)
     assert not long_log.is_due(105)

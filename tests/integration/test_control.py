@@ -9,7 +9,8 @@ import pytest
 
 from forwarder.cli import main
 from forwarder.sandbox import Fault
-from forwarder.spool import EventQueue, View
+from forwarder.spool import EventQueue
+from forwarder.spool.sqlite.view import View
 
 
 @pytest.fixture

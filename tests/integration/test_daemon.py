@@ -20,20 +20,21 @@ from pathlib import Path
 
 import pytest
 
-from forwarder import config
+from forwarder import config, spool
 from forwarder.delivery.wire.outcome import Reply, judge
 from forwarder.errors import NotPermittedError
 from forwarder.event import accept
 from forwarder.sandbox import Fault, Sandbox
 from forwarder.service import daemon as service_daemon
 from forwarder.service import state as state_file
-from forwarder.service.instance import InstanceLock, holder
 from forwarder.service.journal import Journal
 from forwarder.service.run import running
 from forwarder.service.watch import LOOK_S, STIRRED_S, Watch
 from forwarder.service.worker import RETENTION_S, Worker
-from forwarder.spool import Consumer, EventQueue
+from forwarder.spool import EventQueue
 from forwarder.spool.sqlite import control
+from forwarder.spool.sqlite.consumer import Consumer
+from forwarder.spool.sqlite.presence import Presence, holder
 
 TOKEN = "sandbox-token"
 IDLE_SHARE = 0.01  # of a core; measured: 0.0025 to 0.0031
@@ -113,7 +114,7 @@ def test_deleted_lock_file_lets_no_second_daemon_in(forwarder, offer, emptied, u
     assert "another daemon delivers from" in second.stderr
     offer(1)
     emptied()
-    until(lambda: holder(queue_path) == first.process.pid)
+    until(lambda: (found := holder(queue_path)) and found.pid == first.process.pid)
     assert first.process.poll() is None
 
 
@@ -273,7 +274,7 @@ def test_retention_is_looked_after_once_an_hour(here, offer, queue_path, sql):
         dead_letters=replace(here.dead_letters, max_age_days=1),
         delivery=replace(here.delivery, batch_events=1, linger_s=0.0),
     )
-    lock = InstanceLock(queue_path)
+    lock = Presence(queue_path)
     worker = Worker(settings, lock, Journal(), 10.0)
     found = []
     again = 1003.0 + RETENTION_S
@@ -638,7 +639,7 @@ def test_change_of_state_is_told_at_once(forwarder, until, queue_path):
         for ask, name in ((control.pause, "paused"), (control.resume, "running")):
             began_at = time.monotonic()
             ask(queue_path)
-            until(lambda name=name: state_file.read(queue_path).state == name)
+            until(lambda name=name: state_file.read(spool.at(queue_path)).state == name)
             took_s.append(time.monotonic() - began_at)
     assert statistics.median(took_s) < 0.1, took_s
 
@@ -701,7 +702,7 @@ def test_log_tells_transitions_not_repetitions(forwarder, far_end, offer, until,
     daemon = forwarder.daemon()
     far_end.inject(Fault.server_error())
     offer(1)
-    until(lambda: state_file.read(queue_path).failures >= 10)
+    until(lambda: state_file.read(spool.at(queue_path)).failures >= 10)
     far_end.clear()
     emptied()
     recovered = daemon.wait_for("delivery.recovered")
@@ -779,7 +780,7 @@ def test_state_file_is_the_daemons_memory(forwarder, far_end, offer, until, queu
     far_end.inject(Fault.hang())
     offer(1, 2, 3)
     in_progress()
-    until(lambda: state_file.read(queue_path).in_flight == 3)
+    until(lambda: state_file.read(spool.at(queue_path)).in_flight == 3)
     found = forwarder.json("status")
     assert (found["state"], found["in_flight"], found["waiting"]) == ("running", 3, 3)
     assert found["pid"] == daemon.process.pid
@@ -910,7 +911,7 @@ def test_reply_that_cannot_be_settled_holds_back_no_other(
     assert daemon.wait_for("queue.failed")["level"] == "error"
 
     until(lambda: rows(queue_path) == stuck, "the others are settled")
-    until(lambda: state_file.read(queue_path).in_flight == 1)
+    until(lambda: state_file.read(spool.at(queue_path)).in_flight == 1)
     late = offer(24)
     with pytest.raises(subprocess.TimeoutExpired):
         daemon.process.wait(1.5)

@@ -15,8 +15,9 @@ from forwarder.errors import TryAgainError
 from forwarder.event import accept
 from forwarder.sandbox import Fault
 from forwarder.service import run as service_run
-from forwarder.spool import Consumer, EventQueue, Settlement
+from forwarder.spool import EventQueue, Settlement
 from forwarder.spool.sqlite import set_aside
+from forwarder.spool.sqlite.consumer import Consumer
 
 PATIENT = {
     "FORWARDER_DELIVERY_LINGER_S": "3600",

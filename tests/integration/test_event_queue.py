@@ -22,11 +22,14 @@ import pytest
 
 from forwarder.errors import ConfigError, EventError, TryAgainError
 from forwarder.event import accept_many
-from forwarder.spool import AckQueue, Consumer, EventQueue, Settlement, View, prepare_directory
+from forwarder.spool import AckQueue, EventQueue, Settlement
 from forwarder.spool.sqlite import books
 from forwarder.spool.sqlite import schema as schema_module
-from forwarder.spool.sqlite.appending import PIECE_BYTES
+from forwarder.spool.sqlite.consumer import Consumer
+from forwarder.spool.sqlite.directory import prepare_directory
+from forwarder.spool.sqlite.producer import PIECE_BYTES
 from forwarder.spool.sqlite.reserve import RESERVE_BYTES, Reserve
+from forwarder.spool.sqlite.view import View
 
 EVENT = {"event": "A", "properties": {"distinct_id": "u-1"}}
 
@@ -234,7 +237,8 @@ def test_files_belong_to_the_group(tmp_path, umask):
     code = """
         import json, os, stat, sys
         os.umask(int(sys.argv[2], 8))
-        from forwarder.spool import Consumer, EventQueue
+        from forwarder.spool import EventQueue
+        from forwarder.spool.sqlite.consumer import Consumer
         with EventQueue(sys.argv[1], min_free_bytes=0) as queue:
             queue.put({"event": "A", "properties": {}})
             consumer = Consumer(sys.argv[1])
@@ -253,7 +257,8 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become ano
 AS_NOBODY = """
     import json, os, sys
     from forwarder.errors import ForwarderError
-    from forwarder.spool import EventQueue, View
+    from forwarder.spool import EventQueue
+    from forwarder.spool.sqlite.view import View
     def attempt(step):
         try:
             step()
@@ -299,7 +304,7 @@ def test_consumer_that_could_not_settle_is_not_made(public_path, name):
     code = """
         import json, os, sys
         from forwarder.errors import NotPermittedError
-        from forwarder.spool import Consumer
+        from forwarder.spool.sqlite.consumer import Consumer
         os.setgroups([]); os.setgid(65534); os.setuid(65534)
         try:
             Consumer(sys.argv[1]).close()
@@ -443,7 +448,7 @@ def test_plain_queue_is_adopted_as_it_is(queue_path, rows, sql):
         assert sql(queue_path, "SELECT * FROM ack_queue_default") == before
         assert queue.put(EVENT) == 21
     consumer = Consumer(queue_path)
-    claim = consumer.claim(0, 100, 10**6)
+    claim = consumer.claim_behind(0, 100, 10**6)
     assert claim.ids == list(range(11, 22))
     consumer.settle(Settlement(claim.ids))
     consumer.close()
@@ -565,7 +570,7 @@ def test_queue_is_full_at_max_bytes(queue_path, rows):
         queue.put_many([big])
     assert len(rows(queue_path)) == count
     consumer = Consumer(queue_path)
-    consumer.settle(Settlement(consumer.claim(0, 100, 10**6).ids))
+    consumer.settle(Settlement(consumer.claim_behind(0, 100, 10**6).ids))
     queue.put(big)
     consumer.close()
     queue.close()
@@ -647,7 +652,7 @@ def test_nothing_is_read_that_grows(queue_path, sql, steps):
 
     def claim():
         consumer = Consumer(queue_path)
-        consumer.version(), consumer.last_id(), consumer.control(), consumer.claim(5, 4, 10**6)
+        consumer.version(), consumer.last_id(), consumer.control(), consumer.claim_behind(5, 4, 10**6)
         consumer.close()
 
     def look():
@@ -821,7 +826,7 @@ def test_path_stays_what_it_was(tmp_path, monkeypatch, rows):
         monkeypatch.chdir(tmp_path / "elsewhere")
         queue.close()
         queue.put(event(2))
-        claim = consumer.claim(0, 10, 10**6)
+        claim = consumer.claim_behind(0, 10, 10**6)
         consumer.settle(Settlement(claim.ids[:1]))
         assert view.figures().db_bytes
     assert numbers(rows(str(tmp_path / "queue"))) == [2]
@@ -864,7 +869,7 @@ def test_threads_wait_together(queue_path):
 def test_a_thread_waits_for_another_no_longer(queue_path):
     """Behind another thread that takes long over its transaction, put gives up after the time limit."""
     queue = EventQueue(queue_path, min_free_bytes=0, lock_timeout_s=0.3)
-    with queue._queue.transaction(), ThreadPoolExecutor(1) as pool:
+    with queue._producer._database.transaction(), ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(queue.put, EVENT)
         with pytest.raises(TryAgainError, match="another thread"):
             waiting.result(5)
@@ -888,7 +893,7 @@ def test_waiting_for_the_writer_lock_is_taken_off_the_wait_for_sqlite(queue_path
     letting_go.join()
     os.close(fd)
     stranger.close()
-    assert queue._queue.connect().execute("PRAGMA busy_timeout").fetchone() == (1000,)
+    assert queue._producer._database.connect().execute("PRAGMA busy_timeout").fetchone() == (1000,)
     queue.put(EVENT)
     queue.close()
 
@@ -905,7 +910,7 @@ def test_put_in_a_signal_handler(queue, queue_path, rows):
 
     before = signal.signal(signal.SIGUSR1, handler)
     try:
-        with queue._queue.transaction() as connection:
+        with queue._producer._database.transaction() as connection:
             connection.executemany(schema_module.INSERT, [(b"{}", 1.0, 1)] * 3)
             signal.raise_signal(signal.SIGUSR1)
             assert connection.in_transaction

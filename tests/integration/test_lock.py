@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from forwarder.errors import ConfigError, TryAgainError
-from forwarder.spool import AckQueue, open_shared
-from forwarder.spool.sqlite.lock import WriterLock
+from forwarder.spool import AckQueue
+from forwarder.spool.sqlite.lock import WriterLock, open_shared
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from forwarder.spool import Consumer, Dead, EventQueue, Settlement
+from forwarder.spool import Dead, EventQueue, Settlement
+from forwarder.spool.sqlite.consumer import Consumer
 
 COMMANDS = [
     "--help",
@@ -41,7 +42,7 @@ def run(tmp_path_factory):
     consumer = Consumer(path)
     with EventQueue(path, min_free_bytes=0) as queue:
         queue.put_many([{"event": "E", "properties": {}}] * 2)
-    batch = consumer.claim(0, 1, 10**6)
+    batch = consumer.claim_behind(0, 1, 10**6)
     letter = Dead(batch.ids[0], batch.events[0], "bad thing", "properties.n", 400)
     consumer.settle(Settlement(batch.ids, [letter], http_status=400))
     consumer.close()

@@ -15,8 +15,10 @@ from forwarder import salvage
 from forwarder.errors import ConfigError, TryAgainError
 from forwarder.salvage.pages import Pages
 from forwarder.sandbox import Fault
-from forwarder.spool import Consumer, Dead, EventQueue, Settlement, View
+from forwarder.spool import Dead, EventQueue, Settlement
 from forwarder.spool.sqlite import books, set_aside
+from forwarder.spool.sqlite.consumer import Consumer
+from forwarder.spool.sqlite.view import View
 
 PAGE = 4096
 
@@ -38,7 +40,7 @@ def fill(queue_path):
         with EventQueue(queue_path, min_free_bytes=0) as queue:
             queue.put_many(events(0, 800))
         consumer = Consumer(queue_path)
-        claim = consumer.claim(0, 200, 10**9)
+        claim = consumer.claim_behind(0, 200, 10**9)
         letters = zip(claim.ids, claim.events, strict=True)
         consumer.settle(Settlement(claim.ids, [Dead(row_id, data, "bad") for row_id, data in letters]))
         consumer.close()

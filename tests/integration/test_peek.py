@@ -10,7 +10,8 @@ import persistqueue
 import pytest
 
 from forwarder.cli import main
-from forwarder.spool import Consumer, EventQueue, Settlement
+from forwarder.spool import EventQueue, Settlement
+from forwarder.spool.sqlite.consumer import Consumer
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_the_next_events_in_order(run, queue_path):
     """The next 10 are shown, or as many as asked for: id, age, name, distinct_id, size."""
     put(queue_path, *numbered(300))
     consumer = Consumer(queue_path)
-    consumer.settle(Settlement(consumer.claim(0, 5, 10**6).ids))
+    consumer.settle(Settlement(consumer.claim_behind(0, 5, 10**6).ids))
     consumer.close()
 
     code, out, err = run()

@@ -3,6 +3,7 @@
 import json
 import time
 
+from forwarder import spool
 from forwarder.event import accept
 from forwarder.sandbox import Fault
 from forwarder.service import state
@@ -40,7 +41,7 @@ def test_connections_fall_at_a_rate_limit_and_rise_without_it(
     forwarder.daemon(**FAST)
 
     def daemon():
-        return state.read(queue_path)
+        return state.read(spool.at(queue_path))
 
     seen = []
     until(lambda: seen.append(daemon().connections) or max(seen) >= 3, "connections grow")

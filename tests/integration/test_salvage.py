@@ -19,8 +19,10 @@ import pytest
 from forwarder import salvage
 from forwarder.errors import ConfigError, InputError, StorageError
 from forwarder.salvage.record import varint
-from forwarder.spool import Consumer, Dead, EventQueue, Settlement, View
+from forwarder.spool import Dead, EventQueue, Settlement
 from forwarder.spool.sqlite import books, schema, set_aside
+from forwarder.spool.sqlite.consumer import Consumer
+from forwarder.spool.sqlite.view import View
 
 PAGE = 4096
 
@@ -41,7 +43,7 @@ def fill(queue_path):
                 for n in range(200)
             )
         consumer = Consumer(queue_path)
-        claim = consumer.claim(0, 200, 10**9)
+        claim = consumer.claim_behind(0, 200, 10**9)
         dead = [Dead(claim.ids[n], claim.events[n], "bad", "properties.x", 400) for n in (0, 50, 199)]
         consumer.settle(Settlement(claim.ids, dead))
         if keep_log:
@@ -187,10 +189,12 @@ def test_several_rounds_of_the_log(queue_path, fresh, rows):
         for first in range(0, 400, 50):
             queue.put_many(numbered(first + n, 500) for n in range(50))
             if first in (100, 300):
-                checkpointed = queue._queue.connect().execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+                checkpointed = (
+                    queue._producer._database.connect().execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+                )
                 assert checkpointed[0] == 0
         with closing(Consumer(queue_path)) as consumer:
-            consumer.settle(Settlement(consumer.claim(0, 150, 10**9).ids))
+            consumer.settle(Settlement(consumer.claim_behind(0, 150, 10**9).ids))
             for part in ("", "-wal"):
                 shutil.copy(f"{queue_path}/data.db{part}", f"{fresh}.db{part}")
     salvage.apply(f"{fresh}.db", fresh)
@@ -308,7 +312,7 @@ def test_log_cut_amid_a_commit(queue_path, fresh, rows, missing):
     queue, copy = EventQueue(queue_path, min_free_bytes=0), fresh + ".db"
     queue.put_many({"event": "A", "properties": {"n": n, "pad": "x" * 300}} for n in range(600))
     consumer = Consumer(queue_path)
-    claim = consumer.claim(0, 60, 10**9)
+    claim = consumer.claim_behind(0, 60, 10**9)
     dead = [Dead(row_id, data, "bad") for row_id, data in zip(claim.ids, claim.events, strict=True)]
     consumer.settle(Settlement(claim.ids, dead))
     for part in ("", "-wal"):
@@ -467,7 +471,7 @@ def test_delivered_events_stay_delivered(fill, fresh, rows):
     """Events that were delivered, and whose pages are free since, do not come back."""
     file = fill()
     with closing(Consumer(os.path.dirname(file))) as consumer:
-        claim = consumer.claim(0, 2500, 10**9)
+        claim = consumer.claim_behind(0, 2500, 10**9)
         consumer.settle(Settlement(claim.ids))
     assert salvage.plan(file).events == 500
     salvage.apply(file, fresh)
@@ -489,7 +493,7 @@ def test_strangers_rows_are_completed_as_the_daemon_would(queue_path, fresh, row
     with closing(Consumer(queue_path)) as consumer:
         shutil.copy(f"{queue_path}/data.db", fresh + ".db")
         shutil.copy(f"{queue_path}/data.db-wal", fresh + ".db-wal")
-        sent = consumer.claim(0, 100, 10**6).events
+        sent = consumer.claim_behind(0, 100, 10**6).events
     salvage.apply(fresh + ".db", fresh)
     assert rows(fresh) == sent
     (letter,) = rows(fresh, "dead_letters")

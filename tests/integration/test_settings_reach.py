@@ -14,10 +14,10 @@ from forwarder.delivery.wire.outcome import Kind, Outcome, judge
 from forwarder.errors import ConfigError
 from forwarder.event import accept
 from forwarder.sandbox import Fault
-from forwarder.service.instance import InstanceLock
 from forwarder.service.journal import Journal
 from forwarder.service.worker import Worker
 from forwarder.spool import EventQueue
+from forwarder.spool.sqlite.presence import Presence
 
 FAILED = Outcome(Kind.UNREACHABLE, "it failed")
 
@@ -26,7 +26,7 @@ class Way:
     """A worker and a client, made from settings and driven by hand, with a clock of its own."""
 
     def __init__(self, settings, stack):
-        lock = InstanceLock(settings.queue.path)
+        lock = Presence(settings.queue.path)
         stack.callback(lock.release)
         self.client, _ = new_client(settings)
         stack.callback(self.client.close)

@@ -29,8 +29,10 @@ from hypothesis.stateful import (
 from persistqueue.serializers import json as plain_json
 
 from forwarder.event import accept
-from forwarder.spool import Consumer, Dead, EventQueue, Selection, Settlement, View
+from forwarder.spool import Dead, EventQueue, Selection, Settlement
 from forwarder.spool.sqlite import books, control, dead_letters
+from forwarder.spool.sqlite.consumer import Consumer
+from forwarder.spool.sqlite.view import View
 
 # Read before the tests take this host's settings away.
 LONG_S = float(os.environ.get("FORWARDER_CRASH_S") or 0)
@@ -182,7 +184,7 @@ class Spool(RuleBasedStateMachine):
     @rule(most=st.integers(1, 8), max_bytes=st.sampled_from([1, 250, 10**6]))
     def claim(self, most, max_bytes):
         ahead = [row_id for row_id in sorted(self.rows) if row_id > self.cursor]
-        claim = self.consumer.claim(self.cursor, most, max_bytes)
+        claim = self.consumer.claim_behind(self.cursor, most, max_bytes)
         read = [row_id for row_id in ahead if row_id <= claim.last_id]
         assert len(read) <= most
         assert claim.last_id == (read[-1] if read else self.cursor)
@@ -266,7 +268,7 @@ class Spool(RuleBasedStateMachine):
     @precondition(lambda self: not self.flight)
     @rule()
     def tidy(self):
-        self.consumer.tidy()
+        self.consumer.keep_house(at_rest=True)
         if not self.rows:
             self.deleted += len(self.missing)
             seen["missing"] += len(self.missing)
@@ -363,7 +365,7 @@ class Spool(RuleBasedStateMachine):
             try:
                 left = iter(range(step, -1, -1))
                 trace = lambda _statement: next(left) or os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
-                owner._queue.connect().set_trace_callback(trace)
+                getattr(owner, "_producer", owner)._database.connect().set_trace_callback(trace)
                 work()
                 os._exit(0)
             finally:

@@ -10,8 +10,8 @@ import subprocess
 import sys
 import time
 from contextlib import closing
-from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import persistqueue
 import pytest
@@ -20,9 +20,9 @@ from forwarder.cli import main
 from forwarder.cli.conditions import beginnings, understand
 from forwarder.cli.status import NOTHING, STATES, describe, sentence
 from forwarder.sandbox import Fault
-from forwarder.service import state as state_file
-from forwarder.spool import Consumer, Dead, EventQueue, Settlement
+from forwarder.spool import Dead, EventQueue, Settlement
 from forwarder.spool.sqlite import control, dead_letters
+from forwarder.spool.sqlite.consumer import Consumer
 
 # The contract: others read these names.
 CONTRACT = [
@@ -51,7 +51,7 @@ def fill(path, waiting=2, delivered=3, dead=4):
         queue.put_many({"event": "E", "properties": {}} for _ in range(delivered + dead + waiting))
     if delivered + dead:
         consumer = Consumer(path)
-        claim = consumer.claim(0, delivered + dead, 10**6)
+        claim = consumer.claim_behind(0, delivered + dead, 10**6)
         rows = zip(claim.ids[:dead], claim.events[:dead], strict=True)
         letters = [Dead(row_id, data, "bad") for row_id, data in rows]
         consumer.settle(Settlement(claim.ids, letters, http_status=200))
@@ -410,10 +410,10 @@ def test_a_halted_daemon_is_not_said_to_deliver(forwarder, far_end, queue, until
 def test_state_file_behind_the_figures(forwarder, queue_path, until):
     """When the daemon has settled and not said so yet, no more is in flight than waits."""
     daemon = forwarder.daemon()
-    state = until(lambda: state_file.read(queue_path))
+    told = Path(queue_path, "daemon.json")
+    until(told.exists)
     daemon.process.send_signal(signal.SIGSTOP)
-    publisher = state_file.Publisher(queue_path)
-    publisher.publish(replace(state, pid=daemon.process.pid, in_flight=5), 0.0)
+    told.write_text(json.dumps(json.loads(told.read_text()) | {"in_flight": 5}))
     found = forwarder.json("status")
     assert (found["waiting"], found["in_flight"]) == (0, 0)
     daemon.process.send_signal(signal.SIGCONT)

@@ -15,8 +15,10 @@ from persistqueue.serializers import json as plain_json
 
 from forwarder import salvage
 from forwarder.event import accept
-from forwarder.spool import Consumer, DamagedError, Dead, EventQueue, Selection, Settlement, View
+from forwarder.spool import DamagedError, Dead, EventQueue, Selection, Settlement
 from forwarder.spool.sqlite import books, set_aside
+from forwarder.spool.sqlite.consumer import Consumer
+from forwarder.spool.sqlite.view import View
 
 MIB = 1 << 20
 ALL = Selection()
@@ -44,7 +46,7 @@ def insert(sql, queue_path, value, timestamp="1.6e9", status=0):
 def drain(consumer):
     """Deliver everything; returns the events by row id."""
     delivered, after_id = {}, 0
-    while (claim := consumer.claim(after_id, 100, MIB)).last_id > after_id:
+    while (claim := consumer.claim_behind(after_id, 100, MIB)).last_id > after_id:
         delivered.update(zip(claim.ids, claim.events, strict=True))
         if claim.ids:
             consumer.settle(Settlement(claim.ids))
@@ -63,13 +65,13 @@ def letters(queue_path):
 def test_plain_producer_is_a_producer(consumer, plain, queue_path, figures):
     """What plain persist-queue puts is an event: completed from its row, the same at each try."""
     assert plain.put(event(7)) == 1
-    claim = consumer.claim(0, 10, MIB)
+    claim = consumer.claim_behind(0, 10, MIB)
     properties = json.loads(claim.events[0])["properties"]
     [(_, _, put_at, _)] = plain._getter.execute("SELECT * FROM ack_queue_default").fetchall()
     assert properties["time"] == int(put_at * 1000)
     assert len(properties["$insert_id"]) == 32
     again = Consumer(queue_path)
-    assert again.claim(0, 10, MIB) == claim
+    assert again.claim_behind(0, 10, MIB) == claim
     again.settle(Settlement(claim.ids))
     again.close()
     assert (figures(queue_path).accepted, figures(queue_path).delivered) == (1, 1)
@@ -87,7 +89,7 @@ def test_copies_of_a_queue_tell_their_events_apart(queue_path, tmp_path):
         assert stranger.put(event(number)) == 1
         stranger.close()
         with closing(Consumer(copy)) as consumer:
-            [data] = consumer.claim(0, 10, MIB).events
+            [data] = consumer.claim_behind(0, 10, MIB).events
         ids.append(json.loads(data)["properties"]["$insert_id"])
     assert ids[0] != ids[1]
 
@@ -203,9 +205,9 @@ def test_whatever_stands_in_a_row(consumer, queue, queue_path, sql, name, status
 def test_whatever_stands_as_timestamp(consumer, queue_path, sql, timestamp, figures):
     """An event whose row has no usable time gets the queue's, the same at each try; looking at it works."""
     insert(sql, queue_path, "'" + json.dumps(event(1)) + "'", timestamp)
-    [stored] = consumer.claim(0, 10, MIB).events
+    [stored] = consumer.claim_behind(0, 10, MIB).events
     again = Consumer(queue_path)
-    assert again.claim(0, 10, MIB).events == [stored]
+    assert again.claim_behind(0, 10, MIB).events == [stored]
     with View(queue_path) as view:
         found = view.figures()
         assert found.oldest_waiting_at is None
@@ -260,9 +262,9 @@ def test_leftovers_of_a_plain_consumer(consumer, queue, plain, queue_path, sql, 
 def test_nacked_row_is_completed_like_before(consumer, plain, queue_path):
     """A row that a plain consumer puts back as ready, unchecked, is still completed, to the same bytes."""
     plain.put(event(1))
-    before = consumer.claim(0, 10, MIB).events
+    before = consumer.claim_behind(0, 10, MIB).events
     plain.nack(plain.get(raw=True))
-    assert consumer.claim(0, 10, MIB).events == before
+    assert consumer.claim_behind(0, 10, MIB).events == before
     assert b'"$insert_id"' in before[0]
 
 
@@ -281,7 +283,7 @@ def test_nacked_row_is_completed_whatever_it_mentions(consumer, queue_path, sql,
     """Only properties of the event's own count: as values or further in, their names mean nothing."""
     text = json.dumps({"event": "A", "properties": properties}, separators=separators)
     insert(sql, queue_path, f"'{text}'", status=1)
-    [sent] = consumer.claim(0, 10, MIB).events
+    [sent] = consumer.claim_behind(0, 10, MIB).events
     found = json.loads(sent)["properties"]
     assert {"time", "$insert_id"} <= found.keys()
     assert {**found, **properties} == found
@@ -298,7 +300,7 @@ def test_nacked_row_is_completed_whatever_it_mentions(consumer, queue_path, sql,
 def test_own_rows_are_passed_on_as_they_are(consumer, queue, rows, queue_path, line):
     """What a producer of ours has stored is sent byte by byte."""
     queue.append([accept(line, 1_700_000_000_000)])
-    assert consumer.claim(0, 10, MIB).events == rows(queue_path)
+    assert consumer.claim_behind(0, 10, MIB).events == rows(queue_path)
 
 
 def test_rows_that_a_plain_consumer_clears_are_accounted(consumer, queue, plain, queue_path, figures):
@@ -307,15 +309,15 @@ def test_rows_that_a_plain_consumer_clears_are_accounted(consumer, queue, plain,
     for _ in range(10):
         plain.ack(plain.get())
     plain.clear_acked_data(max_delete=0, keep_latest=0)
-    consumer.tidy()
+    consumer.keep_house(at_rest=True)
     with View(queue_path) as view:
         assert (view.figures().waiting, view.figures().deleted) == (20, 0), "rows are there still"
     assert list(drain(consumer)) == list(range(11, 21))
-    consumer.tidy()
+    consumer.keep_house(at_rest=True)
     found = figures(queue_path)
     assert (found.accepted, found.delivered, found.deleted, found.waiting) == (20, 10, 10, 0)
     queue.put(event(20))
-    consumer.tidy()
+    consumer.keep_house(at_rest=True)
     assert (figures(queue_path).deleted, figures(queue_path).waiting) == (10, 1)
 
 
@@ -324,9 +326,9 @@ def test_only_acked_rows(consumer, plain, queue_path, figures):
     for number in range(5):
         plain.put(event(number))
         plain.ack(plain.get())
-    claim = consumer.claim(0, 3, MIB)
+    claim = consumer.claim_behind(0, 3, MIB)
     assert (claim.ids, claim.last_id) == ([], 3)
-    assert consumer.claim(3, 3, MIB).last_id == 5
+    assert consumer.claim_behind(3, 3, MIB).last_id == 5
     found = figures(queue_path)
     assert (found.accepted, found.deleted, found.waiting, found.last_delivery_at) == (5, 5, 0, None)
 
@@ -340,7 +342,7 @@ def test_plain_consumer_reads_our_events(queue, plain, rows, queue_path):
 def test_opening_by_a_stranger_harms_nothing(consumer, queue, queue_path, figures):
     """A stranger that opens the queue while events are in flight neither loses nor settles any."""
     queue.put_many(event(number) for number in range(3))
-    claim = consumer.claim(0, 10, MIB)
+    claim = consumer.claim_behind(0, 10, MIB)
     stranger = persistqueue.SQLiteAckQueue(queue_path, serializer=plain_json)
     assert stranger.qsize() == 3
     stranger.close()
@@ -414,7 +416,7 @@ def test_a_daemon_delivers_what_it_can_before_the_ids_are_used_up(implausible, q
     consumer = Consumer(queue_path)
     assert list(drain(consumer)) == [1, 2, 3]
     with pytest.raises(DamagedError, match="no queue comes to"):
-        consumer.tidy()
+        consumer.keep_house(at_rest=True)
     with View(queue_path) as view:
         assert (view.figures().delivered, view.figures().deleted) == (3, 0), "nothing of it was made up"
     consumer.close()

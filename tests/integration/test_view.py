@@ -8,9 +8,10 @@ import sqlite3
 import pytest
 
 from forwarder.errors import ConfigError, StorageError
-from forwarder.spool import Consumer, Dead, EventQueue, NoQueueError, Selection, Settlement, View
+from forwarder.spool import Dead, EventQueue, NoQueueError, Selection, Settlement
 from forwarder.spool.sqlite import books, control, dead_letters
-from forwarder.spool.sqlite import view as view_module
+from forwarder.spool.sqlite.consumer import Consumer
+from forwarder.spool.sqlite.view import View
 
 ALL = Selection()
 MIB = 1 << 20
@@ -26,7 +27,7 @@ def busy_path(queue_path):
     with EventQueue(queue_path, min_free_bytes=0) as queue:
         queue.put_many(event(number, "AB"[number % 2]) for number in range(20))
     consumer = Consumer(queue_path)
-    claim = consumer.claim(0, 9, MIB)
+    claim = consumer.claim_behind(0, 9, MIB)
     dead = [
         Dead(row_id, claim.events[row_id - 1], reason, "properties.x", 400)
         for row_id, reason in ((2, "Too Long"), (4, "too long"), (5, "blank"), (7, "Too Long"))
@@ -214,7 +215,7 @@ def test_dead_letters_are_selected(queue_path, sql, where, ids):
 
 def test_dead_letters_are_looked_through_in_short_reads(queue_path, sql, monkeypatch):
     """However many dead letters there are, listing, counting and summing up read a few at a time."""
-    monkeypatch.setattr(view_module, "_CHUNK_IDS", 10)
+    monkeypatch.setattr(dead_letters, "_CHUNK_IDS", 10)
     monkeypatch.setattr(books, "CHUNK_IDS", 10)
     EventQueue(queue_path).close()
     sql(
@@ -244,7 +245,7 @@ def test_dead_letters_are_looked_through_in_short_reads(queue_path, sql, monkeyp
 def test_summary_groups_what_died_of_the_same(busy_path):
     """Dead letters are summed up by reason, field, HTTP status and event, the largest group first."""
     consumer = Consumer(busy_path)
-    claim = consumer.claim(9, 4, MIB)
+    claim = consumer.claim_behind(9, 4, MIB)
     consumer.settle(
         Settlement(claim.ids, [Dead(row_id, b'{"event":"Z"}', "blank", "f") for row_id in claim.ids])
     )
@@ -289,7 +290,7 @@ def test_books_that_do_not_balance_are_found(busy_path, sql, harm, found):
 def test_books_balance_while_others_go_on(queue_path, monkeypatch):
     """Checking the books in short reads raises no false alarm while events come and go."""
     monkeypatch.setattr(books, "CHUNK_IDS", 10)
-    monkeypatch.setattr(view_module, "_CHUNK_IDS", 10)
+    monkeypatch.setattr(dead_letters, "_CHUNK_IDS", 10)
     with EventQueue(queue_path, min_free_bytes=0) as queue, View(queue_path) as view:
         queue.put_many(event(number) for number in range(300))
         consumer = Consumer(queue_path)

@@ -9,7 +9,9 @@ from forwarder.delivery.dispatcher import Dispatcher
 from forwarder.delivery.wire.outcome import Reply, judge
 from forwarder.delivery.wire.probe import PROBE
 from forwarder.event import accept
-from forwarder.spool import Consumer, EventQueue, Selection, View
+from forwarder.spool import EventQueue, Selection
+from forwarder.spool.sqlite.consumer import Consumer
+from forwarder.spool.sqlite.view import View
 
 HTML = {"content-type": "text/html"}
 EVERYTHING = Selection()
@@ -91,7 +93,7 @@ class Trip:
     def __init__(self, path, random=0.5, **settings):
         self.path = path
         self.queue = EventQueue(path, min_free_bytes=0)
-        self.spool = Consumer(path, lock_timeout_s=0.05)
+        self.spool = None
         self.settings = Delivery(**settings)
         self.random = random
         self.now = 1000.0
@@ -102,6 +104,9 @@ class Trip:
     def restart(self, strict=True):
         """Begin again with what is in the queue, and nothing in memory."""
         self.strict = strict
+        if self.spool:
+            self.spool.close()
+        self.spool = Consumer(self.path, lock_timeout_s=0.05)
         self.dispatcher = Dispatcher(self.spool, self.settings, random=lambda: self.random)
 
     @property

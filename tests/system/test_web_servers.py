@@ -16,8 +16,8 @@ from contextlib import closing
 import pytest
 
 from forwarder import EventQueue
-from forwarder.spool import View
 from forwarder.spool.sqlite import books
+from forwarder.spool.sqlite.view import View
 
 APP = """
     import os

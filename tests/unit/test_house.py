@@ -110,7 +110,7 @@ def test_test_files_can_be_told_apart_by_name(tier: str) -> None:
 
 
 def test_a_producer_does_not_load_the_network() -> None:
-    """Importing the spool and the rules of events loads no HTTP client, no command line and no log; nor
+    """What a producer needs loads no HTTP client, no command line and no log; nor
     persist-queue, which takes a third of the time."""
     script = "import sys, forwarder.spool, forwarder.event; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)

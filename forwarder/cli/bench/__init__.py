@@ -69,8 +69,7 @@ def bench(context: Context, directory: str | None, each_s: float, as_json: bool)
 
 
 def _check_room(place: str, needed: int, kept: int) -> None:
-    from forwarder.cli.table import size
-    from forwarder.errors import CannotCreateError, TryAgainError
+    from forwarder.errors import CannotCreateError, TryAgainError, size
 
     try:
         disk = os.statvfs(place)

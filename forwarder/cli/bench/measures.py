@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from forwarder import spool
 from forwarder.cli.stage import Stage
 from forwarder.event import encode
 from forwarder.service import state as daemon_state
-from forwarder.spool import EventQueue, View
-from forwarder.spool.sqlite import control
+from forwarder.spool import EventQueue
 
 BATCHES = (1, 10, 100, 1000)
 BLOCK_BYTES = 4096
@@ -101,17 +101,18 @@ def delivery(stage: Stage) -> Delivery:
     with EventQueue(stage.queue_path, min_free_bytes=0) as queue:
         for first in range(0, DELIVERED_EVENTS, 10_000):
             queue.append([encode(_event(number)) for number in range(first, first + 10_000)])
-    control.pause(stage.queue_path)
+    place = spool.at(stage.queue_path)
+    place.pause()
     stage.start("far-end", ["-m", "forwarder", "sandbox", "--port", "0", "--json"])
     ready = stage.until(lambda: stage.read("far-end.out").partition("\n")[0], "the stand-in is ready")
     far_end = json.loads(ready)
     stage.environment |= {"FORWARDER_MIXPANEL_URL": far_end["url"]}
     stage.environment |= {"FORWARDER_MIXPANEL_TOKEN": far_end["token"]}
     daemon = stage.start("daemon", ["-m", "forwarder", "run"])
-    stage.until(lambda: daemon_state.read(stage.queue_path), "the daemon is ready")
-    with View(stage.queue_path) as view:
+    stage.until(lambda: daemon_state.read(place), "the daemon is ready")
+    with place.view() as view:
         cpu_before, began_at = _cpu_s(daemon.pid), time.perf_counter()
-        control.resume(stage.queue_path)
+        place.resume()
         ends_at = began_at + DELIVERY_S
         stage.until(lambda: not view.figures().waiting or time.perf_counter() > ends_at, "all is delivered")
         took_s, cpu_s = time.perf_counter() - began_at, _cpu_s(daemon.pid) - cpu_before

@@ -85,10 +85,10 @@ def _kind(word: str) -> str:
 
 
 def _latest(ctx: click.Context, digits: str = "") -> list[Brief]:
-    from forwarder.spool import View
+    from forwarder import spool
 
     try:
-        with View(ctx.ensure_object(Context).queue_path, timeout_s=LOCKED_S) as view:
+        with spool.at(ctx.ensure_object(Context).queue_path).view(LOCKED_S) as view:
             return view.latest_dead_letters(MOST, digits)
     except ForwarderError:
         return []

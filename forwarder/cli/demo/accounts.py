@@ -12,7 +12,6 @@ from forwarder.cli.table import counted
 from forwarder.errors import ForwarderError
 from forwarder.sandbox import Ledger
 from forwarder.spool import Figures, Selection, View
-from forwarder.spool.sqlite import books
 
 TITLES = ("program", "offered", "refused", "accepted", "delivered", "dead letters", "waiting", "lost")
 _ALL = 1_000_000
@@ -102,6 +101,6 @@ def _disagreements(runs: Sequence[Run], balance: Balance, figures: Figures, ledg
 
 
 def _unsound(view: View) -> Iterator[str]:
-    for finding in books.check(view):
+    for finding in view.check():
         if not finding.ok:
             yield f"{finding.name}: {finding.detail}"

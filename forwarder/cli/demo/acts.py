@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+from forwarder import spool
 from forwarder.cli.demo import programs
 from forwarder.cli.demo.accounts import present
 from forwarder.cli.demo.narrator import Narrator
@@ -49,7 +50,7 @@ def play(stage: Stage) -> None:
     with Sandbox(token=TOKEN, on_request=served) as far_end:
         demo = Demo(stage, narrator, far_end, requests)
         demo.begin()
-        with View(stage.queue_path) as view:
+        with spool.at(stage.queue_path).view() as view:
             demo.hand_over(view)
             demo.go_down(view)
             demo.repair(view)
@@ -182,7 +183,7 @@ class Demo:
         self._stage.until(lambda: view.figures().waiting == 0, "the queue is empty")
 
     def _state(self) -> daemon_state.DaemonState:
-        return daemon_state.read(self._stage.queue_path) or daemon_state.DaemonState(0)
+        return daemon_state.read(spool.at(self._stage.queue_path)) or daemon_state.DaemonState(0)
 
     def _watch(self) -> None:
         """Tell what has happened since."""

@@ -19,8 +19,8 @@ from typing import Any
 import persistqueue.serializers.json
 from persistqueue import SQLiteAckQueue
 
-from forwarder.spool.sqlite import appending
 from forwarder.spool.sqlite.database import Database
+from forwarder.spool.sqlite.producer import append
 from forwarder.spool.sqlite.status import INITED
 
 
@@ -53,7 +53,7 @@ class AckQueue(Database, SQLiteAckQueue):
     def put(self, item: Any) -> int:
         """Append one JSON value as upstream does, unchecked. Returns its row id."""
         data = self._serializer.dumps(item)
-        row_id = appending.append(self, [data], INITED)
+        row_id = append(self, [data], INITED)
         self.put_event.set()
         return row_id
 

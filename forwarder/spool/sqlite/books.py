@@ -11,14 +11,15 @@ from dataclasses import dataclass, field
 import msgspec
 
 from forwarder.errors import ForwarderError
+from forwarder.spool.errors import DamagedError
 from forwarder.spool.sqlite import schema
-from forwarder.spool.sqlite.errors import translated
+from forwarder.spool.sqlite.errors import damaged, translated
 from forwarder.spool.sqlite.foreign import Origin
-from forwarder.spool.sqlite.settling import Dead
 from forwarder.spool.sqlite.status import READY
 from forwarder.spool.sqlite.view import View
-from forwarder.spool.values import Figures
+from forwarder.spool.values import FAIL, OK, WARNING, Dead, Figures, Finding
 
+UNBALANCED = 1  # the exit code of books that do not balance
 CHUNK_IDS = 100_000
 # Of one read, during which the log can't be reset: 2M rows of 400 bytes are looked through in it.
 INTEGRITY_LIMIT_S = 2.0
@@ -28,33 +29,29 @@ SAMPLES, SAMPLE_ROWS = 200, 500
 SAMPLE_LIMIT_S = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one check has found. ``detail`` has a line for each fault, and behind them what was looked at."""
-
-    name: str
-    ok: bool
-    detail: str
-
-
 def check(view: View) -> list[Finding]:
     """Check the database's integrity, then the totals against the rows that are there, by content too.
 
     All in short reads, while the daemon may go on: what is counted is held between the totals before and
     after. What is too much to be read in seconds is read in part, and ``detail`` says so.
     """
-    findings = [_check_integrity(view.connection), _check_journal(view)]
+    findings = [_check_integrity(view), _check_journal(view)]
     for name, examine in _EXAMINATIONS.items():
         try:
             with translated(view.path):
                 detail, faults = examine(view)
-            findings.append(Finding(name, not faults, "\n".join((*faults, detail))))
+            findings.append(_judged(name, FAIL if faults else OK, "\n".join((*faults, detail))))
         except ForwarderError as error:
-            findings.append(Finding(name, False, str(error)))
+            findings.append(_judged(name, FAIL, str(error)))
     return findings
 
 
-def _check_integrity(connection: sqlite3.Connection) -> Finding:
+def _judged(name: str, result: str, detail: str) -> Finding:
+    return Finding(name, result, detail, UNBALANCED if result == FAIL else 0)
+
+
+def _check_integrity(view: View) -> Finding:
+    name, connection = "integrity", view.connection
     try:
         faults = _quick_check(connection, "quick_check(5)")
         if faults is None:
@@ -64,20 +61,25 @@ def _check_integrity(connection: sqlite3.Connection) -> Finding:
             faults = [fault for found in each for fault in found or () if fault != "ok"]
             if not faults:
                 limit = f"no fault found in {INTEGRITY_LIMIT_S:g} s; the rest was not read"
-                return Finding("integrity", True, limit)
+                return Finding(name, OK, limit)
     except sqlite3.Error as error:
-        return Finding("integrity", False, str(error))
-    return Finding("integrity", faults == ["ok"], "; ".join(faults))
+        faults = [str(error)]
+    if faults == ["ok"]:
+        return Finding(name, OK, "ok")
+    return Finding(name, FAIL, str(damaged(view.path, "; ".join(faults))), DamagedError.exit_code)
 
 
 def _check_journal(view: View) -> Finding:
+    name = "journal"
     if view.is_frozen:
-        return Finding("journal", True, "not looked at: the disk is full")
+        return Finding(name, OK, "not looked at: the disk is full")
     (mode,) = view.connection.execute("PRAGMA journal_mode").fetchone()
+    if mode == "wal":
+        return Finding(name, OK, mode)
     remedy = (
         "the next program of ours that has the queue for itself sets it back: stop the others for a moment"
     )
-    return Finding("journal", mode == "wal", mode if mode == "wal" else f"journal_mode is {mode}; {remedy}")
+    return Finding(name, WARNING, f"journal_mode is {mode}; {remedy}")
 
 
 def _quick_check(connection: sqlite3.Connection, pragma: str) -> list[str] | None:

@@ -8,9 +8,10 @@ from contextlib import AbstractContextManager, suppress
 from typing import TypeVar
 
 from forwarder.errors import TryAgainError
+from forwarder.spool.errors import SpoolFullError
 from forwarder.spool.sqlite.database import Database
 from forwarder.spool.sqlite.directory import LOG, size_of
-from forwarder.spool.sqlite.errors import SpoolFullError, translated
+from forwarder.spool.sqlite.errors import translated
 from forwarder.spool.sqlite.reserve import Reserve
 
 T = TypeVar("T")

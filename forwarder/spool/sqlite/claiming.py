@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
 from forwarder.event import MAX_EVENT_BYTES, Lines
 from forwarder.spool.sqlite.foreign import Origin, are_final
 from forwarder.spool.sqlite.schema import MOST_ID, ROWS, TABLE
-from forwarder.spool.sqlite.settling import Dead
 from forwarder.spool.sqlite.status import READY
+from forwarder.spool.values import Claim, Dead
 
 # What has a higher id than `MOST_ID` makes the database a damaged one; all else is delivered before.
 # Rows that begin with a brace, and hold as many values as they are, hold one each: none is empty then.
@@ -24,19 +23,10 @@ _PIECE = (
 
 
 @dataclass(slots=True)
-class Claim:
-    """Rows read for sending, in their order: ids and final bytes side by side.
+class Rows(Claim):
+    """A claim, and the last row that was looked at for it: what to go on from."""
 
-    ``dead`` rows between them were no events and have gone to the dead letters, the first of them for
-    ``reason``.
-    """
-
-    ids: Sequence[int] = ()
-    events: Sequence[bytes] = ()
-    size_bytes: int = 0
     last_id: int = 0
-    dead: int = 0
-    reason: str = ""
 
 
 class Reader:
@@ -52,7 +42,7 @@ class Reader:
 
     def read(
         self, connection: sqlite3.Connection, after_id: int, max_events: int, max_bytes: int
-    ) -> tuple[Claim, list[Dead], list[int]]:
+    ) -> tuple[Rows, list[Dead], list[int]]:
         """The rows behind *after_id*: events, those that are none, and the ids of those that were acked.
 
         Raises:
@@ -66,12 +56,12 @@ class Reader:
 
     def _one_by_one(
         self, connection: sqlite3.Connection, after_id: int, max_events: int, max_bytes: int
-    ) -> tuple[Claim, list[Dead], list[int]]:
+    ) -> tuple[Rows, list[Dead], list[int]]:
         ids: list[int] = []
         events: list[bytes] = []
         dead: list[Dead] = []
         swept: list[int] = []
-        claim = Claim(ids, events, last_id=after_id)
+        claim = Rows(ids, events, last_id=after_id)
         read_bytes = 0
         self._is_bound_by_bytes = False
         with closing(connection.execute(ROWS, (after_id, MOST_ID, max_events))) as found:
@@ -96,7 +86,7 @@ class Reader:
 
 def _in_one_piece(
     connection: sqlite3.Connection, after_id: int, max_events: int, max_bytes: int
-) -> Claim | None:
+) -> Rows | None:
     """The rows behind *after_id*, if all are events of our own, without a gap, and within *max_bytes*."""
     # SQLite stops where more would be put together than may be taken.
     before = connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max_bytes)
@@ -108,10 +98,10 @@ def _in_one_piece(
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, before)
     count, first_id, last_id, own, text = row
     if not count:
-        return Claim(last_id=after_id)
+        return Rows(last_id=after_id)
     if own != count or last_id - first_id + 1 != count:
         return None
     text += b"\n"
     if len(text) > max_bytes or not are_final(text, count):
         return None
-    return Claim(range(first_id, last_id + 1), Lines(text, count), len(text), last_id)
+    return Rows(range(first_id, last_id + 1), Lines(text, count), len(text), last_id=last_id)

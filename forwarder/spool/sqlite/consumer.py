@@ -16,24 +16,16 @@ from functools import partial
 from typing import Any, TypeVar
 
 from forwarder.errors import TryAgainError
+from forwarder.spool.errors import DamagedError, QueueReplacedError, SpoolFullError
 from forwarder.spool.sqlite import checkpoint, control, dead_letters, settling
-from forwarder.spool.sqlite.claiming import Claim, Reader
-from forwarder.spool.sqlite.control import Control
+from forwarder.spool.sqlite.claiming import Reader, Rows
 from forwarder.spool.sqlite.database import Database
 from forwarder.spool.sqlite.directory import LOG
-from forwarder.spool.sqlite.errors import (
-    DamagedError,
-    QueueReplacedError,
-    SpoolFullError,
-    damaged,
-    replaced,
-    translated,
-    used_up,
-)
+from forwarder.spool.sqlite.errors import damaged, replaced, translated, used_up
 from forwarder.spool.sqlite.foreign import Origin
 from forwarder.spool.sqlite.reserve import Reserve
 from forwarder.spool.sqlite.schema import MOST_ID, SEQUENCE, TABLE
-from forwarder.spool.sqlite.settling import Settlement
+from forwarder.spool.values import Claim, Control, Settlement
 
 MISSING = (
     f"SELECT {SEQUENCE} - baseline - delivered - dead_lettered - deleted"
@@ -72,31 +64,33 @@ class Consumer:
         self._reserve = Reserve(path)
         self._long_log = checkpoint.LongLog(path)
         try:
-            self._queue = Database(path, timeout=lock_timeout_s)
-            self._queue.connect()
+            self._database = Database(path, timeout=lock_timeout_s)
+            self._database.connect()
         except SpoolFullError:
             self._reserve.release()
-            self._queue = Database(path, timeout=lock_timeout_s)
+            self._database = Database(path, timeout=lock_timeout_s)
         self._settled: set[int] = set()
         try:
             try:
                 self._begin()
             except DamagedError:
-                self._queue.replace_damaged()
+                self._database.replace_damaged()
                 self._begin()
         except BaseException:
-            self._queue.close()
+            self._database.close()
             raise
         self._reserve.fill()
 
     def _begin(self) -> None:
-        connection = self._queue.connect()
-        self._files: object = self._queue.files.database, self._queue.replacements
+        connection = self._database.connect()
+        self._files: object = self._database.files.database, self._database.replacements
         self._examined: sqlite3.Connection | None = connection
         self._mark = uuid.uuid4().hex
         self._identity = self._read(_IDENTITY)
         origin = Origin(*self._read("SELECT queue_id, created_at FROM ledger"))
         self._reader = Reader(origin)
+        # Behind which id the next claim begins, and the newest there was when it was asked for.
+        self._position = self._newest = 0
         # What claims have left behind for lack of room stands behind this id; and when to try again.
         self._left_after, self._retry_at = MOST_ID, 0.0
         # A lock or a full disk says nothing about permissions, and passes.
@@ -111,13 +105,13 @@ class Consumer:
         return row
 
     def _connect(self) -> sqlite3.Connection:
-        connection = self._queue.connect()
+        connection = self._database.connect()
         if connection is not self._examined:
             # Closed by a fork or `reopen`, and opened again; the database may have been changed meanwhile.
             self._examine(connection)
             self._examined = connection
-        now = self._queue.files.database, self._queue.replacements
-        if now != self._files or self._queue.is_replaced():
+        now = self._database.files.database, self._database.replacements
+        if now != self._files or self._database.is_replaced():
             raise self._replaced()
         return connection
 
@@ -136,7 +130,7 @@ class Consumer:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._queue.transaction():
+        with self._database.transaction():
             connection = self._connect()
             self._examine(connection)
             queue_id, consumer, version = self._identity
@@ -148,27 +142,27 @@ class Consumer:
 
     def reopen(self) -> None:
         """Forget what is held in memory of the files, to read them again when asked."""
-        self._queue.reopen()
+        self._database.reopen()
 
     def set_aside(self) -> None:
         """Set the damaged database aside. This consumer is of no more use then.
 
         Raises: as `Database.replace_damaged`.
         """
-        self._queue.replace_damaged()
+        self._database.replace_damaged()
 
     def close(self) -> None:
         """Close the files. The reserve stays for the next time."""
-        self._queue.close()
+        self._database.close()
 
     @property
     def orphaned(self) -> str:
         """What only files that were moved, deleted or replaced under this consumer hold; "": nothing."""
-        return self._queue.orphaned
+        return self._database.orphaned
 
     def wait_for_locks(self, timeout_s: float) -> None:
         """Wait for other writers no longer than this from now on, in seconds."""
-        self._queue.timeout = timeout_s
+        self._database.timeout = timeout_s
         self._read(f"PRAGMA busy_timeout = {int(timeout_s * 1000)}")
 
     def changed_mark(self) -> object:
@@ -191,22 +185,43 @@ class Consumer:
         """The id of the newest event ever accepted."""
         return int(self._read(f"SELECT {SEQUENCE}")[0])
 
+    def arrivals(self) -> int:
+        """How many rows at most wait behind those that were claimed: numbers that were given, also those of
+        rows that are gone."""
+        self._newest = self.last_id()
+        return max(self._newest - self._position, 0)
+
     def control(self) -> Control:
         """What a person has asked for, as of now.
 
         Raises:
             QueueReplacedError: ids mean other events by now, or another consumer has begun.
         """
+        # Before it is made sure of that the directory is still the one that was opened.
+        found = control.asked(self._path)
         with translated(self._path):
             self._examine(self._connect())
-        return control.asked(self._path)
+        return found
 
-    def claim(self, after_id: int, max_events: int, max_bytes: int) -> Claim:
+    def claim(self, max_events: int, max_bytes: int) -> Claim:
+        """The next rows, as `claim_behind`; they are not claimed again."""
+        claim = self.claim_behind(self._position, max_events, max_bytes)
+        # A claim that gets nowhere: no row stands behind the rest of the numbers any more.
+        self._position = claim.last_id if claim.last_id > self._position else self._newest
+        claim.left = max(self._newest - self._position, 0)
+        return claim
+
+    def sample(self, place: float) -> Claim:
+        """The event at a *place* from 0 (the next one) to 1 (the newest), which stays."""
+        ahead = max(self._newest - self._position - 1, 0)
+        return self.claim_behind(self._position + int(place * ahead), 1, 0)
+
+    def claim_behind(self, after_id: int, max_events: int, max_bytes: int) -> Rows:
         """Read the next rows behind *after_id*: at most *max_events*, and *max_bytes* with line ends.
 
         One row alone may be larger. Rows that are no events go to the dead letters at once, rows a plain
         consumer has acked are swept: they count as read, but are not in the claim. Where there is no room
-        for that they stay in the queue, and are taken out by `tidy` or the next consumer.
+        for that they stay in the queue, and are taken out by `keep_house` or the next consumer.
 
         Returns:
             the claim; its ``last_id`` is what to go on from (*after_id*: nothing is left). Also without
@@ -217,8 +232,8 @@ class Consumer:
             self._left_after = min(self._left_after, after_id)
         return claim
 
-    def _claim(self, after_id: int, max_events: int, max_bytes: int) -> tuple[Claim, bool]:
-        """As `claim`, and whether there was room to take out what is no event."""
+    def _claim(self, after_id: int, max_events: int, max_bytes: int) -> tuple[Rows, bool]:
+        """As `claim_behind`, and whether there was room to take out what is no event."""
         with translated(self._path):
             claim, dead, swept = self._reader.read(self._connect(), after_id, max_events, max_bytes)
         try:
@@ -236,17 +251,17 @@ class Consumer:
 
     def read_again(self, ids: Sequence[int], size_bytes: int) -> Claim:
         """Read rows that a claim has given before, *size_bytes* in all; those that are gone are left out."""
-        claim = self.claim(ids[0] - 1, len(ids), max(size_bytes, 1))
+        claim = self.claim_behind(ids[0] - 1, len(ids), max(size_bytes, 1))
         if [*claim.ids] == [*ids]:
             return claim
-        wanted, found = set(ids), Claim([], [], last_id=ids[0] - 1)
+        wanted, found = set(ids), Rows([], [], last_id=ids[0] - 1)
         while claim.last_id > found.last_id:
             pairs = [pair for pair in zip(claim.ids, claim.events, strict=True) if pair[0] in wanted]
             found.ids = [*found.ids, *(row_id for row_id, _ in pairs)]
             found.events = [*found.events, *(event for _, event in pairs)]
             found.last_id = claim.last_id
             if found.last_id < ids[-1]:
-                claim = self.claim(found.last_id, len(ids), max(size_bytes, 1))
+                claim = self.claim_behind(found.last_id, len(ids), max(size_bytes, 1))
         found.size_bytes = sum(map(len, found.events)) + len(found.events)
         return found
 
@@ -274,7 +289,7 @@ class Consumer:
             self._settled.difference_update(settlement.ids)
 
     def _free(self, step: Callable[[sqlite3.Connection], _T]) -> _T:
-        return checkpoint.freeing(self._queue, self._transaction, step)
+        return checkpoint.freeing(self._database, self._transaction, step)
 
     def discard_dead_letters(self, before: float) -> int:
         """Delete dead letters older than *before* (seconds since the epoch). Returns how many.
@@ -291,15 +306,27 @@ class Consumer:
                 return count
             last_id = step.last_id
 
-    def tidy(self) -> bool:
-        """Give a little disk back, in a step short enough to hinder nobody. True: there is more to do.
+    def keep_house(self, *, at_rest: bool) -> bool:
+        """Shorten a log that has grown long; and *at_rest* what `_tidy` does. True: there is more to do.
 
-        Also takes out what claims have left for lack of room, and counts as deleted what others have deleted
-        from a queue that is empty now. To be called while nothing is in flight.
+        The log grows where readers are always there; writers wait for them then, but no longer than
+        `checkpoint.PATIENCE_S`. To be called often.
 
         Raises:
             DamagedError: a row has an id that no queue comes to, and no claim.
             ForwarderError: the queue can't be read or written.
+        """
+        now = time.monotonic()
+        if self._long_log.is_due(now):
+            self._connect()
+            self._long_log.shorten(self._database, now)
+        return self._tidy() if at_rest else True
+
+    def _tidy(self) -> bool:
+        """Give a little disk back, in a step short enough to hinder nobody. True: there is more to do.
+
+        Also takes out what claims have left for lack of room, and counts as deleted what others have deleted
+        from a queue that is empty now.
         """
         if self.last_id() > MOST_ID:
             raise used_up(self._path)
@@ -311,7 +338,7 @@ class Consumer:
         if self._read(f"SELECT coalesce(({MISSING}), 0)")[0] > 0:
             self._free(settling.account_missing)
         # First, as a vacuum fills the log anew, and the disk may have no room for both.
-        if not checkpoint.empty(self._queue):
+        if not checkpoint.empty(self._database):
             return True
         (free,) = self._read("PRAGMA freelist_count")
         if free > settling.VACUUM_PAGES and self._read("PRAGMA auto_vacuum")[0] == 2:
@@ -319,11 +346,3 @@ class Consumer:
             return True
         self._reserve.fill()
         return self._left_after < MOST_ID
-
-    def shorten_log(self) -> None:
-        """Empty the log where it has grown long, as readers are always there; writers wait for them then, but
-        no longer than `checkpoint.PATIENCE_S`. To be called often."""
-        now = time.monotonic()
-        if self._long_log.is_due(now):
-            self._connect()
-            self._long_log.shorten(self._queue, now)

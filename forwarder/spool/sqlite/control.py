@@ -7,24 +7,14 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 
 from forwarder.spool.sqlite.database import Database
 from forwarder.spool.sqlite.directory import identity_of, sync_directory
 from forwarder.spool.sqlite.errors import translated
 from forwarder.spool.sqlite.lock import open_shared
+from forwarder.spool.values import Control
 
 PAUSED, FLUSH = "paused", "flush"
-
-
-@dataclass(frozen=True, slots=True)
-class Control:
-    """What a person has asked for: ``flush`` is another each time it was asked for, ``place`` in another
-    directory."""
-
-    paused: bool
-    flush: object
-    place: object
 
 
 def asked(path: str) -> Control:

@@ -22,9 +22,10 @@ from dataclasses import replace
 from typing import TypeVar
 
 from forwarder.errors import ForwarderError, StorageError, TryAgainError
+from forwarder.spool.errors import DamagedError
 from forwarder.spool.sqlite import forks, lost_files
 from forwarder.spool.sqlite.directory import DATABASE, Files, make_directory, sync_directory
-from forwarder.spool.sqlite.errors import LOCK, DamagedError, damaged, translated
+from forwarder.spool.sqlite.errors import LOCK, damaged, translated
 from forwarder.spool.sqlite.lock import WriterLock, open_shared
 from forwarder.spool.sqlite.opening import is_emptied, opened, undo
 from forwarder.spool.sqlite.set_aside import set_aside, set_log_aside

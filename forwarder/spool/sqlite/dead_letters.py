@@ -1,23 +1,154 @@
-"""What a person does with dead letters: send them again, or delete them."""
+"""Dead letters: added when a batch is settled; listed, summed up, retried and deleted by a person."""
 
 from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, NamedTuple
 
 from forwarder.errors import EventError
+from forwarder.event import name_of
 from forwarder.spool.sqlite.checkpoint import freeing
 from forwarder.spool.sqlite.database import Database
-from forwarder.spool.sqlite.schema import INSERT, KEPT_ENTRIES
+from forwarder.spool.sqlite.schema import INSERT, KEPT_ENTRIES, PUT_AT, TABLE
 from forwarder.spool.sqlite.status import READY
-from forwarder.spool.values import as_bytes
+from forwarder.spool.values import Brief, Dead, DeadLetter, Group, Selection
 
 STEP_LETTERS = 1000
 STEP_BYTES = 4 << 20
+MOST_GROUPS = 10_000
+_CHUNK_IDS = 10_000
+
+_INSERT = (
+    "INSERT INTO dead_letters (event_id, data, event, insert_id, reason, field, http_status, accepted_at,"
+    " dead_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+# As `foreign.Origin` reads it: where a row has no time, it is the queue's own.
+_PUT_AT = f"SELECT coalesce((SELECT {PUT_AT} FROM {TABLE} WHERE _id = ?), created_at) FROM ledger"
+
+
+class Letter(NamedTuple):
+    """A dead letter without an id of its own; instants in seconds since the epoch."""
+
+    event_id: int
+    data: bytes | None
+    event: str
+    insert_id: str
+    reason: str
+    field: str
+    http_status: int | None
+    accepted_at: float
+    dead_at: float
+
+
+def letter_of(connection: sqlite3.Connection, dead: Dead, now: float) -> Letter:
+    """What is to be added, with what only the event's row tells, while that is there."""
+    (put_at,) = connection.execute(_PUT_AT, (dead.event_id,)).fetchone()
+    event, insert_id = name_of(dead.data)
+    return Letter(
+        dead.event_id, dead.data, event, insert_id, dead.reason, dead.field, dead.http_status, put_at, now
+    )
+
+
+def add(connection: sqlite3.Connection, letters: Iterable[Letter]) -> None:
+    """Add dead letters, inside a write transaction."""
+    connection.executemany(_INSERT, letters)
+
+
+class DeadLetters:
+    """Looking at them, for `view.View`."""
+
+    def _rows(self, query: str, values: Sequence[object] = ()) -> list[Any]:
+        raise NotImplementedError
+
+    def count_dead_letters(self, where: Selection) -> int:
+        """How many dead letters fit."""
+        condition, values = _condition(where)
+        query = f"SELECT count(*) FROM dead_letters WHERE id BETWEEN ? AND ? AND {condition}"
+        return sum(self._rows(query, (*chunk, *values))[0][0] for chunk in self._chunks(where))
+
+    def newest_dead_letter(self) -> int:
+        """The id of the newest dead letter that is there; 0: there is none."""
+        return int(self._rows("SELECT coalesce(max(id), 0) FROM dead_letters")[0][0])
+
+    def dead_letters(
+        self, where: Selection, after_id: int = 0, limit: int = 1000, with_data: bool = True
+    ) -> list[DeadLetter]:
+        """The dead letters that fit, oldest first, behind *after_id*; without data, that is left empty."""
+        data = "CAST(data AS BLOB)" if with_data else "x''"
+        condition, values = _condition(where)
+        query = (
+            f"SELECT id, event_id, {data}, event, insert_id, reason, field, http_status,"
+            " accepted_at, dead_at FROM dead_letters"
+            f" WHERE id BETWEEN ? AND ? AND {condition} ORDER BY id LIMIT ?"
+        )
+        found: list[DeadLetter] = []
+        for chunk in self._chunks(where, after_id):
+            rows = self._rows(query, (*chunk, *values, limit - len(found)))
+            found += [DeadLetter(row[0], row[1], as_bytes(row[2]), *row[3:]) for row in rows]
+            if len(found) == limit:
+                break
+        return found
+
+    def latest_dead_letters(self, limit: int, digits: str = "") -> list[Brief]:
+        """What the newest *limit* dead letters are, newest first, of those whose ids begin with *digits*."""
+        newest = self.newest_dead_letter()
+        if not digits:
+            return self._briefs(0, newest, limit)
+        found: list[Brief] = []
+        if digits.isascii() and digits.isdecimal() and digits[0] != "0":
+            # Those with one more digit are a range, and larger; each is one look into the table.
+            for more in range(len(str(newest)) - len(digits), -1, -1):
+                first = int(digits) * 10**more
+                found += self._briefs(first, first + 10**more - 1, limit - len(found))
+        return found
+
+    def _briefs(self, first: int, last: int, limit: int) -> list[Brief]:
+        query = "SELECT id, event, reason FROM dead_letters WHERE id BETWEEN ? AND ? ORDER BY id DESC LIMIT ?"
+        return [Brief(*row) for row in self._rows(query, (first, last, limit))]
+
+    def summary(self, where: Selection) -> list[Group]:
+        """The dead letters that fit, grouped by what they died of; the largest group first.
+
+        Of more than `MOST_GROUPS` the smallest are summed up in one at the end, as they are met: what was
+        put there is not counted in a group that grows later.
+        """
+        condition, values = _condition(where)
+        groups: dict[tuple[object, ...], Group] = {}
+        others: Group | None = None
+        for chunk in self._chunks(where):
+            rows = self._rows(
+                "SELECT reason, field, http_status, event, count(*), min(dead_at), max(dead_at), min(id)"
+                f" FROM dead_letters WHERE id BETWEEN ? AND ? AND {condition}"
+                " GROUP BY reason, field, http_status, event",
+                (*chunk, *values),
+            )
+            for row in rows:
+                new, old = Group(*row), groups.get(row[:4])
+                groups[row[:4]] = new if old is None else old.merged(new)
+            for key in _by_size(groups)[MOST_GROUPS:]:
+                small = groups.pop(key)
+                others = others.merged(small) if others else small.among_others()
+        return [groups[key] for key in _by_size(groups)] + ([others] if others else [])
+
+    def _chunks(self, where: Selection, after_id: int = 0) -> Iterator[tuple[int, int]]:
+        """The ids to look through, from and to: in short reads, as a long one would keep the log from being
+        checkpointed."""
+        last = self.newest_dead_letter()
+        if where.ids is not None:
+            yield after_id + 1, last  # only these are looked up, however many there are between them
+            return
+        while after_id < last:
+            # The first that is there: between two ids there may be any number that is not.
+            first = self._rows("SELECT min(id) FROM dead_letters WHERE id > ?", (after_id,))[0][0]
+            if first is None:
+                return
+            after_id = min(first + _CHUNK_IDS - 1, last)
+            yield first, after_id
 
 
 def retry(
@@ -119,3 +250,33 @@ def discard(connection: sqlite3.Connection, ids: Sequence[int]) -> int:
     ).rowcount
     connection.execute("UPDATE ledger SET discarded = discarded + ?", (count,))
     return count
+
+
+def _condition(where: Selection) -> tuple[str, list[object]]:
+    """As SQL, with its parameters."""
+    parts: list[str] = ["1"]
+    values: list[object] = []
+    if where.ids is not None:
+        parts.append("id IN (SELECT value FROM json_each(?))")
+        values.append(str(list(where.ids)))
+    if where.reason is not None:
+        parts.append("instr(lower(reason), lower(?))")
+        values.append(where.reason)
+    if where.event is not None:
+        parts.append("event = ?")
+        values.append(where.event)
+    if where.since is not None:
+        parts.append("dead_at >= ?")
+        values.append(where.since)
+    return " AND ".join(parts), values
+
+
+def _by_size(groups: dict[tuple[object, ...], Group]) -> list[tuple[object, ...]]:
+    return sorted(groups, key=lambda key: (-groups[key].count, groups[key].example_id))
+
+
+def as_bytes(data: object) -> bytes:
+    """What stands in a row, as bytes whatever its type."""
+    if isinstance(data, bytes):
+        return data
+    return data.encode(errors="surrogatepass") if isinstance(data, str) else repr(data).encode()

@@ -17,22 +17,11 @@ from forwarder.errors import (
     StorageError,
     TryAgainError,
 )
+from forwarder.spool.errors import DamagedError, QueueReplacedError, SpoolFullError
 
 _SOME_BYTES = 64 * 1024
 _FILES_TO_OPEN = 6  # database, log, index, lock file, a directory to be synced; and the list of open files
 LOCK = "writer.lock"  # a file that only the forwarder makes
-
-
-class SpoolFullError(TryAgainError):
-    """There is no room: on the disk, or under ``queue.max_bytes``."""
-
-
-class DamagedError(StorageError):
-    """The database is not what it was: it can't be read, or not as a queue."""
-
-
-class QueueReplacedError(TryAgainError):
-    """The database at the path is another than the one that was read from."""
 
 
 @contextmanager

@@ -8,8 +8,8 @@ import msgspec
 
 from forwarder.errors import EventError
 from forwarder.event import MAX_EVENT_BYTES, complete_foreign
-from forwarder.spool.sqlite.settling import Dead
 from forwarder.spool.sqlite.status import ACKED, READY
+from forwarder.spool.values import Dead
 
 
 class _Properties(msgspec.Struct, gc=False):

@@ -36,10 +36,6 @@ INSERT_SET = (
     f"INSERT INTO {TABLE} (data, timestamp, status)"
     f" SELECT substr(?1, value >> {SIZE_BITS}, value & {(1 << SIZE_BITS) - 1}), ?3, ?4 FROM json_each(?2)"
 )
-INSERT_LETTER = (
-    "INSERT INTO dead_letters (event_id, data, event, insert_id, reason, field, http_status, accepted_at,"
-    " dead_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
 # When a row was put, in seconds since the epoch; NULL where a stranger wrote what is no such instant (10**11
 # is the year 5138).
 PUT_AT = "iif(timestamp BETWEEN 0 AND 1e11, timestamp, NULL)"

@@ -8,45 +8,16 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 
-from forwarder.event import name_of
-from forwarder.spool.sqlite.schema import INSERT_LETTER, KEPT_ENTRIES, PUT_AT, SEQUENCE, TABLE
+from forwarder.spool.sqlite import dead_letters
+from forwarder.spool.sqlite.schema import KEPT_ENTRIES, SEQUENCE, TABLE
+from forwarder.spool.values import Dead, Settlement
 
 PIECE_BYTES = 256 * 1024
-# As `foreign.Origin` reads it: where a row has no time, it is the queue's own.
-_PUT_AT = f"SELECT coalesce((SELECT {PUT_AT} FROM {TABLE} WHERE _id = ?), created_at) FROM ledger"
 _DELETE = f"DELETE FROM {TABLE} WHERE _id BETWEEN ? AND ?"
 VACUUM_PAGES = 1000  # 4 MB of log at most, as much as the reserve
-
-
-@dataclass(frozen=True, slots=True)
-class Dead:
-    """An event that goes to the dead letters, and why."""
-
-    event_id: int
-    data: bytes | None
-    reason: str
-    field: str = ""
-    http_status: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Settlement:
-    """What became of some rows: every id in *ids* leaves the queue, delivered unless it is in *dead*.
-
-    ``short`` of the delivered ones were not counted by Mixpanel. ``size_bytes``, ``http_status``,
-    ``tries`` and ``took_s``, how long the request took, are kept in the delivery log.
-    """
-
-    ids: Sequence[int]
-    dead: Sequence[Dead] = ()
-    short: int = 0
-    size_bytes: int = 0
-    http_status: int | None = None
-    tries: int = 1
-    took_s: float = 0.0
 
 
 def settle(connection: sqlite3.Connection, settlement: Settlement) -> None:
@@ -54,11 +25,11 @@ def settle(connection: sqlite3.Connection, settlement: Settlement) -> None:
     now = time.time()
     dead, ids = settlement.dead, settlement.ids
     delivered = len(ids) - len(dead)
-    rows = [_letter_row(connection, letter, now) for letter in dead]
+    letters = [dead_letters.letter_of(connection, each, now) for each in dead]
     # Deleted first: on a full disk a dead letter has to find its place in what the row leaves.
     runs = _runs(ids)
     connection.executemany(_DELETE, runs)
-    connection.executemany(INSERT_LETTER, rows)
+    dead_letters.add(connection, letters)
     connection.execute(
         "UPDATE ledger SET delivered = delivered + ?, dead_lettered = dead_lettered + ?,"
         " short = short + ?, last_delivery_at = iif(?, ?, last_delivery_at)",
@@ -150,10 +121,3 @@ def _runs(ids: Sequence[int]) -> list[tuple[int, int]]:
     starts = [row_id for before, row_id in pairwise((-1, *ids)) if row_id != before + 1]
     ends = [row_id for row_id, after in pairwise((*ids, -1)) if after != row_id + 1]
     return list(zip(starts, ends, strict=True))
-
-
-def _letter_row(connection: sqlite3.Connection, letter: Dead, now: float) -> tuple[object, ...]:
-    """A dead letter's row, with what only the event's row tells, while that is there."""
-    (put_at,) = connection.execute(_PUT_AT, (letter.event_id,)).fetchone()
-    why = letter.reason, letter.field, letter.http_status
-    return letter.event_id, letter.data, *name_of(letter.data), *why, put_at, now

@@ -7,21 +7,19 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
-from forwarder.errors import UnavailableError
 from forwarder.event import MAX_EVENT_BYTES
+from forwarder.spool.errors import NoQueueError, UnusedQueueError
 from forwarder.spool.sqlite import control, schema
+from forwarder.spool.sqlite.dead_letters import DeadLetters, as_bytes
 from forwarder.spool.sqlite.directory import DATABASE, LOG, quoted, refuse_links, size_of
 from forwarder.spool.sqlite.errors import damaged, has_no_space, translated
 from forwarder.spool.sqlite.opening import is_emptied
-from forwarder.spool.values import Brief, DeadLetter, Figures, Group, Selection, Waiting, as_bytes
+from forwarder.spool.values import Figures, Finding, Waiting
 
 RATE_WINDOW_S = 60.0
-MOST_GROUPS = 10_000
 _NEWEST_DELIVERIES = 20_000
-_CHUNK_IDS = 10_000
 _START_BYTES = 4096
 _PEEK = (
     f"SELECT _id, iif(length(data) > {MAX_EVENT_BYTES}, substr(data, 1, {_START_BYTES}), data), put_at,"
@@ -29,15 +27,7 @@ _PEEK = (
 )
 
 
-class NoQueueError(UnavailableError):
-    """There is no queue at the path yet."""
-
-
-class UnusedQueueError(NoQueueError):
-    """There is one of plain persist-queue, not adopted yet, so that its figures can't be told."""
-
-
-class View:
+class View(DeadLetters):
     """The queue in a directory, read-only; a lock on it is waited for *timeout_s* at most.
 
     Attributes:
@@ -98,12 +88,10 @@ class View:
         """Close the file."""
         self._connection.close()
 
-    def __enter__(self) -> View:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def figures(self) -> Figures:
@@ -158,75 +146,11 @@ class View:
             for row_id, start, at, status, size in self._rows(_PEEK, (after_id, count))
         ]
 
-    def count_dead_letters(self, where: Selection) -> int:
-        """How many dead letters fit."""
-        condition, values = where.condition()
-        query = f"SELECT count(*) FROM dead_letters WHERE id BETWEEN ? AND ? AND {condition}"
-        return sum(self._rows(query, (*chunk, *values))[0][0] for chunk in self._chunks(where))
+    def check(self) -> list[Finding]:
+        """Whether the database is sound and the books balance, see `books.check`."""
+        from forwarder.spool.sqlite import books
 
-    def newest_dead_letter(self) -> int:
-        """The id of the newest dead letter that is there; 0: there is none."""
-        return int(self._rows("SELECT coalesce(max(id), 0) FROM dead_letters")[0][0])
-
-    def dead_letters(
-        self, where: Selection, after_id: int = 0, limit: int = 1000, with_data: bool = True
-    ) -> list[DeadLetter]:
-        """The dead letters that fit, oldest first, behind *after_id*; without data, that is left empty."""
-        data = "CAST(data AS BLOB)" if with_data else "x''"
-        condition, values = where.condition()
-        query = (
-            f"SELECT id, event_id, {data}, event, insert_id, reason, field, http_status,"
-            " accepted_at, dead_at FROM dead_letters"
-            f" WHERE id BETWEEN ? AND ? AND {condition} ORDER BY id LIMIT ?"
-        )
-        found: list[DeadLetter] = []
-        for chunk in self._chunks(where, after_id):
-            rows = self._rows(query, (*chunk, *values, limit - len(found)))
-            found += [DeadLetter(row[0], row[1], as_bytes(row[2]), *row[3:]) for row in rows]
-            if len(found) == limit:
-                break
-        return found
-
-    def latest_dead_letters(self, limit: int, digits: str = "") -> list[Brief]:
-        """What the newest *limit* dead letters are, newest first, of those whose ids begin with *digits*."""
-        newest = self.newest_dead_letter()
-        if not digits:
-            return self._briefs(0, newest, limit)
-        found: list[Brief] = []
-        if digits.isascii() and digits.isdecimal() and digits[0] != "0":
-            # Those with one more digit are a range, and larger; each is one look into the table.
-            for more in range(len(str(newest)) - len(digits), -1, -1):
-                first = int(digits) * 10**more
-                found += self._briefs(first, first + 10**more - 1, limit - len(found))
-        return found
-
-    def _briefs(self, first: int, last: int, limit: int) -> list[Brief]:
-        query = "SELECT id, event, reason FROM dead_letters WHERE id BETWEEN ? AND ? ORDER BY id DESC LIMIT ?"
-        return [Brief(*row) for row in self._rows(query, (first, last, limit))]
-
-    def summary(self, where: Selection) -> list[Group]:
-        """The dead letters that fit, grouped by what they died of; the largest group first.
-
-        Of more than `MOST_GROUPS` the smallest are summed up in one at the end, as they are met: what was
-        put there is not counted in a group that grows later.
-        """
-        condition, values = where.condition()
-        groups: dict[tuple[object, ...], Group] = {}
-        others: Group | None = None
-        for chunk in self._chunks(where):
-            rows = self._rows(
-                "SELECT reason, field, http_status, event, count(*), min(dead_at), max(dead_at), min(id)"
-                f" FROM dead_letters WHERE id BETWEEN ? AND ? AND {condition}"
-                " GROUP BY reason, field, http_status, event",
-                (*chunk, *values),
-            )
-            for row in rows:
-                new, old = Group(*row), groups.get(row[:4])
-                groups[row[:4]] = new if old is None else old.merged(new)
-            for key in _by_size(groups)[MOST_GROUPS:]:
-                small = groups.pop(key)
-                others = others.merged(small) if others else small.among_others()
-        return [groups[key] for key in _by_size(groups)] + ([others] if others else [])
+        return books.check(self)
 
     def used_bytes(self) -> int:
         """The bytes of the database that hold something; the rest of the file is free for new events."""
@@ -237,21 +161,6 @@ class View:
     def connection(self) -> sqlite3.Connection:
         """The read-only connection, for the other readers of this package."""
         return self._connection
-
-    def _chunks(self, where: Selection, after_id: int = 0) -> Iterator[tuple[int, int]]:
-        """The ids to look through, from and to: in short reads, as a long one would keep the log from being
-        checkpointed."""
-        last = self.newest_dead_letter()
-        if where.ids is not None:
-            yield after_id + 1, last  # only these are looked up, however many there are between them
-            return
-        while after_id < last:
-            # The first that is there: between two ids there may be any number that is not.
-            first = self._rows("SELECT min(id) FROM dead_letters WHERE id > ?", (after_id,))[0][0]
-            if first is None:
-                return
-            after_id = min(first + _CHUNK_IDS - 1, last)
-            yield first, after_id
 
     def _rate(self, now: float) -> float:
         (count,) = self._connection.execute(
@@ -273,10 +182,6 @@ class View:
                 yield
             finally:
                 self._connection.execute("COMMIT")
-
-
-def _by_size(groups: dict[tuple[object, ...], Group]) -> list[tuple[object, ...]]:
-    return sorted(groups, key=lambda key: (-groups[key].count, groups[key].example_id))
 
 
 def _size(path: str) -> int:

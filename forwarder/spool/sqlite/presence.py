@@ -1,26 +1,32 @@
-"""One daemon per queue: the locks, and who holds them."""
+"""Who delivers: one daemon per queue, the locks it holds, and what it tells of itself."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import stat
 import struct
 import uuid
+from collections.abc import Mapping
+from typing import Any
 
-from forwarder.errors import ConfigError, ForwarderError, TryAgainError
-from forwarder.spool import open_shared, translated
+from forwarder.errors import ConfigError, ForwarderError
+from forwarder.spool.errors import TakenError
+from forwarder.spool.sqlite.directory import prepare_directory
+from forwarder.spool.sqlite.errors import translated
+from forwarder.spool.sqlite.lock import open_shared
+from forwarder.spool.values import Holder
+
+LOCK, STATE = "daemon.lock", "daemon.json"
+STATE_MODE = 0o640
 
 # struct flock: l_type, l_whence, l_start, l_len, l_pid (fcntl(2), Linux).
 _FLOCK = "hhqqi"
 
 
-class TakenError(TryAgainError):
-    """Another process delivers from this queue."""
-
-
-class InstanceLock:
+class Presence:
     """Held for the life of the daemon; the kernel gives it back, however the daemon ends.
 
     A lock on the directory keeps others out: nobody can take it away by deleting a file. It leaves nothing
@@ -37,6 +43,7 @@ class InstanceLock:
         self._path = path
         self.token = uuid.uuid4().hex
         self._fd: int | None = None
+        prepare_directory(path)
         with translated(path):
             self._directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -87,8 +94,25 @@ class InstanceLock:
         except ForwarderError:
             pass
 
+    def tell(self, state: Mapping[str, Any]) -> None:
+        """Let others see *state*: replaced, not synced, as it is lost with the daemon anyway."""
+        file = os.path.join(self._path, STATE)
+        # A full disk is no reason to stop.
+        with contextlib.suppress(OSError):
+            # Made again each time: what is there may be a pipe, which nobody reads from.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(file + ".new")
+            fd = os.open(file + ".new", os.O_WRONLY | os.O_CREAT | os.O_EXCL, STATE_MODE)
+            with open(fd, "w", encoding="utf-8") as new:
+                os.fchmod(fd, STATE_MODE)
+                json.dump({**state, "token": self.token}, new)
+            os.replace(file + ".new", file)
+
     def release(self) -> None:
-        """Give the locks back."""
+        """Take back what was told, and give the locks back."""
+        if self._fd is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(self._path, STATE))
         for fd in (self._fd, self._directory):
             if fd is not None:
                 os.close(fd)
@@ -99,10 +123,8 @@ class InstanceLock:
         return False
 
 
-def holder(path: str) -> int | None:
-    """The process id of the daemon that delivers from the queue in *path*; None: none does.
-
-    0: it is a process that can't be seen from here, as in another container.
+def holder(path: str) -> Holder | None:
+    """The daemon that delivers from the queue in *path*, and what it has told; None: none does.
 
     Raises:
         NotPermittedError: this user can't see it.
@@ -111,35 +133,43 @@ def holder(path: str) -> int | None:
     """
     with translated(path):
         try:
-            fd = open_file(_file(path))
+            fd = _open_file(_file(path))
         except FileNotFoundError:
             return None
         try:
             asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
             kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, asked))
+            token = os.pread(fd, 64, 0).decode("ascii", "replace")
         finally:
             os.close(fd)
-    return None if kind == fcntl.F_UNLCK else int(pid)
+    return None if kind == fcntl.F_UNLCK else Holder(pid, _told(path, pid, token), _is_halted(pid))
 
 
-def token_of(path: str) -> str:
-    """The token of the daemon that has announced itself last; "" if it could not be written."""
+def _told(path: str, pid: int, token: str) -> Mapping[str, Any]:
+    """What the daemon has told; nothing if it is another's, or can't be read."""
     try:
-        fd = open_file(_file(path))
-    except FileNotFoundError:
-        return ""
+        with open(_open_file(os.path.join(path, STATE)), encoding="utf-8") as file:
+            state = json.load(file)
+        # On a full disk the lock goes without a token.
+        is_its = state.pop("token") == token if token else state["pid"] == pid
+    except ConfigError as error:
+        return {"state_reason": str(error)}
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+        return {}
+    return state if is_its else {}
+
+
+def _is_halted(pid: int) -> bool:
+    """Whether SIGSTOP or a debugger holds the process, which then can't tell."""
     try:
-        return os.pread(fd, 64, 0).decode("ascii", "replace")
-    finally:
-        os.close(fd)
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # Behind the name, which may hold anything: proc_pid_stat(5).
+            return file.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
+    except (OSError, IndexError):
+        return False
 
 
-def named(pid: int) -> str:
-    """A daemon's process, for people."""
-    return f"process {pid}" if pid else "a process that can't be seen from here, as in another container"
-
-
-def open_file(file: str) -> int:
+def _open_file(file: str) -> int:
     """Open *file*, one of the queue's directory, to read; never waits, whatever is there.
 
     Raises:
@@ -158,14 +188,14 @@ def _must_be_file(fd: int, file: str) -> None:
 
 
 def _taken(path: str) -> TakenError:
-    pid = None
+    found = None
     with contextlib.suppress(ForwarderError):
-        pid = holder(path)
+        found = holder(path)
     return TakenError(
-        f"another daemon delivers from {path} already" + ("" if pid is None else f" ({named(pid)})"),
+        f"another daemon delivers from {path} already" + (f" ({found.name})" if found else ""),
         "There is one per queue: stop that one first, or set another queue.path",
     )
 
 
 def _file(path: str) -> str:
-    return os.path.join(path, "daemon.lock")
+    return os.path.join(path, LOCK)

@@ -1,0 +1,86 @@
+"""The embedded engine: a queue in a directory of this host, in SQLite."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from forwarder.spool import engine
+from forwarder.spool.sqlite.producer import Producer
+
+if TYPE_CHECKING:
+    from forwarder.spool.sqlite.consumer import Consumer
+    from forwarder.spool.sqlite.presence import Presence
+    from forwarder.spool.sqlite.view import View
+    from forwarder.spool.values import Finding, Holder
+
+
+class Spool(engine.Spool):
+    """The queue in the directory *place*. What a verb promises: `forwarder.spool.Spool`."""
+
+    def __init__(self, place: str) -> None:
+        # The program may go to another directory.
+        self.place = os.path.abspath(place)
+
+    # Each loads what it needs: a producer, which has to start fast, needs little.
+
+    def producer(self, *, max_bytes: int, min_free_bytes: int, lock_timeout_s: float) -> Producer:
+        return Producer(self.place, max_bytes, min_free_bytes, lock_timeout_s)
+
+    def consumer(self, lock_timeout_s: float = 10.0) -> Consumer:
+        from forwarder.spool.sqlite.consumer import Consumer
+
+        return Consumer(self.place, lock_timeout_s)
+
+    def view(self, timeout_s: float = 10.0) -> View:
+        from forwarder.spool.sqlite.view import View
+
+        return View(self.place, timeout_s)
+
+    def pause(self) -> bool:
+        from forwarder.spool.sqlite import control
+
+        return control.pause(self.place)
+
+    def resume(self) -> bool:
+        from forwarder.spool.sqlite import control
+
+        return control.resume(self.place)
+
+    def request_flush(self) -> None:
+        from forwarder.spool.sqlite import control
+
+        control.request_flush(self.place)
+
+    def retry_dead_letters(
+        self, ids: Iterable[int], edit: Callable[[bytes, float], bytes]
+    ) -> tuple[dict[int, int], list[tuple[int, str]]]:
+        from forwarder.spool.sqlite import dead_letters
+
+        return dead_letters.retry(self.place, ids, edit)
+
+    def delete_dead_letters(self, ids: Sequence[int]) -> int:
+        from forwarder.spool.sqlite import dead_letters
+
+        return dead_letters.delete(self.place, ids)
+
+    def take(self) -> Presence:
+        from forwarder.spool.sqlite.presence import Presence
+
+        return Presence(self.place)
+
+    def holder(self) -> Holder | None:
+        from forwarder.spool.sqlite import presence
+
+        return presence.holder(self.place)
+
+    def set_aside(self) -> list[str]:
+        from forwarder.spool.sqlite import set_aside
+
+        return set_aside.damaged(self.place)
+
+    def findings(self, *, max_bytes: int, min_free_bytes: int, briefly: bool = False) -> Iterator[Finding]:
+        from forwarder.spool.sqlite import findings
+
+        return findings.findings(self.place, max_bytes, min_free_bytes, briefly)

@@ -1,0 +1,125 @@
+"""Whether everything is in place: the directory and its files, the disk, the database."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+
+from forwarder.errors import (
+    ConfigError,
+    ForwarderError,
+    NotPermittedError,
+    StorageError,
+    TryAgainError,
+    size,
+)
+from forwarder.spool.errors import NoQueueError
+from forwarder.spool.sqlite.directory import DATABASE, INDEX, LOG
+from forwarder.spool.sqlite.set_aside import damaged
+from forwarder.spool.sqlite.view import View
+from forwarder.spool.values import FAIL, OK, WARNING, Finding
+
+# With less than this share of queue.max_bytes left, there is still time to act.
+SCARCE = 0.1
+
+
+def findings(path: str, max_bytes: int, min_free_bytes: int, briefly: bool) -> Iterator[Finding]:
+    """Check one thing after the other; *briefly*, only what a daemon can't do without.
+
+    Args:
+        path: The queue's directory.
+        max_bytes, min_free_bytes: The settings that say how much room there is.
+    """
+    found = list(_check_directory(path))
+    yield from found
+    if briefly or any(each.exit_code for each in found) or not os.path.isdir(path):
+        return
+    yield _check_disk(path, min_free_bytes)
+    for file in damaged(path):
+        detail = f"{file} was damaged: `forwarder salvage {file}` brings back what can be read"
+        yield Finding("set aside", FAIL, detail, StorageError.exit_code)
+    try:
+        with View(path) as view:
+            yield _check_room(view, max_bytes)
+            yield from view.check()
+    except NoQueueError as error:
+        # What plain persist-queue has put there waits, and can't be counted yet.
+        is_there = os.path.exists(os.path.join(path, DATABASE))
+        yield Finding("queue", WARNING if is_there else OK, str(error))
+    except ForwarderError as error:
+        yield Finding("queue", FAIL, str(error), error.exit_code)
+
+
+def _check_directory(path: str) -> Iterator[Finding]:
+    name = "directory"
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        yield _check_parent(path)
+        return
+    except OSError as error:
+        yield Finding(name, FAIL, f"{path}: {error.strerror}", NotPermittedError.exit_code)
+        return
+    if not stat.S_ISDIR(mode):
+        yield Finding(name, FAIL, f"{path} is not a directory", ConfigError.exit_code)
+    elif os.statvfs(path).f_flag & os.ST_RDONLY:
+        detail = f"the file system under {path} is mounted read-only"
+        yield Finding(name, FAIL, detail, StorageError.exit_code)
+    elif not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        detail = f"this user can't write in {path}, which reading the queue needs too"
+        yield Finding(name, FAIL, detail, NotPermittedError.exit_code)
+    else:
+        yield from _find_closed_files(path)
+        open_to = list(_find_strangers_rights(path))
+        for detail in open_to:
+            yield Finding(name, WARNING, detail)
+        if not open_to:
+            yield Finding(name, OK, f"{path}, mode {stat.S_IMODE(mode):o}")
+
+
+def _check_parent(path: str) -> Finding:
+    parent = os.path.dirname(path)
+    while not os.path.exists(parent):
+        parent = os.path.dirname(parent)
+    if os.access(parent, os.W_OK | os.X_OK):
+        return Finding("directory", OK, f"{path} is not there yet; the first event makes it")
+    detail = f"{path} is not there, and this user can't make it in {parent}"
+    return Finding("directory", FAIL, detail, NotPermittedError.exit_code)
+
+
+def _find_closed_files(path: str) -> Iterator[Finding]:
+    for file in (os.path.join(path, name) for name in (DATABASE, LOG, INDEX)):
+        if os.path.exists(file) and not os.access(file, os.R_OK | os.W_OK):
+            detail = f"this user can't write {file}, which reading needs too: chgrp and chmod 660 it"
+            yield Finding("database", FAIL, detail, NotPermittedError.exit_code)
+
+
+def _find_strangers_rights(path: str) -> Iterator[str]:
+    for place, remedy in ((path, "chmod o= it"), (os.path.join(path, DATABASE), "chmod 660 it")):
+        try:
+            mode = os.stat(place).st_mode
+        except OSError:
+            continue
+        if mode & stat.S_IWOTH:
+            yield f"everyone on this host can write {place}, and so put in or delete events: {remedy}"
+        elif mode & stat.S_IROTH:
+            yield f"everyone on this host can read {place}: {remedy}"
+
+
+def _check_disk(path: str, least: int) -> Finding:
+    disk = os.statvfs(path)
+    free = disk.f_bavail * disk.f_frsize
+    detail = f"{size(free)} free; queue.min_free_bytes is {size(least)}"
+    # With a limit of 0, a disk without any room is full all the same.
+    if free < max(least, 1):
+        return Finding("disk", FAIL, f"{detail}: no more events are taken in", TryAgainError.exit_code)
+    return Finding("disk", OK, detail)
+
+
+def _check_room(view: View, max_bytes: int) -> Finding:
+    used = view.used_bytes()
+    detail = f"{size(used)} used; queue.max_bytes is {size(max_bytes)}"
+    if used >= max_bytes:
+        return Finding("room", FAIL, f"{detail}: no more events are taken in", TryAgainError.exit_code)
+    return Finding("room", WARNING if used > max_bytes * (1 - SCARCE) else OK, detail)

@@ -1,0 +1,113 @@
+"""Putting rows at the end of the queue's table, while there is room for them."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+
+from forwarder.spool.errors import SpoolFullError
+from forwarder.spool.sqlite.database import Database
+from forwarder.spool.sqlite.directory import DATABASE, LOG, size_of
+from forwarder.spool.sqlite.errors import full, translated, used_up
+from forwarder.spool.sqlite.schema import INSERT, INSERT_SET, MOST_ID, SIZE_BITS, used_bytes
+from forwarder.spool.sqlite.status import READY
+
+PIECE_BYTES = 8 << 20
+
+
+class Producer:
+    """Appends rows to the queue in the directory *path*.
+
+    Args:
+        max_bytes: Refuse rows once the queue takes this much disk.
+        min_free_bytes: Refuse rows when the disk has less than this free.
+        lock_timeout_s: How long to wait for other writers.
+
+    Raises: as `Database`.
+    """
+
+    def __init__(self, path: str, max_bytes: int, min_free_bytes: int, lock_timeout_s: float) -> None:
+        self._path = path
+        self._max_bytes = max_bytes
+        self._min_free_bytes = min_free_bytes
+        self._database = Database(path, timeout=lock_timeout_s)
+
+    def append(self, records: Sequence[bytes]) -> int:
+        """Append rows, if there is room for them. Returns the id of the last one. Raises: as `append`."""
+        self._check_room(sum(map(len, records)))
+        return append(self._database, records, READY)
+
+    def close(self) -> None:
+        """Close the files; a later call opens them again."""
+        self._database.close()
+
+    def _check_room(self, size_bytes: int) -> None:
+        self._database.connect()
+        with translated(self._path):
+            try:
+                disk = os.statvfs(self._path)
+            except FileNotFoundError:
+                return  # gone since it was opened: the next transaction makes it anew
+            log_bytes = size_of(self._path, LOG)
+            used = size_of(self._path, DATABASE) + log_bytes
+        free_bytes = disk.f_bavail * disk.f_frsize
+        if free_bytes < self._min_free_bytes:
+            raise SpoolFullError(
+                f"the disk under {self._path} has {free_bytes:,} bytes free, less than queue.min_free_bytes "
+                f"({self._min_free_bytes:,})",
+                "Nothing was stored; what was accepted before is safe. Make room, or lower the setting",
+            )
+        # All that is in the log has to find room in the database too, or nothing could be settled any more.
+        if free_bytes < log_bytes + size_bytes:
+            raise full(self._path)
+        if used >= self._max_bytes:
+            # Another thread may close the connection meanwhile, by close() or by a fork.
+            with self._database.alone(), translated(self._path):
+                used = used_bytes(self._database.connect())
+            if used >= self._max_bytes:
+                raise SpoolFullError(
+                    f"the queue in {self._path} takes {used:,} bytes, as much as queue.max_bytes allows "
+                    f"({self._max_bytes:,})",
+                    "Nothing was stored; try again when the daemon has delivered some",
+                )
+
+
+def append(database: Database, records: Sequence[bytes], status: int) -> int:
+    """Append rows of up to 1 MB each: on return all are on disk, and none if it raises.
+
+    Returns:
+        the id of the last one.
+
+    Raises: as `Database.write`.
+    """
+
+    def step(connection: sqlite3.Connection) -> int:
+        now = time.time()
+        row_id: int | None = None
+        if len(records) == 1:
+            row_id = connection.execute(INSERT, (records[0], now, status)).lastrowid
+        else:
+            for piece, places in _pieces(records):
+                row_id = connection.execute(INSERT_SET, (piece, places, now, status)).lastrowid
+        assert row_id is not None
+        if row_id > MOST_ID:
+            raise used_up(database.path)
+        return row_id
+
+    return database.write(step)
+
+
+def _pieces(records: Sequence[bytes]) -> Iterator[tuple[bytes, str]]:
+    """The records joined, some `PIECE_BYTES` at a time, and where in that each of them is."""
+    piece: list[bytes] = []
+    places: list[str] = []
+    at = 1
+    for number, record in enumerate(records, 1):
+        piece.append(record)
+        places.append(str(at << SIZE_BITS | len(record)))
+        at += len(record)
+        if at > PIECE_BYTES or number == len(records):
+            yield b"".join(piece), f"[{','.join(places)}]"
+            piece, places, at = [], [], 1
