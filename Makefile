@@ -26,7 +26,7 @@ demo: $(VENV)/runtime ## show the whole way of an event on this machine, in seco
 
 test: $(VENV)/dev ## run all tests
 	@$(BIN)/python -m pytest -q tests/unit
-	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile tests/integration tests/fault tests/system
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile tests/engine tests/integration tests/fault tests/system
 
 lint: $(VENV)/dev ## check style, types and the direction of imports
 	@$(BIN)/ruff check .

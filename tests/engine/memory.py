@@ -1,0 +1,317 @@
+"""An engine that keeps everything in this process's memory: proof that the verbs ask for nothing else."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from dataclasses import dataclass, field, replace
+
+from forwarder.errors import EventError
+from forwarder.event import name_of
+from forwarder.spool import (
+    FAIL,
+    OK,
+    Brief,
+    Claim,
+    Control,
+    DeadLetter,
+    Figures,
+    Finding,
+    Group,
+    Holder,
+    NoQueueError,
+    QueueReplacedError,
+    SpoolFullError,
+    TakenError,
+    Waiting,
+)
+from forwarder.spool import engine as verbs
+
+
+@dataclass
+class Store:
+    """All there is of a queue."""
+
+    rows: dict[int, tuple[bytes, float]] = field(default_factory=dict)
+    letters: dict[int, DeadLetter] = field(default_factory=dict)
+    exists: bool = False
+    accepted: int = 0
+    dead_lettered: int = 0
+    delivered: int = 0
+    retried: int = 0
+    discarded: int = 0
+    short: int = 0
+    last_delivery_at: float | None = None
+    created_at: float = field(default_factory=time.time)
+    paused: bool = False
+    flushes: int = 0
+    consumer: object = None
+    holder: Presence | None = None
+
+    def put(self, data):
+        self.exists = True
+        self.accepted += 1
+        self.rows[self.accepted] = data, time.time()
+        return self.accepted
+
+    @property
+    def used_bytes(self):
+        return sum(len(data) for data, _ in self.rows.values())
+
+
+class Producer:
+    def __init__(self, store, max_bytes):
+        self._store, self._max_bytes = store, max_bytes
+        store.exists = True
+
+    def append(self, records):
+        if self._store.used_bytes >= self._max_bytes:
+            raise SpoolFullError("it is full")
+        for data in records:
+            self._store.put(data)
+        return self._store.accepted
+
+    def close(self):
+        pass
+
+
+class Consumer:
+    orphaned = ""
+
+    def __init__(self, store):
+        self._store = store
+        store.exists, store.consumer = True, self
+        self._position = 0
+
+    def _behind(self):
+        if self._store.consumer is not self:
+            raise QueueReplacedError("another consumer has begun")
+        return [row_id for row_id in self._store.rows if row_id > self._position]
+
+    def arrivals(self):
+        return len(self._behind())
+
+    def claim(self, max_events, max_bytes):
+        claim = self._read(self._behind(), max_events, max_bytes)
+        if claim.ids:
+            self._position = claim.ids[-1]
+        return replace(claim, left=len(self._behind()))
+
+    def sample(self, place):
+        behind = self._behind()
+        return self._read(behind[int(place * (len(behind) - 1)) :], 1, 0) if behind else Claim()
+
+    def read_again(self, ids, size_bytes):
+        return self._read([row_id for row_id in ids if row_id in self._store.rows], len(ids), size_bytes)
+
+    def _read(self, ids, max_events, max_bytes):
+        taken, size_bytes = [], 0
+        for row_id in ids[:max_events]:
+            row_bytes = len(self._store.rows[row_id][0]) + 1
+            if taken and size_bytes + row_bytes > max_bytes:
+                break
+            taken.append(row_id)
+            size_bytes += row_bytes
+        return Claim(taken, [self._store.rows[row_id][0] for row_id in taken], size_bytes)
+
+    def settle(self, settlement):
+        self._behind()
+        store, now = self._store, time.time()
+        dead = {each.event_id: each for each in settlement.dead}
+        for row_id in settlement.ids:
+            data, accepted_at = store.rows.pop(row_id)
+            if row_id not in dead:
+                store.delivered += 1
+                store.last_delivery_at = now
+                continue
+            why = dead[row_id]
+            store.dead_lettered += 1
+            store.letters[store.dead_lettered] = DeadLetter(
+                store.dead_lettered, row_id, data, *name_of(data), why.reason, why.field, why.http_status,
+                accepted_at, now,
+            )  # fmt: skip
+        store.short += settlement.short
+
+    def discard_dead_letters(self, before):
+        old = [each.id for each in self._store.letters.values() if each.dead_at < before]
+        return _delete(self._store, old)
+
+    def keep_house(self, *, at_rest):
+        return not at_rest
+
+    def changed_mark(self):
+        return self._store.accepted, self.control()
+
+    def version(self):
+        self._behind()
+        return self._store.accepted
+
+    def control(self):
+        return Control(self._store.paused, self._store.flushes, None)
+
+    def wait_for_locks(self, timeout_s):
+        pass
+
+    def reopen(self):
+        pass
+
+    def set_aside(self):
+        pass
+
+    def close(self):
+        pass
+
+
+class View:
+    def __init__(self, store):
+        self._store = store
+        if not store.exists:
+            raise NoQueueError("there is no queue yet")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def figures(self):
+        store = self._store
+        oldest = next(iter(store.rows.values()), (b"", None))[1]
+        return Figures(
+            accepted=store.accepted, delivered=store.delivered, dead_lettered=store.dead_lettered, deleted=0,
+            waiting=len(store.rows), dead_letters=len(store.letters), retried=store.retried,
+            discarded=store.discarded, short=store.short, paused=store.paused, oldest_waiting_at=oldest,
+            last_delivery_at=store.last_delivery_at, rate_1m=0.0, db_bytes=0, wal_bytes=0, disk_free_bytes=0,
+            created_at=store.created_at,
+        )  # fmt: skip
+
+    def used_bytes(self):
+        return self._store.used_bytes
+
+    def peek(self, count, after_id=0):
+        rows = [(row_id, *row) for row_id, row in self._store.rows.items() if row_id > after_id]
+        return [Waiting(row_id, data, at, 1, len(data)) for row_id, data, at in rows[:count]]
+
+    def newest_dead_letter(self):
+        return max(self._store.letters, default=0)
+
+    def count_dead_letters(self, where):
+        return len(self._fitting(where))
+
+    def dead_letters(self, where, after_id=0, limit=1000, with_data=True):
+        found = [each for each in self._fitting(where) if each.id > after_id][:limit]
+        return found if with_data else [replace(each, data=b"") for each in found]
+
+    def latest_dead_letters(self, limit, digits=""):
+        found = [each for each in self._store.letters.values() if str(each.id).startswith(digits)]
+        return [Brief(each.id, each.event, each.reason) for each in found[: -limit - 1 : -1]]
+
+    def summary(self, where):
+        groups = {}
+        for each in self._fitting(where):
+            key = each.reason, each.field, each.http_status, each.event
+            new = Group(*key, 1, each.dead_at, each.dead_at, each.id)
+            groups[key] = groups[key].merged(new) if key in groups else new
+        return sorted(groups.values(), key=lambda group: (-group.count, group.example_id))
+
+    def check(self):
+        found = self.figures()
+        balances = found.accepted == found.delivered + found.dead_lettered + found.waiting
+        return [Finding("books", OK if balances else FAIL, "")]
+
+    def _fitting(self, where):
+        return [
+            each
+            for each in self._store.letters.values()
+            if (where.ids is None or each.id in where.ids)
+            and (where.reason is None or where.reason.lower() in each.reason.lower())
+            and (where.event is None or where.event == each.event)
+            and (where.since is None or each.dead_at >= where.since)
+        ]
+
+
+class Presence:
+    def __init__(self, store):
+        if store.holder is not None:
+            raise TakenError("it is taken")
+        self.token, self.is_announced, self.told, self.pid = uuid.uuid4().hex, False, {}, os.getpid()
+        self._store, store.holder = store, self
+
+    def announce(self):
+        self.is_announced = True
+
+    keep = announce
+
+    def tell(self, state):
+        self.told = dict(state)
+
+    def release(self):
+        self._store.holder = None
+
+
+class Spool(verbs.Spool):
+    place = "memory"
+
+    def __init__(self):
+        self._store = Store()
+
+    def producer(self, *, max_bytes, min_free_bytes, lock_timeout_s):
+        return Producer(self._store, max_bytes)
+
+    def consumer(self, lock_timeout_s=10.0):
+        return Consumer(self._store)
+
+    def view(self, timeout_s=10.0):
+        return View(self._store)
+
+    def pause(self):
+        before, self._store.paused = self._store.paused, True
+        self._store.exists = True
+        return before
+
+    def resume(self):
+        before, self._store.paused = self._store.paused, False
+        self.request_flush()
+        return before
+
+    def request_flush(self):
+        self._store.flushes += 1
+
+    def retry_dead_letters(self, ids, edit):
+        store, new_ids, stayed = self._store, {}, []
+        for letter_id in ids:
+            if letter_id in store.letters:
+                letter = store.letters[letter_id]
+                try:
+                    data = edit(letter.data, letter.accepted_at)
+                except EventError as error:
+                    stayed.append((letter_id, str(error)))
+                    continue
+                new_ids[letter_id] = store.put(data)
+                del store.letters[letter_id]
+        store.retried += len(new_ids)
+        return new_ids, stayed
+
+    def delete_dead_letters(self, ids):
+        return _delete(self._store, ids)
+
+    def take(self):
+        return Presence(self._store)
+
+    def holder(self):
+        found = self._store.holder
+        return Holder(found.pid, found.told) if found and found.is_announced else None
+
+    def set_aside(self):
+        return []
+
+    def findings(self, *, max_bytes, min_free_bytes, briefly=False):
+        if not briefly:
+            yield from self.view().check()
+
+
+def _delete(store, ids):
+    count = sum(store.letters.pop(letter_id, None) is not None for letter_id in ids)
+    store.discarded += count
+    return count

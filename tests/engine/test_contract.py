@@ -1,0 +1,416 @@
+"""What each verb of `forwarder.spool` must do, whatever the engine behind it.
+
+Held against the embedded engine and against one in memory, which shows that nothing of SQLite is in it.
+"""
+
+import json
+import os
+import pickle
+import random
+import warnings
+from contextlib import closing
+
+import pytest
+
+from forwarder import spool as spools
+from forwarder.errors import EventError
+from forwarder.spool import (
+    Dead,
+    NoQueueError,
+    QueueReplacedError,
+    Selection,
+    Settlement,
+    SpoolFullError,
+    TakenError,
+)
+from tests.engine import memory
+
+MIB = 1024 * 1024
+ALL = Selection()
+LIMITS = {"max_bytes": 10**9, "min_free_bytes": 0, "lock_timeout_s": 10.0}
+
+
+@pytest.fixture(params=["sqlite", "memory"])
+def spool(request, tmp_path):
+    """An empty queue, which is not there yet."""
+    return memory.Spool() if request.param == "memory" else spools.at(tmp_path / "queue")
+
+
+@pytest.fixture
+def producer(spool):
+    with closing(spool.producer(**LIMITS)) as producer:
+        yield producer
+
+
+@pytest.fixture
+def consumer(spool, producer):
+    """The one that delivers, from a queue in which records 0 to 9 wait."""
+    producer.append([record(number) for number in range(10)])
+    with closing(spool.consumer()) as consumer:
+        consumer.arrivals()
+        yield consumer
+
+
+def record(number, name="signup"):
+    return json.dumps({"event": name, "properties": {"time": 1, "$insert_id": f"id-{number}"}}).encode()
+
+
+def numbers(claim):
+    return [int(json.loads(data)["properties"]["$insert_id"][3:]) for data in claim.events]
+
+
+def figures(spool):
+    """The durable figures, once they are proven to balance and what is stored to be sound."""
+    with spool.view() as view:
+        assert [finding for finding in view.check() if not finding.ok] == []
+        found = view.figures()
+    assert found.accepted == found.delivered + found.dead_lettered + found.deleted + found.waiting
+    assert found.dead_lettered == found.dead_letters + found.retried + found.discarded
+    return found
+
+
+def bury(spool, consumer, *reasons, **why):
+    """Have the next records refused, each for one of the *reasons*."""
+    claim = consumer.claim(len(reasons), MIB)
+    pairs = zip(claim.ids, claim.events, reasons, strict=True)
+    dead = [Dead(row_id, data, reason, **why) for row_id, data, reason in pairs]
+    consumer.settle(Settlement(claim.ids, dead, http_status=400))
+    return claim
+
+
+def elsewhere(look):
+    """What *look* gives in another process."""
+    ours, theirs = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # a fork amid threads; none has a lock here
+        child = os.fork()
+    if not child:
+        try:
+            os.write(theirs, pickle.dumps(look()))
+        finally:
+            os._exit(0)
+    os.close(theirs)
+    with open(ours, "rb") as answer:
+        found = pickle.load(answer)
+    os.waitpid(child, 0)
+    return found
+
+
+# The way in
+
+
+def test_nothing_is_there_before_the_first_verb(spool):
+    """To look at a queue that is not there makes none, and says so."""
+    for _ in range(2):
+        with pytest.raises(NoQueueError):
+            spool.view()
+    assert spool.holder() is None
+    assert spool.set_aside() == []
+
+
+def test_append_gives_rows_in_order(spool, producer):
+    """What was appended waits in the order of its ids, as the bytes it was; its id is the last one's."""
+    first = producer.append([record(0)])
+    last = producer.append([record(1), record(2)])
+    with spool.view() as view:
+        rows = view.peek(10)
+        assert [row.data for row in rows] == [record(0), record(1), record(2)]
+        assert (rows[0].id, rows[2].id) == (first, last)
+        assert [row.id for row in view.peek(1, after_id=first)] == [rows[1].id]
+    found = figures(spool)
+    assert (found.accepted, found.waiting, found.oldest_waiting_at) == (3, 3, rows[0].accepted_at)
+
+
+def test_append_refuses_what_does_not_fit(spool, producer):
+    """Where the limit is reached nothing is stored, and what waits stays."""
+    producer.append([record(0)])
+    with closing(spool.producer(**LIMITS | {"max_bytes": 10})) as full, pytest.raises(SpoolFullError):
+        full.append([record(1), record(2)])
+    assert figures(spool).accepted == 1
+
+
+# The way out
+
+
+def test_each_row_is_claimed_once(consumer):
+    """Oldest first, at most so many, until none is left; what comes later is claimed next."""
+    assert numbers(consumer.claim(4, MIB)) == [0, 1, 2, 3]
+    claim = consumer.claim(4, MIB)
+    assert (numbers(claim), claim.left) == ([4, 5, 6, 7], 2)
+    claim = consumer.claim(4, MIB)
+    assert (numbers(claim), claim.left) == ([8, 9], 0)
+    assert len(consumer.claim(4, MIB).ids) == 0
+
+
+def test_arrivals(consumer, producer):
+    """They count what waits behind the claims, and `version` changes with them."""
+    assert consumer.arrivals() == 10
+    consumer.claim(10, MIB)
+    assert consumer.arrivals() == 0
+    before = consumer.version()
+    assert consumer.version() == before
+    producer.append([record(10), record(11)])
+    assert consumer.version() != before
+    assert consumer.arrivals() == 2
+    assert numbers(consumer.claim(10, MIB)) == [10, 11]
+
+
+def test_a_claim_is_bound_by_bytes(consumer):
+    """Line ends are counted; one row alone is always taken."""
+    size_bytes = len(record(0)) + 1
+    claim = consumer.claim(10, 3 * size_bytes)
+    assert (len(claim.ids), claim.size_bytes) == (3, 3 * size_bytes)
+    assert len(consumer.claim(10, 3 * size_bytes - 1).ids) == 2
+    assert len(consumer.claim(10, 1).ids) == 1
+
+
+def test_a_sample_stays(consumer):
+    """The next, the newest or one between them; all are claimed afterwards all the same."""
+    consumer.claim(2, MIB)
+    assert [numbers(consumer.sample(place)) for place in (0.0, 0.5, 1.0)] == [[2], [5], [9]]
+    assert numbers(consumer.claim(10, MIB)) == list(range(2, 10))
+    assert len(consumer.sample(0.5).ids) == 0
+
+
+def test_read_again(consumer):
+    """The same bytes for the same ids, in any choice; those that are gone are left out."""
+    claim = consumer.claim(10, MIB)
+    assert [*consumer.read_again(claim.ids, claim.size_bytes).events] == [*claim.events]
+    some = [claim.ids[n] for n in (1, 4, 5, 9)]
+    consumer.settle(Settlement([some[1]]))
+    again = consumer.read_again(some, 4 * (len(record(0)) + 1))
+    assert ([*again.ids], numbers(again)) == ([some[0], some[2], some[3]], [1, 5, 9])
+    assert again.size_bytes == sum(map(len, again.events)) + 3
+
+
+def test_settle(spool, consumer):
+    """Rows leave, delivered or dead, in any order and with gaps; the books have all of it."""
+    claim = consumer.claim(10, MIB)
+    ids = [claim.ids[n] for n in (1, 2, 5, 9)]
+    dead = [Dead(ids[2], claim.events[5], "'properties.time' is invalid", "properties.time", 400)]
+    consumer.settle(Settlement(ids, dead, short=1, size_bytes=400, http_status=400, tries=2, took_s=0.25))
+    found = figures(spool)
+    assert (found.accepted, found.delivered, found.dead_lettered, found.waiting) == (10, 3, 1, 6)
+    assert found.short == 1
+    assert found.last_delivery_at is not None
+    with spool.view() as view:
+        assert [row.data for row in view.peek(10)] == [record(n) for n in (0, 3, 4, 6, 7, 8)]
+        [letter] = view.dead_letters(ALL)
+    assert (letter.event_id, letter.data) == (ids[2], record(5))
+    assert (letter.event, letter.insert_id) == ("signup", "id-5")
+    assert (letter.reason, letter.field, letter.http_status) == (dead[0].reason, dead[0].field, 400)
+    assert 0 < letter.accepted_at <= letter.dead_at
+
+
+def test_what_was_not_settled_waits_again(spool, consumer):
+    """Whoever comes next claims it again, with the same bytes; the one before can do nothing any more."""
+    claim = consumer.claim(4, MIB)
+    consumer.settle(Settlement(claim.ids[:2]))
+    with closing(spool.consumer()) as second:
+        assert second.arrivals() >= 8
+        assert numbers(second.claim(10, MIB)) == list(range(2, 10))
+        for verb in (lambda: consumer.settle(Settlement(claim.ids[2:])), consumer.version, consumer.arrivals):
+            with pytest.raises(QueueReplacedError):
+                verb()
+    assert figures(spool).waiting == 8
+
+
+def test_keeping_house_comes_to_an_end(spool, consumer):
+    """At rest there is nothing more to do in the end, and nothing has changed for it."""
+    consumer.settle(Settlement(consumer.claim(5, MIB).ids))
+    assert consumer.keep_house(at_rest=False)
+    for _ in range(20):
+        if not consumer.keep_house(at_rest=True):
+            break
+    else:
+        pytest.fail("it never ends")
+    assert (figures(spool).waiting, numbers(consumer.claim(10, MIB))) == (5, [5, 6, 7, 8, 9])
+
+
+# What a person asks for
+
+
+def test_pause_and_flush_are_seen(spool, consumer):
+    """By the one that delivers and by who looks; each flush is another."""
+    mark, asked = consumer.changed_mark(), consumer.control()
+    assert not asked.paused
+    assert [spool.pause(), spool.pause()] == [False, True]
+    assert consumer.control().paused
+    assert figures(spool).paused
+    assert consumer.changed_mark() != mark
+    assert consumer.control().flush == asked.flush
+    assert [spool.resume(), spool.resume()] == [True, False]
+    assert not consumer.control().paused
+    before = consumer.control().flush
+    spool.request_flush()
+    assert consumer.control().flush != before
+
+
+def test_a_pause_may_come_first(spool):
+    """Where there is no queue yet, one is made, and the first to deliver begins paused."""
+    spool.pause()
+    with closing(spool.consumer()) as consumer:
+        assert consumer.control().paused
+
+
+# Dead letters
+
+
+def test_dead_letters_are_found(spool, consumer):
+    """By id, a part of the reason, the name, the time of death; a few at a time, with data or without."""
+    bury(spool, consumer, "bad time", "bad name", "Bad TIME")
+    with spool.view() as view:
+        letters = view.dead_letters(ALL)
+        first, second, third = ids = [letter.id for letter in letters]
+        assert ids == sorted(ids)
+
+        def found(**where):
+            return [letter.id for letter in view.dead_letters(Selection(**where))]
+
+        assert found(reason="time") == [first, third]
+        assert found(ids=(second, third, 10**6)) == [second, third]
+        assert found(event="signup", reason="name") == [second]
+        assert found(event="sign") == []
+        assert found(since=letters[2].dead_at + 1) == []
+        assert [letter.id for letter in view.dead_letters(ALL, first, 1, with_data=False)] == [second]
+        assert view.dead_letters(ALL, with_data=False)[0].data == b""
+        assert view.count_dead_letters(Selection(reason="bad")) == 3
+        assert view.newest_dead_letter() == third
+        assert [brief.id for brief in view.latest_dead_letters(2)] == [third, second]
+        assert [brief.id for brief in view.latest_dead_letters(9, str(second))] == [second]
+
+
+def test_dead_letters_are_summed_up(spool, consumer):
+    """By what they died of, the largest group first."""
+    bury(spool, consumer, "one", "two", "two", field="f", http_status=400)
+    with spool.view() as view:
+        groups = view.summary(ALL)
+        ids = [letter.id for letter in view.dead_letters(ALL)]
+    assert [(group.reason, group.count, group.example_id) for group in groups] == [
+        ("two", 2, ids[1]),
+        ("one", 1, ids[0]),
+    ]
+    assert groups[0].first_at <= groups[0].last_at
+    assert (groups[0].field, groups[0].http_status, groups[0].event) == ("f", 400, "signup")
+
+
+def test_dead_letters_are_retried(spool, consumer):
+    """Accepted again, edited, with a new id that is told; what the edit refuses stays, with the reason."""
+    bury(spool, consumer, "one", "two", "three")
+    with spool.view() as view:
+        letters = view.dead_letters(ALL)
+
+    def edit(data, accepted_at):
+        assert accepted_at in {letter.accepted_at for letter in letters}
+        if b"id-1" in data:
+            raise EventError("not this one")
+        return data.replace(b"signup", b"signed")
+
+    new_ids, stayed = spool.retry_dead_letters([*(letter.id for letter in letters), 10**6], edit)
+    assert stayed == [(letters[1].id, "not this one")]
+    assert [*new_ids] == [letters[0].id, letters[2].id]
+    found = figures(spool)
+    assert (found.accepted, found.retried, found.dead_letters, found.waiting) == (12, 2, 1, 9)
+    with spool.view() as view:
+        assert [(row.id, row.data) for row in view.peek(99)[-2:]] == [
+            (new_ids[letters[0].id], record(0, "signed")),
+            (new_ids[letters[2].id], record(2, "signed")),
+        ]
+
+
+def test_dead_letters_are_deleted(spool, consumer):
+    """By id, and by age; each counts once."""
+    bury(spool, consumer, "one", "two", "three")
+    with spool.view() as view:
+        first, second, third = view.dead_letters(ALL)
+    assert spool.delete_dead_letters([first.id, 10**6]) == 1
+    assert spool.delete_dead_letters([first.id]) == 0
+    assert consumer.discard_dead_letters(second.dead_at - 1) == 0
+    assert consumer.discard_dead_letters(third.dead_at + 1) == 2
+    found = figures(spool)
+    assert (found.dead_letters, found.discarded, found.dead_lettered) == (0, 3, 3)
+
+
+# Who delivers
+
+
+def test_one_delivers(spool):
+    """Nobody else may meanwhile; others see who it is once it is announced, and what it has told."""
+    presence = spool.take()
+    with pytest.raises(TakenError):
+        spool.take()
+    assert elsewhere(spool.holder) is None
+    presence.announce()
+    assert elsewhere(spool.holder).told == {}
+    presence.tell({"state": "running", "pid": os.getpid()})
+    presence.keep()
+    found = elsewhere(spool.holder)
+    assert (found.pid, found.told["state"], found.is_halted) == (os.getpid(), "running", False)
+    presence.release()
+    assert elsewhere(spool.holder) is None
+    other = spool.take()
+    other.announce()
+    assert elsewhere(spool.holder).told == {}
+    assert other.token != presence.token
+    other.release()
+
+
+def test_all_is_in_place(spool, producer):
+    """A new queue has no fault, at a glance or looked through."""
+    for briefly in (True, False):
+        findings = [*spool.findings(max_bytes=10**12, min_free_bytes=0, briefly=briefly)]
+        assert [finding for finding in findings if not finding.ok] == []
+
+
+# All together
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_comes_the_books_balance(spool, producer, seed):
+    """A hundred steps at random: each record ends in one place, and the figures say how many in which."""
+    rng = random.Random(seed)
+    consumer, claimed, offered = spool.consumer(), {}, 0
+    delivered, dead = set(), set()
+    for _ in range(100):
+        step = rng.choice(["append", "claim", "settle", "retry", "delete", "crash", "house"])
+        if step == "append":
+            count = rng.randrange(1, 5)
+            producer.append([record(offered + n) for n in range(count)])
+            offered += count
+            consumer.arrivals()
+        elif step == "claim":
+            claim = consumer.claim(rng.randrange(1, 8), rng.choice([1, 200, MIB]))
+            assert not claimed.keys() & set(claim.ids), "claimed twice"
+            claimed |= zip(claim.ids, zip(numbers(claim), claim.events, strict=True), strict=True)
+        elif step == "settle" and claimed:
+            ids = rng.sample(sorted(claimed), rng.randrange(1, len(claimed) + 1))
+            bad = [row_id for row_id in ids if rng.random() < 0.3]
+            consumer.settle(Settlement(sorted(ids), [Dead(n, claimed[n][1], "bad") for n in sorted(bad)]))
+            dead |= {claimed[row_id][0] for row_id in bad}
+            delivered |= {claimed.pop(row_id)[0] for row_id in ids} - dead
+        elif step in ("retry", "delete"):
+            with spool.view() as view:
+                letters = view.dead_letters(ALL, limit=3)
+            ids = [letter.id for letter in letters]
+            gone = {int(letter.insert_id[3:]) for letter in letters}
+            if step == "retry":
+                assert len(spool.retry_dead_letters(ids, lambda data, _: data)[0]) == len(ids)
+                consumer.arrivals()
+                dead -= gone
+            else:
+                assert spool.delete_dead_letters(ids) == len(ids)
+        elif step == "crash":
+            consumer.close()
+            consumer, claimed = spool.consumer(), {}
+            consumer.arrivals()
+        elif step == "house":
+            consumer.keep_house(at_rest=not claimed)
+        found = figures(spool)
+        assert found.accepted == offered + found.retried
+        with spool.view() as view:
+            waiting = {int(json.loads(row.data)["properties"]["$insert_id"][3:]) for row in view.peek(10**6)}
+            letters = {int(letter.insert_id[3:]) for letter in view.dead_letters(ALL)}
+        assert not waiting & letters
+        assert waiting | letters | delivered | dead == set(range(offered))
+        assert (len(waiting), len(letters)) == (found.waiting, found.dead_letters)
+    consumer.close()
