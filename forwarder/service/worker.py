@@ -9,8 +9,10 @@ from collections.abc import Callable
 from forwarder.config import Settings
 from forwarder.delivery.batch import Batch
 from forwarder.delivery.dispatcher import Dispatcher
-from forwarder.delivery.wire.outcome import CLOCK_BLOCKS_S, Outcome
+from forwarder.delivery.wire.outcome import CLOCK_BLOCKS_S
 from forwarder.errors import ForwarderError, TryAgainError
+from forwarder.records import EVENTS
+from forwarder.records.verdict import Outcome
 from forwarder.service.instance import InstanceLock
 from forwarder.service.journal import Journal
 from forwarder.service.tally import Tally
@@ -77,7 +79,7 @@ class Worker:
             before.place != self._asked.place and (self._pause_holds or before.paused)
         )
         self._watch = Watch(self._spool.changed_mark)
-        self.dispatcher = Dispatcher(self._spool, self._settings.delivery)
+        self.dispatcher = Dispatcher(self._spool, EVENTS, self._settings.delivery)
         self._outcomes: deque[tuple[Batch, Outcome]] = deque()
         self._version: int | None = None
         self._untidy = True

@@ -14,7 +14,7 @@ import pytest
 from persistqueue.serializers import json as plain_json
 
 from forwarder import salvage
-from forwarder.event import accept
+from forwarder.records.event import accept
 from forwarder.spool import Consumer, DamagedError, Dead, EventQueue, Selection, Settlement, View
 from forwarder.spool.sqlite import books, set_aside
 

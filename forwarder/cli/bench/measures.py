@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from forwarder.cli.stage import Stage
-from forwarder.event import encode
+from forwarder.records.event import encode
 from forwarder.service import state as daemon_state
 from forwarder.spool import EventQueue, View
 from forwarder.spool.sqlite import control

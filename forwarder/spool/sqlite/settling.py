@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from forwarder.event import name_of
+from forwarder.records import EVENTS
 from forwarder.spool.sqlite.schema import INSERT_LETTER, KEPT_ENTRIES, PUT_AT, SEQUENCE, TABLE
 
 PIECE_BYTES = 256 * 1024
@@ -156,4 +156,4 @@ def _letter_row(connection: sqlite3.Connection, letter: Dead, now: float) -> tup
     """A dead letter's row, with what only the event's row tells, while that is there."""
     (put_at,) = connection.execute(_PUT_AT, (letter.event_id,)).fetchone()
     why = letter.reason, letter.field, letter.http_status
-    return letter.event_id, letter.data, *name_of(letter.data), *why, put_at, now
+    return letter.event_id, letter.data, *EVENTS.name_of(letter.data), *why, put_at, now

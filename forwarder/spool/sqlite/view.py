@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from forwarder.errors import UnavailableError
-from forwarder.event import MAX_EVENT_BYTES
+from forwarder.records import EVENTS
 from forwarder.spool.sqlite import control, schema
 from forwarder.spool.sqlite.directory import DATABASE, LOG, quoted, refuse_links, size_of
 from forwarder.spool.sqlite.errors import damaged, has_no_space, translated
@@ -24,7 +24,7 @@ _NEWEST_DELIVERIES = 20_000
 _CHUNK_IDS = 10_000
 _START_BYTES = 4096
 _PEEK = (
-    f"SELECT _id, iif(length(data) > {MAX_EVENT_BYTES}, substr(data, 1, {_START_BYTES}), data), put_at,"
+    f"SELECT _id, iif(length(data) > {EVENTS.max_bytes}, substr(data, 1, {_START_BYTES}), data), put_at,"
     f" status, length(data) FROM ({schema.ROW}) WHERE _id > ? ORDER BY _id LIMIT ?"
 )
 
