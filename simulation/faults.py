@@ -18,7 +18,7 @@ from forwarder.delivery.deferred import Deferred
 from forwarder.delivery.dispatcher import Dispatcher
 from forwarder.delivery.flow import Flow
 from forwarder.delivery.pace import Pace
-from forwarder.delivery.wire.outcome import Kind
+from forwarder.records.verdict import Verdict
 from simulation.days import day
 
 MOST_DAYS = 2000
@@ -93,11 +93,11 @@ FAULTS: dict[str, tuple[Any, str, Any]] = {
     "the halves overlap": (Batch, "halves", _overlaps),
     "a breaker that never closes": (Flow, "passed", _stays_open),
     "a breaker that never opens": (Flow, "failed", _never_opens),
-    "a 503 is taken for a yes": (dispatcher, "_RULES", {**_RULES, Kind.UNREACHABLE: _acks_what_failed}),
+    "a 503 is taken for a yes": (dispatcher, "_RULES", {**_RULES, Verdict.UNREACHABLE: _acks_what_failed}),
     "the rest of a short count is forgotten": (
         dispatcher,
         "_RULES",
-        {**_RULES, Kind.SHORT: _forgets_the_rest},
+        {**_RULES, Verdict.SHORT: _forgets_the_rest},
     ),
     "the neighbour of a named event dies": (dispatcher, "_dead", _blames_the_next),
     "a claim skips an event": (Backlog, "claim", _skips_one),

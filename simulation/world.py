@@ -13,6 +13,7 @@ from forwarder.config.settings import Delivery
 from forwarder.delivery.batch import Batch
 from forwarder.delivery.dispatcher import Dispatcher
 from forwarder.delivery.wire.outcome import Reply, judge
+from forwarder.records import EVENTS
 from forwarder.spool import Claim, Settlement
 
 # So many steps at one instant are no progress.
@@ -140,7 +141,7 @@ class World:
     def start(self, queue: Queue, settings: Delivery, server: Server, latency_s: float = 0.0) -> Forwarder:
         """A forwarder that starts now; *latency_s* is its way to the server and back."""
         draw = random.Random(self.random.random()).random
-        dispatcher = Dispatcher(queue, settings, random=draw)  # type: ignore[arg-type]
+        dispatcher = Dispatcher(queue, EVENTS, settings, random=draw)  # type: ignore[arg-type]
         forwarder = Forwarder(dispatcher, server, latency_s)
         self.wake(forwarder)
         return forwarder
@@ -178,7 +179,7 @@ class World:
         forwarder.answers.append((self.now, reply.status))
         all_s = there_s + took_s + back_s
         reply = Reply(reply.status, reply.headers, reply.body, reply.error, took_s=all_s, is_cut=reply.is_cut)
-        outcome = judge(reply, batch.events)
+        outcome = judge(EVENTS, reply, batch.events)
 
         def settle() -> None:
             if forwarder.is_alive:

@@ -146,9 +146,10 @@ def _check_daemon(queue: Spool) -> Finding:
 
 def _ask_mixpanel(settings: Settings) -> Finding:
     from forwarder.delivery.wire.asking import ask
+    from forwarder.records import EVENTS
 
     try:
-        found = ask(settings)
+        found = ask(settings, EVENTS)
     except ForwarderError as error:
         return _failed("Mixpanel", error)
     if found.taken:

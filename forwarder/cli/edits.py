@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from forwarder.errors import EventError, UsageError
-from forwarder.event import accept
+from forwarder.records import EVENTS
 
 REMEDY = "A path is `event`, or `properties.` and a name; a dot in a name is written \\."
 INSERT_ID = ("properties", "$insert_id")
@@ -79,8 +79,8 @@ def renew(data: bytes, accepted_at: float, edits: Sequence[Edit], now_ms: int, r
     Raises:
         EventError: with the reason why it can't be delivered like this.
     """
-    renewed = accept(apply(data, edits), int(accepted_at * 1000), rules=False)
-    return accept(renewed, now_ms) if rules else renewed
+    renewed = EVENTS.accept(apply(data, edits), int(accepted_at * 1000), False)
+    return EVENTS.accept(renewed, now_ms, True) if rules else renewed
 
 
 def _understand_set(given: str) -> Edit:

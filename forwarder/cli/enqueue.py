@@ -16,8 +16,8 @@ from forwarder.cli.one_event import build_event
 from forwarder.cli.output import OutputError
 from forwarder.cli.progress import Progress, echo
 from forwarder.errors import EventError, ForwarderError, UsageError
-from forwarder.event import accept
-from forwarder.event.reader import StoppedError
+from forwarder.records import EVENTS
+from forwarder.records.reading import StoppedError
 
 Store = Callable[[list[bytes]], object]
 
@@ -109,7 +109,7 @@ def _store(context: Context, check: bool, rules: bool) -> Iterator[Store | None]
 
 def _take_one(line: bytes, store: Store | None, rules: bool, as_json: bool) -> int:
     try:
-        record = accept(line, time.time_ns() // 1_000_000, rules)
+        record = EVENTS.accept(line, time.time_ns() // 1_000_000, rules)
     except EventError as error:
         echo(f"forwarder: the event is refused: {error}", err=True)
         _print_counts(0, 1, 1, store is None, as_json)

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 
 from forwarder.cli.progress import Progress
 from forwarder.errors import InputError, printable
-from forwarder.event import accept_many
-from forwarder.event.reader import BrokenInputError, Chunk, Source, read_chunks
+from forwarder.records import EVENTS
+from forwarder.records.reading import BrokenInputError, Chunk, Source, read_chunks
 
 STDIN = "<stdin>"
 
@@ -91,7 +91,7 @@ class Intake:
         try:
             with _opened(name) as fd:
                 source = Source(fd, self._wake_fd)
-                for chunk in read_chunks(source):
+                for chunk in read_chunks(source, EVENTS.max_bytes):
                     self._take_chunk(shown, chunk)
                     self._progress.update(self._read_bytes + source.read_bytes, self.accepted)
                 self._read_bytes += source.read_bytes
@@ -116,7 +116,7 @@ class Intake:
         behind = min(self._skip - self.lines, len(lines))
         if behind > 0:
             lines, first_line = lines[behind:], first_line + behind
-        records, found = accept_many(lines, time.time_ns() // 1_000_000, self._rules)
+        records, found = EVENTS.accept_many(lines, time.time_ns() // 1_000_000, self._rules)
         if records and self._store:
             self._store(records)
         refused = [(first_line + index, reason) for index, reason in found]

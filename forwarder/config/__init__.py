@@ -21,7 +21,7 @@ __all__ = [
     "Settings",
     "Shown",
     "describe",
-    "import_url",
+    "endpoint_url",
     "load",
     "load_credentials",
 ]
@@ -34,7 +34,7 @@ HOSTS = {
 }
 
 
-def import_url(settings: Settings) -> str:
-    """Where events are posted to."""
+def endpoint_url(settings: Settings, path: str) -> str:
+    """Where what belongs to the endpoint *path* is posted to."""
     base = settings.mixpanel.url or HOSTS[settings.mixpanel.region]
-    return f"{base.rstrip('/')}/import"
+    return base.rstrip("/") + path

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 
-from forwarder.event import text_of
-
 
 @dataclass(slots=True, eq=False)
 class Batch:
@@ -51,12 +49,3 @@ class Batch:
     def without(self, indexes: Container[int]) -> Batch:
         """The events that are not at *indexes*."""
         return self.part([index for index in range(len(self)) if index not in indexes])
-
-
-def pack(events: Sequence[bytes]) -> bytes:
-    """The request body for *events*: NDJSON, gzip. The same bytes for the same events."""
-    from isal import igzip
-
-    # Level 1 of isal costs a quarter of zlib's, at about the same size.
-    packed: bytes = igzip.compress(text_of(events), 1, mtime=0)
-    return packed

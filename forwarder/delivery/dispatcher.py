@@ -6,6 +6,7 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 from forwarder.config.settings import Delivery
@@ -15,8 +16,8 @@ from forwarder.delivery.deferred import PART_PACE_S, Deferred, Heap
 from forwarder.delivery.flow import Flow, delay_s
 from forwarder.delivery.report import Report
 from forwarder.delivery.sent import Sent, Way
-from forwarder.delivery.wire.outcome import Kind, Outcome
-from forwarder.delivery.wire.probe import PROBE
+from forwarder.records.kind import Kind
+from forwarder.records.verdict import Outcome, Verdict
 from forwarder.spool import Consumer, Dead, Settlement
 
 # An event is dead after so many refusals without a reason, with a yes to something else between each two. Of
@@ -51,12 +52,10 @@ class Dispatcher:
     """
 
     def __init__(
-        self,
-        spool: Consumer,
-        settings: Delivery,
-        random: Callable[[], float] = random.random,
+        self, spool: Consumer, kind: Kind, settings: Delivery, random: Callable[[], float] = random.random
     ) -> None:
         self._spool = spool
+        self._kind = kind
         self._random = random
         self._backlog = Backlog(spool)
         self._deferred = Deferred(spool, self._wait_s)
@@ -72,8 +71,10 @@ class Dispatcher:
 
         What is out stays so, and says nothing about the new server when it fails.
         """
-        self._settings = settings
-        self.flow = Flow(settings, self._random)
+        count = min(settings.batch_events, self._kind.max_records)
+        size_bytes = min(settings.batch_bytes, self._kind.max_request_bytes)
+        self._settings = replace(settings, batch_events=count, batch_bytes=size_bytes)
+        self.flow = Flow(self._settings, self._random)
         self.flush()
 
     @property
@@ -239,9 +240,9 @@ class Dispatcher:
         return is_imported and not self._may_tell(first)
 
     def _probe(self, now: float) -> Batch | None:
-        """A made-up event that Mixpanel refuses by name, which shows that it works."""
+        """A made-up record that Mixpanel refuses by name, which shows that it works."""
         self._probe_at = now + PART_PACE_S
-        return self._send_copy(PROBE, now, Way.PROBE)
+        return self._send_copy(self._kind.probe, now, Way.PROBE)
 
     def _send(self, batch: Batch | None, now: float, way: Way, whole: Batch | None = None) -> Batch | None:
         if batch is None:
@@ -265,7 +266,7 @@ class Dispatcher:
             ForwarderError: the queue could not be written. Nothing has changed: call again with the same.
         """
         sent = self._out[batch]
-        rule = _RULES[outcome.kind]
+        rule = _RULES[outcome.verdict]
         if not batch.ids and outcome.is_plain_no:
             rule = Dispatcher._delivered
         has_passed = rule in (Dispatcher._delivered, Dispatcher._short)
@@ -337,14 +338,14 @@ class Dispatcher:
             said = Dead(batch.ids[0], batch.events[0], outcome.detail, "", outcome.status)
             self._settle(batch, batch.ids, [said], outcome)
             self._may_die -= 1
-        if outcome.kind is Kind.TOO_LARGE:
+        if outcome.verdict is Verdict.TOO_LARGE:
             flow.size.too_large(batch.size_bytes, outcome.limit_bytes)
         # Where a part may be good, or the same was asked before, it tells nothing new about the server.
         if len(batch) <= 1 and (flow.is_open or sent.way not in (Way.ASK, Way.TURN)):
             flow.refused(batch.number, outcome.detail, now)
         batch.refusals = refusals
         self._refused_in_a_row += len(batch) == 1
-        if len(batch) > 1 and outcome.kind is Kind.TOO_LARGE:
+        if len(batch) > 1 and outcome.verdict is Verdict.TOO_LARGE:
             self._deferred.add_ready(*batch.halves())
         elif len(batch) > 1:
             self._deferred.add_parts(*batch.halves(), now=now)
@@ -361,7 +362,7 @@ class Dispatcher:
             batch.failures += 1
         if was_open or not sent.is_blamed:
             # A firewall's 403 may be for one of the events: a sample will tell.
-            blocks = outcome.kind is Kind.MISCONFIGURED and (outcome.status != 403 or flow.tries > 0)
+            blocks = outcome.verdict is Verdict.MISCONFIGURED and (outcome.status != 403 or flow.tries > 0)
             state = "blocked" if blocks else "backing_off"
             # That it fails again while others pass does not tell that these fail.
             is_news = was_open or batch.failures < 2
@@ -432,12 +433,12 @@ def _dead(batch: Batch, outcome: Outcome) -> list[Dead]:
     ]
 
 
-_RULES: dict[Kind, Callable[[Dispatcher, Batch, Outcome, Sent, float], _Counts]] = {
-    Kind.DELIVERED: Dispatcher._delivered,
-    Kind.SHORT: Dispatcher._short,
-    Kind.TOO_LARGE: Dispatcher._refused,
-    Kind.REFUSED: Dispatcher._refused,
-    Kind.THROTTLED: Dispatcher._throttled,
-    Kind.UNREACHABLE: Dispatcher._failed,
-    Kind.MISCONFIGURED: Dispatcher._failed,
+_RULES: dict[Verdict, Callable[[Dispatcher, Batch, Outcome, Sent, float], _Counts]] = {
+    Verdict.DELIVERED: Dispatcher._delivered,
+    Verdict.SHORT: Dispatcher._short,
+    Verdict.TOO_LARGE: Dispatcher._refused,
+    Verdict.REFUSED: Dispatcher._refused,
+    Verdict.THROTTLED: Dispatcher._throttled,
+    Verdict.UNREACHABLE: Dispatcher._failed,
+    Verdict.MISCONFIGURED: Dispatcher._failed,
 }

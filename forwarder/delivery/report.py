@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from forwarder.delivery.wire.outcome import Outcome
+from forwarder.records.verdict import Outcome
 
 
 @dataclass(frozen=True, slots=True)

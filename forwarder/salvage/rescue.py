@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from forwarder.errors import ConfigError, EventError, InputError, TryAgainError
-from forwarder.event import complete_foreign, name_of
+from forwarder.records import EVENTS
 from forwarder.salvage.found import Books, Row, found
 from forwarder.salvage.own import is_own
 from forwarder.salvage.pages import Losses, Pages
@@ -150,9 +150,9 @@ def _bring_back(connection: sqlite3.Connection, item: Row | Letter, books: Books
         return
     put_at = item.put_at or books.created_at or now
     try:
-        data = complete_foreign(item.data, put_at, books.queue_id or _NOBODY, item.id)
+        data = EVENTS.complete(item.data, put_at, books.queue_id or _NOBODY, item.id)
     except EventError as error:
-        name, insert_id = name_of(item.data)
+        name, insert_id = EVENTS.name_of(item.data)
         reason = f"damaged on disk: {error}"
         _bury(connection, Letter(0, item.data, name, insert_id, reason, "", None, put_at, now))
     else:
@@ -168,5 +168,5 @@ def _bury(connection: sqlite3.Connection, letter: Letter) -> None:
     connection.execute("UPDATE ledger SET dead_lettered = dead_lettered + 1")
 
 
-# For strangers' rows, whose $insert_id comes from the queue's identity, where that can't be read.
+# For strangers' rows, whose id comes from the queue's identity, where that can't be read.
 _NOBODY = "00000000-0000-0000-0000-000000000000"

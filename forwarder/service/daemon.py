@@ -14,8 +14,9 @@ from forwarder.config import Settings
 from forwarder.delivery.batch import Batch
 from forwarder.delivery.dispatcher import Dispatcher
 from forwarder.delivery.wire.client import new_client
-from forwarder.delivery.wire.outcome import Outcome
 from forwarder.errors import ForwarderError
+from forwarder.records import EVENTS
+from forwarder.records.verdict import Outcome
 from forwarder.service.journal import Journal
 from forwarder.service.listener import Listener
 from forwarder.service.notify import Supervisor, notify
@@ -59,7 +60,7 @@ class Daemon:
     ) -> None:
         self.settings = settings
         self._load = load
-        client, warnings = new_client(settings)
+        client, warnings = new_client(settings, EVENTS)
         self._inbox: queue.SimpleQueue[tuple[Batch, Outcome] | signal.Signals] = queue.SimpleQueue()
         self._journal = Journal(passing)
         self._worker = Worker(settings, presence, self._journal, lock_timeout_s)
@@ -156,7 +157,7 @@ class Daemon:
         """Read settings and secrets anew; if they can't be used, the old ones stay in force."""
         try:
             settings = self._load()
-            client, warnings = new_client(settings)
+            client, warnings = new_client(settings, EVENTS)
         except ForwarderError as error:
             self._journal.reload_failed(error)
             return

@@ -7,16 +7,17 @@ import time
 from collections import Counter
 
 from forwarder import log
-from forwarder.config import Settings, import_url
+from forwarder.config import Settings, endpoint_url
 from forwarder.delivery.report import Report
-from forwarder.delivery.wire.outcome import Kind
 from forwarder.errors import ForwarderError
+from forwarder.records import EVENTS
+from forwarder.records.verdict import Verdict
 from forwarder.service.causes import QUIET_S, Causes
 
 CLOCK_WARNS_S = 300.0
 SUMMARY_S = 300.0
-_AWAY = (Kind.THROTTLED, Kind.UNREACHABLE, Kind.MISCONFIGURED)
-_REFUSED = (Kind.REFUSED, Kind.TOO_LARGE)
+_AWAY = (Verdict.THROTTLED, Verdict.UNREACHABLE, Verdict.MISCONFIGURED)
+_REFUSED = (Verdict.REFUSED, Verdict.TOO_LARGE)
 
 
 class Journal:
@@ -61,7 +62,7 @@ class Journal:
             self._life,
             "daemon.started",
             queue=settings.queue.path,
-            url=import_url(settings),
+            url=endpoint_url(settings, EVENTS.endpoint),
             strict=settings.mixpanel.strict,
             config=settings.file or "defaults",
             **({"proxy": proxy} if proxy else {}),
@@ -94,7 +95,11 @@ class Journal:
 
     def reloaded(self, settings: Settings, warnings: list[str]) -> None:
         """New settings are in force."""
-        self._log.info("settings.reloaded", config=settings.file or "defaults", url=import_url(settings))
+        self._log.info(
+            "settings.reloaded",
+            config=settings.file or "defaults",
+            url=endpoint_url(settings, EVENTS.endpoint),
+        )
         self.secrets_warned(warnings)
 
     def reload_failed(self, error: ForwarderError) -> None:
@@ -131,7 +136,7 @@ class Journal:
         outcome = report.outcome
         self._log.debug(
             "batch.settled",
-            outcome=outcome.kind.value,
+            outcome=outcome.verdict.value,
             status=report.outcome.status,
             sent=report.sent,
             delivered=report.delivered,
@@ -139,11 +144,11 @@ class Journal:
         )
         if report.is_stale:
             return
-        if outcome.kind in _AWAY and report.state == "running":
+        if outcome.verdict in _AWAY and report.state == "running":
             self._stumbled(report, now)
             return
         # A refusal blocks when everything is refused.
-        if outcome.kind in _AWAY or (outcome.kind in _REFUSED and report.state == "blocked"):
+        if outcome.verdict in _AWAY or (outcome.verdict in _REFUSED and report.state == "blocked"):
             self._away(report, now)
             return
         if report.state == "running":
@@ -153,7 +158,7 @@ class Journal:
             self._refused(report, now)
         if report.short:
             self._shortfall(report, now)
-        if outcome.kind in _REFUSED:
+        if outcome.verdict in _REFUSED:
             self.last_error = outcome.detail
             self._halving(report, now)
         self._watch_clock(outcome.clock_skew_s, now)
@@ -259,9 +264,9 @@ class Journal:
             self._log.info("queue.recovered", failures=told.failures, after_s=round(told.for_s, 1))
 
     def _away(self, report: Report, now: float) -> None:
-        detail = report.reason if report.outcome.kind in _REFUSED else report.outcome.detail
+        detail = report.reason if report.outcome.verdict in _REFUSED else report.outcome.detail
         self.last_error = detail
-        told = self._server.failed(f"{report.outcome.kind.value}: {detail}", now)
+        told = self._server.failed(f"{report.outcome.verdict.value}: {detail}", now)
         if told:
             write = self._log.error if report.state == "blocked" else self._log.warning
             write(

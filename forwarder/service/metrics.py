@@ -24,8 +24,8 @@ from prometheus_client.registry import Collector
 
 import forwarder
 from forwarder import spool
-from forwarder.delivery.wire.outcome import Kind
 from forwarder.errors import ForwarderError
+from forwarder.records.verdict import Verdict
 from forwarder.service.listener import Page
 from forwarder.service.pulse import Pulse
 from forwarder.service.tally import BUCKETS_S, Tally
@@ -104,8 +104,8 @@ class Queue(Collector):
     def _counted(self) -> Iterator[Metric]:
         doc = "Requests answered for since the daemon's start, by what came of them."
         requests = CounterMetricFamily("forwarder_requests", doc, labels=["outcome"])
-        for kind, count in self._tally.requests().items():
-            requests.add_metric([_label(kind)], count)
+        for verdict, count in self._tally.requests().items():
+            requests.add_metric([_label(verdict)], count)
         yield requests
         doc = "Requests for events that had been sent before, since the daemon's start."
         yield _counter("request_retries", doc, self._tally.retries)
@@ -150,8 +150,8 @@ def _age_s(figures: Figures) -> float:
     return max(time.time() - at, 0.0) if figures.waiting and at is not None else 0.0
 
 
-def _label(kind: Kind) -> str:
-    return kind.value.replace(" ", "_")
+def _label(verdict: Verdict) -> str:
+    return verdict.value.replace(" ", "_")
 
 
 def _gauge(name: str, doc: str, value: float) -> Metric:

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable
 
 from forwarder import log
-from forwarder.delivery.batch import Batch, pack
+from forwarder.delivery.batch import Batch
 from forwarder.delivery.wire.client import Client
-from forwarder.delivery.wire.outcome import Kind, Outcome, judge
+from forwarder.delivery.wire.outcome import judge
+from forwarder.records.verdict import Outcome, Verdict
 
 
 class Senders:
@@ -71,11 +72,11 @@ class Senders:
     def _post(self, batch: Batch) -> Outcome:
         client = self.client
         try:
-            body = pack(batch.events)
+            body = client.kind.pack(batch.events)
             started_at = time.monotonic()
             reply = client.post(body, batch.patience_s)
             self._timed(time.monotonic() - started_at)
-            return judge(reply, batch.events, client.strict)
+            return judge(client.kind, reply, batch.events, client.strict)
         except Exception as error:  # whatever it is, the batch must come back, or it is never settled
             if isinstance(error, OSError) and error.strerror:
                 return _unsent(error.strerror)
@@ -84,4 +85,4 @@ class Senders:
 
 
 def _unsent(why: str) -> Outcome:
-    return Outcome(Kind.UNREACHABLE, f"could not be sent: {why}")
+    return Outcome(Verdict.UNREACHABLE, f"could not be sent: {why}")

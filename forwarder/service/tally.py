@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 
-from forwarder.delivery.wire.outcome import Kind, Outcome
+from forwarder.records.verdict import Outcome, Verdict
 
 BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -15,7 +15,7 @@ class Tally:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._requests = dict.fromkeys(Kind, 0)
+        self._requests = dict.fromkeys(Verdict, 0)
         self._retries = 0
         self._durations = [0] * (len(BUCKETS_S) + 1)
         self._durations_s = 0.0
@@ -30,12 +30,12 @@ class Tally:
     def settled(self, outcome: Outcome, *, is_retry: bool) -> None:
         """A reply has been acted on; *is_retry*: to events that had been sent before."""
         with self._lock:
-            self._requests[outcome.kind] += 1
+            self._requests[outcome.verdict] += 1
             self._retries += is_retry
             if outcome.clock_skew_s is not None:
                 self._clock_skew_s = outcome.clock_skew_s
 
-    def requests(self) -> dict[Kind, int]:
+    def requests(self) -> dict[Verdict, int]:
         """How many were answered for, by what the reply meant."""
         with self._lock:
             return dict(self._requests)

@@ -10,8 +10,10 @@ from forwarder import spool
 from forwarder.config import Settings
 from forwarder.delivery.batch import Batch
 from forwarder.delivery.dispatcher import Dispatcher
-from forwarder.delivery.wire.outcome import CLOCK_BLOCKS_S, Outcome
+from forwarder.delivery.wire.outcome import CLOCK_BLOCKS_S
 from forwarder.errors import ForwarderError, TryAgainError
+from forwarder.records import EVENTS
+from forwarder.records.verdict import Outcome
 from forwarder.service.journal import Journal
 from forwarder.service.tally import Tally
 from forwarder.service.watch import Watch
@@ -77,7 +79,7 @@ class Worker:
             before.place != self._asked.place and (self._pause_holds or before.paused)
         )
         self._watch = Watch(self._spool.changed_mark)
-        self.dispatcher = Dispatcher(self._spool, self._settings.delivery)
+        self.dispatcher = Dispatcher(self._spool, EVENTS, self._settings.delivery)
         self._outcomes: deque[tuple[Batch, Outcome]] = deque()
         self._version: object = None
         self._untidy = True

@@ -7,8 +7,8 @@ state     where it is                    who moves it on                        
 ========= ============================== ======================================= ===========================
 offered   the producer's own memory      `EventQueue` checks, completes, commits the producer still owns it
 waiting   a row of the queue             `Consumer.claim` reads it               still waiting
-in flight still the same row             the reply; `Consumer.settle`            waiting, and sent again with
-                                                                                 the same ``$insert_id``
+in flight still the same row             the reply; `Consumer.settle`            waiting, and sent again as
+                                                                                 the same bytes
 delivered row gone, counted, its batch   nobody                                  delivered
           in the delivery log
 dead      row gone, a dead letter there  a person: retry, export, delete         dead

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from forwarder.event import accept, encode
+from forwarder.records import EVENTS
+from forwarder.records.event import encode
 from forwarder.spool.engine import Spool
 from forwarder.spool.sqlite import engine as embedded
 
@@ -73,15 +74,15 @@ class EventQueue:
                 which has interrupted a call of this queue.
             StorageError: the disk answers with an error.
         """
-        return self._producer.append([accept(encode(event), _now_ms(), self._rules)])
+        return self._producer.append([EVENTS.accept(encode(event), _now_ms(), self._rules)])
 
     def put_many(self, events: Iterable[Mapping[str, Any]]) -> int:
         """Store events durably: all of them, or none. Raises as `put` does; returns how many."""
         now_ms = _now_ms()
-        return self.append([accept(encode(event), now_ms, self._rules) for event in events])
+        return self.append([EVENTS.accept(encode(event), now_ms, self._rules) for event in events])
 
     def append(self, records: Sequence[bytes]) -> int:
-        """Store what :func:`forwarder.event.accept` has returned: all of it durably, or nothing.
+        """Store what ``forwarder.records.EVENTS.accept`` has returned: all of it durably, or nothing.
 
         Returns:
             how many.

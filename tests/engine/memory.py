@@ -8,7 +8,7 @@ import uuid
 from dataclasses import dataclass, field, replace
 
 from forwarder.errors import EventError
-from forwarder.event import name_of
+from forwarder.records import EVENTS
 from forwarder.spool import (
     FAIL,
     OK,
@@ -128,8 +128,8 @@ class Consumer:
             why = dead[row_id]
             store.dead_lettered += 1
             store.letters[store.dead_lettered] = DeadLetter(
-                store.dead_lettered, row_id, data, *name_of(data), why.reason, why.field, why.http_status,
-                accepted_at, now,
+                store.dead_lettered, row_id, data, *EVENTS.name_of(data), why.reason, why.field,
+                why.http_status, accepted_at, now,
             )  # fmt: skip
         store.short += settlement.short
 

@@ -27,7 +27,7 @@ from typing import Any
 import persistqueue.serializers.json
 
 from forwarder.errors import ForwarderError
-from forwarder.event import accept, encode
+from forwarder.records.event import accept, encode
 from forwarder.sandbox import Fault, Sandbox
 from forwarder.spool import EventQueue
 from forwarder.spool.sqlite.view import View

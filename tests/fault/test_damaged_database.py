@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from forwarder.event import accept
+from forwarder.records.event import accept
 from forwarder.sandbox import Fault
 from forwarder.spool import EventQueue
 from forwarder.spool.sqlite import books, set_aside

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from forwarder.errors import ForwarderError
-from forwarder.event import accept
+from forwarder.records.event import accept
 from forwarder.salvage.pages import Pages
 from forwarder.spool import Dead, EventQueue, Settlement
 from forwarder.spool.sqlite import set_aside

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from forwarder.event import accept
+from forwarder.records.event import accept
 from forwarder.spool import EventQueue
 from forwarder.spool.sqlite import books
 from forwarder.spool.sqlite.view import View

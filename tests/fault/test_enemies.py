@@ -22,7 +22,7 @@ from persistqueue.serializers import json as plain_json
 
 from forwarder import spool
 from forwarder.cli import main
-from forwarder.event import encode
+from forwarder.records.event import encode
 from forwarder.sandbox import Fault
 from forwarder.service import state as state_file
 from forwarder.spool import EventQueue

@@ -15,8 +15,10 @@ import pytest
 from forwarder import spool
 from forwarder.config.settings import Delivery
 from forwarder.delivery.dispatcher import Dispatcher
-from forwarder.delivery.wire.outcome import Kind, Reply, judge
-from forwarder.event import accept
+from forwarder.delivery.wire.outcome import Reply, judge
+from forwarder.records import EVENTS
+from forwarder.records.event import accept
+from forwarder.records.verdict import Verdict
 from forwarder.sandbox import Fault, Sandbox
 from forwarder.sandbox.faults import NAMES
 from forwarder.sandbox.intake import Request
@@ -350,7 +352,7 @@ class Bench:
         if self.spool:
             self.spool.close()
         self.spool = Consumer(self.path)
-        self.dispatcher = Dispatcher(self.spool, self.settings)
+        self.dispatcher = Dispatcher(self.spool, EVENTS, self.settings)
         self.dispatcher.notice(self.now)
 
     def close(self):
@@ -376,10 +378,10 @@ class Bench:
                 continue
             before()
             batch = flight.pop(rng.randrange(len(flight)))
-            outcome = judge(self.reply(batch), batch.events, self.strict)
+            outcome = judge(EVENTS, self.reply(batch), batch.events, self.strict)
             report = self.dispatcher.settle(batch, outcome, self.now)
             self.asked += 1
-            if report.outcome.kind in (Kind.DELIVERED, Kind.SHORT):
+            if report.outcome.verdict in (Verdict.DELIVERED, Verdict.SHORT):
                 self.yeses += 1
                 self.dead = 0
             self.dead += report.dead

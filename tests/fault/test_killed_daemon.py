@@ -3,7 +3,7 @@
 import random
 import time
 
-from forwarder.event import accept_many
+from forwarder.records.event import accept_many
 from forwarder.sandbox import Fault
 from forwarder.spool import EventQueue
 from forwarder.spool.sqlite import books

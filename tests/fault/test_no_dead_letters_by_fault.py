@@ -6,7 +6,7 @@ import time
 import pytest
 
 from forwarder import spool
-from forwarder.event import accept
+from forwarder.records.event import accept
 from forwarder.sandbox import Fault
 from forwarder.service import state as state_file
 from forwarder.spool import EventQueue

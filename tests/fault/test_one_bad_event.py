@@ -6,7 +6,7 @@ import time
 import persistqueue.serializers.json
 import pytest
 
-from forwarder.event import accept
+from forwarder.records.event import accept
 from forwarder.sandbox import Fault, Sandbox
 from forwarder.spool import EventQueue
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from forwarder.errors import TryAgainError
-from forwarder.event import accept, encode
+from forwarder.records.event import accept, encode
 from forwarder.sandbox import Fault
 from forwarder.spool import EventQueue, Settlement
 from forwarder.spool.sqlite.consumer import Consumer

@@ -8,7 +8,8 @@ from contextlib import closing
 
 import pytest
 
-from forwarder.event import Lines, accept_many, text_of
+from forwarder.records.event import accept_many
+from forwarder.records.lines import Lines, text_of
 from forwarder.spool import EventQueue
 from forwarder.spool.sqlite.claiming import Reader
 from forwarder.spool.sqlite.foreign import Origin

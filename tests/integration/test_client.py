@@ -16,6 +16,7 @@ from forwarder import __version__
 from forwarder.config import Credentials
 from forwarder.delivery.wire.client import MAX_ANSWER_BYTES, Client
 from forwarder.errors import ConfigError
+from forwarder.records import EVENTS
 from tests.integration.wire_server import (  # noqa: F401  three of them are fixtures
     ACCOUNT,
     SHORT_S,
@@ -354,7 +355,7 @@ def test_an_error_shows_no_secret_and_no_query(make):
 def test_an_address_that_can_not_work_is_a_setting_to_correct(url):
     """A wrong address is said when the client is made, not at each try."""
     with pytest.raises(ConfigError, match=r"mixpanel\.url is not a web address"):
-        Client(url, ACCOUNT)
+        Client(EVENTS, url, ACCOUNT)
 
 
 def test_netrc_never_replaces_the_credentials(make, monkeypatch, tmp_path):
@@ -439,7 +440,7 @@ def test_a_ca_file_that_can_not_be_used_is_a_setting_to_correct(tmp_path, conten
         path.write_text(content)
 
     with pytest.raises(ConfigError, match=rf"mixpanel\.ca_file .*{told}"):
-        Client("https://mixpanel.invalid", ACCOUNT, ca_file=str(path))
+        Client(EVENTS, "https://mixpanel.invalid", ACCOUNT, ca_file=str(path))
 
 
 def test_a_json_answer_comes_back_as_it_was_sent(make):
@@ -552,6 +553,6 @@ def test_patience_is_for_one_answer_and_never_above_the_setting(make, patience_s
 
 def test_a_client_says_what_it_was_made_with():
     """Whoever judges a reply has to know whether it was strict."""
-    assert Client("http://localhost", ACCOUNT, strict=True).strict
-    assert not Client("http://localhost", ACCOUNT, strict=False).strict
-    assert Client("http://localhost", ACCOUNT).proxy == ""
+    assert Client(EVENTS, "http://localhost", ACCOUNT, strict=True).strict
+    assert not Client(EVENTS, "http://localhost", ACCOUNT, strict=False).strict
+    assert Client(EVENTS, "http://localhost", ACCOUNT).proxy == ""

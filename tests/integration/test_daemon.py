@@ -23,7 +23,8 @@ import pytest
 from forwarder import config, spool
 from forwarder.delivery.wire.outcome import Reply, judge
 from forwarder.errors import NotPermittedError
-from forwarder.event import accept
+from forwarder.records import EVENTS
+from forwarder.records.event import accept
 from forwarder.sandbox import Fault, Sandbox
 from forwarder.service import daemon as service_daemon
 from forwarder.service import state as state_file
@@ -266,7 +267,7 @@ def test_retention_is_looked_after_once_an_hour(here, offer, queue_path, sql):
         body = b'{"code":200,"num_records_imported":1,"status":"OK"}'
         batch = sent.pop(0)
         reply = Reply(200, headers, body, received_at=came_at)
-        worker.receive(batch, judge(reply, batch.events))
+        worker.receive(batch, judge(EVENTS, reply, batch.events))
 
     offer(*range(5))
     settings = replace(

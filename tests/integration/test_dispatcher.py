@@ -12,12 +12,12 @@ import pytest
 
 from forwarder.config import Credentials
 from forwarder.config.settings import Delivery
-from forwarder.delivery.batch import pack
 from forwarder.delivery.dispatcher import REFUSALS
 from forwarder.delivery.wire.client import Client
-from forwarder.delivery.wire.outcome import Kind, Reply
-from forwarder.delivery.wire.probe import PROBE
+from forwarder.delivery.wire.outcome import Reply
 from forwarder.errors import TryAgainError
+from forwarder.records import EVENTS
+from forwarder.records.verdict import Verdict
 from forwarder.sandbox import Fault, Sandbox
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -44,7 +44,7 @@ def test_delivered_events_leave_the_queue(trip):
     t.offer([event(n) for n in range(3)])
     batch = t.next()
     report = t.settle(batch, replace(yes(batch), took_s=0.25))
-    assert (report.outcome.kind, report.sent, report.delivered) == (Kind.DELIVERED, 3, 3)
+    assert (report.outcome.verdict, report.sent, report.delivered) == (Verdict.DELIVERED, 3, 3)
     assert t.counts() == (3, 0, 0)
     (entry,) = t.deliveries()
     assert (entry.ids, entry.delivered, entry.dead, entry.took_s) == ("1-3", 3, 0, 0.25)
@@ -68,19 +68,23 @@ def test_partial_success_parts_the_batch(trip):
 
 
 LATER = [
-    (Reply(None, {}, b"", "DNS: api.mixpanel.com can't be found"), Kind.UNREACHABLE, "backing_off"),
-    (Reply(408, HTML, b"<title>Request Timeout</title>"), Kind.UNREACHABLE, "backing_off"),
-    (Reply(500, {}, b""), Kind.UNREACHABLE, "backing_off"),
-    (Reply(503, {}, b"upstream connect error"), Kind.UNREACHABLE, "backing_off"),
-    (Reply(200, HTML, b"<title>Sign in</title>"), Kind.UNREACHABLE, "backing_off"),
-    (answer(200, {"status": 0, "error": "a temporary failure occurred"}), Kind.UNREACHABLE, "backing_off"),
-    (Reply(400, HTML, b"<title>Bad Request</title>"), Kind.UNREACHABLE, "backing_off"),
-    (answer(429, {"code": 429, "error": "rate"}), Kind.THROTTLED, "backing_off"),
-    (answer(401, {"code": 401, "error": "Invalid credentials"}), Kind.MISCONFIGURED, "blocked"),
-    (Reply(403, HTML, b"<title>403 Forbidden</title>"), Kind.MISCONFIGURED, "backing_off"),
-    (Reply(404, HTML, b"<title>Not Found</title>"), Kind.MISCONFIGURED, "blocked"),
-    (Reply(405, {}, b""), Kind.MISCONFIGURED, "blocked"),
-    (Reply(302, {"location": "https://login.example.invalid/?next=1"}, b""), Kind.MISCONFIGURED, "blocked"),
+    (Reply(None, {}, b"", "DNS: api.mixpanel.com can't be found"), Verdict.UNREACHABLE, "backing_off"),
+    (Reply(408, HTML, b"<title>Request Timeout</title>"), Verdict.UNREACHABLE, "backing_off"),
+    (Reply(500, {}, b""), Verdict.UNREACHABLE, "backing_off"),
+    (Reply(503, {}, b"upstream connect error"), Verdict.UNREACHABLE, "backing_off"),
+    (Reply(200, HTML, b"<title>Sign in</title>"), Verdict.UNREACHABLE, "backing_off"),
+    (answer(200, {"status": 0, "error": "a temporary failure occurred"}), Verdict.UNREACHABLE, "backing_off"),
+    (Reply(400, HTML, b"<title>Bad Request</title>"), Verdict.UNREACHABLE, "backing_off"),
+    (answer(429, {"code": 429, "error": "rate"}), Verdict.THROTTLED, "backing_off"),
+    (answer(401, {"code": 401, "error": "Invalid credentials"}), Verdict.MISCONFIGURED, "blocked"),
+    (Reply(403, HTML, b"<title>403 Forbidden</title>"), Verdict.MISCONFIGURED, "backing_off"),
+    (Reply(404, HTML, b"<title>Not Found</title>"), Verdict.MISCONFIGURED, "blocked"),
+    (Reply(405, {}, b""), Verdict.MISCONFIGURED, "blocked"),
+    (
+        Reply(302, {"location": "https://login.example.invalid/?at=1"}, b""),
+        Verdict.MISCONFIGURED,
+        "blocked",
+    ),
 ]
 
 
@@ -92,7 +96,7 @@ def test_what_is_not_about_events_settles_nothing(trip, reply, kind, state):
     t = trip()
     events = t.offer([event(n) for n in range(4)])
     batch = t.next()
-    assert t.settle(batch, reply).outcome.kind is kind
+    assert t.settle(batch, reply).outcome.verdict is kind
     assert (t.state, t.counts()) == (state, (0, 0, 4))
     assert t.dispatcher.condition[1]
     assert t.next() is None
@@ -111,7 +115,7 @@ def test_short_count_is_asked_about_once_more_and_then_believed(trip):
     events = t.offer([event(n) for n in range(10)])
     batch = t.next()
     first = t.settle(batch, partly(batch, [0], imported=6))
-    assert (first.outcome.kind, first.dead, first.delivered) == (Kind.SHORT, 1, 0)
+    assert (first.outcome.verdict, first.dead, first.delivered) == (Verdict.SHORT, 1, 0)
     assert t.counts() == (0, 1, 9)
     again = t.next()
     assert again.events == events[1:]
@@ -166,11 +170,11 @@ def test_named_limit_is_learned(trip):
 
     t.deliver(far_end)
     assert t.counts() == (1000, 0, 0)
-    refused = t.outcomes.count(Kind.TOO_LARGE)
+    refused = t.outcomes.count(Verdict.TOO_LARGE)
     more = t.offer([event(n, pad="x" * 1000) for n in range(1000, 3000)])
     t.deliver(far_end)
     assert t.counts() == (3000, 0, 0)
-    assert t.outcomes.count(Kind.TOO_LARGE) == refused, "the limit was known"
+    assert t.outcomes.count(Verdict.TOO_LARGE) == refused, "the limit was known"
     taken = [data for batch in t.sent if sum(map(len, batch)) < limit for data in batch]
     assert sorted(taken) == sorted(events + more)
 
@@ -426,7 +430,7 @@ def test_probe_without_strict_mode(trip, said):
     too_large = Reply(413, HTML, b"<title>Error 413</title>")
 
     def far_end(batch):
-        if batch.events == (PROBE,):
+        if batch.events == (EVENTS.probe,):
             return Reply(200, {}, said)
         return too_large if bad in batch.events else Reply(200, {}, b"1")
 
@@ -440,7 +444,7 @@ def test_probe_that_is_not_judged_condemns_nobody(trip, reply):
     t = trip()
     bad, *_ = t.offer([event(n) for n in range(2)])
     far_end = unless(bad.__eq__)
-    t.deliver(lambda batch: reply if batch.events == (PROBE,) else far_end(batch), for_s=1000)
+    t.deliver(lambda batch: reply if batch.events == (EVENTS.probe,) else far_end(batch), for_s=1000)
     assert t.counts() == (1, 0, 1)
     assert t.dispatcher.wait_s(t.now) > 0
     t.deliver(yes)
@@ -452,7 +456,7 @@ def test_probe_does_not_keep_others_waiting(trip):
     t = trip(connections=1)
     bad, _ = t.offer([event(1), event(2)])
     far_end = judging(bad.__eq__)
-    while (probe := t.next(after_s=0.2)).events != (PROBE,):
+    while (probe := t.next(after_s=0.2)).events != (EVENTS.probe,):
         t.settle(probe, far_end(probe))
     assert (len(probe), t.dispatcher.in_flight) == (0, 1)
     t.offer([event(3)])
@@ -798,9 +802,9 @@ def test_suspect_that_is_gone_is_forgotten(trip):
 @contextmanager
 def sent_to(sandbox):
     """Answers a batch by sending it."""
-    client = Client(f"{sandbox.url}/import", Credentials("sandbox-token", "", None), read_timeout_s=5)
+    client = Client(EVENTS, f"{sandbox.url}/import", Credentials("sandbox-token", "", None), read_timeout_s=5)
     try:
-        yield lambda batch: client.post(pack(batch.events))
+        yield lambda batch: client.post(EVENTS.pack(batch.events))
     finally:
         client.close()
 

@@ -12,7 +12,7 @@ import pytest
 
 from forwarder import config
 from forwarder.errors import TryAgainError
-from forwarder.event import accept
+from forwarder.records.event import accept
 from forwarder.sandbox import Fault
 from forwarder.service import run as service_run
 from forwarder.spool import EventQueue, Settlement

@@ -21,7 +21,7 @@ import persistqueue
 import pytest
 
 from forwarder.errors import ConfigError, EventError, TryAgainError
-from forwarder.event import accept_many
+from forwarder.records.event import accept_many
 from forwarder.spool import AckQueue, EventQueue, Settlement
 from forwarder.spool.sqlite import books
 from forwarder.spool.sqlite import schema as schema_module

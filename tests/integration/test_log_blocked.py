@@ -16,8 +16,8 @@ import pytest
 import structlog
 
 from forwarder import log
-from forwarder.event import accept
 from forwarder.log import journald
+from forwarder.records.event import accept
 from forwarder.spool import EventQueue
 
 NUMBERS = 400

@@ -4,7 +4,7 @@ import json
 import time
 
 from forwarder import spool
-from forwarder.event import accept
+from forwarder.records.event import accept
 from forwarder.sandbox import Fault
 from forwarder.service import state
 from forwarder.spool import EventQueue

@@ -9,7 +9,7 @@ import pytest
 
 import forwarder.delivery
 from forwarder.delivery.wire.outcome import Reply
-from forwarder.delivery.wire.probe import PROBE
+from forwarder.records import EVENTS
 
 sys.path.insert(0, str(Path(__file__).parent))
 from trip import HTML, answer, event, trips, unless, yes
@@ -177,7 +177,7 @@ def test_refused_by_name_after_all(trip):
 
 def no_probe(far_end):
     """The same far end, which fails over a probe as well."""
-    return lambda batch: FORBIDDEN if batch.events == (PROBE,) else far_end(batch)
+    return lambda batch: FORBIDDEN if batch.events == (EVENTS.probe,) else far_end(batch)
 
 
 @pytest.mark.parametrize("places", [[0], [100], [199], range(0, 200, 4), range(50, 150)], ids=str)

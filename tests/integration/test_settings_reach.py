@@ -8,18 +8,19 @@ from contextlib import ExitStack, closing
 import pytest
 
 from forwarder import config
-from forwarder.delivery.batch import pack
 from forwarder.delivery.wire.client import new_client
-from forwarder.delivery.wire.outcome import Kind, Outcome, judge
+from forwarder.delivery.wire.outcome import judge
 from forwarder.errors import ConfigError
-from forwarder.event import accept
+from forwarder.records import EVENTS
+from forwarder.records.event import accept
+from forwarder.records.verdict import Outcome, Verdict
 from forwarder.sandbox import Fault
 from forwarder.service.journal import Journal
 from forwarder.service.worker import Worker
 from forwarder.spool import EventQueue
 from forwarder.spool.sqlite.presence import Presence
 
-FAILED = Outcome(Kind.UNREACHABLE, "it failed")
+FAILED = Outcome(Verdict.UNREACHABLE, "it failed")
 
 
 class Way:
@@ -28,7 +29,7 @@ class Way:
     def __init__(self, settings, stack):
         lock = Presence(settings.queue.path)
         stack.callback(lock.release)
-        self.client, _ = new_client(settings)
+        self.client, _ = new_client(settings, EVENTS)
         stack.callback(self.client.close)
         self.worker = Worker(settings, lock, Journal(), 10.0)
         stack.callback(self.worker.close)
@@ -43,8 +44,8 @@ class Way:
 
     def post(self, batch):
         """Send it to the far end; returns the reply, and has it acted on in the next turn."""
-        reply = self.client.post(pack(batch.events))
-        self.worker.receive(batch, judge(reply, batch.events, self.client.strict))
+        reply = self.client.post(EVENTS.pack(batch.events))
+        self.worker.receive(batch, judge(EVENTS, reply, batch.events, self.client.strict))
         return reply
 
     def fail(self, batch):
@@ -229,7 +230,7 @@ def test_delivery_read_timeout_s(way, far_end):
     far_end.inject(Fault.hang())
     client = way(delivery_read_timeout_s="0.2").client
     began_at = time.monotonic()
-    assert client.post(pack([b"{}"])).error.startswith("no whole answer")
+    assert client.post(EVENTS.pack([b"{}"])).error.startswith("no whole answer")
     assert time.monotonic() - began_at < 10
 
 

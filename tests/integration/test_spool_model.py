@@ -28,7 +28,7 @@ from hypothesis.stateful import (
 )
 from persistqueue.serializers import json as plain_json
 
-from forwarder.event import accept
+from forwarder.records.event import accept
 from forwarder.spool import Dead, EventQueue, Selection, Settlement
 from forwarder.spool.sqlite import books, control, dead_letters
 from forwarder.spool.sqlite.consumer import Consumer

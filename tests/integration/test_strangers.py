@@ -14,7 +14,7 @@ import pytest
 from persistqueue.serializers import json as plain_json
 
 from forwarder import salvage
-from forwarder.event import accept
+from forwarder.records.event import accept
 from forwarder.spool import DamagedError, Dead, EventQueue, Selection, Settlement
 from forwarder.spool.sqlite import books, set_aside
 from forwarder.spool.sqlite.consumer import Consumer

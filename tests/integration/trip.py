@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from forwarder.config.settings import Delivery
 from forwarder.delivery.dispatcher import Dispatcher
 from forwarder.delivery.wire.outcome import Reply, judge
-from forwarder.delivery.wire.probe import PROBE
-from forwarder.event import accept
+from forwarder.records import EVENTS
+from forwarder.records.event import accept
 from forwarder.spool import EventQueue, Selection
 from forwarder.spool.sqlite.consumer import Consumer
 from forwarder.spool.sqlite.view import View
@@ -82,7 +82,7 @@ def judging(is_bad):
     """A far end that refuses each batch with a bad event without naming it, and takes the others."""
 
     def far_end(batch):
-        return named(batch) if tuple(batch.events) == (PROBE,) else unless(is_bad)(batch)
+        return named(batch) if tuple(batch.events) == (EVENTS.probe,) else unless(is_bad)(batch)
 
     return far_end
 
@@ -107,7 +107,7 @@ class Trip:
         if self.spool:
             self.spool.close()
         self.spool = Consumer(self.path, lock_timeout_s=0.05)
-        self.dispatcher = Dispatcher(self.spool, self.settings, random=lambda: self.random)
+        self.dispatcher = Dispatcher(self.spool, EVENTS, self.settings, random=lambda: self.random)
 
     @property
     def state(self):
@@ -130,8 +130,8 @@ class Trip:
 
     def settle(self, batch, reply):
         """Act on a reply as the daemon does."""
-        report = self.dispatcher.settle(batch, judge(reply, batch.events, self.strict), self.now)
-        self.outcomes.append(report.outcome.kind)
+        report = self.dispatcher.settle(batch, judge(EVENTS, reply, batch.events, self.strict), self.now)
+        self.outcomes.append(report.outcome.verdict)
         return report
 
     def deliver(self, far_end, for_s=600.0, until=lambda: False):

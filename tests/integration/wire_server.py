@@ -14,6 +14,7 @@ import pytest
 
 from forwarder.config import Credentials
 from forwarder.delivery.wire.client import Client
+from forwarder.records import EVENTS
 
 ACCOUNT = Credentials("user", "s3cr€t", "123")
 YES = b'{"code":200,"num_records_imported":1,"status":"OK"}'
@@ -167,7 +168,7 @@ def make_fixture(monkeypatch):
 
         def make(url, credentials=ACCOUNT, **options):
             options = {"connect_timeout_s": SOON_S, "read_timeout_s": SOON_S} | options
-            client = Client(url, credentials, **options)
+            client = Client(EVENTS, url, credentials, **options)
             stack.callback(client.close)
             return client
 

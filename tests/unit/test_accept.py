@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from forwarder.errors import EventError
-from forwarder.event import MAX_EVENT_BYTES, accept, accept_many, complete_foreign
-from forwarder.event.accept import _read_carefully, _read_fast
-from forwarder.event.rules import BAD_IDS
+from forwarder.records.event import accept, accept_many, complete
+from forwarder.records.event.accept import _read_carefully, _read_fast
+from forwarder.records.event.rules import BAD_IDS, MAX_EVENT_BYTES
 
 NOW_MS = 1_700_000_000_000
 ID = "0123456789abcdef0123456789abcdef"
@@ -449,8 +449,8 @@ def test_filled_in_ids_are_unique_and_allowed():
 def test_foreign_row_is_completed_the_same_way_each_time():
     """A stranger's event gets the row's time and an id of queue, row and content: the same at each try."""
     data = b'{"event": "A", "properties": {}}'
-    once = complete_foreign(data, 1_600_000_000.5, QUEUE_ID, 7)
-    assert once == complete_foreign(data, 1_600_000_000.5, QUEUE_ID, 7)
+    once = complete(data, 1_600_000_000.5, QUEUE_ID, 7)
+    assert once == complete(data, 1_600_000_000.5, QUEUE_ID, 7)
     properties = json.loads(once)["properties"]
     assert properties["time"] == 1_600_000_000_500
     assert len(properties["$insert_id"]) == 32
@@ -460,9 +460,9 @@ def test_foreign_rows_are_told_apart():
     """The same text in another row, or in another queue, gets another id."""
     data = event("")
     found = [
-        complete_foreign(data, 1.0, QUEUE_ID, 7),
-        complete_foreign(data, 1.0, QUEUE_ID, 8),
-        complete_foreign(data, 1.0, str(uuid.UUID(int=5)), 7),
+        complete(data, 1.0, QUEUE_ID, 7),
+        complete(data, 1.0, QUEUE_ID, 8),
+        complete(data, 1.0, str(uuid.UUID(int=5)), 7),
     ]
     assert len(set(insert_ids(found))) == 3
 
@@ -470,12 +470,12 @@ def test_foreign_rows_are_told_apart():
 def test_foreign_rows_are_not_held_to_rules():
     """What breaks Mixpanel's rules in a stranger's row is passed on: Mixpanel's answer goes with it."""
     line = event('"distinct_id":"null",' + GIVEN.decode())
-    assert complete_foreign(line, 1.0, QUEUE_ID, 7) == line
-    assert complete_foreign(line.decode(), 1.0, QUEUE_ID, 7) == line
+    assert complete(line, 1.0, QUEUE_ID, 7) == line
+    assert complete(line.decode(), 1.0, QUEUE_ID, 7) == line
 
 
 @pytest.mark.parametrize("data", [None, 5, 0.5, b"\x80\x04K\x05.", b"", "\ud800", "x", event('"a":NaN')])
 def test_foreign_row_that_is_no_event_is_refused(data):
     """Whatever stands in a row, the refusal is one of an event, not a crash."""
     with pytest.raises(EventError):
-        complete_foreign(data, 1.0, QUEUE_ID, 7)
+        complete(data, 1.0, QUEUE_ID, 7)

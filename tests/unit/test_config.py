@@ -13,6 +13,7 @@ import pytest
 from forwarder import config
 from forwarder.config.settings import SECTIONS, SETTINGS, Mixpanel, Queue, Settings
 from forwarder.errors import ConfigError, NotPermittedError
+from forwarder.records import EVENTS
 
 SAMPLE = Path(__file__).parents[2] / "etc" / "forwarder.toml"
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -476,9 +477,15 @@ def test_long_values_are_cut_short(load_toml):
         (Mixpanel(region="in", url="https://proxy.example/mp"), "https://proxy.example/mp/import"),
     ],
 )
-def test_import_url(mixpanel, url):
-    """Events go to the region's host, or below the URL that overrides it."""
-    assert config.import_url(Settings(mixpanel=mixpanel)) == url
+def test_endpoint_url(mixpanel, url):
+    """What is sent goes to the region's host, or below the URL that overrides it."""
+    assert config.endpoint_url(Settings(mixpanel=mixpanel), "/import") == url
+
+
+def test_no_request_may_be_larger_than_the_endpoint_takes():
+    """The settings' bounds are those of the endpoint for events."""
+    assert SETTINGS["delivery.batch_events"].kind.high == EVENTS.max_records
+    assert SETTINGS["delivery.batch_bytes"].kind.high == EVENTS.max_request_bytes
 
 
 # The sample file

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forwarder.errors import EventError
-from forwarder.event import accept, encode
+from forwarder.records.event import accept, encode
 
 NOW_MS = 1_700_000_000_000
 

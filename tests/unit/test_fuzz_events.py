@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forwarder.errors import EventError, InputError
-from forwarder.event import MAX_EVENT_BYTES, accept, accept_many, complete_foreign
-from forwarder.event.reader import Source, read_chunks
+from forwarder.records.event import accept, accept_many, complete
+from forwarder.records.event.rules import MAX_EVENT_BYTES
+from forwarder.records.reading import Source, read_chunks
 from forwarder.sandbox import rules as mixpanel
 
 # Read before the tests take this host's settings away.
@@ -141,11 +142,11 @@ def test_an_event_is_refused_with_a_reason_or_kept_as_written(line, rules):
 def test_a_strangers_row_is_refused_with_a_reason_or_completed(data, put_at, row_id):
     """Whatever stands in a row, it is no event, with a reason, or an event with the same bytes each time."""
     try:
-        stored = complete_foreign(data, put_at, QUEUE_ID, row_id)
+        stored = complete(data, put_at, QUEUE_ID, row_id)
     except EventError:
         return
     check_stored(data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data, stored)
-    assert complete_foreign(data, put_at, QUEUE_ID, row_id) == stored
+    assert complete(data, put_at, QUEUE_ID, row_id) == stored
 
 
 def read(data):
@@ -155,7 +156,7 @@ def read(data):
         file.write(data)
         file.seek(0)
         try:
-            for chunk in read_chunks(Source(file.fileno())):
+            for chunk in read_chunks(Source(file.fileno()), MAX_EVENT_BYTES):
                 assert chunk.first_line == len(found) + 1
                 found += chunk.lines
                 assert all(chunk.first_line <= number <= len(found) for number, _ in chunk.refused)

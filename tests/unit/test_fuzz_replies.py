@@ -7,18 +7,24 @@ import json
 import math
 import os
 import re
+from functools import partial
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forwarder.delivery.wire import answer
-from forwarder.delivery.wire.outcome import Kind, Reply, judge
+from forwarder import records
+from forwarder.delivery.wire import outcome as wire_outcome
+from forwarder.delivery.wire.outcome import Reply
+from forwarder.records import mixpanel_json
+from forwarder.records.event import judgement
+from forwarder.records.verdict import Verdict
 
 # Read before the tests take this host's settings away.
 MORE = 1 + int(float(os.environ.get("FORWARDER_CRASH_S") or 0))
 IDS = ["id-0", "id-1", "id-2"]
 EVENTS = [b'{"event":"A","properties":{"time":1,"$insert_id":"%s"}}' % name.encode() for name in IDS]
-SETTLES = (Kind.DELIVERED, Kind.SHORT)
+SETTLES = (Verdict.DELIVERED, Verdict.SHORT)
+judge = partial(wire_outcome.judge, records.EVENTS)
 TIME = "'properties.time' is invalid: must be specified as seconds since epoch"
 
 
@@ -161,17 +167,19 @@ def test_no_altered_answer_raises_or_says_yes_by_accident(status, sent_headers, 
     indexes = [rejection.index for rejection in outcome.rejections]
     assert indexes == sorted(set(indexes))
     assert all(0 <= index < sent for index in indexes)
-    assert outcome.kind in SETTLES or not indexes
+    assert outcome.verdict in SETTLES or not indexes
     texts = [outcome.detail, *(text for one in outcome.rejections for text in (one.field, one.message))]
     assert all(text.isprintable() and len(text) < 600 for text in texts)
-    assert outcome.detail or outcome.kind is Kind.DELIVERED
+    assert outcome.detail or outcome.verdict is Verdict.DELIVERED
     assert outcome.imported >= 0
     assert outcome.limit_bytes is None or outcome.limit_bytes > 0
-    assert outcome.retry_after_s is None or 0 <= outcome.retry_after_s <= answer.RETRY_AFTER_MAX_S
+    assert outcome.retry_after_s is None or 0 <= outcome.retry_after_s <= wire_outcome.RETRY_AFTER_MAX_S
     assert outcome.clock_skew_s is None or math.isfinite(outcome.clock_skew_s)
-    if outcome.kind in SETTLES:
+    if outcome.verdict in SETTLES:
         assert status in (200, 202, 204, 400)
-    if outcome.kind is Kind.DELIVERED and (strict or status != 200 or b'"num_records_imported"' in body):
+    if outcome.verdict is Verdict.DELIVERED and (
+        strict or status != 200 or b'"num_records_imported"' in body
+    ):
         is_full, named = account(body, sent)
         assert is_full
         assert named == set(indexes)
@@ -181,9 +189,9 @@ def test_no_altered_answer_raises_or_says_yes_by_accident(status, sent_headers, 
 @given(st.sampled_from([200, 400]), bodies)
 def test_an_answer_is_a_yes_to_one_number_of_events_at_most(status, body):
     """An answer that accounts for a batch accounts for no other number of events."""
-    kinds = [judge(Reply(status, {}, body), EVENTS[:sent]).kind for sent in (1, 2, 3)]
+    kinds = [judge(Reply(status, {}, body), EVENTS[:sent]).verdict for sent in (1, 2, 3)]
 
-    assert kinds.count(Kind.DELIVERED) <= 1
+    assert kinds.count(Verdict.DELIVERED) <= 1
 
 
 @settings(max_examples=30 * MORE, deadline=None)
@@ -191,20 +199,22 @@ def test_an_answer_is_a_yes_to_one_number_of_events_at_most(status, body):
 def test_readers_of_answers_take_anything(value, sent_headers, at, limit, event):
     """No part of an answer, and no event, makes its reader raise; what is shown is printable and bounded."""
     body = json.dumps(value).encode()
-    told = [answer.words(sent_headers, body), answer.shown(repr(value), limit)]
+    told = [wire_outcome.words(sent_headers, body), mixpanel_json.shown(repr(value), limit)]
     if isinstance(value, dict):
-        told.append(answer.complaint(value))
-        assert answer.is_mixpanels(value) in (True, False)
-        assert answer.imported(value) is None or answer.imported(value) >= 0
-    assert isinstance(answer.error_of(value), str)
-    assert not (answer.is_plain_yes(value) and answer.is_plain_no(value))
-    assert answer.clock_skew_s(sent_headers, at) is None or math.isfinite(at)
-    wait_s = answer.retry_after_s(sent_headers, at)
-    assert wait_s is None or 0 <= wait_s <= answer.RETRY_AFTER_MAX_S
-    host = answer.host_of(sent_headers.get("location", ""))
+        told.append(judgement._complaint(value, str))
+        assert mixpanel_json.is_mixpanels(value) in (True, False)
+        assert judgement._imported(value) is None or judgement._imported(value) >= 0
+    assert isinstance(mixpanel_json.error_of(value), str)
+    assert not (mixpanel_json.is_plain_yes(value) and mixpanel_json.is_plain_no(value))
+    assert wire_outcome.clock_skew_s(sent_headers, at) is None or math.isfinite(at)
+    wait_s = wire_outcome.retry_after_s(sent_headers, at)
+    assert wait_s is None or 0 <= wait_s <= wire_outcome.RETRY_AFTER_MAX_S
+    host = wire_outcome.host_of(sent_headers.get("location", ""))
     assert not re.search("u:p|[?]s", host)
-    assert all(text.isprintable() and len(text) <= answer.TEXT_MAX for text in (*told[:1], *told[2:], host))
+    assert all(
+        text.isprintable() and len(text) <= mixpanel_json.TEXT_MAX for text in (*told[:1], *told[2:], host)
+    )
     assert len(told[1]) <= limit
     for data in (event, body, b'{"properties":{"$insert_id":%s}}' % body):
-        found = answer.insert_id_of(data)
+        found = judgement._insert_id_of(data)
         assert found is None or isinstance(found, str)

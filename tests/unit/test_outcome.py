@@ -3,12 +3,16 @@
 import json
 import time
 from email.utils import formatdate
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forwarder.delivery.wire.outcome import Kind, Outcome, Rejection, Reply, judge
+from forwarder import records
+from forwarder.delivery.wire import outcome as wire_outcome
+from forwarder.delivery.wire.outcome import Reply
+from forwarder.records.verdict import Outcome, Rejection, Verdict
 
 NOW = 1_795_000_000.0
 IDS = ["id-0", "id-1", "id-2", "id-3"]
@@ -16,7 +20,8 @@ EVENTS = [
     json.dumps({"event": "Test", "properties": {"time": 1, "distinct_id": "", "$insert_id": name}}).encode()
     for name in IDS
 ]
-SETTLES = (Kind.DELIVERED, Kind.SHORT)
+SETTLES = (Verdict.DELIVERED, Verdict.SHORT)
+judge = partial(wire_outcome.judge, records.EVENTS)
 
 # As documented or captured; see the sources beside each.
 OK = b'{"code":200,"num_records_imported":2000,"status":"OK"}'  # Import Events
@@ -70,116 +75,116 @@ BARE_400 = {"code": 400, "error": "malformed JSON", "status": "Bad Request"}
 
 TABLE = [
     # Delivered: every event accounted for.
-    (200, OK_4, Kind.DELIVERED),
-    (200, {"code": 200, "num_records_imported": 4, "status": 1}, Kind.DELIVERED),
-    (200, {"num_records_imported": 4}, Kind.DELIVERED),
-    (200, {"code": 200, "num_records_imported": 4, "status": "OK", "failed_records": []}, Kind.DELIVERED),
-    (400, partial(3, failed(1)), Kind.DELIVERED),
-    (400, partial(0, *(failed(i) for i in range(4))), Kind.DELIVERED),
-    (400, partial(3, {"index": 1, "$insert_id": "id-1", "message": "no"}), Kind.DELIVERED),
-    (400, partial(3, {"index": 1, "message": "no"}), Kind.DELIVERED),
-    (400, partial(3, failed(1), failed(1, "'event' must not be blank", "event")), Kind.DELIVERED),
+    (200, OK_4, Verdict.DELIVERED),
+    (200, {"code": 200, "num_records_imported": 4, "status": 1}, Verdict.DELIVERED),
+    (200, {"num_records_imported": 4}, Verdict.DELIVERED),
+    (200, {"code": 200, "num_records_imported": 4, "status": "OK", "failed_records": []}, Verdict.DELIVERED),
+    (400, partial(3, failed(1)), Verdict.DELIVERED),
+    (400, partial(0, *(failed(i) for i in range(4))), Verdict.DELIVERED),
+    (400, partial(3, {"index": 1, "$insert_id": "id-1", "message": "no"}), Verdict.DELIVERED),
+    (400, partial(3, {"index": 1, "message": "no"}), Verdict.DELIVERED),
+    (400, partial(3, failed(1), failed(1, "'event' must not be blank", "event")), Verdict.DELIVERED),
     # Short: the figures do not add up.
-    (200, OK, Kind.SHORT),
-    (200, {"code": 200, "num_records_imported": 3, "status": "OK"}, Kind.SHORT),
-    (200, {"code": 200, "num_records_imported": 0, "status": "OK"}, Kind.SHORT),
-    (400, partial(2, failed(1)), Kind.SHORT),
-    (400, partial(4, failed(1)), Kind.SHORT),
-    (400, partial(3, failed(1), failed(2)), Kind.SHORT),
-    (400, partial(2, failed(1), failed(1)), Kind.SHORT),
-    (400, partial(2**60, failed(1)), Kind.SHORT),
-    (400, partial(4), Kind.SHORT),
-    (400, partial(4, IDENTITY), Kind.SHORT),
-    (200, partial(4, "a warning"), Kind.SHORT),
-    (400, OK_4, Kind.SHORT),
+    (200, OK, Verdict.SHORT),
+    (200, {"code": 200, "num_records_imported": 3, "status": "OK"}, Verdict.SHORT),
+    (200, {"code": 200, "num_records_imported": 0, "status": "OK"}, Verdict.SHORT),
+    (400, partial(2, failed(1)), Verdict.SHORT),
+    (400, partial(4, failed(1)), Verdict.SHORT),
+    (400, partial(3, failed(1), failed(2)), Verdict.SHORT),
+    (400, partial(2, failed(1), failed(1)), Verdict.SHORT),
+    (400, partial(2**60, failed(1)), Verdict.SHORT),
+    (400, partial(4), Verdict.SHORT),
+    (400, partial(4, IDENTITY), Verdict.SHORT),
+    (200, partial(4, "a warning"), Verdict.SHORT),
+    (400, OK_4, Verdict.SHORT),
     # Short as well: all is accounted for, but the answer says two things.
-    (200, partial(3, failed(1)), Kind.SHORT),
-    (200, {"code": 400, "num_records_imported": 4, "status": "OK"}, Kind.SHORT),
-    (200, {"code": 200, "num_records_imported": 4, "status": "Bad Request"}, Kind.SHORT),
-    (200, {"num_records_imported": 4, "status": "Internal Server Error"}, Kind.SHORT),
-    (400, partial("3", failed(1)), Kind.SHORT),
-    (400, partial(True, failed(1)), Kind.SHORT),
+    (200, partial(3, failed(1)), Verdict.SHORT),
+    (200, {"code": 400, "num_records_imported": 4, "status": "OK"}, Verdict.SHORT),
+    (200, {"code": 200, "num_records_imported": 4, "status": "Bad Request"}, Verdict.SHORT),
+    (200, {"num_records_imported": 4, "status": "Internal Server Error"}, Verdict.SHORT),
+    (400, partial("3", failed(1)), Verdict.SHORT),
+    (400, partial(True, failed(1)), Verdict.SHORT),
     # Too large.
-    (413, TOO_LARGE, Kind.TOO_LARGE),
-    (413, TOO_LARGE_EDGE, Kind.TOO_LARGE),
-    (413, b"", Kind.TOO_LARGE),
+    (413, TOO_LARGE, Verdict.TOO_LARGE),
+    (413, TOO_LARGE_EDGE, Verdict.TOO_LARGE),
+    (413, b"", Verdict.TOO_LARGE),
     # Refused, nobody says which.
-    (400, BARE_400, Kind.REFUSED),
-    (400, {"error": "malformed", "status": 0}, Kind.REFUSED),
-    (400, partial(0), Kind.REFUSED),
-    (400, partial(3), Kind.REFUSED),
-    (400, partial(0, IDENTITY), Kind.REFUSED),
-    (200, partial(0, IDENTITY), Kind.REFUSED),
-    (400, partial(0, failed_records="all of them"), Kind.REFUSED),
-    (400, partial(0, failed_records={"0": "no"}), Kind.REFUSED),
-    (400, partial(3, failed(1), None), Kind.REFUSED),
-    (400, partial(3, failed(4)), Kind.REFUSED),
-    (400, partial(3, failed(-1)), Kind.REFUSED),
-    (400, partial(3, {"index": True, "message": "no"}), Kind.REFUSED),
-    (400, partial(3, {"index": 1.0, "message": "no"}), Kind.REFUSED),
-    (400, partial(3, {"index": "1", "message": "no"}), Kind.REFUSED),
-    (400, partial(3, {"index": None, "message": "no"}), Kind.REFUSED),
-    (400, partial(3, {"message": "no"}), Kind.REFUSED),
-    (400, partial(3, failed(1, insert_id="id-2")), Kind.REFUSED),
-    (400, partial(3, failed(1, **{"$insert_id": "id-2"})), Kind.REFUSED),
-    (400, partial(3, failed(1), failed(1, insert_id="id-2")), Kind.REFUSED),
-    (400, partial(2, failed(1), failed(2, insert_id="id-1")), Kind.REFUSED),
-    (400, partial(3, failed(2**70)), Kind.REFUSED),
-    (400, partial(2, failed(1), IDENTITY), Kind.REFUSED),
+    (400, BARE_400, Verdict.REFUSED),
+    (400, {"error": "malformed", "status": 0}, Verdict.REFUSED),
+    (400, partial(0), Verdict.REFUSED),
+    (400, partial(3), Verdict.REFUSED),
+    (400, partial(0, IDENTITY), Verdict.REFUSED),
+    (200, partial(0, IDENTITY), Verdict.REFUSED),
+    (400, partial(0, failed_records="all of them"), Verdict.REFUSED),
+    (400, partial(0, failed_records={"0": "no"}), Verdict.REFUSED),
+    (400, partial(3, failed(1), None), Verdict.REFUSED),
+    (400, partial(3, failed(4)), Verdict.REFUSED),
+    (400, partial(3, failed(-1)), Verdict.REFUSED),
+    (400, partial(3, {"index": True, "message": "no"}), Verdict.REFUSED),
+    (400, partial(3, {"index": 1.0, "message": "no"}), Verdict.REFUSED),
+    (400, partial(3, {"index": "1", "message": "no"}), Verdict.REFUSED),
+    (400, partial(3, {"index": None, "message": "no"}), Verdict.REFUSED),
+    (400, partial(3, {"message": "no"}), Verdict.REFUSED),
+    (400, partial(3, failed(1, insert_id="id-2")), Verdict.REFUSED),
+    (400, partial(3, failed(1, **{"$insert_id": "id-2"})), Verdict.REFUSED),
+    (400, partial(3, failed(1), failed(1, insert_id="id-2")), Verdict.REFUSED),
+    (400, partial(2, failed(1), failed(2, insert_id="id-1")), Verdict.REFUSED),
+    (400, partial(3, failed(2**70)), Verdict.REFUSED),
+    (400, partial(2, failed(1), IDENTITY), Verdict.REFUSED),
     # Throttled.
-    (429, THROTTLED, Kind.THROTTLED),
-    (429, OLD_THROTTLED, Kind.THROTTLED),
-    (429, b"<html>", Kind.THROTTLED),
-    (504, b"Too many requests", Kind.THROTTLED),
+    (429, THROTTLED, Verdict.THROTTLED),
+    (429, OLD_THROTTLED, Verdict.THROTTLED),
+    (429, b"<html>", Verdict.THROTTLED),
+    (504, b"Too many requests", Verdict.THROTTLED),
     # Unreachable: not Mixpanel's word, or "later".
-    (201, OK_4, Kind.UNREACHABLE),
-    (202, OK_4, Kind.UNREACHABLE),
-    (226, OK_4, Kind.UNREACHABLE),
-    (200, b"<html><title>Sign in</title>", Kind.UNREACHABLE),
-    (200, b"", Kind.UNREACHABLE),
-    (200, b"1", Kind.UNREACHABLE),
-    (200, b"4", Kind.UNREACHABLE),
-    (200, b"\xef\xbb\xbf" + OK_4, Kind.UNREACHABLE),
-    (200, OLD_OK, Kind.UNREACHABLE),
-    (200, OLD_FAILURE, Kind.UNREACHABLE),
-    (200, [{"num_records_imported": 4}], Kind.UNREACHABLE),
-    (200, {"num_records_imported": 4, "status": 0}, Kind.UNREACHABLE),
-    (200, {"num_records_imported": 4, "error": "try again"}, Kind.UNREACHABLE),
-    (200, {"num_records_imported": 4, "code": 500}, Kind.UNREACHABLE),
-    (200, {"num_records_imported": True}, Kind.UNREACHABLE),
-    (200, {"num_records_imported": 4.0}, Kind.UNREACHABLE),
-    (200, {"num_records_imported": "4"}, Kind.UNREACHABLE),
-    (200, {"num_records_imported": -4}, Kind.UNREACHABLE),
-    (200, {"num_records_imported": None}, Kind.UNREACHABLE),
-    (200, UNAUTHORIZED, Kind.UNREACHABLE),
-    (204, b"", Kind.UNREACHABLE),
-    (400, b"<html><title>400 Bad Request</title>", Kind.UNREACHABLE),
-    (400, b"", Kind.UNREACHABLE),
-    (400, b"0", Kind.UNREACHABLE),
-    (400, {"message": "Bad Request"}, Kind.UNREACHABLE),
-    (400, {"code": 400, "message": "HTTP 400 Bad Request"}, Kind.UNREACHABLE),
-    (400, {"error": "invalid_request", "error_description": "sign in"}, Kind.UNREACHABLE),
-    (400, {"error": {"code": 400, "message": "no", "status": "INVALID_ARGUMENT"}}, Kind.UNREACHABLE),
-    (400, {"timestamp": 1, "status": 400, "error": "Bad Request", "path": "/"}, Kind.UNREACHABLE),
-    (408, b"", Kind.UNREACHABLE),
-    (421, b"", Kind.UNREACHABLE),
-    (425, b"", Kind.UNREACHABLE),
-    (500, b"", Kind.UNREACHABLE),
-    (502, UPSTREAM, Kind.UNREACHABLE),
-    (503, OK_4, Kind.UNREACHABLE),
-    (504, b"", Kind.UNREACHABLE),
-    (511, b"<title>Log in</title>", Kind.UNREACHABLE),
-    (100, b"", Kind.UNREACHABLE),
-    (103, OK_4, Kind.UNREACHABLE),
-    (999, b"", Kind.UNREACHABLE),
+    (201, OK_4, Verdict.UNREACHABLE),
+    (202, OK_4, Verdict.UNREACHABLE),
+    (226, OK_4, Verdict.UNREACHABLE),
+    (200, b"<html><title>Sign in</title>", Verdict.UNREACHABLE),
+    (200, b"", Verdict.UNREACHABLE),
+    (200, b"1", Verdict.UNREACHABLE),
+    (200, b"4", Verdict.UNREACHABLE),
+    (200, b"\xef\xbb\xbf" + OK_4, Verdict.UNREACHABLE),
+    (200, OLD_OK, Verdict.UNREACHABLE),
+    (200, OLD_FAILURE, Verdict.UNREACHABLE),
+    (200, [{"num_records_imported": 4}], Verdict.UNREACHABLE),
+    (200, {"num_records_imported": 4, "status": 0}, Verdict.UNREACHABLE),
+    (200, {"num_records_imported": 4, "error": "try again"}, Verdict.UNREACHABLE),
+    (200, {"num_records_imported": 4, "code": 500}, Verdict.UNREACHABLE),
+    (200, {"num_records_imported": True}, Verdict.UNREACHABLE),
+    (200, {"num_records_imported": 4.0}, Verdict.UNREACHABLE),
+    (200, {"num_records_imported": "4"}, Verdict.UNREACHABLE),
+    (200, {"num_records_imported": -4}, Verdict.UNREACHABLE),
+    (200, {"num_records_imported": None}, Verdict.UNREACHABLE),
+    (200, UNAUTHORIZED, Verdict.UNREACHABLE),
+    (204, b"", Verdict.UNREACHABLE),
+    (400, b"<html><title>400 Bad Request</title>", Verdict.UNREACHABLE),
+    (400, b"", Verdict.UNREACHABLE),
+    (400, b"0", Verdict.UNREACHABLE),
+    (400, {"message": "Bad Request"}, Verdict.UNREACHABLE),
+    (400, {"code": 400, "message": "HTTP 400 Bad Request"}, Verdict.UNREACHABLE),
+    (400, {"error": "invalid_request", "error_description": "sign in"}, Verdict.UNREACHABLE),
+    (400, {"error": {"code": 400, "message": "no", "status": "INVALID_ARGUMENT"}}, Verdict.UNREACHABLE),
+    (400, {"timestamp": 1, "status": 400, "error": "Bad Request", "path": "/"}, Verdict.UNREACHABLE),
+    (408, b"", Verdict.UNREACHABLE),
+    (421, b"", Verdict.UNREACHABLE),
+    (425, b"", Verdict.UNREACHABLE),
+    (500, b"", Verdict.UNREACHABLE),
+    (502, UPSTREAM, Verdict.UNREACHABLE),
+    (503, OK_4, Verdict.UNREACHABLE),
+    (504, b"", Verdict.UNREACHABLE),
+    (511, b"<title>Log in</title>", Verdict.UNREACHABLE),
+    (100, b"", Verdict.UNREACHABLE),
+    (103, OK_4, Verdict.UNREACHABLE),
+    (999, b"", Verdict.UNREACHABLE),
     # Misconfigured: something a person must look at.
-    (401, UNAUTHORIZED, Kind.MISCONFIGURED),
-    (403, b"<html><title>403 Forbidden</title>", Kind.MISCONFIGURED),
-    (403, {"error": "...", "status": "error"}, Kind.MISCONFIGURED),
-    (400, {"error": "invalid project id for cluster", "status": "error"}, Kind.MISCONFIGURED),
-    *((code, OK_4, Kind.MISCONFIGURED) for code in (300, 301, 302, 303, 304, 307, 308)),
-    *((code, b"", Kind.MISCONFIGURED) for code in (402, 404, 405, 406, 407, 410, 411, 414, 415)),
-    *((code, b"", Kind.MISCONFIGURED) for code in (417, 418, 422, 426, 431, 440, 451, 495)),
+    (401, UNAUTHORIZED, Verdict.MISCONFIGURED),
+    (403, b"<html><title>403 Forbidden</title>", Verdict.MISCONFIGURED),
+    (403, {"error": "...", "status": "error"}, Verdict.MISCONFIGURED),
+    (400, {"error": "invalid project id for cluster", "status": "error"}, Verdict.MISCONFIGURED),
+    *((code, OK_4, Verdict.MISCONFIGURED) for code in (300, 301, 302, 303, 304, 307, 308)),
+    *((code, b"", Verdict.MISCONFIGURED) for code in (402, 404, 405, 406, 407, 410, 411, 414, 415)),
+    *((code, b"", Verdict.MISCONFIGURED) for code in (417, 418, 422, 426, 431, 440, 451, 495)),
 ]
 
 
@@ -188,41 +193,41 @@ def test_each_reply_means_what_the_table_says(status, body, kind):
     """Every reply that is documented, captured or imaginable falls under one row of the table."""
     outcome = judge(reply(status, body), EVENTS)
 
-    assert outcome.kind is kind
+    assert outcome.verdict is kind
     assert (outcome.rejections == ()) or kind in SETTLES
-    assert outcome.detail or kind is Kind.DELIVERED
+    assert outcome.detail or kind is Verdict.DELIVERED
 
 
 @pytest.mark.parametrize(
     ("status", "body", "kind"),
     [
-        (200, b"1", Kind.DELIVERED),
-        (200, b" 1\n", Kind.DELIVERED),
-        (200, OLD_OK, Kind.DELIVERED),
-        (200, {"status": "OK", "code": 200}, Kind.DELIVERED),
-        (200, OK_4, Kind.DELIVERED),
-        (200, {"code": 200, "num_records_imported": 3, "status": "OK"}, Kind.SHORT),
-        (400, partial(3, failed(1)), Kind.DELIVERED),
-        (200, b"0", Kind.UNREACHABLE),
-        (200, b"true", Kind.UNREACHABLE),
-        (200, b"1.0", Kind.UNREACHABLE),
-        (200, OLD_FAILURE, Kind.UNREACHABLE),
-        (200, {"status": 1, "error": "but"}, Kind.UNREACHABLE),
-        (200, {"status": True, "error": None}, Kind.UNREACHABLE),
-        (200, {"status": 1, "num_records_imported": "4"}, Kind.UNREACHABLE),
-        (200, {"status": 1, "failed_records": [IDENTITY]}, Kind.UNREACHABLE),
-        (200, {"status": "OK"}, Kind.UNREACHABLE),
-        (200, b"<html>", Kind.UNREACHABLE),
-        (202, b"1", Kind.UNREACHABLE),
-        (500, b"1", Kind.UNREACHABLE),
+        (200, b"1", Verdict.DELIVERED),
+        (200, b" 1\n", Verdict.DELIVERED),
+        (200, OLD_OK, Verdict.DELIVERED),
+        (200, {"status": "OK", "code": 200}, Verdict.DELIVERED),
+        (200, OK_4, Verdict.DELIVERED),
+        (200, {"code": 200, "num_records_imported": 3, "status": "OK"}, Verdict.SHORT),
+        (400, partial(3, failed(1)), Verdict.DELIVERED),
+        (200, b"0", Verdict.UNREACHABLE),
+        (200, b"true", Verdict.UNREACHABLE),
+        (200, b"1.0", Verdict.UNREACHABLE),
+        (200, OLD_FAILURE, Verdict.UNREACHABLE),
+        (200, {"status": 1, "error": "but"}, Verdict.UNREACHABLE),
+        (200, {"status": True, "error": None}, Verdict.UNREACHABLE),
+        (200, {"status": 1, "num_records_imported": "4"}, Verdict.UNREACHABLE),
+        (200, {"status": 1, "failed_records": [IDENTITY]}, Verdict.UNREACHABLE),
+        (200, {"status": "OK"}, Verdict.UNREACHABLE),
+        (200, b"<html>", Verdict.UNREACHABLE),
+        (202, b"1", Verdict.UNREACHABLE),
+        (500, b"1", Verdict.UNREACHABLE),
     ],
 )
 def test_without_strict_a_plain_yes_is_a_yes(status, body, kind):
     """With strict=0 Mixpanel answers 1 or 0 for all of them, and nothing else counts as a yes."""
     outcome = judge(reply(status, body), EVENTS, strict=False)
 
-    assert outcome.kind is kind
-    if kind is Kind.DELIVERED:
+    assert outcome.verdict is kind
+    if kind is Verdict.DELIVERED:
         assert outcome.imported + len(outcome.rejections) == len(EVENTS)
 
 
@@ -230,7 +235,7 @@ def test_no_answer_is_later_and_says_why():
     """When nothing came back, the reason is passed on in printable form."""
     outcome = judge(Reply(None, {}, b"", "DNS: no\x1b[2Jhost"), EVENTS)
 
-    assert outcome == Outcome(Kind.UNREACHABLE, "DNS: no\\x1b[2Jhost")
+    assert outcome == Outcome(Verdict.UNREACHABLE, "DNS: no\\x1b[2Jhost")
     assert judge(Reply(None, {}, b""), EVENTS).detail == "no answer"
 
 
@@ -242,7 +247,7 @@ def test_rejections_carry_the_field_and_the_servers_words_in_the_events_order():
 
     outcome = judge(reply(400, body), EVENTS)
 
-    assert outcome.kind is Kind.DELIVERED
+    assert outcome.verdict is Verdict.DELIVERED
     assert outcome.imported == 2
     assert outcome.rejections == (
         Rejection(1, "a; b", "first; second"),
@@ -261,7 +266,7 @@ def test_short_keeps_the_named_rejections_and_the_count():
     """What a short count does name is settled; the rest is sent again."""
     outcome = judge(reply(400, partial(2, failed(1))), EVENTS)
 
-    assert (outcome.kind, outcome.imported) == (Kind.SHORT, 2)
+    assert (outcome.verdict, outcome.imported) == (Verdict.SHORT, 2)
     assert [rejection.index for rejection in outcome.rejections] == [1]
     assert outcome.detail == "Mixpanel counts 2 imported and names 1 refused, of 4 sent"
 
@@ -271,7 +276,7 @@ def test_an_event_without_an_id_can_not_be_contradicted(event):
     """The id is compared only where there are two."""
     outcome = judge(reply(400, partial(3, failed(0, insert_id="made up"))), [event, *EVENTS[1:]])
 
-    assert outcome.kind is Kind.DELIVERED
+    assert outcome.verdict is Verdict.DELIVERED
 
 
 def test_a_refusal_is_told_in_the_servers_own_words():
@@ -363,10 +368,10 @@ def test_the_date_header_tells_how_wrong_this_clock_is(date, skew_s, elsewhere):
 @pytest.mark.parametrize(
     ("ahead_s", "message", "kind"),
     [
-        (7200, IN_THE_FUTURE, Kind.MISCONFIGURED),
-        (7200, NOT_SECONDS, Kind.DELIVERED),
-        (3500, IN_THE_FUTURE, Kind.DELIVERED),
-        (-7200, IN_THE_FUTURE, Kind.DELIVERED),
+        (7200, IN_THE_FUTURE, Verdict.MISCONFIGURED),
+        (7200, NOT_SECONDS, Verdict.DELIVERED),
+        (3500, IN_THE_FUTURE, Verdict.DELIVERED),
+        (-7200, IN_THE_FUTURE, Verdict.DELIVERED),
     ],
 )
 def test_a_clock_an_hour_ahead_blocks_instead_of_condemning_every_event(ahead_s, message, kind):
@@ -375,9 +380,9 @@ def test_a_clock_an_hour_ahead_blocks_instead_of_condemning_every_event(ahead_s,
 
     outcome = judge(reply(400, partial(3, failed(1, message)), date=date), EVENTS)
 
-    assert outcome.kind is kind
+    assert outcome.verdict is kind
     assert outcome.clock_skew_s == ahead_s
-    if kind is Kind.MISCONFIGURED:
+    if kind is Verdict.MISCONFIGURED:
         assert outcome.rejections == ()
         assert outcome.imported == 0
         assert "2.0 hours ahead" in outcome.detail
@@ -457,7 +462,7 @@ def test_a_hostile_body_is_never_a_yes_and_never_an_error(status, body):
     """Whatever an answer holds, it is judged, and not as delivered."""
     outcome = judge(reply(status, body), EVENTS)
 
-    assert outcome.kind is not Kind.DELIVERED
+    assert outcome.verdict is not Verdict.DELIVERED
     assert outcome.rejections == ()
 
 
@@ -469,7 +474,7 @@ def test_a_flood_of_records_for_one_event_is_one_rejection_of_bounded_size():
 
     outcome = judge(reply(400, partial(0, *flood)), [large])
 
-    assert outcome.kind is Kind.DELIVERED
+    assert outcome.verdict is Verdict.DELIVERED
     [rejection] = outcome.rejections
     assert len(rejection.message) == 300
     assert rejection.message.startswith("\\n0; \\n1; ")
@@ -480,7 +485,7 @@ def test_the_last_of_two_equal_keys_counts():
     """A repeated key is no way round the count."""
     body = b'{"num_records_imported":4,"num_records_imported":3}'
 
-    assert judge(reply(200, body), EVENTS).kind is Kind.SHORT
+    assert judge(reply(200, body), EVENTS).verdict is Verdict.SHORT
 
 
 scalars = st.none() | st.booleans() | st.integers(-2, 6) | st.floats() | st.text(max_size=5)
@@ -522,9 +527,9 @@ def test_whatever_comes_is_judged_and_only_full_accounts_are_delivered(status, h
     outcome = judge(Reply(status, headers, body, "", at), EVENTS, strict)
 
     assert outcome.detail.isprintable()
-    assert (outcome.rejections == ()) or outcome.kind in SETTLES
+    assert (outcome.rejections == ()) or outcome.verdict in SETTLES
     assert outcome.retry_after_s is None or 0 <= outcome.retry_after_s <= 3600
-    if outcome.kind is Kind.DELIVERED:
+    if outcome.verdict is Verdict.DELIVERED:
         assert status in (200, 400)
         assert outcome.imported + len({rejection.index for rejection in outcome.rejections}) == len(EVENTS)
         if strict:
@@ -534,23 +539,23 @@ def test_whatever_comes_is_judged_and_only_full_accounts_are_delivered(status, h
 @pytest.mark.parametrize(
     ("status", "is_cut", "kind", "advice"),
     [
-        (407, False, Kind.MISCONFIGURED, ". The proxy asks for credentials"),
-        (403, False, Kind.MISCONFIGURED, ". Mixpanel's import does not answer 403"),
-        (404, False, Kind.MISCONFIGURED, ". Check mixpanel.url"),
-        (400, False, Kind.MISCONFIGURED, ". Check mixpanel.url"),
-        (400, True, Kind.UNREACHABLE, ""),
-        (408, False, Kind.UNREACHABLE, ""),
-        (429, False, Kind.UNREACHABLE, ""),
-        (502, False, Kind.UNREACHABLE, ""),
-        (200, True, Kind.UNREACHABLE, ""),
-        (None, False, Kind.UNREACHABLE, ""),
+        (407, False, Verdict.MISCONFIGURED, ". The proxy asks for credentials"),
+        (403, False, Verdict.MISCONFIGURED, ". Mixpanel's import does not answer 403"),
+        (404, False, Verdict.MISCONFIGURED, ". Check mixpanel.url"),
+        (400, False, Verdict.MISCONFIGURED, ". Check mixpanel.url"),
+        (400, True, Verdict.UNREACHABLE, ""),
+        (408, False, Verdict.UNREACHABLE, ""),
+        (429, False, Verdict.UNREACHABLE, ""),
+        (502, False, Verdict.UNREACHABLE, ""),
+        (200, True, Verdict.UNREACHABLE, ""),
+        (None, False, Verdict.UNREACHABLE, ""),
     ],
 )
 def test_a_proxy_that_refuses_the_connection_blocks_and_other_errors_wait(status, is_cut, kind, advice):
     """An error with 4xx is a proxy's; one that passes, one of a cut-off answer or without a status waits."""
     outcome = judge(Reply(status, {}, OK_4, "the proxy said no\n", is_cut=is_cut), EVENTS)
 
-    assert outcome.kind is kind
+    assert outcome.verdict is kind
     assert outcome.detail.startswith(f"the proxy said no\\n{advice}")
     assert advice or outcome.detail == "the proxy said no\\n"
 
@@ -596,4 +601,4 @@ def test_a_plain_no_is_one_of_mixpanel_without_strict_mode(status, body, strict,
     outcome = judge(reply(status, body), EVENTS, strict)
 
     assert outcome.is_plain_no is is_plain_no
-    assert outcome.kind is Kind.UNREACHABLE or not is_plain_no
+    assert outcome.verdict is Verdict.UNREACHABLE or not is_plain_no

@@ -11,7 +11,7 @@ from forwarder import log
 from forwarder.config.settings import Delivery
 from forwarder.delivery.flow import Flow
 from forwarder.delivery.report import Report
-from forwarder.delivery.wire.outcome import Kind, Outcome
+from forwarder.records.verdict import Outcome, Verdict
 from forwarder.service.journal import Journal
 
 HOUR_S = 3600.0
@@ -38,10 +38,12 @@ def test_an_hour_of_outage_is_a_handful_of_lines(ways, told):
         for connection in range(10):
             detail = ways[(tries + connection) % len(ways)]
             flow.failed(connection, "backing_off", detail, now)
-            failed = Report(Outcome(Kind.UNREACHABLE, detail), 2000, True, state="backing_off", reason=detail)
+            failed = Report(
+                Outcome(Verdict.UNREACHABLE, detail), 2000, True, state="backing_off", reason=detail
+            )
             journal.settled(failed, now)
         now, tries = max(flow.retry_at, now + 1), tries + 1
-    journal.settled(Report(Outcome(Kind.DELIVERED, "", status=200), 2000, True, delivered=2000), now)
+    journal.settled(Report(Outcome(Verdict.DELIVERED, "", status=200), 2000, True, delivered=2000), now)
 
     lines = told()
     assert tries > 50
@@ -56,13 +58,15 @@ def test_an_hour_in_which_each_third_request_fails_is_few_lines(told):
     journal = Journal()
     for number in range(4 * 3600):
         now = number / 4
-        failed = Outcome(Kind.UNREACHABLE, WAYS[number % len(WAYS)])
+        failed = Outcome(Verdict.UNREACHABLE, WAYS[number % len(WAYS)])
         if number % 3 == 0:
             journal.settled(Report(failed, 2000, False), now)
         elif number % 100 == 1:
             journal.settled(Report(failed, 2000, False, state="backing_off", reason=failed.detail), now)
         else:
-            journal.settled(Report(Outcome(Kind.DELIVERED, "", status=200), 2000, False, delivered=2000), now)
+            journal.settled(
+                Report(Outcome(Verdict.DELIVERED, "", status=200), 2000, False, delivered=2000), now
+            )
 
     lines = told()
     assert {"batch.failed", "delivery.backing_off", "delivery.recovered"} <= {line["event"] for line in lines}

@@ -13,8 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forwarder.errors import InputError
-from forwarder.event import MAX_EVENT_BYTES, array, reader, source, unzip
-from forwarder.event.reader import BrokenInputError, Source, StoppedError, read_chunks
+from forwarder.records.event.rules import MAX_EVENT_BYTES
+from forwarder.records.reading import (
+    CHUNK_LINES,
+    BrokenInputError,
+    Source,
+    StoppedError,
+    array,
+    gunzip,
+    read_chunks,
+    source,
+)
 
 EVENTS = [b'{"event": "A", "properties": {"n": %d}}' % n for n in range(5)]
 NDJSON = b"".join(event + b"\n" for event in EVENTS)
@@ -30,9 +39,9 @@ class Got:
         self.refused: list[tuple[int, str]] = []
         self.error: InputError | None = None
         try:
-            for chunk in read_chunks(Source(fd)):
+            for chunk in read_chunks(Source(fd), MAX_EVENT_BYTES):
                 assert chunk.first_line == len(self.lines) + 1
-                assert len(chunk.lines) <= reader.CHUNK_LINES
+                assert len(chunk.lines) <= CHUNK_LINES
                 self.lines += chunk.lines
                 self.refused += chunk.refused
         except InputError as error:
@@ -45,7 +54,7 @@ class Got:
 def read(request, tmp_path, monkeypatch):
     """Reads bytes from a real file, in blocks of several sizes."""
     monkeypatch.setattr(source, "BLOCK_BYTES", request.param)
-    monkeypatch.setattr(unzip, "BLOCK_BYTES", request.param)
+    monkeypatch.setattr(gunzip, "BLOCK_BYTES", request.param)
     return lambda content: Got(tmp_path / "input", content)
 
 
@@ -124,10 +133,10 @@ def test_gzip_may_unpack_to_much_more(tmp_path):
 
 def test_gzip_hands_out_all_that_came(monkeypatch):
     """A live gzip stream that was flushed is unpacked up to there, though it unpacks to many blocks."""
-    monkeypatch.setattr(unzip, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(gunzip, "BLOCK_BYTES", 1000)
     packer = zlib.compressobj(wbits=31)
     packed = packer.compress(NDJSON * 1000) + packer.flush(zlib.Z_SYNC_FLUSH)
-    unpacked = unzip.unzip([packed], lambda: None)
+    unpacked = gunzip.unzip([packed], lambda: None)
     assert b"".join(next(unpacked) for _ in range(len(NDJSON))) == NDJSON * 1000
 
 
@@ -233,12 +242,10 @@ def test_deep_element_is_handed_out(read):
     assert (got.lines, got.error) == ([EVENTS[0], deep, EVENTS[1]], None)
 
 
-def test_endless_nesting_is_given_up(monkeypatch):
+def test_endless_nesting_is_given_up():
     """Opening brackets without end are an error, not all of the memory."""
-    monkeypatch.setattr(array, "MAX_EVENT_BYTES", 10_000)
-    monkeypatch.setattr(array, "HOLD_BYTES", 10_000)
     with pytest.raises(BrokenInputError, match="nested too deep"):
-        pieces(cut(b"[" * 100_000, 1000))
+        pieces(cut(b"[" * 100_000, 1000), max_bytes=10_000)
 
 
 def cut(content: bytes, size: int) -> Iterator[bytes]:
@@ -246,9 +253,9 @@ def cut(content: bytes, size: int) -> Iterator[bytes]:
     return (content[at : at + size] for at in range(0, len(content), size))
 
 
-def pieces(blocks: Iterator[bytes]) -> list[bytes]:
+def pieces(blocks: Iterator[bytes], max_bytes: int = MAX_EVENT_BYTES) -> list[bytes]:
     """The elements of an array that comes in *blocks*."""
-    return [line for lines, _ in array.split_array(blocks) for line in lines]
+    return [line for lines, _ in array.split_array(blocks, max_bytes) for line in lines]
 
 
 nested = st.recursive(
@@ -294,7 +301,7 @@ def test_pause_hands_out_what_is_complete():
     """While a pipe stays open and silent, its complete lines are handed out and the partial one is kept."""
     read_fd, write_fd = os.pipe()
     try:
-        chunks = read_chunks(Source(read_fd))
+        chunks = read_chunks(Source(read_fd), MAX_EVENT_BYTES)
         os.write(write_fd, NDJSON + b'{"par')
         assert next(chunks).lines == EVENTS
         os.write(write_fd, b"tial\n")
@@ -308,7 +315,7 @@ def test_pause_hands_out_what_is_complete():
 def test_pause_hands_out_elements_before_their_comma():
     """An array's element is handed out when it is complete, not when the next one begins."""
     read_fd, write_fd = os.pipe()
-    chunks = read_chunks(Source(read_fd))
+    chunks = read_chunks(Source(read_fd), MAX_EVENT_BYTES)
     os.write(write_fd, b"[\n" + EVENTS[0])
     assert next(chunks).lines == [EVENTS[0]]
     os.write(write_fd, b"\n," + EVENTS[1] + b"]")
@@ -320,7 +327,7 @@ def test_pause_hands_out_elements_before_their_comma():
 def test_stop_keeps_complete_lines_and_drops_the_partial_one():
     """When woken, what is complete is handed out, and what is not stays untaken."""
     (read_fd, write_fd), (wake_fd, waker_fd) = os.pipe(), os.pipe()
-    chunks = read_chunks(Source(read_fd, wake_fd))
+    chunks = read_chunks(Source(read_fd, wake_fd), MAX_EVENT_BYTES)
     os.write(write_fd, NDJSON + b'{"par')
     assert next(chunks).lines == EVENTS
     os.write(waker_fd, b"\0")
@@ -335,7 +342,7 @@ def test_stop_takes_what_a_pipe_holds():
     (read_fd, write_fd), (wake_fd, waker_fd) = os.pipe(), os.pipe()
     os.write(waker_fd, b"\0")
     os.write(write_fd, NDJSON)
-    chunks = read_chunks(Source(read_fd, wake_fd))
+    chunks = read_chunks(Source(read_fd, wake_fd), MAX_EVENT_BYTES)
     assert next(chunks).lines == EVENTS
     with pytest.raises(StoppedError):
         next(chunks)
@@ -349,7 +356,7 @@ def test_end_that_comes_with_the_stop_is_not_trusted():
     os.write(waker_fd, b"\0")
     os.write(write_fd, NDJSON + b'{"par')
     os.close(write_fd)
-    chunks = read_chunks(Source(read_fd, wake_fd))
+    chunks = read_chunks(Source(read_fd, wake_fd), MAX_EVENT_BYTES)
     assert next(chunks).lines == EVENTS
     with pytest.raises(StoppedError):
         next(chunks)
@@ -363,7 +370,7 @@ def test_stop_ends_within_a_block_of_gzip(tmp_path):
     path.write_bytes(gzip.compress(NDJSON * 50_000))
     wake_fd, waker_fd = os.pipe()
     fd = os.open(path, os.O_RDONLY)
-    chunks = read_chunks(Source(fd, wake_fd))
+    chunks = read_chunks(Source(fd, wake_fd), MAX_EVENT_BYTES)
     next(chunks)
     os.write(waker_fd, b"\0")
     with pytest.raises(StoppedError):
@@ -377,6 +384,6 @@ def test_unreadable_descriptor_is_an_error(tmp_path):
     fd = os.open(tmp_path, os.O_RDONLY)
     try:
         with pytest.raises(InputError, match="can't be read: Is a directory"):
-            next(read_chunks(Source(fd)))
+            next(read_chunks(Source(fd), MAX_EVENT_BYTES))
     finally:
         os.close(fd)

@@ -3,16 +3,21 @@
 import base64
 import json
 import time
+from functools import partial
 from urllib.parse import quote
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forwarder.delivery.wire.outcome import Kind, Reply, judge
+from forwarder import records
+from forwarder.delivery.wire import outcome as wire_outcome
+from forwarder.delivery.wire.outcome import Reply
 from forwarder.delivery.wire.redact import NOT_SHOWN, Redactor
+from forwarder.records.verdict import Verdict
 
 KEYS = ["sandbox-token", "Zk3vB9xQ2mPt7LwR", "9f86d081884c7d659a2feaa0c55ad015"]
+judge = partial(wire_outcome.judge, records.EVENTS)
 IDS = ["id-0", "id-1", "id-2"]
 EVENTS = [json.dumps({"event": "A", "properties": {"$insert_id": name}}).encode() for name in IDS]
 TIME = "'properties.time' is invalid: must be specified as seconds since epoch"
@@ -88,7 +93,7 @@ def test_no_writing_of_the_key_comes_out(key, writing):
 
     assert Redactor([key, signed(key)])(said) == NOT_SHOWN
     rejected = judged(key, 400, partial(record | {"message": said}, {"index": 2, "message": TIME}))
-    assert rejected.kind is Kind.DELIVERED
+    assert rejected.verdict is Verdict.DELIVERED
     assert [one.message for one in rejected.rejections] == [NOT_SHOWN, TIME]
     assert rejected.rejections[0].field == "properties.time"
     assert judged(key, 400, partial(record | {"field": said})).rejections[0].field == NOT_SHOWN
@@ -107,7 +112,7 @@ def test_a_redirect_to_a_host_named_like_the_key_does_not_show_it(key):
     """What stands in ``Location`` is hidden like any other word, and the advice stays."""
     outcome = judged(key, 302, b"", location=f"https://{key}.example/login")
 
-    assert outcome.kind is Kind.MISCONFIGURED
+    assert outcome.verdict is Verdict.MISCONFIGURED
     assert "Check mixpanel.url" in outcome.detail
     assert outcome.detail.startswith(f"HTTP 302: a redirect to {NOT_SHOWN}, not followed")
 
@@ -133,7 +138,7 @@ def test_a_key_split_over_two_records_does_not_come_out(key, cut):
 
     for body in (over_two, over_one, over_fields):
         outcome = judged(key, 400, body)
-        assert outcome.kind is Kind.DELIVERED
+        assert outcome.verdict is Verdict.DELIVERED
         assert NOT_SHOWN in texts(outcome)
         told = "\n".join(texts(outcome))
         assert second not in told
@@ -160,11 +165,11 @@ def test_an_answer_is_judged_by_what_came():
     """What is hidden changes no verdict: the words that decide are read first."""
     key = "rate limits: invalid project"
     outcome = judged(key, 400, {"code": 400, "error": "invalid project id for cluster", "status": "error"})
-    assert outcome.kind is Kind.MISCONFIGURED
+    assert outcome.verdict is Verdict.MISCONFIGURED
 
     imported = {"code": 200, "num_records_imported": 3, "status": "OK"}
     outcome = judged("num_records_imported", 200, imported)
-    assert (outcome.kind, outcome.imported) == (Kind.DELIVERED, 3)
+    assert (outcome.verdict, outcome.imported) == (Verdict.DELIVERED, 3)
 
 
 ORDINARY = [

@@ -12,7 +12,7 @@ from functools import partial
 
 from forwarder import spool
 from forwarder.cli.stage import Stage
-from forwarder.event import encode
+from forwarder.records.event import encode
 from forwarder.service import state as daemon_state
 from forwarder.spool import EventQueue
 

@@ -1,14 +1,14 @@
-"""What Mixpanel says of our address and our key, asked without giving it an event."""
+"""What Mixpanel says of our address and our key, asked without giving it anything."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from forwarder.config import Settings, import_url
-from forwarder.delivery.batch import pack
+from forwarder.config import Settings, endpoint_url
 from forwarder.delivery.wire.client import new_client
-from forwarder.delivery.wire.outcome import Kind, judge
-from forwarder.delivery.wire.probe import PROBE
+from forwarder.delivery.wire.outcome import judge
+from forwarder.records.kind import Kind
+from forwarder.records.verdict import Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,22 +23,22 @@ class Standing:
     detail: str
 
 
-def ask(settings: Settings) -> Standing:
-    """Send a probe: credentials are looked at first, and nothing is stored.
+def ask(settings: Settings, kind: Kind) -> Standing:
+    """Send the *kind*'s probe: credentials are looked at first, and nothing is stored.
 
     Raises:
         ConfigError, NotPermittedError: there are no usable credentials, or no usable proxy.
     """
-    client, _ = new_client(settings)
+    client, _ = new_client(settings, kind)
     try:
-        reply = client.post(pack([PROBE]))
+        reply = client.post(kind.pack([kind.probe]))
     finally:
         client.close()
-    outcome = judge(reply, [PROBE], client.strict)
-    url = import_url(settings)
+    outcome = judge(kind, reply, [kind.probe], client.strict)
+    url = endpoint_url(settings, kind.endpoint)
     if client.proxy:
         url += f" through the proxy {client.proxy}"
     # Refused in Mixpanel's words, whatever they are: the credentials have passed.
-    if outcome.is_plain_no or outcome.kind in (Kind.DELIVERED, Kind.SHORT, Kind.REFUSED):
+    if outcome.is_plain_no or outcome.verdict in (Verdict.DELIVERED, Verdict.SHORT, Verdict.REFUSED):
         return Standing(True, False, f"{url} takes the credentials")
-    return Standing(False, outcome.kind is Kind.MISCONFIGURED, f"{url}: {outcome.detail}")
+    return Standing(False, outcome.verdict is Verdict.MISCONFIGURED, f"{url}: {outcome.detail}")

@@ -1,4 +1,4 @@
-"""One POST to Mixpanel's ``/import``, and whatever came back as a plain value.
+"""One POST to an endpoint of Mixpanel's, and whatever came back as a plain value.
 
 A whole answer has one time limit and one size, and nothing is ever followed or stored: a redirect would
 carry the key elsewhere.
@@ -17,13 +17,14 @@ import requests
 from requests.utils import DEFAULT_CA_BUNDLE_PATH, urldefragauth
 
 from forwarder import __version__
-from forwarder.config import Credentials, Settings, import_url, load_credentials
+from forwarder.config import Credentials, Settings, endpoint_url, load_credentials
 from forwarder.delivery.wire import proxy
-from forwarder.delivery.wire.answer import shown
 from forwarder.delivery.wire.connection import ConnectError, Connection, Route, explain, trust
 from forwarder.delivery.wire.outcome import Reply
 from forwarder.delivery.wire.redact import Redactor
 from forwarder.errors import ConfigError
+from forwarder.records.kind import Kind
+from forwarder.records.mixpanel_json import shown
 
 MAX_ANSWER_BYTES = 2 * 1024 * 1024  # 2000 failed records with words of 900 bytes
 # With these, whoever answered has looked at the request. After another, the name is resolved again: DNS
@@ -32,7 +33,7 @@ _JUDGEMENTS = frozenset({200, 400, 413, 429})
 
 
 class Client:
-    """Sends gzipped NDJSON to *url* (the whole address of ``/import``); may be used by many threads.
+    """Sends records of a *kind*, packed, to *url*, their endpoint's; may be used by many threads.
 
     *connect_timeout_s* is for each address tried and for TLS; *read_timeout_s* for the whole answer, and
     for each wait while a request is sent: neither starts before the other side has acknowledged what
@@ -40,7 +41,8 @@ class Client:
     *ca_file* is trusted in addition to the system's and certifi's roots; *connections* are kept open.
 
     Attributes:
-        strict: Whether events are judged one by one, as it was asked for.
+        kind: What it sends.
+        strict: Whether records are judged one by one, as it was asked for.
         proxy: Which proxy is used, for people; "" for none.
 
     Raises:
@@ -49,6 +51,7 @@ class Client:
 
     def __init__(
         self,
+        kind: Kind,
         url: str,
         credentials: Credentials,
         *,
@@ -59,12 +62,7 @@ class Client:
         read_timeout_s: float = 60.0,
         connections: int = 10,
     ) -> None:
-        query = {"strict": "1" if strict else "0"}
-        if credentials.project_id:
-            query["project_id"] = credentials.project_id
-        if not geolocate:
-            # Without it, Mixpanel looks up this host's address and stamps its place on every event.
-            query["ip"] = "0"
+        query = kind.query(strict, geolocate, credentials.project_id or "")
         request, scheme, host, port = _prepared(url, query)
         environment = requests.Session().merge_environment_settings(request.url, {}, True, None, None)
         through = proxy.choose(scheme, host, environment["proxies"])
@@ -75,7 +73,7 @@ class Client:
         signed = base64.b64encode(f"{credentials.username}:{credentials.password}".encode()).decode()
         self._headers = {
             "Authorization": f"Basic {signed}",
-            "Content-Type": "application/x-ndjson",
+            "Content-Type": kind.content_type,
             "Content-Encoding": "gzip",
             "Accept": "application/json",
             "Connection": "keep-alive",
@@ -92,6 +90,7 @@ class Client:
         if through:
             secrets += [through.password or through.username, through.signed]
         self._hide = Redactor(secrets)
+        self.kind = kind
         self.strict = strict
         self.proxy = str(through or "")
 
@@ -245,15 +244,16 @@ def _content(response: http.client.HTTPResponse, headers: Mapping[str, str]) -> 
     return content
 
 
-def new_client(settings: Settings) -> tuple[Client, list[str]]:
-    """A client for *settings*, and warnings about how its secret is kept.
+def new_client(settings: Settings, kind: Kind) -> tuple[Client, list[str]]:
+    """A client for records of a *kind*, and warnings about how its secret is kept.
 
     Raises:
         ConfigError, NotPermittedError: there are no usable credentials.
     """
     credentials, warnings = load_credentials(settings)
     client = Client(
-        import_url(settings),
+        kind,
+        endpoint_url(settings, kind.endpoint),
         credentials,
         strict=settings.mixpanel.strict,
         geolocate=settings.mixpanel.geolocate,

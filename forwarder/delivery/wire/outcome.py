@@ -1,15 +1,15 @@
-"""What a reply means for the events that were sent: decided once, here, over plain values.
+"""What a reply means for the records that were sent: decided once, here, over plain values.
 
 =============  ==========================================================  ===================================
 outcome        when                                                        what it asks for
 =============  ==========================================================  ===================================
 DELIVERED      200 or 400 in Mixpanel's own JSON that accounts for every   settle: dead-letter the named ones,
-               event: imported + distinct failed indexes = sent            the rest is delivered
+               record: imported + distinct failed indexes = sent           the rest is delivered
 SHORT          as above, but the figures do not add up, or 200 comes with  settle the named ones, send the
                a code or status that contradicts it                        rest once more
 TOO_LARGE      413                                                         send in smaller parts
-REFUSED        400 whose ``failed_records`` are missing, not objects, out  halve, until one event is left
-               of range or contradict their ``insert_id``
+REFUSED        400 whose ``failed_records`` are missing, not objects, out  halve, until one record is left
+               of range or contradict the ids of what was sent
 THROTTLED      429; 504 that says "Too many requests"                      back off, fewer connections
 UNREACHABLE    no whole answer, 408, 5xx, 2xx but 200, or a body that is   back off
                not Mixpanel's, also with status 200
@@ -17,21 +17,24 @@ MISCONFIGURED  401, 403, 404, 3xx and other 4xx; a proxy that refuses the  block
                connection with 4xx; a clock that is an hour ahead
 =============  ==========================================================  ===================================
 
-A strict-mode 400 is a partial success: the valid events were imported. Unknown means "later".
-Mixpanel's rules: docs.mixpanel.com, "Import Events" and "Troubleshooting: errors".
+Unknown means "later". What a 200 or 400 says is for the records' kind to judge; the rest is the same for all
+kinds. Mixpanel's rules: docs.mixpanel.com, "Troubleshooting: errors".
 """
 
-import enum
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
-from typing import Any
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from urllib.parse import urlsplit
 
-from forwarder.delivery.wire import answer
-from forwarder.delivery.wire.redact import NOT_SHOWN
+from forwarder.records.kind import Kind
+from forwarder.records.mixpanel_json import SAMPLE_MAX, error_of, parse, shown
+from forwarder.records.verdict import Hide, Outcome, Verdict
 
 CLOCK_BLOCKS_S = 3600.0
+RETRY_AFTER_MAX_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +45,7 @@ class Reply:
     *took_s* is from the sending to the end, *upload_s* how long the request itself took (0: hardly any time),
     *is_fresh* whether the connection was new, *is_cut* whether a smaller body may pass: it was cut off, timed
     out, or brought an answer of over 2 MiB. *place* is who answered, for people: the server or "the proxy
-    ...". *hide*
-    makes a text fit to be shown, see :mod:`forwarder.delivery.wire.redact`.
+    ...". *hide* makes a text fit to be shown, see :mod:`forwarder.delivery.wire.redact`.
     """
 
     status: int | None
@@ -56,67 +58,22 @@ class Reply:
     is_fresh: bool = False
     is_cut: bool = False
     place: str = ""
-    hide: answer.Hide = str
+    hide: Hide = str
 
 
-class Kind(enum.Enum):
-    """The seven things a reply can mean; see the table above."""
+def judge(kind: Kind, reply: Reply, records: Sequence[bytes], strict: bool = True) -> Outcome:
+    """Decide what *reply* means for *records* of a *kind*, the stored bytes of what was sent, in order.
 
-    DELIVERED = "delivered"
-    SHORT = "short count"
-    TOO_LARGE = "too large"
-    REFUSED = "unexplained refusal"
-    THROTTLED = "throttled"
-    UNREACHABLE = "unreachable"
-    MISCONFIGURED = "misconfigured"
-
-
-@dataclass(frozen=True, slots=True)
-class Rejection:
-    """An event that Mixpanel refused: its index in what was sent, the field, the reason."""
-
-    index: int
-    field: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """A reply's meaning. *detail* is one printable line for a person; "" when there is nothing to say.
-
-    *rejections* are in the order of the events, one an event. *clock_skew_s* is positive when this host's
-    clock is ahead of the server's; None when the reply does not tell. *status*, *took_s*, *upload_s*,
-    *is_fresh* and *is_cut* are the reply's. *is_plain_no*: without strict mode, Mixpanel said just 0.
-    """
-
-    kind: Kind
-    detail: str
-    rejections: tuple[Rejection, ...] = ()
-    imported: int = 0
-    limit_bytes: int | None = None
-    retry_after_s: float | None = None
-    clock_skew_s: float | None = None
-    status: int | None = None
-    took_s: float = 0.0
-    upload_s: float = 0.0
-    is_fresh: bool = False
-    is_cut: bool = False
-    is_plain_no: bool = False
-
-
-def judge(reply: Reply, events: Sequence[bytes], strict: bool = True) -> Outcome:
-    """Decide what *reply* means for *events*, the stored bytes of what was sent, in order.
-
-    Never raises, whatever the reply holds; never DELIVERED unless every event is accounted for. No text of
+    Never raises, whatever the reply holds; never DELIVERED unless every record is accounted for. No text of
     it repeats what ``reply.hide`` hides.
     """
-    outcome = _verdict(reply, events, strict)
-    skew_s = answer.clock_skew_s(reply.headers, reply.received_at)
-    if skew_s is not None and skew_s > CLOCK_BLOCKS_S and _blames_the_future(outcome, reply):
+    outcome = _verdict(kind, reply, records, strict)
+    skew_s = clock_skew_s(reply.headers, reply.received_at)
+    if skew_s is not None and skew_s > CLOCK_BLOCKS_S and _blames_the_future(kind, outcome, reply):
         outcome = Outcome(
-            Kind.MISCONFIGURED,
+            Verdict.MISCONFIGURED,
             f"this host's clock is {skew_s / 3600:.1f} hours ahead of Mixpanel's, which refuses"
-            " events as being in the future. Set the clock",
+            f" {kind.noun} as being in the future. Set the clock",
         )
     return replace(
         outcome,
@@ -131,145 +88,43 @@ def judge(reply: Reply, events: Sequence[bytes], strict: bool = True) -> Outcome
     )
 
 
-def _verdict(reply: Reply, events: Sequence[bytes], strict: bool) -> Outcome:
+def _verdict(kind: Kind, reply: Reply, records: Sequence[bytes], strict: bool) -> Outcome:
     status = reply.status
     if reply.error or status is None:
-        return _no_whole_answer(reply, status or 0)
-    if status == 200:
-        return _success(reply, events, strict)
-    if status == 400:
-        return _refusal(reply, events)
+        return _no_whole_answer(kind, reply, status or 0)
+    if status in (200, 400):
+        return _judged(reply, kind.judge(status, reply.body, records, strict, reply.hide))
     if status == 413:
         return _too_large(reply)
-    return _not_about_events(reply, status)
+    return _not_about_records(kind, reply, status)
 
 
-def _no_whole_answer(reply: Reply, status: int) -> Outcome:
-    error = answer.shown(reply.error, hide=reply.hide) or "no answer"
+def _no_whole_answer(kind: Kind, reply: Reply, status: int) -> Outcome:
+    error = shown(reply.error, hide=reply.hide) or "no answer"
     # With a status and no answer, it is a proxy's, which refused the connection.
     if 400 <= status < 500 and status not in (429, *_TRANSIENT) and not reply.is_cut:
-        return Outcome(Kind.MISCONFIGURED, _advised(error, status))
-    return Outcome(Kind.UNREACHABLE, error, retry_after_s=_retry_after_s(reply))
+        return Outcome(Verdict.MISCONFIGURED, _advised(kind, error, status))
+    return Outcome(Verdict.UNREACHABLE, error, retry_after_s=retry_after_s(reply.headers, reply.received_at))
 
 
-def _success(reply: Reply, events: Sequence[bytes], strict: bool) -> Outcome:
-    said = answer.parse(reply.body)
-    if isinstance(said, dict) and answer.is_mixpanels(said) and said.get("status") not in (0, "0"):
-        imported = answer.imported(said)
-        if imported is not None and (said.get("failed_records") or not said.get("error")):
-            return _contradicted(said, _account(reply, said, imported, events))
-    if not strict and answer.is_plain_yes(said):
-        return Outcome(Kind.DELIVERED, "", imported=len(events))
-    later = _later(reply, "but the answer does not account for the events: ")
-    return replace(later, is_plain_no=not strict and answer.is_plain_no(said))
+def _judged(reply: Reply, outcome: Outcome) -> Outcome:
+    """A kind's judgement; one that is not about its records stands beside what the server said."""
+    if outcome.verdict is Verdict.UNREACHABLE:
+        return replace(_later(reply, f"{outcome.detail}: "), is_plain_no=outcome.is_plain_no)
+    if outcome.verdict is Verdict.MISCONFIGURED:
+        return replace(outcome, detail=f"{_line(reply)}. {outcome.detail}")
+    return outcome
 
 
-def _contradicted(said: dict[str, Any], outcome: Outcome) -> Outcome:
-    """An acknowledgement that contradicts itself is not believed the first time."""
-    found = answer.contradiction(said)
-    if not found or outcome.kind is not Kind.DELIVERED:
-        return outcome
-    return replace(outcome, kind=Kind.SHORT, detail=f"contradictory answer: HTTP 200, but {found}")
-
-
-def _refusal(reply: Reply, events: Sequence[bytes]) -> Outcome:
-    said = answer.parse(reply.body)
-    if not isinstance(said, dict) or not answer.is_mixpanels(said):
-        return _later(reply, "but not in Mixpanel's words: ")
-    if not said.get("failed_records") and _BLAMES_THE_PROJECT.search(answer.error_of(said)[:1000]):
-        return Outcome(Kind.MISCONFIGURED, f"{_line(reply)}. Check mixpanel.project_id and mixpanel.region")
-    return _account(reply, said, answer.imported(said) or 0, events)
-
-
-# Mixpanel's query API answers a wrong region with 400 "invalid project id for cluster". What /import
-# says is not documented; such words are never about one event, and halving would dead-letter them all.
-_BLAMES_THE_PROJECT = re.compile(
-    r"invalid project|for cluster|invalid credentials|unauthorized", re.IGNORECASE
-)
-
-
-def _account(reply: Reply, said: dict[str, Any], imported: int, events: Sequence[bytes]) -> Outcome:
-    """Compare Mixpanel's figures with what was sent."""
-    sent = len(events)
-    failed = said.get("failed_records")
-    rejections = _rejections(failed, events, answer.error_of(said), reply.hide) if failed else ()
-    if rejections is None or (reply.status == 400 and not failed):
-        complaint = answer.complaint(said, reply.hide)
-        if imported != sent:
-            return Outcome(Kind.REFUSED, complaint, imported=imported)
-        # The count says that all were imported: neither a refusal nor an acknowledgement.
-        return Outcome(Kind.SHORT, f"contradictory answer: {complaint}", imported=imported)
-    if imported + len(rejections) == sent:
-        return Outcome(Kind.DELIVERED, "", rejections, imported)
-    detail = f"Mixpanel counts {imported} imported and names {len(rejections)} refused, of {sent} sent"
-    return Outcome(Kind.SHORT, detail, rejections, imported)
-
-
-def _rejections(
-    failed: Any, events: Sequence[bytes], error: str, hide: answer.Hide
-) -> tuple[Rejection, ...] | None:
-    """The failed records, one an event; None when any of them can't be believed."""
-    if not isinstance(failed, list):
-        return None
-    ids: dict[int, str | None] = {}
-    found: dict[int, tuple[str, str]] = {}
-    for record in failed:
-        if not isinstance(record, dict):
-            return None
-        index = record.get("index")
-        if type(index) is not int or not 0 <= index < len(events):
-            return None
-        if index not in ids:
-            ids[index] = answer.insert_id_of(events[index])
-        if ids[index] is not None and not _claims(record) <= {ids[index]}:
-            return None
-        field, message = found.get(index, ("", ""))
-        found[index] = (_joined(field, record.get("field")), _joined(message, record.get("message")))
-    indexes = sorted(found)
-    fields = [found[index][0] for index in indexes]
-    messages = [found[index][1] or error[: answer.READ_MAX] for index in indexes]
-    texts = [answer.shown(text) for text in _hidden([*fields, *messages], hide)]
-    return tuple(map(Rejection, indexes, texts[: len(indexes)], texts[len(indexes) :]))
-
-
-def _hidden(texts: list[str], hide: answer.Hide) -> list[str]:
-    """*texts* without those that repeat the key; without any, where several do so only together."""
-    if not _repeats(texts, hide):
-        return texts
-    hidden = [hide(text) for text in texts]
-    return [text and NOT_SHOWN for text in texts] if _repeats(hidden, hide) else hidden
-
-
-def _repeats(texts: list[str], hide: answer.Hide) -> bool:
-    # Each run of equal texts once: most batches are refused in one way.
-    whole = "\n".join(text for text, _ in groupby(texts))
-    return hide(whole) != whole
-
-
-def _claims(record: dict[str, Any]) -> set[str | None]:
-    # The documents use both names; the one real capture says insert_id.
-    named = (record.get("insert_id"), record.get("$insert_id"))
-    return {name for name in named if isinstance(name, str) and name}
-
-
-def _joined(known: str, more: Any) -> str:
-    if not isinstance(more, str) or len(known) > answer.READ_MAX:
-        return known
-    more = more[: answer.READ_MAX]
-    if not known or more in known:
-        return known or more
-    return f"{known}; {more}"
-
-
-def _blames_the_future(outcome: Outcome, reply: Reply) -> bool:
-    is_about_events = outcome.kind in (Kind.DELIVERED, Kind.SHORT, Kind.REFUSED)
-    return is_about_events and b"must not be in the future" in reply.body
+def _blames_the_future(kind: Kind, outcome: Outcome, reply: Reply) -> bool:
+    is_about_records = outcome.verdict in (Verdict.DELIVERED, Verdict.SHORT, Verdict.REFUSED)
+    return is_about_records and any(phrase in reply.body for phrase in kind.blames_future)
 
 
 def _too_large(reply: Reply) -> Outcome:
     found = _LIMIT.search(reply.body)
     limit_bytes = int(found[1]) if found else 0
-    return Outcome(Kind.TOO_LARGE, _line(reply), limit_bytes=limit_bytes or None)
+    return Outcome(Verdict.TOO_LARGE, _line(reply), limit_bytes=limit_bytes or None)
 
 
 _LIMIT = re.compile(rb"max limit of (\d{1,15}) bytes")
@@ -279,37 +134,89 @@ _TRANSIENT = frozenset({408, 409, 421, 423, 424, 425, 499})
 
 _ADVICE = {
     401: "Check the service account, its secret and project_id, or the token; they may have expired",
-    403: "Mixpanel's import does not answer 403: look for a firewall, a proxy, a block of this address",
     407: "The proxy asks for credentials: see HTTPS_PROXY",
 }
 _WRONG_PLACE = "Check mixpanel.url and mixpanel.region, and for a proxy in between"
 
 
-def _not_about_events(reply: Reply, status: int) -> Outcome:
+def _not_about_records(kind: Kind, reply: Reply, status: int) -> Outcome:
     if status == 429 or (status == 504 and b"too many requests" in reply.body[:4096].lower()):
-        return replace(_later(reply), kind=Kind.THROTTLED)
+        return replace(_later(reply), verdict=Verdict.THROTTLED)
     if not 300 <= status < 500 or status in _TRANSIENT:
         return _later(reply)
     line = _line(reply)
     if status < 400:
-        place = answer.host_of(reply.headers.get("location", ""), reply.hide)
+        place = host_of(reply.headers.get("location", ""), reply.hide)
         line = f"HTTP {status}: a redirect to {place}, not followed: it would carry the key elsewhere"
-    return Outcome(Kind.MISCONFIGURED, _advised(line, status))
+    return Outcome(Verdict.MISCONFIGURED, _advised(kind, line, status))
 
 
-def _advised(line: str, status: int) -> str:
-    return f"{line}. {_ADVICE.get(status, _WRONG_PLACE)}"
+def _advised(kind: Kind, line: str, status: int) -> str:
+    return f"{line}. {kind.advice.get(status) or _ADVICE.get(status, _WRONG_PLACE)}"
 
 
 def _later(reply: Reply, but: str = "") -> Outcome:
-    return Outcome(Kind.UNREACHABLE, _line(reply, but), retry_after_s=_retry_after_s(reply))
-
-
-def _retry_after_s(reply: Reply) -> float | None:
-    return answer.retry_after_s(reply.headers, reply.received_at)
+    wait_s = retry_after_s(reply.headers, reply.received_at)
+    return Outcome(Verdict.UNREACHABLE, _line(reply, but), retry_after_s=wait_s)
 
 
 def _line(reply: Reply, but: str = "") -> str:
     by = f" from {reply.place}" if "the proxy" in reply.place else ""
-    words = answer.words(reply.headers, reply.body, reply.hide)
-    return f"HTTP {reply.status}{by}{', ' if but else ': '}{but}{words}"
+    said = words(reply.headers, reply.body, reply.hide)
+    return f"HTTP {reply.status}{by}{', ' if but else ': '}{but}{said}"
+
+
+# Reading what whoever answered wrote, which may be anything: nothing here raises because of it.
+
+
+def words(headers: Mapping[str, str], body: bytes, hide: Hide = str) -> str:
+    """What the server says, for people: its ``error``, else what kind of thing came and how it starts."""
+    error = error_of(parse(body))
+    if error:
+        return shown(error, hide=hide)
+    start = body[:4096].decode("utf-8", "replace")
+    title = re.search(r"<title[^>]{0,200}>(.{0,200}?)</title>", start, re.IGNORECASE | re.DOTALL)
+    sample = shown(" ".join((title[1] if title else start).split()), SAMPLE_MAX, hide)
+    kind = shown(headers.get("content-type", "").partition(";")[0], SAMPLE_MAX, hide)
+    return f"{kind or 'no content type'}: {sample}" if sample else "an empty body"
+
+
+def clock_skew_s(headers: Mapping[str, str], received_at: float) -> float | None:
+    """How far *received_at* is ahead of the ``Date`` header; None when either is not known."""
+    theirs = _instant(headers.get("date", ""))
+    if theirs is None or not received_at or not math.isfinite(received_at):
+        return None
+    return received_at - theirs
+
+
+def retry_after_s(headers: Mapping[str, str], received_at: float) -> float | None:
+    """The wait asked for, at most an hour; None for none, nonsense, or one that is over."""
+    text = headers.get("retry-after", "").strip()
+    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text, re.ASCII):
+        return min(float(text), RETRY_AFTER_MAX_S)
+    until = _instant(text)
+    # Measured from the server's own clock, if it says: ours may be wrong.
+    now = _instant(headers.get("date", "")) or received_at
+    if until is None or not now or not now <= until:
+        return None
+    return min(until - now, RETRY_AFTER_MAX_S)
+
+
+def _instant(text: str) -> float | None:
+    """An HTTP date as epoch seconds."""
+    if not text:
+        return None
+    try:
+        when = parsedate_to_datetime(text[:64])
+        return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def host_of(location: str, hide: Hide = str) -> str:
+    """Only the host of an address: the rest of it may hold a secret."""
+    try:
+        host = urlsplit(location).hostname
+        return shown(host or ("the same host" if location else "nowhere"), hide=hide)
+    except ValueError:
+        return "an unreadable address"

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Iterator
 from urllib.parse import unquote
 
-NOT_SHOWN = "(not shown: it repeats the key)"
+from forwarder.records.mixpanel_json import NOT_SHOWN
+
 WINDOW = 8
 _ROUNDS = 3  # an escape within an escape within a third
 

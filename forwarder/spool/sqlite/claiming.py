@@ -6,15 +6,15 @@ import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
 
-from forwarder.event import MAX_EVENT_BYTES, Lines
-from forwarder.spool.sqlite.foreign import Origin, are_final
+from forwarder.records import EVENTS, Lines
+from forwarder.spool.sqlite.foreign import Origin
 from forwarder.spool.sqlite.schema import MOST_ID, ROWS, TABLE
 from forwarder.spool.sqlite.status import READY
 from forwarder.spool.values import Claim, Dead
 
 # What has a higher id than `MOST_ID` makes the database a damaged one; all else is delivered before.
 # Rows that begin with a brace, and hold as many values as they are, hold one each: none is empty then.
-_OWN = f"status = {READY} AND length(data) <= {MAX_EVENT_BYTES} AND substr(data, 1, 1) = x'7b'"
+_OWN = f"status = {READY} AND length(data) <= {EVENTS.max_bytes} AND substr(data, 1, 1) = x'7b'"
 _PIECE = (
     f"SELECT count(*), min(_id), max(_id), sum({_OWN}), CAST(group_concat(data, x'0a') AS BLOB)"
     f" FROM (SELECT _id, data, status FROM {TABLE} WHERE _id > ? AND _id <= {MOST_ID}"
@@ -102,6 +102,6 @@ def _in_one_piece(
     if own != count or last_id - first_id + 1 != count:
         return None
     text += b"\n"
-    if len(text) > max_bytes or not are_final(text, count):
+    if len(text) > max_bytes or not EVENTS.are_final(text, count):
         return None
     return Rows(range(first_id, last_id + 1), Lines(text, count), len(text), last_id=last_id)

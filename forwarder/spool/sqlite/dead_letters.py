@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from forwarder.errors import EventError
-from forwarder.event import name_of
+from forwarder.records import EVENTS
 from forwarder.spool.sqlite.checkpoint import freeing
 from forwarder.spool.sqlite.database import Database
 from forwarder.spool.sqlite.schema import INSERT, KEPT_ENTRIES, PUT_AT, TABLE
@@ -48,7 +48,7 @@ class Letter(NamedTuple):
 def letter_of(connection: sqlite3.Connection, dead: Dead, now: float) -> Letter:
     """What is to be added, with what only the event's row tells, while that is there."""
     (put_at,) = connection.execute(_PUT_AT, (dead.event_id,)).fetchone()
-    event, insert_id = name_of(dead.data)
+    event, insert_id = EVENTS.name_of(dead.data)
     return Letter(
         dead.event_id, dead.data, event, insert_id, dead.reason, dead.field, dead.http_status, put_at, now
     )

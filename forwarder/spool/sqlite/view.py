@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
-from forwarder.event import MAX_EVENT_BYTES
+from forwarder.records import EVENTS
 from forwarder.spool.errors import NoQueueError, UnusedQueueError
 from forwarder.spool.sqlite import control, schema
 from forwarder.spool.sqlite.dead_letters import DeadLetters, as_bytes
@@ -22,7 +22,7 @@ RATE_WINDOW_S = 60.0
 _NEWEST_DELIVERIES = 20_000
 _START_BYTES = 4096
 _PEEK = (
-    f"SELECT _id, iif(length(data) > {MAX_EVENT_BYTES}, substr(data, 1, {_START_BYTES}), data), put_at,"
+    f"SELECT _id, iif(length(data) > {EVENTS.max_bytes}, substr(data, 1, {_START_BYTES}), data), put_at,"
     f" status, length(data) FROM ({schema.ROW}) WHERE _id > ? ORDER BY _id LIMIT ?"
 )
 

@@ -1,4 +1,4 @@
-"""Events as one piece of NDJSON, so that most of them pass without being looked at one by one."""
+"""Records as one piece of NDJSON, so that most of them pass without being looked at one by one."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import overload
 
 
 class Lines(Sequence[bytes]):
-    """Events in their order; cut apart only when one of them is asked for.
+    """Records in their order; cut apart only when one of them is asked for.
 
     Args:
-        text: The events, each with a line feed behind it, and no other line feed.
+        text: The records, each with a line feed behind it, and no other line feed.
         count: How many they are.
     """
 
@@ -39,6 +39,15 @@ class Lines(Sequence[bytes]):
     __hash__ = None  # type: ignore[assignment]  # as a list's
 
 
-def text_of(events: Sequence[bytes]) -> bytes:
-    """*events* as NDJSON, each with a line feed behind it."""
-    return events.text if isinstance(events, Lines) else b"\n".join(events) + b"\n"
+def text_of(records: Sequence[bytes]) -> bytes:
+    """*records* as NDJSON, each with a line feed behind it."""
+    return records.text if isinstance(records, Lines) else b"\n".join(records) + b"\n"
+
+
+def pack(records: Sequence[bytes]) -> bytes:
+    """A request body of *records*: NDJSON, gzip. The same bytes for the same records."""
+    from isal import igzip
+
+    # Level 1 of isal costs a quarter of zlib's, at about the same size.
+    packed: bytes = igzip.compress(text_of(records), 1, mtime=0)
+    return packed

@@ -7,13 +7,11 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from forwarder.event.rules import MAX_EVENT_BYTES
-from forwarder.event.source import BrokenInputError
+from forwarder.records.reading.source import BrokenInputError
 
 CHUNK_LINES = 10_000
-# What may be held of one line or element; longer than the longest event, for the sake of white space.
-HOLD_BYTES = MAX_EVENT_BYTES + (64 << 10)
-TOO_LONG = f"longer than {MAX_EVENT_BYTES} bytes, the most that Mixpanel takes"
+# So much longer than the longest record may a line or element be, for the sake of white space.
+SPARE_BYTES = 64 << 10
 
 # Input in numbered pieces: the pieces, and (index, reason) where one is refused and stands there as b"".
 Lines = tuple[list[bytes], list[tuple[int, str]]]
@@ -34,11 +32,17 @@ _WINDOW_MIN_BYTES = 32 << 10
 _TRIES = 3
 
 
-def split_array(blocks: Iterable[bytes], offset: int = 0) -> Iterator[Lines]:
+def too_long(max_bytes: int) -> str:
+    """The reason why a line or element is refused unread."""
+    return f"longer than {max_bytes} bytes, the most that Mixpanel takes"
+
+
+def split_array(blocks: Iterable[bytes], max_bytes: int, offset: int = 0) -> Iterator[Lines]:
     """Take a JSON array apart; what is wrong inside an element is left to its reader to find.
 
     Args:
         blocks: The array's text, white space before it allowed.
+        max_bytes: The most that an element may have, white space aside.
         offset: How many bytes of the input came before it.
 
     Yields:
@@ -47,14 +51,15 @@ def split_array(blocks: Iterable[bytes], offset: int = 0) -> Iterator[Lines]:
     Raises:
         BrokenInputError: after the last good element, where the array can't be followed any further.
     """
-    array = _Array(offset)
+    array = _Array(max_bytes, offset)
     for block in blocks:
         yield from array.feed(block)
     array.finish()
 
 
 class _Array:
-    def __init__(self, offset: int) -> None:
+    def __init__(self, max_bytes: int, offset: int) -> None:
+        self._max_bytes = max_bytes
         self._data = b""
         self._offset = offset  # of _data in the input
         self._at = 0  # read so far, in _data
@@ -80,7 +85,7 @@ class _Array:
                     # Where the quick look fails it is not repeated within the block: it would fail again.
                     fast = not self._separator
                     if self._too_long:
-                        refused.append((len(lines), TOO_LONG))
+                        refused.append((len(lines), too_long(self._max_bytes)))
                     lines.append(b"" if self._too_long else self._data[self._start : end])
                     self._end_element(end)
                 while len(lines) >= CHUNK_LINES:
@@ -104,9 +109,9 @@ class _Array:
 
     def _append(self, block: bytes) -> None:
         keep = self._at if self._start < 0 else self._start
-        if self._start >= 0 and len(self._data) - keep > HOLD_BYTES:
+        if self._start >= 0 and len(self._data) - keep > self._max_bytes + SPARE_BYTES:
             self._too_long, keep = True, self._at
-            if len(self._closers) > MAX_EVENT_BYTES:
+            if len(self._closers) > self._max_bytes:
                 self._break("nested too deep to follow")
         self._data = self._data[keep:] + block
         self._offset += keep

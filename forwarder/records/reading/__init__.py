@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from itertools import chain
 
 from forwarder.errors import InputError
-from forwarder.event.array import CHUNK_LINES, HOLD_BYTES, TOO_LONG, Lines, split_array
-from forwarder.event.source import BrokenInputError, Source, StoppedError
-from forwarder.event.unzip import MAGIC, unzip
+from forwarder.records.reading.array import CHUNK_LINES, SPARE_BYTES, Lines, split_array, too_long
+from forwarder.records.reading.gunzip import MAGIC, unzip
+from forwarder.records.reading.source import BrokenInputError, Source, StoppedError
 
 __all__ = ["BrokenInputError", "Chunk", "Source", "StoppedError", "read_chunks"]
 
@@ -42,8 +42,10 @@ class Chunk:
     refused: list[tuple[int, str]]
 
 
-def read_chunks(source: Source) -> Iterator[Chunk]:
+def read_chunks(source: Source, max_bytes: int) -> Iterator[Chunk]:
     """Read *source* to its end; on a live stream each pause hands out what is complete by then.
+
+    A record of more than *max_bytes* is refused.
 
     Raises:
         InputError: if it can't be read, or holds no UTF-8 text.
@@ -51,12 +53,12 @@ def read_chunks(source: Source) -> Iterator[Chunk]:
         StoppedError: after the last complete line, when *source* was asked to stop.
     """
     number = 1
-    for lines, refused in _split(source):
+    for lines, refused in _split(source, max_bytes):
         yield Chunk(number, lines, [(number + index, reason) for index, reason in refused])
         number += len(lines)
 
 
-def _split(source: Source) -> Iterator[Lines]:
+def _split(source: Source, max_bytes: int) -> Iterator[Lines]:
     blocks = iter(source.read_block, b"")
     head = _take(blocks, b"", 4)
     while head.startswith(MAGIC):
@@ -68,7 +70,9 @@ def _split(source: Source) -> Iterator[Lines]:
     while len(text) < _LEAD_BYTES and not text.strip() and (more := next(blocks, b"")):
         text += more
     whole = chain((text,), blocks)
-    return split_array(whole, offset) if text.lstrip().startswith(b"[") else _split_lines(whole)
+    if text.lstrip().startswith(b"["):
+        return split_array(whole, max_bytes, offset)
+    return _split_lines(whole, max_bytes)
 
 
 def _take(blocks: Iterator[bytes], text: bytes, size: int) -> bytes:
@@ -91,16 +95,17 @@ def _check_encoding(head: bytes) -> None:
             )
 
 
-def _split_lines(blocks: Iterator[bytes]) -> Iterator[Lines]:
-    pending, too_long = b"", False
+def _split_lines(blocks: Iterator[bytes], max_bytes: int) -> Iterator[Lines]:
+    why = too_long(max_bytes)
+    pending, is_too_long = b"", False
     for block in blocks:
         refused: list[tuple[int, str]] = []
-        if too_long:
+        if is_too_long:
             # Dropped up to its end, it leaves an empty line behind.
             cut = block.find(b"\n")
             if cut < 0:
                 continue
-            block, refused, too_long = block[cut:], [(0, TOO_LONG)], False
+            block, refused, is_too_long = block[cut:], [(0, why)], False
         text = pending + block if pending else block
         if b"\r" in text:  # sixty times as fast as looking for both
             text = text.replace(b"\r\n", b"\n")
@@ -111,8 +116,8 @@ def _split_lines(blocks: Iterator[bytes]) -> Iterator[Lines]:
             if lines:
                 yield lines, refused
             full, refused = len(lines) == CHUNK_LINES, []
-        pending, too_long = (b"", True) if len(text) > HOLD_BYTES else (text, False)
-    if too_long:
-        yield [b""], [(0, TOO_LONG)]
+        pending, is_too_long = (b"", True) if len(text) > max_bytes + SPARE_BYTES else (text, False)
+    if is_too_long:
+        yield [b""], [(0, why)]
     elif pending:
         yield [pending], []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from forwarder.event.source import BLOCK_BYTES, BrokenInputError
+from forwarder.records.reading.source import BLOCK_BYTES, BrokenInputError
 
 MAGIC = b"\x1f\x8b"
 

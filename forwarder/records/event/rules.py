@@ -8,8 +8,8 @@ contradicts itself the milder reading is taken, so that nothing is refused here 
 255 properties pass, not counting ``time`` and ``$insert_id`` which every event gets; depth is not limited
 to 3; a missing ``distinct_id`` is left to Mixpanel, whose answer depends on the project.
 
-This module is the careful reading, which names what is wrong; :mod:`forwarder.event.accept` has a fast
-one that only ever says "clean".
+This module is the careful reading, which names what is wrong; :mod:`forwarder.records.event.accept` has a
+fast one that only ever says "clean".
 """
 
 from __future__ import annotations

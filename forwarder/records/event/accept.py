@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from forwarder.errors import EventError
-from forwarder.event import rules as careful
-from forwarder.event.rules import BAD_IDS, INSERT_ID, MAX_DEPTH, MAX_EVENT_BYTES, MAX_MEMBERS
+from forwarder.records.event import rules as careful
+from forwarder.records.event.rules import BAD_IDS, INSERT_ID, MAX_DEPTH, MAX_EVENT_BYTES, MAX_MEMBERS
 
 
 class _Shape(msgspec.Struct):
@@ -91,7 +91,7 @@ def accept_many(
     return accepted, refused
 
 
-def complete_foreign(data: object, accepted_at: float, queue_id: str, row_id: int) -> bytes:
+def complete(data: object, accepted_at: float, queue_id: str, row_id: int) -> bytes:
     """Complete an event that a stranger put into the queue, the same way each time.
 
     Only its structure is checked; the rules are Mixpanel's to judge, since nobody waits for our word.

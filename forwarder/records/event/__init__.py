@@ -1,0 +1,56 @@
+"""Events, for ``/import``: all that `Kind` asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from forwarder.records.event.accept import accept, accept_many, complete, encode
+from forwarder.records.event.rules import MAX_EVENT_BYTES
+from forwarder.records.event.stored import are_final, is_final, name_of
+from forwarder.records.lines import pack
+
+if TYPE_CHECKING:
+    from forwarder.records.verdict import Hide, Outcome
+
+# All of it, or mypy would not find in this module what a `Kind` has.
+__all__ = [
+    "accept", "accept_many", "advice", "are_final", "blames_future", "complete", "content_type", "encode",
+    "endpoint", "is_final", "judge", "max_bytes", "max_records", "max_request_bytes", "name", "name_of",
+    "noun", "pack", "probe", "query",
+]  # fmt: skip
+
+name = noun = "events"
+endpoint = "/import"
+content_type = "application/x-ndjson"
+max_bytes = MAX_EVENT_BYTES
+# https://developer.mixpanel.com/reference/import-events: "2000 events and 10MB uncompressed per request".
+# Whether that is 10^7 or 10 * 2^20 is not said, and the array's brackets and commas count too.
+max_records = 2000
+max_request_bytes = 9_500_000
+# Its blank name, its missing time and $insert_id are each refused by name in strict mode ("Import Events" in
+# Mixpanel's docs: all three are required), and without strict mode it can't be stored either.
+probe = b'{"event":"","properties":{}}'
+advice: Mapping[int, str] = {
+    403: "Mixpanel's import does not answer 403: look for a firewall, a proxy, a block of this address"
+}
+blames_future: Sequence[bytes] = (b"must not be in the future",)
+
+
+def query(strict: bool, geolocate: bool, project_id: str) -> dict[str, str]:
+    """As `Kind` says."""
+    found = {"strict": "1" if strict else "0"}
+    if project_id:
+        found["project_id"] = project_id
+    if not geolocate:
+        # Without it, Mixpanel looks up this host's address and stamps its place on every event.
+        found["ip"] = "0"
+    return found
+
+
+def judge(status: int, body: bytes, records: Sequence[bytes], strict: bool, hide: Hide) -> Outcome:
+    """As `Kind` says."""
+    # Not for producers, who would load it in vain.
+    from forwarder.records.event import judgement
+
+    return judgement.judge(status, body, records, strict, hide)

@@ -1,0 +1,63 @@
+"""What is read of an event's stored bytes: whether they are final, and what it is called."""
+
+from __future__ import annotations
+
+import msgspec
+
+from forwarder.records.event.rules import MAX_EVENT_BYTES
+
+_FAULTS = (msgspec.DecodeError, UnicodeError, RecursionError)
+
+
+class _FinalProperties(msgspec.Struct, gc=False):
+    time: msgspec.Raw
+    insert_id: msgspec.Raw = msgspec.field(name="$insert_id")
+
+
+class _Final(msgspec.Struct, gc=False):
+    event: str
+    properties: _FinalProperties
+
+
+class _Properties(msgspec.Struct):
+    insert_id: str = msgspec.field(default="", name="$insert_id")
+
+
+class _Named(msgspec.Struct):
+    event: str = ""
+    properties: _Properties = msgspec.field(default_factory=_Properties)
+
+
+_final = msgspec.json.Decoder(_Final)
+_decode = msgspec.json.Decoder(_Named).decode
+
+
+def are_final(text: bytes, count: int) -> bool:
+    """Whether *text* is *count* lines, and so many events that are complete."""
+    if text.count(b"\n") != count:
+        return False
+    try:
+        return len(_final.decode_lines(text)) == count
+    except _FAULTS:
+        return False
+
+
+def is_final(data: bytes) -> bool:
+    """Whether *data* are one complete event, without a line break."""
+    if len(data) > MAX_EVENT_BYTES or data[:1] != b"{" or b"\n" in data:
+        return False
+    # 0.6 us for 400 bytes, no more than a search for the two names; what fails here is read with care.
+    try:
+        _final.decode(data)
+    except _FAULTS:
+        return False
+    return True
+
+
+def name_of(data: bytes | str | None) -> tuple[str, str]:
+    """An event's name and ``$insert_id``; both empty where they can't be read."""
+    try:
+        named = _decode(data or b"")
+    except _FAULTS:
+        return "", ""
+    return named.event, named.properties.insert_id

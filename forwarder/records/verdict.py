@@ -1,0 +1,55 @@
+"""What a judgement is made of: plain values, for whichever kind of records."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+
+# Makes a text fit to be shown, by replacing what repeats a secret.
+Hide = Callable[[str], str]
+
+
+class Verdict(enum.Enum):
+    """The seven things a reply can mean; see the table in :mod:`forwarder.delivery.wire.outcome`."""
+
+    DELIVERED = "delivered"
+    SHORT = "short count"
+    TOO_LARGE = "too large"
+    REFUSED = "unexplained refusal"
+    THROTTLED = "throttled"
+    UNREACHABLE = "unreachable"
+    MISCONFIGURED = "misconfigured"
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A record that Mixpanel refused: its index in what was sent, the field, the reason."""
+
+    index: int
+    field: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A reply's meaning. *detail* is one printable line for a person; "" when there is nothing to say.
+
+    *rejections* are in the order of the records, one a record. *clock_skew_s* is positive when this host's
+    clock is ahead of the server's; None when the reply does not tell. *status*, *took_s*, *upload_s*,
+    *is_fresh* and *is_cut* are the reply's. *is_plain_no*: without strict mode, Mixpanel said just 0.
+    """
+
+    verdict: Verdict
+    detail: str
+    rejections: tuple[Rejection, ...] = ()
+    imported: int = 0
+    limit_bytes: int | None = None
+    retry_after_s: float | None = None
+    clock_skew_s: float | None = None
+    status: int | None = None
+    took_s: float = 0.0
+    upload_s: float = 0.0
+    is_fresh: bool = False
+    is_cut: bool = False
+    is_plain_no: bool = False
