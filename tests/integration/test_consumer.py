@@ -15,6 +15,7 @@ from forwarder.errors import StorageError, TryAgainError
 from forwarder.spool import Dead, EventQueue, QueueReplacedError, Selection, Settlement, SpoolFullError
 from forwarder.spool.sqlite import checkpoint, control, dead_letters
 from forwarder.spool.sqlite.consumer import Consumer
+from forwarder.spool.sqlite.lock import WriterLock
 from forwarder.spool.sqlite.reserve import RESERVE_BYTES
 from forwarder.spool.sqlite.view import View
 
@@ -535,6 +536,23 @@ def test_rows_left_for_want_of_room_are_all_met_again(consumer, queue_path, sql,
         pass
     found = figures(queue_path)
     assert (found.waiting, found.deleted, found.dead_lettered) == (0, 10, 2500)
+
+
+def test_the_log_is_not_emptied_beside_a_writer(consumer, queue, queue_path):
+    """Whoever empties the log holds the writer lock: SQLite before 3.51.3 may lose what another writes to a
+    log that is begun again just then."""
+    statements = []
+    consumer.keep_house(at_rest=True)
+    queue.put(event(11))
+    consumer._database.connect().set_trace_callback(statements.append)
+    writer = WriterLock(f"{queue_path}/writer.lock")
+    with writer.held(5):
+        assert consumer.keep_house(at_rest=True), "there is more to do"
+        assert not checkpoint.empty(queue._producer._database)
+        assert not [one for one in statements if "wal_checkpoint" in one]
+    assert not consumer.keep_house(at_rest=True)
+    assert [one for one in statements if "wal_checkpoint(TRUNCATE)" in one]
+    writer.close()
 
 
 def no_room(_step):
