@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import uuid
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,7 @@ _insert_id = INSERT_ID.fullmatch
 # As numbers they are found four times as fast.
 _BACKSLASH, _LINE_FEED, _RETURN = b"\\\n\r"
 # Not to be asked whether they are a Mapping, which takes as long as to encode them.
-_PLAIN = frozenset([str, int, float, bool, type(None)])
+_PLAIN = frozenset([str, int, bool, type(None)])
 _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
@@ -124,6 +125,9 @@ def encode(event: Mapping[str, Any]) -> bytes:
     if not isinstance(event, Mapping):
         raise EventError(f"an event is a mapping, not {type(event).__name__}")
     try:
+        # A third of the time; of all that is not plain it takes more for JSON than is.
+        if _is_plain(event):
+            return msgspec.json.encode(event)
         _check_keys(event)
         return _encoder.encode(dict(event)).encode()
     except UnicodeEncodeError:
@@ -132,6 +136,19 @@ def encode(event: Mapping[str, Any]) -> bytes:
         raise EventError(f"not JSON: {error}") from None
     except RecursionError:
         raise EventError(f"nested more than {careful.MAX_DEPTH} levels deep, or in itself") from None
+
+
+def _is_plain(value: object) -> bool:
+    """Whether *value* is certainly what JSON has, and of Python's own types."""
+    kind = type(value)
+    if kind is dict:
+        for key, member in value.items():  # type: ignore[attr-defined]
+            if type(key) is not str or not (type(member) in _PLAIN or _is_plain(member)):
+                return False
+        return True
+    if kind is list:
+        return all(type(member) in _PLAIN or _is_plain(member) for member in value)  # type: ignore[attr-defined]
+    return kind is float and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def _check_keys(value: object) -> None:

@@ -63,7 +63,7 @@ class Database:
         self.orphaned = ""
         self._is_empty = False
         self._connection: sqlite3.Connection | None = None
-        self._writer_lock = WriterLock(os.path.join(self.path, LOCK))
+        self._writer_lock = WriterLock(os.path.join(self.path, LOCK), lambda: make_directory(path))
         self._renew()
         forks.register(self)
         try:
@@ -208,7 +208,6 @@ class Database:
 
     def turn(self, most_s: float = math.inf) -> AbstractContextManager[None]:
         """Keep the writers of other processes out, too, waiting *most_s* for them; inside `alone`."""
-        make_directory(self.path)  # the whole of it may have been deleted
         return self._writer_lock.held(min(self._left_s(), most_s))
 
     # Over forks

@@ -25,10 +25,15 @@ class WriterLock:
     """An exclusive lock on a file, between processes and between objects of one process.
 
     Who holds it may take it again. Not to be used by two threads at once.
+
+    Args:
+        path: The file; made if it is not there.
+        prepare: Sees to it that its directory is there.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, prepare: Callable[[], None] = lambda: None) -> None:
         self._path = path
+        self._prepare = prepare
         self._fd: int | None = None
         self._depth = 0
         self._waiter: _Waiter | None = None
@@ -69,6 +74,7 @@ class WriterLock:
         until = time.monotonic() + timeout_s
         while True:
             if self._fd is None:
+                self._prepare()
                 self._fd = open_shared(self._path)
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from forwarder.spool.errors import SpoolFullError
 from forwarder.spool.sqlite.database import Database
 from forwarder.spool.sqlite.directory import DATABASE, LOG, size_of
-from forwarder.spool.sqlite.errors import full, translated, used_up
+from forwarder.spool.sqlite.errors import full, used_up
 from forwarder.spool.sqlite.schema import INSERT, INSERT_SET, MOST_ID, SIZE_BITS, used_bytes
 from forwarder.spool.sqlite.status import READY
 
@@ -36,22 +36,16 @@ class Producer:
 
     def append(self, records: Sequence[bytes]) -> int:
         """Append rows, if there is room for them. Returns the id of the last one. Raises: as `append`."""
-        self._check_room(sum(map(len, records)))
-        return append(self._database, records, READY)
+        return append(self._database, records, READY, self._check_room)
 
     def close(self) -> None:
         """Close the files; a later call opens them again."""
         self._database.close()
 
-    def _check_room(self, size_bytes: int) -> None:
-        self._database.connect()
-        with translated(self._path):
-            try:
-                disk = os.statvfs(self._path)
-            except FileNotFoundError:
-                return  # gone since it was opened: the next transaction makes it anew
-            log_bytes = size_of(self._path, LOG)
-            used = size_of(self._path, DATABASE) + log_bytes
+    def _check_room(self, connection: sqlite3.Connection, size_bytes: int) -> None:
+        disk = os.statvfs(self._path)
+        log_bytes = size_of(self._path, LOG)
+        used = size_of(self._path, DATABASE) + log_bytes
         free_bytes = disk.f_bavail * disk.f_frsize
         if free_bytes < self._min_free_bytes:
             raise SpoolFullError(
@@ -62,20 +56,23 @@ class Producer:
         # All that is in the log has to find room in the database too, or nothing could be settled any more.
         if free_bytes < log_bytes + size_bytes:
             raise full(self._path)
-        if used >= self._max_bytes:
-            # Another thread may close the connection meanwhile, by close() or by a fork.
-            with self._database.alone(), translated(self._path):
-                used = used_bytes(self._database.connect())
-            if used >= self._max_bytes:
-                raise SpoolFullError(
-                    f"the queue in {self._path} takes {used:,} bytes, as much as queue.max_bytes allows "
-                    f"({self._max_bytes:,})",
-                    "Nothing was stored; try again when the daemon has delivered some",
-                )
+        if used >= self._max_bytes and (used := used_bytes(connection)) >= self._max_bytes:
+            raise SpoolFullError(
+                f"the queue in {self._path} takes {used:,} bytes, as much as queue.max_bytes allows "
+                f"({self._max_bytes:,})",
+                "Nothing was stored; try again when the daemon has delivered some",
+            )
 
 
-def append(database: Database, records: Sequence[bytes], status: int) -> int:
+def append(
+    database: Database,
+    records: Sequence[bytes],
+    status: int,
+    check_room: Callable[[sqlite3.Connection, int], None] = lambda *_: None,
+) -> int:
     """Append rows of up to 1 MB each: on return all are on disk, and none if it raises.
+
+    *check_room* may object to so many bytes, in the transaction.
 
     Returns:
         the id of the last one.
@@ -84,6 +81,7 @@ def append(database: Database, records: Sequence[bytes], status: int) -> int:
     """
 
     def step(connection: sqlite3.Connection) -> int:
+        check_room(connection, sum(map(len, records)))
         now = time.time()
         row_id: int | None = None
         if len(records) == 1:
