@@ -113,21 +113,8 @@ class Consumer(Protocol):
         """Give back what is held."""
 
 
-class View(Protocol):
-    """A look at the queue, in short reads, that disturbs nobody. A context manager."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def figures(self) -> Figures:
-        """The durable figures, read in one instant."""
-
-    def used_bytes(self) -> int:
-        """The space that holds something, as ``queue.max_bytes`` counts it."""
-
-    def peek(self, count: int, after_id: int = 0) -> list[Waiting]:
-        """The next *count* rows in the order of delivery, behind *after_id*."""
+class DeadLetters(Protocol):
+    """A look at what was refused, in short reads."""
 
     def newest_dead_letter(self) -> int:
         """The id of the newest dead letter that is there; 0: there is none."""
@@ -145,6 +132,23 @@ class View(Protocol):
 
     def summary(self, where: Selection) -> list[Group]:
         """The dead letters that fit, grouped by what they died of; the largest group first."""
+
+
+class View(DeadLetters, Protocol):
+    """A look at the queue, in short reads, that disturbs nobody. A context manager."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def figures(self) -> Figures:
+        """The durable figures, read in one instant."""
+
+    def used_bytes(self) -> int:
+        """The space that holds something, as ``queue.max_bytes`` counts it."""
+
+    def peek(self, count: int, after_id: int = 0) -> list[Waiting]:
+        """The next *count* rows in the order of delivery, behind *after_id*."""
 
     def check(self) -> list[Finding]:
         """Whether what is stored is sound, and the totals balance with what is there."""

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from forwarder.errors import TryAgainError
+from forwarder.spool import engine
 from forwarder.spool.errors import DamagedError, QueueReplacedError, SpoolFullError
 from forwarder.spool.sqlite import checkpoint, control, dead_letters, settling
 from forwarder.spool.sqlite.claiming import Reader, Rows
@@ -42,14 +43,8 @@ STEP_BYTES = 1 << 20
 _T = TypeVar("_T")
 
 
-class Consumer:
-    """Reads and settles the queue in a directory. There may be one at a time; its owner sees to that.
-
-    Where another has begun nevertheless, or the database was replaced or restored, what reads or settles
-    raises `QueueReplacedError`, and this one is of no more use.
-
-    Not for several threads.
-    """
+class Consumer(engine.Consumer):
+    """Reads and settles the queue in a directory; of no use any more once the database was replaced."""
 
     def __init__(self, path: str, lock_timeout_s: float = 10.0) -> None:
         """Open the queue, which is made if it is not there.
@@ -141,14 +136,9 @@ class Consumer:
         self._identity = queue_id, self._mark, version
 
     def reopen(self) -> None:
-        """Forget what is held in memory of the files, to read them again when asked."""
         self._database.reopen()
 
     def set_aside(self) -> None:
-        """Set the damaged database aside. This consumer is of no more use then.
-
-        Raises: as `Database.replace_damaged`.
-        """
         self._database.replace_damaged()
 
     def close(self) -> None:
@@ -157,20 +147,15 @@ class Consumer:
 
     @property
     def orphaned(self) -> str:
-        """What only files that were moved, deleted or replaced under this consumer hold; "": nothing."""
         return self._database.orphaned
 
     def wait_for_locks(self, timeout_s: float) -> None:
-        """Wait for other writers no longer than this from now on, in seconds."""
         self._database.timeout = timeout_s
         self._read(f"PRAGMA busy_timeout = {int(timeout_s * 1000)}")
 
     def changed_mark(self) -> object:
-        """What differs when the queue may have changed, or what is asked for: a look at three files.
-
-        A commit can be seen in the database only once its bytes are synced, which may be later, and a
-        file's time is as coarse as the kernel's tick.
-        """
+        # A look at three files. A commit can be seen in the database only once its bytes are synced, which
+        # may be later, and a file's time is as coarse as the kernel's tick.
         try:
             log = os.stat(self._log)
         except OSError:
@@ -178,7 +163,6 @@ class Consumer:
         return log.st_ino, log.st_size, log.st_mtime_ns, control.asked(self._path)
 
     def version(self) -> int:
-        """A number that changes when another process has written."""
         return int(self._read("PRAGMA data_version")[0])
 
     def last_id(self) -> int:
@@ -186,17 +170,11 @@ class Consumer:
         return int(self._read(f"SELECT {SEQUENCE}")[0])
 
     def arrivals(self) -> int:
-        """How many rows at most wait behind those that were claimed: numbers that were given, also those of
-        rows that are gone."""
+        # Numbers that were given, also those of rows that are gone.
         self._newest = self.last_id()
         return max(self._newest - self._position, 0)
 
     def control(self) -> Control:
-        """What a person has asked for, as of now.
-
-        Raises:
-            QueueReplacedError: ids mean other events by now, or another consumer has begun.
-        """
         # Before it is made sure of that the directory is still the one that was opened.
         found = control.asked(self._path)
         with translated(self._path):
@@ -204,7 +182,6 @@ class Consumer:
         return found
 
     def claim(self, max_events: int, max_bytes: int) -> Claim:
-        """The next rows, as `claim_behind`; they are not claimed again."""
         claim = self.claim_behind(self._position, max_events, max_bytes)
         # A claim that gets nowhere: no row stands behind the rest of the numbers any more.
         self._position = claim.last_id if claim.last_id > self._position else self._newest
@@ -212,7 +189,6 @@ class Consumer:
         return claim
 
     def sample(self, place: float) -> Claim:
-        """The event at a *place* from 0 (the next one) to 1 (the newest), which stays."""
         ahead = max(self._newest - self._position - 1, 0)
         return self.claim_behind(self._position + int(place * ahead), 1, 0)
 
@@ -250,7 +226,6 @@ class Consumer:
         return claim, True
 
     def read_again(self, ids: Sequence[int], size_bytes: int) -> Claim:
-        """Read rows that a claim has given before, *size_bytes* in all; those that are gone are left out."""
         claim = self.claim_behind(ids[0] - 1, len(ids), max(size_bytes, 1))
         if [*claim.ids] == [*ids]:
             return claim
@@ -266,14 +241,7 @@ class Consumer:
         return found
 
     def settle(self, settlement: Settlement) -> None:
-        """Take rows out of the queue, for the reasons given; durable on return.
-
-        All or nothing, but on a full disk: there in parts, as far as there is room for them.
-
-        Raises:
-            TryAgainError, StorageError: something is left; call again with the same, and each event
-                counts once.
-        """
+        """All or nothing, but on a full disk: there in parts, as far as there is room for them."""
         rest = settling.without(settlement, self._settled)
         try:
             if rest.ids:
@@ -292,10 +260,7 @@ class Consumer:
         return checkpoint.freeing(self._database, self._transaction, step)
 
     def discard_dead_letters(self, before: float) -> int:
-        """Delete dead letters older than *before* (seconds since the epoch). Returns how many.
-
-        In steps, between which others can write.
-        """
+        """In steps, between which others can write."""
         count = last_id = 0
         while True:
             with translated(self._path):

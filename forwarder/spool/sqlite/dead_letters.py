@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from forwarder.errors import EventError
 from forwarder.records import EVENTS
+from forwarder.spool import engine
 from forwarder.spool.sqlite.checkpoint import freeing
 from forwarder.spool.sqlite.database import Database
 from forwarder.spool.sqlite.schema import INSERT, KEPT_ENTRIES, PUT_AT, TABLE
@@ -59,26 +60,23 @@ def add(connection: sqlite3.Connection, letters: Iterable[Letter]) -> None:
     connection.executemany(_INSERT, letters)
 
 
-class DeadLetters:
+class DeadLetters(engine.DeadLetters):
     """Looking at them, for `view.View`."""
 
     def _rows(self, query: str, values: Sequence[object] = ()) -> list[Any]:
         raise NotImplementedError
 
     def count_dead_letters(self, where: Selection) -> int:
-        """How many dead letters fit."""
         condition, values = _condition(where)
         query = f"SELECT count(*) FROM dead_letters WHERE id BETWEEN ? AND ? AND {condition}"
         return sum(self._rows(query, (*chunk, *values))[0][0] for chunk in self._chunks(where))
 
     def newest_dead_letter(self) -> int:
-        """The id of the newest dead letter that is there; 0: there is none."""
         return int(self._rows("SELECT coalesce(max(id), 0) FROM dead_letters")[0][0])
 
     def dead_letters(
         self, where: Selection, after_id: int = 0, limit: int = 1000, with_data: bool = True
     ) -> list[DeadLetter]:
-        """The dead letters that fit, oldest first, behind *after_id*; without data, that is left empty."""
         data = "CAST(data AS BLOB)" if with_data else "x''"
         condition, values = _condition(where)
         query = (
@@ -95,7 +93,6 @@ class DeadLetters:
         return found
 
     def latest_dead_letters(self, limit: int, digits: str = "") -> list[Brief]:
-        """What the newest *limit* dead letters are, newest first, of those whose ids begin with *digits*."""
         newest = self.newest_dead_letter()
         if not digits:
             return self._briefs(0, newest, limit)
@@ -112,11 +109,8 @@ class DeadLetters:
         return [Brief(*row) for row in self._rows(query, (first, last, limit))]
 
     def summary(self, where: Selection) -> list[Group]:
-        """The dead letters that fit, grouped by what they died of; the largest group first.
-
-        Of more than `MOST_GROUPS` the smallest are summed up in one at the end, as they are met: what was
-        put there is not counted in a group that grows later.
-        """
+        """Of more than `MOST_GROUPS` the smallest are summed up in one at the end, as they are met: what was
+        put there is not counted in a group that grows later."""
         condition, values = _condition(where)
         groups: dict[tuple[object, ...], Group] = {}
         others: Group | None = None
@@ -154,18 +148,7 @@ class DeadLetters:
 def retry(
     path: str, ids: Iterable[int], edit: Callable[[bytes, float], bytes]
 ) -> tuple[dict[int, int], list[tuple[int, str]]]:
-    """Put dead letters back into the queue, all that can be in one transaction.
-
-    Each is accepted again: it gets a new row, and counts as accepted once more. ``retries`` keeps which.
-
-    Args:
-        ids: Of the dead letters; unknown ones are passed over.
-        edit: From the stored bytes and when they were accepted (seconds since the epoch) to the bytes to
-            queue; what it refuses with an EventError stays dead.
-
-    Returns:
-        the new row's id by that of each that was put back, and (id, reason) of each that stays.
-    """
+    """See `engine.Spool.retry_dead_letters`; each gets a new row, and ``retries`` keeps which."""
     stayed: list[tuple[int, str]] = []
     new_ids: dict[int, int] = {}
     now = time.time()
@@ -202,7 +185,7 @@ def retry(
 
 
 def delete(path: str, ids: Sequence[int]) -> int:
-    """Delete dead letters for good. Returns how many there were of *ids*."""
+    """See `engine.Spool.delete_dead_letters`."""
     queue = Database(path)
     try:
         return freeing(queue, queue.transaction, partial(discard, ids=ids))

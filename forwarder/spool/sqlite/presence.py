@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from forwarder.errors import ConfigError, ForwarderError
+from forwarder.spool import engine
 from forwarder.spool.errors import TakenError
 from forwarder.spool.sqlite.directory import prepare_directory
 from forwarder.spool.sqlite.errors import translated
@@ -26,7 +27,7 @@ STATE_MODE = 0o640
 _FLOCK = "hhqqi"
 
 
-class Presence:
+class Presence(engine.Presence):
     """Held for the life of the daemon; the kernel gives it back, however the daemon ends.
 
     A lock on the directory keeps others out: nobody can take it away by deleting a file. It leaves nothing
@@ -82,11 +83,6 @@ class Presence:
             os.pwrite(fd, self.token.encode(), 0)
 
     def keep(self) -> None:
-        """Announce it anew where that is needed; that it can't be done just now is no reason to stop.
-
-        Raises:
-            TakenError: another process has announced itself.
-        """
         try:
             self.announce()
         except TakenError:
@@ -95,7 +91,7 @@ class Presence:
             pass
 
     def tell(self, state: Mapping[str, Any]) -> None:
-        """Let others see *state*: replaced, not synced, as it is lost with the daemon anyway."""
+        # Replaced, not synced, as it is lost with the daemon anyway.
         file = os.path.join(self._path, STATE)
         # A full disk is no reason to stop.
         with contextlib.suppress(OSError):

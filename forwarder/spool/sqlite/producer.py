@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+from forwarder.spool import engine
 from forwarder.spool.errors import SpoolFullError
 from forwarder.spool.sqlite.database import Database
 from forwarder.spool.sqlite.directory import DATABASE, LOG, size_of
@@ -17,7 +18,7 @@ from forwarder.spool.sqlite.status import READY
 PIECE_BYTES = 8 << 20
 
 
-class Producer:
+class Producer(engine.Producer):
     """Appends rows to the queue in the directory *path*.
 
     Args:
@@ -35,11 +36,9 @@ class Producer:
         self._database = Database(path, timeout=lock_timeout_s)
 
     def append(self, records: Sequence[bytes]) -> int:
-        """Append rows, if there is room for them. Returns the id of the last one. Raises: as `append`."""
         return append(self._database, records, READY, self._check_room)
 
     def close(self) -> None:
-        """Close the files; a later call opens them again."""
         self._database.close()
 
     def _check_room(self, connection: sqlite3.Connection, size_bytes: int) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 from forwarder.records import EVENTS
+from forwarder.spool import engine
 from forwarder.spool.errors import NoQueueError, UnusedQueueError
 from forwarder.spool.sqlite import control, schema
 from forwarder.spool.sqlite.dead_letters import DeadLetters, as_bytes
@@ -27,7 +28,7 @@ _PEEK = (
 )
 
 
-class View(DeadLetters):
+class View(DeadLetters, engine.View):
     """The queue in a directory, read-only; a lock on it is waited for *timeout_s* at most.
 
     Attributes:
@@ -95,7 +96,6 @@ class View(DeadLetters):
         self.close()
 
     def figures(self) -> Figures:
-        """The durable figures, read in one instant."""
         with self._reading():
             row = self._connection.execute(
                 f"SELECT {schema.SEQUENCE} - baseline, delivered, dead_lettered, deleted, retried, discarded,"
@@ -139,21 +139,18 @@ class View(DeadLetters):
         )
 
     def peek(self, count: int, after_id: int = 0) -> list[Waiting]:
-        """The next *count* rows in the order of delivery, behind *after_id*; of what is too large for an
-        event the first bytes."""
+        """Of what is too large for an event, the first bytes."""
         return [
             Waiting(row_id, as_bytes(start), at or 0.0, status, len(as_bytes(None)) if size is None else size)
             for row_id, start, at, status, size in self._rows(_PEEK, (after_id, count))
         ]
 
     def check(self) -> list[Finding]:
-        """Whether the database is sound and the books balance, see `books.check`."""
         from forwarder.spool.sqlite import books
 
         return books.check(self)
 
     def used_bytes(self) -> int:
-        """The bytes of the database that hold something; the rest of the file is free for new events."""
         with translated(self.path):
             return schema.used_bytes(self._connection)
 
