@@ -18,14 +18,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import replace
 from typing import TypeVar
 
 from forwarder.errors import ForwarderError, StorageError, TryAgainError
 from forwarder.spool.errors import DamagedError
 from forwarder.spool.sqlite import forks, lost_files
 from forwarder.spool.sqlite.directory import DATABASE, Files, make_directory, sync_directory
-from forwarder.spool.sqlite.errors import LOCK, damaged, translated
+from forwarder.spool.sqlite.errors import LOCK, damaged, explained, translated
 from forwarder.spool.sqlite.lock import WriterLock, open_shared
 from forwarder.spool.sqlite.opening import is_emptied, opened, undo
 from forwarder.spool.sqlite.set_aside import set_aside, set_log_aside
@@ -187,6 +186,13 @@ class Database:
         Raises:
             TryAgainError: one of them has not gone within the time limit, which goes on counting inside.
         """
+        outer = self._enter()
+        try:
+            yield
+        finally:
+            self._leave(outer)
+
+    def _enter(self) -> float | None:
         if self._pid != os.getpid():
             self._renew()
             self._writer_lock.leave()
@@ -200,11 +206,11 @@ class Database:
             )
         outer = self._deadline
         self._deadline = outer or deadline
-        try:
-            yield
-        finally:
-            self._deadline = outer
-            self._lock.release()
+        return outer
+
+    def _leave(self, outer: float | None) -> None:
+        self._deadline = outer
+        self._lock.release()
 
     def turn(self, most_s: float = math.inf) -> AbstractContextManager[None]:
         """Keep the writers of other processes out, too, waiting *most_s* for them; inside `alone`."""
@@ -242,17 +248,20 @@ class Database:
         Raises:
             TryAgainError: it is such a handler that calls.
         """
-        with self.alone(), translated(self.path):
-            if self._is_busy:
+        outer = self._enter()
+        was_busy, self._is_busy = self._is_busy, True
+        try:
+            if was_busy:
                 raise TryAgainError(
                     f"this thread is opening, closing or writing to the queue in {self.path} now",
                     "Nothing was stored; don't use a queue in signal handlers",
                 )
-            try:
-                self._is_busy = True
-                yield
-            finally:
-                self._is_busy = False
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise explained(error, self.path) from error
+        finally:
+            self._is_busy = was_busy
+            self._leave(outer)
 
     def _left_s(self) -> float:
         """How long may still be waited."""
@@ -294,7 +303,7 @@ class Database:
         connection = opened(self.path, self.timeout, self.turn)
         self._connected_by = os.getpid()
         # Opening it has made the log, unless that was there.
-        self.files = replace(Files.at(self.path), database=self.files.database)
+        self.files = Files.at(self.path)._replace(database=self.files.database)
         return connection
 
     def _current(self) -> sqlite3.Connection:
@@ -331,7 +340,11 @@ class Database:
             if isinstance(other, Database) and other is not self and other.files == before:
                 other.step_back()
         now = Files.at(self.path)
-        if now.database == before.database and now.index != before.index and lost_files.is_open(before.index):
+        if (
+            now.database == before.database
+            and now.log_index != before.log_index
+            and lost_files.is_open(before.log_index)
+        ):
             raise TryAgainError(
                 f"the queue in {self.path} was replaced, and this program has its old files open elsewhere",
                 "Try again; if that does not help, restart the program",

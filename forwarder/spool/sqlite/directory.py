@@ -6,8 +6,8 @@ import os
 import stat
 import tempfile
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from forwarder.errors import ConfigError
 from forwarder.spool.sqlite.errors import LOCK, translated
@@ -22,8 +22,7 @@ DIRECTORY_MODE = 0o2770
 Identity = tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Files:
+class Files(NamedTuple):
     """Which files a database consists of; None: it is not there.
 
     While a connection to the database is open, all three stay the same, unless somebody deletes or replaces
@@ -32,7 +31,7 @@ class Files:
 
     database: Identity | None
     log: Identity | None
-    index: Identity | None
+    log_index: Identity | None
 
     @classmethod
     def at(cls, path: str) -> Files:

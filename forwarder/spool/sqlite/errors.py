@@ -33,10 +33,15 @@ def translated(path: str) -> Iterator[None]:
     """
     try:
         yield
-    except sqlite3.Error as error:
-        raise _explain_sqlite(error, path) from error
-    except OSError as error:
-        raise _explain_system(error, path) from error
+    except (sqlite3.Error, OSError) as error:
+        raise explained(error, path) from error
+
+
+def explained(error: sqlite3.Error | OSError, path: str) -> ForwarderError:
+    """What `translated` raises."""
+    if isinstance(error, sqlite3.Error):
+        return _explain_sqlite(error, path)
+    return _explain_system(error, path)
 
 
 def _explain_sqlite(error: sqlite3.Error, path: str) -> ForwarderError:

@@ -11,9 +11,9 @@ import fcntl
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Self
 
 from forwarder.errors import TryAgainError
 
@@ -38,9 +38,8 @@ class WriterLock:
         self._depth = 0
         self._waiter: _Waiter | None = None
 
-    @contextmanager
-    def held(self, timeout_s: float) -> Iterator[None]:
-        """Hold the lock for the time of the block.
+    def held(self, timeout_s: float) -> Self:
+        """To be used as ``with lock.held(1):``; holds the lock for the time of the block.
 
         Raises:
             TryAgainError: it was not free within *timeout_s*.
@@ -48,13 +47,16 @@ class WriterLock:
         if self._depth == 0:
             self._take(timeout_s)
         self._depth += 1
-        try:
-            yield
-        finally:
-            self._depth -= 1
-            if self._depth == 0 and self._fd is not None:
-                # Not by closing it: a forked child may have the same open file, and would keep the lock.
-                fcntl.flock(self._fd, fcntl.LOCK_UN)
+        return self
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+        if self._depth == 0 and self._fd is not None:
+            # Not by closing it: a forked child may have the same open file, and would keep the lock.
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Give the file back; it is opened again when needed."""

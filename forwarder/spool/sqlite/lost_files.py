@@ -37,7 +37,7 @@ def let_go(connection: sqlite3.Connection, path: str, opened: Files) -> str:
     elif now.database != opened.database:
         held = _held(connection)
     else:
-        if now.log is None and now.index in (None, opened.index):
+        if now.log is None and now.log_index in (None, opened.log_index):
             # Nobody has begun again: what is only in the log can still go where it belongs.
             with suppress(sqlite3.Error):
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
