@@ -79,8 +79,13 @@ class Dispatcher:
 
     @property
     def in_flight(self) -> int:
-        """Events that are out, samples too: as long as there are any, a reply will come."""
+        """Events that are out, samples too."""
         return sum(len(batch.events) for batch in self._out)
+
+    @property
+    def has_sent(self) -> bool:
+        """Whether anything is out: a reply will come."""
+        return bool(self._out)
 
     @property
     def is_idle(self) -> bool:

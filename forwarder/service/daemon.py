@@ -191,7 +191,7 @@ class Daemon:
     @property
     def _must_wait(self) -> bool:
         """Whether what is due can't be done before a reply comes, or the disk works again."""
-        return bool(self.dispatcher.in_flight or self._storage_error or self._stop_at is not None)
+        return bool(self.dispatcher.has_sent or self._storage_error or self._stop_at is not None)
 
     def _may_doze(self, until: float) -> bool:
         """Whether another turn would do nothing; an idle one costs five times as much as asking this."""

@@ -81,7 +81,7 @@ class Worker:
         self._watch = Watch(self._spool.changed_mark)
         self.dispatcher = Dispatcher(self._spool, EVENTS, self._settings.delivery)
         self._outcomes: deque[tuple[Batch, Outcome]] = deque()
-        self._version: object = None
+        self._is_new = True
         self._untidy = True
         self._is_gone = False
         self._journal.set_aside(self._queue.set_aside())
@@ -120,7 +120,7 @@ class Worker:
     @property
     def is_done(self) -> bool:
         """Whether everything that was sent is answered for and settled."""
-        return not self.dispatcher.in_flight
+        return not self.dispatcher.has_sent
 
     @property
     def is_stirred(self) -> bool:
@@ -210,19 +210,19 @@ class Worker:
             return
         self._watch.looked(now)
         self._presence.keep()
-        version = self._spool.version()
-        before, self._asked = self._asked, self._spool.control()
-        if version != self._version:
+        before, asked = self._asked, self._spool.control()
+        if self._is_new or before is None or before.version != asked.version:
             self._untidy = True
             self.dispatcher.notice(now)
-        if before is not None and before.flush != self._asked.flush:
+            self._is_new = False
+        if before is not None and before.flush != asked.flush:
             self._pause_holds = False
             self.flush()
-        paused = self._asked.paused or self._pause_holds
+        paused = asked.paused or self._pause_holds
         if paused != self.dispatcher.paused:
             self.dispatcher.paused = paused
             self._journal.paused(paused)
-        self._version = version
+        self._asked = asked
 
     def _keep_house(self, now: float) -> None:
         at_rest = self._untidy and self.dispatcher.is_idle and now >= self._tidy_at

@@ -57,7 +57,7 @@ class Consumer(Protocol):
     def orphaned(self) -> str: ...
 
     def arrivals(self) -> int:
-        """How many rows at most wait behind those that were claimed; to be asked when `version` changes."""
+        """How many rows at most wait behind those that were claimed; to be asked when there is news."""
 
     def claim(self, max_events: int, max_bytes: int) -> Claim:
         """The next rows: at most *max_events*, and *max_bytes* with line ends; one alone may be larger.
@@ -94,11 +94,8 @@ class Consumer(Protocol):
     def changed_mark(self) -> object:
         """What differs when the queue may have changed, or what is asked for: cheap. None: look yourself."""
 
-    def version(self) -> object:
-        """What differs when another process has written."""
-
     def control(self) -> Control:
-        """What a person has asked for, as of now."""
+        """What a person has asked for and whether there is news, as of now."""
 
     def wait_for_locks(self, timeout_s: float) -> None:
         """Wait for others no longer than this from now on, in seconds."""

@@ -55,12 +55,16 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """What a person has asked for: ``flush`` is another each time it was asked for, ``place`` in another
-    place of the queue's name."""
+    """What a person has asked for, and whether there is news.
+
+    ``flush`` is another each time it was asked for, ``place`` in another place of the queue's name, and
+    ``version`` when another process has written.
+    """
 
     paused: bool
     flush: object
     place: object
+    version: object = None
 
 
 @dataclass(frozen=True, slots=True)

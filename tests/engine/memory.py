@@ -141,14 +141,11 @@ class Consumer:
         return not at_rest
 
     def changed_mark(self):
-        return self._store.accepted, self.control()
-
-    def version(self):
-        self._behind()
-        return self._store.accepted
+        return self.control()
 
     def control(self):
-        return Control(self._store.paused, self._store.flushes, None)
+        self._behind()
+        return Control(self._store.paused, self._store.flushes, None, self._store.accepted)
 
     def wait_for_locks(self, timeout_s):
         pass

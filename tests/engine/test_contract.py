@@ -143,14 +143,14 @@ def test_each_row_is_claimed_once(consumer):
 
 
 def test_arrivals(consumer, producer):
-    """They count what waits behind the claims, and `version` changes with them."""
+    """They count what waits behind the claims, and there is news of them."""
     assert consumer.arrivals() == 10
     consumer.claim(10, MIB)
     assert consumer.arrivals() == 0
-    before = consumer.version()
-    assert consumer.version() == before
+    before = consumer.control().version
+    assert consumer.control().version == before
     producer.append([record(10), record(11)])
-    assert consumer.version() != before
+    assert consumer.control().version != before
     assert consumer.arrivals() == 2
     assert numbers(consumer.claim(10, MIB)) == [10, 11]
 
@@ -209,7 +209,7 @@ def test_what_was_not_settled_waits_again(spool, consumer):
     with closing(spool.consumer()) as second:
         assert second.arrivals() >= 8
         assert numbers(second.claim(10, MIB)) == list(range(2, 10))
-        for verb in (lambda: consumer.settle(Settlement(claim.ids[2:])), consumer.version, consumer.arrivals):
+        for verb in (lambda: consumer.settle(Settlement(claim.ids[2:])), consumer.control, consumer.arrivals):
             with pytest.raises(QueueReplacedError):
                 verb()
     assert figures(spool).waiting == 8

@@ -192,7 +192,7 @@ WORK = {
     "settle": with_claim(lambda consumer, claim: consumer.settle(Settlement(claim.ids))),
     "settle with dead letters": with_claim(settle_in_parts),
     "settle, then tidy": with_claim(settle_and_tidy),
-    "a look for news": with_consumer(lambda consumer: (consumer.version(), consumer.last_id())),
+    "a look for news": with_consumer(lambda consumer: (consumer.control().version, consumer.last_id())),
     "start of a consumer": with_path(opened_and_closed),
     "figures": with_view(lambda view: view.figures()),
     "peek": with_view(lambda view: view.peek(5)),

@@ -127,12 +127,12 @@ def test_claim_needs_no_lock(consumer, queue_path):
 
 def test_news_are_seen(consumer, queue, queue_path):
     """The version changes when another has written, and only then; last_id is the newest event's."""
-    version = consumer.version()
+    version = consumer.control().version
     consumer.claim_behind(0, 10, MIB)
     consumer.settle(Settlement([1]))
-    assert consumer.version() == version
+    assert consumer.control().version == version
     queue.put(event(10))
-    assert consumer.version() != version
+    assert consumer.control().version != version
     assert consumer.last_id() == 11
     control.pause(queue_path)
     before = consumer.control().flush
@@ -260,7 +260,7 @@ def test_database_that_was_replaced_is_not_settled_in(consumer, queue_path, figu
     for step in (
         lambda: consumer.settle(Settlement(claim.ids)),
         lambda: consumer.claim_behind(0, 10, MIB),
-        consumer.version,
+        consumer.control,
         lambda: consumer.keep_house(at_rest=True),
         lambda: consumer.discard_dead_letters(2e9),
     ):
@@ -280,7 +280,7 @@ def test_database_that_was_changed_for_another_is_not_settled_in(consumer, queue
     inode = os.stat(f"{queue_path}/data.db").st_ino
     Path(queue_path, "data.db").write_bytes(Path(other, "data.db").read_bytes())
     assert os.stat(f"{queue_path}/data.db").st_ino == inode
-    for step in (lambda: consumer.settle(Settlement(claim.ids)), consumer.version):
+    for step in (lambda: consumer.settle(Settlement(claim.ids)), consumer.control):
         with pytest.raises(QueueReplacedError, match="not the one that was read from"):
             step()
     with View(queue_path) as view:

@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -154,16 +155,13 @@ class Consumer(engine.Consumer):
         self._read(f"PRAGMA busy_timeout = {int(timeout_s * 1000)}")
 
     def changed_mark(self) -> object:
-        # A look at three files. A commit can be seen in the database only once its bytes are synced, which
-        # may be later, and a file's time is as coarse as the kernel's tick.
+        # A commit can be seen in the database only once its bytes are synced, which may be later, and a
+        # file's time is as coarse as the kernel's tick.
         try:
             log = os.stat(self._log)
         except OSError:
             return None
-        return log.st_ino, log.st_size, log.st_mtime_ns, control.asked(self._path)
-
-    def version(self) -> int:
-        return int(self._read("PRAGMA data_version")[0])
+        return log.st_ino, log.st_size, log.st_mtime_ns
 
     def last_id(self) -> int:
         """The id of the newest event ever accepted."""
@@ -178,8 +176,10 @@ class Consumer(engine.Consumer):
         # Before it is made sure of that the directory is still the one that was opened.
         found = control.asked(self._path)
         with translated(self._path):
-            self._examine(self._connect())
-        return found
+            connection = self._connect()
+            self._examine(connection)
+            (version,) = connection.execute("PRAGMA data_version").fetchone()
+        return replace(found, version=version)
 
     def claim(self, max_events: int, max_bytes: int) -> Claim:
         claim = self.claim_behind(self._position, max_events, max_bytes)

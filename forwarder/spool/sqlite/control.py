@@ -9,7 +9,7 @@ import os
 from contextlib import suppress
 
 from forwarder.spool.sqlite.database import Database
-from forwarder.spool.sqlite.directory import identity_of, sync_directory
+from forwarder.spool.sqlite.directory import LOG, identity_of, sync_directory
 from forwarder.spool.sqlite.errors import translated
 from forwarder.spool.sqlite.lock import open_shared
 from forwarder.spool.values import Control
@@ -34,6 +34,7 @@ def pause(path: str) -> bool:
     with translated(path):
         os.close(open_shared(os.path.join(path, PAUSED)))
         sync_directory(path)
+    _nudge(path)
     return before
 
 
@@ -57,3 +58,10 @@ def request_flush(path: str) -> None:
             os.utime(file)
         except FileNotFoundError:
             os.close(open_shared(file))
+    _nudge(path)
+
+
+def _nudge(path: str) -> None:
+    """Have a daemon look now: it watches the time of the log, which any commit changes, too."""
+    with suppress(OSError):
+        os.utime(os.path.join(path, LOG))
