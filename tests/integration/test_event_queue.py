@@ -1,5 +1,6 @@
 """A producer's way in: what `EventQueue` promises to those who hand events over."""
 
+import asyncio
 import fcntl
 import json
 import os
@@ -27,6 +28,7 @@ from forwarder.spool.sqlite import books
 from forwarder.spool.sqlite import schema as schema_module
 from forwarder.spool.sqlite.consumer import Consumer
 from forwarder.spool.sqlite.directory import prepare_directory
+from forwarder.spool.sqlite.lock import WriterLock
 from forwarder.spool.sqlite.producer import PIECE_BYTES
 from forwarder.spool.sqlite.reserve import RESERVE_BYTES, Reserve
 from forwarder.spool.sqlite.view import View
@@ -1044,3 +1046,19 @@ def test_reserve_that_is_something_else_is_left_alone(queue_path, tmp_path):
         assert (reserve.fill(), reserve.release()) == (False, False)
         Consumer(queue_path).close()
         assert precious.read_text() == "mine"
+
+
+def test_under_asyncio(queue, queue_path, rows):
+    """By `asyncio.to_thread` the loop goes on turning while puts wait for another writer; all are stored."""
+
+    async def serve():
+        with WriterLock(f"{queue_path}/writer.lock").held(5):
+            puts = [asyncio.create_task(asyncio.to_thread(queue.put, EVENT)) for _ in range(20)]
+            for _ in range(10):
+                await asyncio.sleep(0.01)
+            assert not any(put.done() for put in puts)
+        return await asyncio.gather(*puts)
+
+    ids = asyncio.run(serve())
+    assert sorted(ids) == list(range(1, 21))
+    assert len(rows(queue_path)) == 20
