@@ -550,14 +550,17 @@ def test_the_brief_check_fails_as_the_daemon_would(run, queue, monkeypatch):
 
 
 def test_credentials_that_systemd_hides_are_left_to_the_daemon(run, queue, monkeypatch, tmp_path):
-    """A reload's check sees none of the credentials that the daemon has, and does not fail for that."""
+    """A reload's check sees none of the credentials that the daemon has, and does not fail for that; a key
+    that is named and can't be used fails there, too."""
     monkeypatch.delenv("FORWARDER_MIXPANEL_TOKEN")
-    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "hidden"))
-    code, found = run("--settings")
-    assert (code, found["key"][0]) == (0, "ok")
-    assert "not checked here" in found["key"][1]
-
-    (tmp_path / "hidden").mkdir()
+    assert run("--settings")[0] == 78
+    monkeypatch.setenv("MAINPID", "4711")
+    for directory in (str(tmp_path / "hidden"), ""):
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", directory)
+        code, found = run("--settings")
+        assert (code, found["key"][0]) == (0, "ok")
+        assert "not checked here" in found["key"][1]
+    monkeypatch.setenv("FORWARDER_MIXPANEL_TOKEN_FILE", str(tmp_path / "no such file"))
     code, found = run("--settings")
     assert (code, found["key"][0]) == (78, "FAIL")
 
