@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from forwarder.config import Settings
+    from forwarder.config.settings import Queue
 
 
 class Context:
@@ -32,10 +33,25 @@ class Context:
 
         return config.load(self.config_file)
 
+    @cached_property
+    def queue(self) -> Queue:
+        """The settings of the queue; what is wrong with others is a warning on standard error.
+
+        Raises:
+            ConfigError: naming every wrong key of these at once.
+        """
+        from forwarder import config
+
+        return config.load(self.config_file, used=("queue",), warn=_warn).queue
+
     @property
     def queue_path(self) -> str:
-        """The queue's directory."""
-        return self.settings.queue.path
+        """The queue's directory. Raises: as `queue`."""
+        return self.queue.path
+
+
+def _warn(text: str) -> None:
+    click.echo(f"forwarder: warning: {text}", err=True)
 
 
 pass_context = click.make_pass_decorator(Context, ensure=True)

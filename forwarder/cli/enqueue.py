@@ -100,7 +100,7 @@ def _store(context: Context, check: bool, rules: bool) -> Iterator[Store | None]
         return
     from forwarder.spool import EventQueue
 
-    queue = context.settings.queue
+    queue = context.queue
     with EventQueue(
         queue.path, max_bytes=queue.max_bytes, min_free_bytes=queue.min_free_bytes, rules=rules
     ) as opened:
