@@ -565,6 +565,19 @@ def test_credentials_that_systemd_hides_are_left_to_the_daemon(run, queue, monke
     assert (code, found["key"][0]) == (78, "FAIL")
 
 
+def test_a_key_that_only_the_service_can_read_is_not_checked_here(forwarder, queue_path):
+    """Where a daemon runs all is in order without its key; not so for --online, which needs it."""
+    daemon = forwarder.daemon()
+    for name in [name for name in forwarder.environ if name.startswith("FORWARDER_MIXPANEL_")]:
+        del forwarder.environ[name]
+    done = forwarder("check")
+    assert (done.returncode, "FAIL" in done.stdout) == (0, False), done.stdout
+    assert "ok      key: not checked here" in done.stdout
+    assert forwarder("check", "--online").returncode == 78
+    daemon.stop()
+    assert forwarder("check").returncode == 78
+
+
 def test_the_brief_check_asks_nobody(capsys):
     """``--settings`` and ``--online`` are for different moments."""
     with pytest.raises(SystemExit) as ended:
