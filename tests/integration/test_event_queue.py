@@ -1068,9 +1068,8 @@ def test_under_asyncio(queue, queue_path, rows):
     async def serve():
         with WriterLock(f"{queue_path}/writer.lock").held(5):
             puts = [asyncio.create_task(asyncio.to_thread(queue.put, EVENT)) for _ in range(20)]
-            for _ in range(10):
-                await asyncio.sleep(0.01)
-            assert not any(put.done() for put in puts)
+            done, _ = await asyncio.wait(puts, timeout=0.1)
+            assert not done
         return await asyncio.gather(*puts)
 
     ids = asyncio.run(serve())
