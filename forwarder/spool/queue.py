@@ -74,11 +74,11 @@ class EventQueue:
                 which has interrupted a call of this queue.
             StorageError: the disk answers with an error.
         """
-        return self._producer.append([EVENTS.accept(encode(event), _now_ms(), self._rules)])
+        return self._producer.append([EVENTS.accept(encode(event), int(time.time() * 1000), self._rules)])
 
     def put_many(self, events: Iterable[Mapping[str, Any]]) -> int:
         """Store events durably: all of them, or none. Raises as `put` does; returns how many."""
-        now_ms = _now_ms()
+        now_ms = int(time.time() * 1000)
         return self.append([EVENTS.accept(encode(event), now_ms, self._rules) for event in events])
 
     def append(self, records: Sequence[bytes]) -> int:
@@ -113,7 +113,3 @@ class EventQueue:
 
 def _again(path: str, options: dict[str, Any]) -> EventQueue:
     return EventQueue(path, **options)
-
-
-def _now_ms() -> int:
-    return int(time.time() * 1000)

@@ -548,7 +548,7 @@ def test_the_log_is_not_emptied_beside_a_writer(consumer, queue, queue_path):
     writer = WriterLock(f"{queue_path}/writer.lock")
     with writer.held(5):
         assert consumer.keep_house(at_rest=True), "there is more to do"
-        assert not checkpoint.empty(queue._producer._database)
+        assert not queue._producer._database.empty_log()
         assert not [one for one in statements if "wal_checkpoint" in one]
     assert not consumer.keep_house(at_rest=True)
     assert [one for one in statements if "wal_checkpoint(TRUNCATE)" in one]

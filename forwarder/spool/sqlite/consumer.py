@@ -303,7 +303,7 @@ class Consumer(engine.Consumer):
         if self._read(f"SELECT coalesce(({MISSING}), 0)")[0] > 0:
             self._free(settling.account_missing)
         # First, as a vacuum fills the log anew, and the disk may have no room for both.
-        if not checkpoint.empty(self._database):
+        if not self._database.empty_log():
             return True
         (free,) = self._read("PRAGMA freelist_count")
         if free > settling.VACUUM_PAGES and self._read("PRAGMA auto_vacuum")[0] == 2:

@@ -36,8 +36,15 @@ class Files(NamedTuple):
     @classmethod
     def at(cls, path: str) -> Files:
         """Those in the directory *path* now."""
-        database, log, index = _file(path, DATABASE), _file(path, LOG), _file(path, INDEX)
-        return cls(_identity(database), _identity(log), _identity(index))
+        found: list[Identity | None] = []
+        for name in (DATABASE, LOG, INDEX):
+            try:
+                seen = os.stat(_file(path, name))
+            except FileNotFoundError:
+                found.append(None)
+            else:
+                found.append((seen.st_dev, seen.st_ino))
+        return cls(*found)
 
     def has_database_at(self, path: str) -> bool:
         """Whether the database is the one in the directory *path* now."""
@@ -149,10 +156,3 @@ def identity_of(found: os.stat_result) -> Identity:
 @lru_cache(maxsize=64)
 def _file(path: str, name: str) -> str:
     return os.path.join(path, name)
-
-
-def _identity(file: str) -> Identity | None:
-    try:
-        return identity_of(os.stat(file))
-    except FileNotFoundError:
-        return None
