@@ -69,9 +69,9 @@ POINTS = {
     "make-directory-made": Point(AFTER, "forwarder.spool.sqlite.directory:tempfile.mkdtemp"),
     "make-file-made": Point(BEFORE, "forwarder.spool.sqlite.database:sync_directory"),
     "make-file-opened": Point(BEFORE, "forwarder.spool.sqlite.lock:os.fchmod"),
-    "make-reserve": Point(BEFORE, "forwarder.spool.sqlite.reserve:Reserve.fill"),
-    "make-reserve-file-made": Point(BEFORE, "forwarder.spool.sqlite.reserve:os.posix_fallocate"),
-    "make-reserve-laid": Point(AFTER, "forwarder.spool.sqlite.reserve:Reserve.fill"),
+    "make-reserve": Point(BEFORE, "forwarder.spool.sqlite.room:fill_reserve"),
+    "make-reserve-file-made": Point(BEFORE, "forwarder.spool.sqlite.room:os.posix_fallocate"),
+    "make-reserve-laid": Point(AFTER, "forwarder.spool.sqlite.room:fill_reserve"),
     "aside-made": Point(AFTER, "forwarder.spool.sqlite.set_aside:new_directory"),
     "aside-linking": Point(BEFORE, "forwarder.spool.sqlite.set_aside:os.link"),
     "aside-syncing": Point(BEFORE, "forwarder.spool.sqlite.set_aside:sync_directory"),
@@ -137,9 +137,9 @@ POINTS = {
     "checkpoint": Point(BEFORE, "PRAGMA wal_checkpoint"),
     "checkpointed": Point(AFTER, "PRAGMA wal_checkpoint"),
     "tidied": Point(AFTER, "forwarder.spool.sqlite.consumer:Consumer._tidy"),
-    "reserve-release": Point(BEFORE, "forwarder.spool.sqlite.reserve:Reserve.release"),
-    "reserve-released": Point(AFTER, "forwarder.spool.sqlite.reserve:Reserve.release"),
-    "reserve-filled": Point(AFTER, "forwarder.spool.sqlite.reserve:Reserve.fill"),
+    "reserve-release": Point(BEFORE, "forwarder.spool.sqlite.room:release_reserve"),
+    "reserve-released": Point(AFTER, "forwarder.spool.sqlite.room:release_reserve"),
+    "reserve-filled": Point(AFTER, "forwarder.spool.sqlite.room:fill_reserve"),
 }
 
 

@@ -13,10 +13,10 @@ import pytest
 
 from forwarder.errors import StorageError, TryAgainError
 from forwarder.spool import Dead, EventQueue, QueueReplacedError, Selection, Settlement, SpoolFullError
-from forwarder.spool.sqlite import checkpoint, control, dead_letters
+from forwarder.spool.sqlite import control, dead_letters, room
 from forwarder.spool.sqlite.consumer import Consumer
 from forwarder.spool.sqlite.lock import WriterLock
-from forwarder.spool.sqlite.reserve import RESERVE_BYTES
+from forwarder.spool.sqlite.room import RESERVE_BYTES
 from forwarder.spool.sqlite.view import View
 
 ALL = Selection()
@@ -562,8 +562,8 @@ def no_room(_step):
 def test_log_is_short_though_readers_are_always_there(consumer, queue, queue_path, monkeypatch):
     """Readers of whom always one is there keep the log from being begun anew; then writers wait for them,
     not for long, and it is empty."""
-    monkeypatch.setattr(checkpoint, "LONG_BYTES", MIB)
-    monkeypatch.setattr(checkpoint, "RETRY_S", 0.0)
+    monkeypatch.setattr(room, "LONG_BYTES", MIB)
+    monkeypatch.setattr(room, "RETRY_S", 0.0)
     log = Path(f"{queue_path}/data.db-wal")
     over = threading.Event()
     readers = [threading.Thread(target=read_again_and_again, args=(queue_path, n, over)) for n in range(3)]
@@ -582,7 +582,7 @@ def test_log_is_short_though_readers_are_always_there(consumer, queue, queue_pat
         over.set()
         for reader in readers:
             reader.join()
-    assert longest_s < 2 * checkpoint.PATIENCE_S
+    assert longest_s < 2 * room.PATIENCE_S
     # And it waits for others again.
     assert consumer._database.connect().execute("PRAGMA busy_timeout").fetchone() == (10_000,)
 
@@ -602,10 +602,10 @@ def read_again_and_again(queue_path, number, over):
 
 def test_long_log_waits_for_a_long_reader_ever_more_seldom(consumer, queue, queue_path, monkeypatch):
     """A reader who does not go keeps writers waiting for a fraction of the time only."""
-    monkeypatch.setattr(checkpoint, "LONG_BYTES", 0)
-    monkeypatch.setattr(checkpoint, "PATIENCE_S", 0.01)
-    monkeypatch.setattr(checkpoint, "RETRY_S", 1.0)
-    long_log = checkpoint.LongLog(queue_path)
+    monkeypatch.setattr(room, "LONG_BYTES", 0)
+    monkeypatch.setattr(room, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(room, "RETRY_S", 1.0)
+    long_log = room.LongLog(queue_path)
     with closing(sqlite3.connect(f"{queue_path}/data.db", isolation_level=None)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT delivered FROM ledger").fetchone()

@@ -28,7 +28,7 @@ from forwarder.spool.sqlite import schema as schema_module
 from forwarder.spool.sqlite.consumer import Consumer
 from forwarder.spool.sqlite.directory import prepare_directory
 from forwarder.spool.sqlite.producer import PIECE_BYTES
-from forwarder.spool.sqlite.reserve import RESERVE_BYTES, Reserve
+from forwarder.spool.sqlite.room import RESERVE_BYTES, fill_reserve, release_reserve
 from forwarder.spool.sqlite.view import View
 
 EVENT = {"event": "A", "properties": {"distinct_id": "u-1"}}
@@ -1040,7 +1040,7 @@ def test_reserve_that_is_something_else_is_left_alone(queue_path, tmp_path):
     for make in makers.values():
         (os.rmdir if os.path.isdir(place) and not os.path.islink(place) else os.unlink)(place)
         make()
-        reserve = Reserve(queue_path)
-        assert (reserve.fill(), reserve.release()) == (False, False)
+        fill_reserve(queue_path)
+        release_reserve(queue_path)
         Consumer(queue_path).close()
         assert precious.read_text() == "mine"

@@ -19,13 +19,12 @@ from typing import Any, TypeVar
 from forwarder.errors import TryAgainError
 from forwarder.spool import engine
 from forwarder.spool.errors import DamagedError, QueueReplacedError, SpoolFullError
-from forwarder.spool.sqlite import checkpoint, control, dead_letters, settling
+from forwarder.spool.sqlite import control, dead_letters, room, settling
 from forwarder.spool.sqlite.claiming import Reader, Rows
 from forwarder.spool.sqlite.database import Database
 from forwarder.spool.sqlite.directory import LOG
 from forwarder.spool.sqlite.errors import damaged, replaced, translated, used_up
 from forwarder.spool.sqlite.foreign import Origin
-from forwarder.spool.sqlite.reserve import Reserve
 from forwarder.spool.sqlite.schema import MOST_ID, SEQUENCE, TABLE
 from forwarder.spool.values import Claim, Control, Settlement
 
@@ -57,13 +56,12 @@ class Consumer(engine.Consumer):
         # The program may go to another directory.
         self._path = path = os.path.abspath(path)
         self._log = os.path.join(path, LOG)
-        self._reserve = Reserve(path)
-        self._long_log = checkpoint.LongLog(path)
+        self._long_log = room.LongLog(path)
         try:
             self._database = Database(path, timeout=lock_timeout_s)
             self._database.connect()
         except SpoolFullError:
-            self._reserve.release()
+            room.release_reserve(path)
             self._database = Database(path, timeout=lock_timeout_s)
         self._settled: set[int] = set()
         try:
@@ -75,7 +73,7 @@ class Consumer(engine.Consumer):
         except BaseException:
             self._database.close()
             raise
-        self._reserve.fill()
+        room.fill_reserve(path)
 
     def _begin(self) -> None:
         connection = self._database.connect()
@@ -257,7 +255,7 @@ class Consumer(engine.Consumer):
             self._settled.difference_update(settlement.ids)
 
     def _free(self, step: Callable[[sqlite3.Connection], _T]) -> _T:
-        return checkpoint.freeing(self._database, self._transaction, step)
+        return room.freeing(self._database, self._transaction, step)
 
     def discard_dead_letters(self, before: float) -> int:
         """In steps, between which others can write."""
@@ -275,7 +273,7 @@ class Consumer(engine.Consumer):
         """Shorten a log that has grown long; and *at_rest* what `_tidy` does. True: there is more to do.
 
         The log grows where readers are always there; writers wait for them then, but no longer than
-        `checkpoint.PATIENCE_S`. To be called often.
+        `room.PATIENCE_S`. To be called often.
 
         Raises:
             DamagedError: a row has an id that no queue comes to, and no claim.
@@ -309,5 +307,5 @@ class Consumer(engine.Consumer):
         if free > settling.VACUUM_PAGES and self._read("PRAGMA auto_vacuum")[0] == 2:
             self._free(settling.vacuum)
             return True
-        self._reserve.fill()
+        room.fill_reserve(self._path)
         return self._left_after < MOST_ID

@@ -21,17 +21,14 @@ from typing import TypeVar
 
 from forwarder.errors import ForwarderError, StorageError, TryAgainError
 from forwarder.spool.errors import DamagedError
-from forwarder.spool.sqlite import forks, lost_files
+from forwarder.spool.sqlite import forks, lost_files, room
 from forwarder.spool.sqlite.directory import DATABASE, Files, make_directory, sync_directory
 from forwarder.spool.sqlite.errors import LOCK, damaged, explained, translated
 from forwarder.spool.sqlite.lock import WriterLock, open_shared
-from forwarder.spool.sqlite.opening import is_emptied, opened, undo
+from forwarder.spool.sqlite.schema import opened, undo
 from forwarder.spool.sqlite.set_aside import set_aside, set_log_aside
 
 T = TypeVar("T")
-
-# Longer than our own readers need; a third of the longest that one of 64 producers may wait.
-PATIENCE_S = 0.25
 
 
 class Database:
@@ -196,7 +193,7 @@ class Database:
         """
         try:
             # Not beside a writer: before 3.51.3 SQLite could lose what one writes to a log that is reset.
-            with self._step(), self._writer_lock.held(min(self._left_s(), PATIENCE_S)):
+            with self._step(), self._writer_lock.held(min(self._left_s(), room.PATIENCE_S)):
                 connection = self._connected()
                 with _waiting(connection, patience_s, self.timeout):
                     row = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -301,7 +298,7 @@ class Database:
     def _opened(self, is_new: bool = False) -> sqlite3.Connection:
         # Taken before the file is opened: should it be replaced in between, the next transaction sees it.
         self.files = Files.at(self.path)
-        self._is_empty = not is_new and is_emptied(self.path)
+        self._is_empty = not is_new and room.is_emptied(self.path)
         if self._is_empty:
             raise damaged(self.path, "it has lost its content")
         connection = opened(self.path, self.timeout, self._turn)
@@ -361,7 +358,7 @@ class Database:
         # Where the disk can't read for a moment, SQLite may take the database for damaged.
         lost_files.read_plainly(self.path)
         with self._turn():
-            if self.files.has_database_at(self.path) and (not self._is_empty or is_emptied(self.path)):
+            if self.files.has_database_at(self.path) and (not self._is_empty or room.is_emptied(self.path)):
                 set_aside(self.path)
 
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from forwarder.errors import EventError
 from forwarder.records import EVENTS
 from forwarder.spool import engine
-from forwarder.spool.sqlite.checkpoint import freeing
 from forwarder.spool.sqlite.database import Database
+from forwarder.spool.sqlite.room import freeing
 from forwarder.spool.sqlite.schema import INSERT, KEPT_ENTRIES, PUT_AT, TABLE
 from forwarder.spool.sqlite.status import READY
 from forwarder.spool.values import Brief, Dead, DeadLetter, Group, Selection

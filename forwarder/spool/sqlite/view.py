@@ -16,7 +16,7 @@ from forwarder.spool.sqlite import control, schema
 from forwarder.spool.sqlite.dead_letters import DeadLetters, as_bytes
 from forwarder.spool.sqlite.directory import DATABASE, LOG, quoted, refuse_links, size_of
 from forwarder.spool.sqlite.errors import damaged, has_no_space, translated
-from forwarder.spool.sqlite.opening import is_emptied
+from forwarder.spool.sqlite.room import is_emptied
 from forwarder.spool.values import Figures, Finding, Waiting
 
 RATE_WINDOW_S = 60.0
