@@ -20,8 +20,8 @@ from forwarder.spool.sqlite.database import Database
 from forwarder.spool.sqlite.dead_letters import Letter, add
 from forwarder.spool.sqlite.directory import DATABASE, LOG
 from forwarder.spool.sqlite.errors import translated
+from forwarder.spool.sqlite.schema import READY
 from forwarder.spool.sqlite.set_aside import mark_salvaged, salvaged_name
-from forwarder.spool.sqlite.status import READY
 
 CHUNK_ROWS = 500
 

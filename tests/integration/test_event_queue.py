@@ -26,7 +26,7 @@ from forwarder.spool import AckQueue, EventQueue, Settlement
 from forwarder.spool.sqlite import books
 from forwarder.spool.sqlite import schema as schema_module
 from forwarder.spool.sqlite.consumer import Consumer
-from forwarder.spool.sqlite.directory import prepare_directory
+from forwarder.spool.sqlite.directory import make_directory
 from forwarder.spool.sqlite.producer import PIECE_BYTES
 from forwarder.spool.sqlite.room import RESERVE_BYTES, fill_reserve, release_reserve
 from forwarder.spool.sqlite.view import View
@@ -807,7 +807,7 @@ def test_directory_is_made_once(tmp_path):
 
         def make(path=path, start=start):
             start.wait(20)
-            prepare_directory(path)
+            make_directory(path)
             return os.stat(path).st_ino
 
         with ThreadPoolExecutor(6) as pool:

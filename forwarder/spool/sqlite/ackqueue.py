@@ -21,8 +21,7 @@ import persistqueue.serializers.json
 from persistqueue import SQLiteAckQueue
 
 from forwarder.spool.sqlite.database import Database
-from forwarder.spool.sqlite.schema import INSERT
-from forwarder.spool.sqlite.status import INITED
+from forwarder.spool.sqlite.schema import INITED, INSERT
 
 
 class AckQueue(Database, SQLiteAckQueue):

@@ -20,11 +20,10 @@ from forwarder.errors import TryAgainError
 from forwarder.spool import engine
 from forwarder.spool.errors import DamagedError, QueueReplacedError, SpoolFullError
 from forwarder.spool.sqlite import control, dead_letters, room, settling
-from forwarder.spool.sqlite.claiming import Reader, Rows
+from forwarder.spool.sqlite.claiming import Origin, Reader, Rows
 from forwarder.spool.sqlite.database import Database
 from forwarder.spool.sqlite.directory import LOG
-from forwarder.spool.sqlite.errors import damaged, replaced, translated, used_up
-from forwarder.spool.sqlite.foreign import Origin
+from forwarder.spool.sqlite.errors import damaged, translated, used_up
 from forwarder.spool.sqlite.schema import MOST_ID, SEQUENCE, TABLE
 from forwarder.spool.values import Claim, Control, Settlement
 
@@ -120,7 +119,11 @@ class Consumer(engine.Consumer):
     def _replaced(self) -> QueueReplacedError:
         # For good: once the old file is closed, its inode number may come back as another file's.
         self._files = None
-        return replaced(self._path)
+        return QueueReplacedError(
+            f"the database in {self._path} is not the one that was read from: it was replaced or restored, or"
+            " another daemon delivers from it",
+            "What was sent and not settled is sent again",
+        )
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -201,13 +204,6 @@ class Consumer(engine.Consumer):
             the claim; its ``last_id`` is what to go on from (*after_id*: nothing is left). Also without
             an event in it there may be more behind.
         """
-        claim, is_clear = self._claim(after_id, max_events, max_bytes)
-        if not is_clear:
-            self._left_after = min(self._left_after, after_id)
-        return claim
-
-    def _claim(self, after_id: int, max_events: int, max_bytes: int) -> tuple[Rows, bool]:
-        """As `claim_behind`, and whether there was room to take out what is no event."""
         with translated(self._path):
             claim, dead, swept = self._reader.read(self._connect(), after_id, max_events, max_bytes)
         try:
@@ -220,8 +216,9 @@ class Consumer(engine.Consumer):
         except SpoolFullError:
             # The events around them are delivered all the same, which makes room.
             self._retry_at = time.monotonic() + RETRY_S
-            return claim, False
-        return claim, True
+            self._left_after = min(self._left_after, after_id)
+            claim.is_clear = False
+        return claim
 
     def read_again(self, ids: Sequence[int], size_bytes: int) -> Claim:
         claim = self.claim_behind(ids[0] - 1, len(ids), max(size_bytes, 1))
@@ -259,15 +256,15 @@ class Consumer(engine.Consumer):
 
     def discard_dead_letters(self, before: float) -> int:
         """In steps, between which others can write."""
-        count = last_id = 0
+        count = after_id = 0
         while True:
             with translated(self._path):
-                step = dead_letters.expired(self._connect(), before, last_id)
-            if step.ids:
-                count += self._free(partial(dead_letters.discard, ids=step.ids))
-            if step.last_id == last_id:
+                ids, last_id = dead_letters.expired(self._connect(), before, after_id)
+            if ids:
+                count += self._free(partial(dead_letters.discard, ids=ids))
+            if last_id == after_id:
                 return count
-            last_id = step.last_id
+            after_id = last_id
 
     def keep_house(self, *, at_rest: bool) -> bool:
         """Shorten a log that has grown long; and *at_rest* what `_tidy` does. True: there is more to do.
@@ -295,8 +292,8 @@ class Consumer(engine.Consumer):
             raise used_up(self._path)
         after_id = self._left_after
         if after_id < MOST_ID and time.monotonic() >= self._retry_at:
-            claim, is_clear = self._claim(after_id, STEP_ROWS, STEP_BYTES)
-            if is_clear:
+            claim = self.claim_behind(after_id, STEP_ROWS, STEP_BYTES)
+            if claim.is_clear:
                 self._left_after = claim.last_id if claim.last_id > after_id else MOST_ID
         if self._read(f"SELECT coalesce(({MISSING}), 0)")[0] > 0:
             self._free(settling.account_missing)

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from forwarder.errors import ConfigError
-from forwarder.spool.sqlite.errors import LOCK, translated
+from forwarder.spool.sqlite.errors import LOCK
 from forwarder.spool.sqlite.lock import open_shared
 
 DATABASE = "data.db"
@@ -73,18 +73,12 @@ def refuse_links(file: str) -> None:
         )
 
 
-def prepare_directory(path: str) -> None:
+def make_directory(path: str) -> None:
     """Make the queue's directory for a group of producers, if it is not there; durable on return.
 
     Raises:
-        NotPermittedError, ConfigError, TryAgainError, StorageError: why it can't be made.
+        OSError: why it can't be made.
     """
-    with translated(path):
-        make_directory(path)
-
-
-def make_directory(path: str) -> None:
-    """As `prepare_directory`, with the system's errors as they are."""
     if os.path.isdir(path):
         return
     target = os.path.abspath(path)
@@ -138,13 +132,6 @@ def sync_directory(path: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def quoted(file: str) -> str:
-    """*file* as it stands in a URI, for SQLite."""
-    from urllib.parse import quote
-
-    return quote(file)
 
 
 def identity_of(found: os.stat_result) -> Identity:

@@ -15,7 +15,7 @@ from typing import Any
 from forwarder.errors import ConfigError, ForwarderError
 from forwarder.spool import engine
 from forwarder.spool.errors import TakenError
-from forwarder.spool.sqlite.directory import prepare_directory
+from forwarder.spool.sqlite.directory import make_directory
 from forwarder.spool.sqlite.errors import translated
 from forwarder.spool.sqlite.lock import open_shared
 from forwarder.spool.values import Holder
@@ -44,8 +44,8 @@ class Presence(engine.Presence):
         self._path = path
         self.token = uuid.uuid4().hex
         self._fd: int | None = None
-        prepare_directory(path)
         with translated(path):
+            make_directory(path)
             self._directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(self._directory, fcntl.LOCK_EX | fcntl.LOCK_NB)

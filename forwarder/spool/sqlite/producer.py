@@ -13,8 +13,7 @@ from forwarder.spool.errors import SpoolFullError
 from forwarder.spool.sqlite.database import Database
 from forwarder.spool.sqlite.directory import DATABASE, LOG, size_of
 from forwarder.spool.sqlite.errors import full, used_up
-from forwarder.spool.sqlite.schema import INSERT, INSERT_SET, MOST_ID, SIZE_BITS, used_bytes
-from forwarder.spool.sqlite.status import READY
+from forwarder.spool.sqlite.schema import INSERT, INSERT_SET, MOST_ID, READY, SIZE_BITS, used_bytes
 
 PIECE_BYTES = 8 << 20
 

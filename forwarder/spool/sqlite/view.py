@@ -8,13 +8,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
+from urllib.parse import quote
 
 from forwarder.records import EVENTS
 from forwarder.spool import engine
 from forwarder.spool.errors import NoQueueError, UnusedQueueError
 from forwarder.spool.sqlite import control, schema
 from forwarder.spool.sqlite.dead_letters import DeadLetters, as_bytes
-from forwarder.spool.sqlite.directory import DATABASE, LOG, quoted, refuse_links, size_of
+from forwarder.spool.sqlite.directory import DATABASE, LOG, refuse_links, size_of
 from forwarder.spool.sqlite.errors import damaged, has_no_space, translated
 from forwarder.spool.sqlite.room import is_emptied
 from forwarder.spool.values import Figures, Finding, Waiting
@@ -74,7 +75,7 @@ class View(DeadLetters, engine.View):
 
     def _opened(self, timeout_s: float, how: str = "") -> sqlite3.Connection:
         return sqlite3.connect(
-            f"file:{quoted(self._file)}?mode=ro{how}", uri=True, isolation_level=None, timeout=timeout_s
+            f"file:{quote(self._file)}?mode=ro{how}", uri=True, isolation_level=None, timeout=timeout_s
         )
 
     def _verify(self) -> None:
@@ -132,8 +133,8 @@ class View(DeadLetters, engine.View):
             oldest_waiting_at=oldest,
             last_delivery_at=last,
             rate_1m=rate,
-            db_bytes=_size(self._file),
-            wal_bytes=_size(self._file + "-wal"),
+            db_bytes=size_of(self.path, DATABASE),
+            wal_bytes=size_of(self.path, LOG),
             disk_free_bytes=disk.f_bavail * disk.f_frsize,
             created_at=created,
         )
@@ -179,10 +180,3 @@ class View(DeadLetters, engine.View):
                 yield
             finally:
                 self._connection.execute("COMMIT")
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except FileNotFoundError:
-        return 0
