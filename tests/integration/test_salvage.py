@@ -18,7 +18,7 @@ import pytest
 
 from forwarder import salvage
 from forwarder.errors import ConfigError, InputError, StorageError
-from forwarder.salvage.record import varint
+from forwarder.salvage.pages import varint
 from forwarder.spool import Dead, EventQueue, Settlement
 from forwarder.spool.sqlite import books, schema, set_aside
 from forwarder.spool.sqlite.consumer import Consumer

@@ -21,12 +21,11 @@ from typing import TypeVar
 
 from forwarder.errors import ForwarderError, StorageError, TryAgainError
 from forwarder.spool.errors import DamagedError
-from forwarder.spool.sqlite import forks, lost_files, room
+from forwarder.spool.sqlite import forks, room, set_aside
 from forwarder.spool.sqlite.directory import DATABASE, Files, make_directory, sync_directory
 from forwarder.spool.sqlite.errors import LOCK, damaged, explained, translated
 from forwarder.spool.sqlite.lock import WriterLock, open_shared
 from forwarder.spool.sqlite.schema import opened, undo
-from forwarder.spool.sqlite.set_aside import set_aside, set_log_aside
 
 T = TypeVar("T")
 
@@ -290,7 +289,7 @@ class Database:
         with self._turn():
             if os.path.exists(self.database_path):
                 return self._opened()
-            set_log_aside(self.path)
+            set_aside.set_log_aside(self.path)
             os.close(open_shared(self.database_path))
             sync_directory(self.path)
             return self._opened(is_new=True)
@@ -328,7 +327,7 @@ class Database:
         connection, self._connection = self._connection, None
         before = self.files
         self.replacements += 1
-        self.orphaned = lost_files.let_go(connection, self.path, before) or self.orphaned
+        self.orphaned = set_aside.let_go(connection, self.path, before) or self.orphaned
         # SQLite keeps the index of a database for all connections of a process: none may be left.
         for other in forks.registered():
             if isinstance(other, Database) and other is not self and other.files == before:
@@ -337,7 +336,7 @@ class Database:
         if (
             now.database == before.database
             and now.log_index != before.log_index
-            and lost_files.is_open(before.log_index)
+            and set_aside.is_open(before.log_index)
         ):
             raise TryAgainError(
                 f"the queue in {self.path} was replaced, and this program has its old files open elsewhere",
@@ -350,16 +349,16 @@ class Database:
             try:
                 if self._connection is not None and not self._is_busy:
                     connection, self._connection = self._connection, None
-                    lost_files.let_go(connection, self.path, self.files)
+                    set_aside.let_go(connection, self.path, self.files)
             finally:
                 self._lock.release()
 
     def _set_aside(self) -> None:
         # Where the disk can't read for a moment, SQLite may take the database for damaged.
-        lost_files.read_plainly(self.path)
+        set_aside.read_plainly(self.path)
         with self._turn():
             if self.files.has_database_at(self.path) and (not self._is_empty or room.is_emptied(self.path)):
-                set_aside(self.path)
+                set_aside.set_aside(self.path)
 
 
 def _at_exit() -> None:

@@ -18,6 +18,8 @@ from typing import Any
 from forwarder.errors import TryAgainError
 
 FILE_MODE = 0o660
+# struct flock (fcntl(2), Linux): l_type, l_whence, l_start, l_len, l_pid.
+FLOCK = "hhqqi"
 _POLL_S = 0.02
 
 

@@ -17,14 +17,11 @@ from forwarder.spool import engine
 from forwarder.spool.errors import TakenError
 from forwarder.spool.sqlite.directory import make_directory
 from forwarder.spool.sqlite.errors import translated
-from forwarder.spool.sqlite.lock import open_shared
+from forwarder.spool.sqlite.lock import FLOCK, open_shared
 from forwarder.spool.values import Holder
 
 LOCK, STATE = "daemon.lock", "daemon.json"
 STATE_MODE = 0o640
-
-# struct flock: l_type, l_whence, l_start, l_len, l_pid (fcntl(2), Linux).
-_FLOCK = "hhqqi"
 
 
 class Presence(engine.Presence):
@@ -133,8 +130,8 @@ def holder(path: str) -> Holder | None:
         except FileNotFoundError:
             return None
         try:
-            asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-            kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, asked))
+            asked = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            kind, _, _, _, pid = struct.unpack(FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, asked))
             token = os.pread(fd, 64, 0).decode("ascii", "replace")
         finally:
             os.close(fd)
