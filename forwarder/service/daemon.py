@@ -21,10 +21,8 @@ from forwarder.service.journal import Journal
 from forwarder.service.listener import Listener
 from forwarder.service.notify import Supervisor, notify
 from forwarder.service.pages import pages
-from forwarder.service.pulse import Pulse
 from forwarder.service.senders import Senders
-from forwarder.service.state import DaemonState, Publisher
-from forwarder.service.summary import summary
+from forwarder.service.state import DaemonState, Publisher, Pulse, summary
 from forwarder.service.worker import Worker
 from forwarder.spool import Presence, TakenError
 

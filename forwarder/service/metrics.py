@@ -27,7 +27,7 @@ from forwarder import spool
 from forwarder.errors import ForwarderError
 from forwarder.records.verdict import Verdict
 from forwarder.service.listener import Page
-from forwarder.service.pulse import Pulse
+from forwarder.service.state import Pulse
 from forwarder.service.tally import BUCKETS_S, Tally
 from forwarder.spool import Figures
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from forwarder.service.listener import Page, Pages
-from forwarder.service.pulse import Pulse
+from forwarder.service.state import Pulse
 from forwarder.service.tally import Tally
 
 
