@@ -42,39 +42,6 @@ def ids_in(queue_path):
 # Claiming
 
 
-def test_claim_takes_the_next_events_in_order(consumer, queue_path, rows):
-    """A claim has ids and stored bytes side by side, in the order of arrival, behind the given id."""
-    claim = consumer.claim_behind(3, 4, MIB)
-    stored = rows(queue_path)
-    assert list(claim.ids) == [4, 5, 6, 7]
-    assert claim.events == stored[3:7]
-    assert (claim.last_id, claim.size_bytes) == (7, sum(len(data) + 1 for data in claim.events))
-
-
-def test_claim_keeps_to_its_bytes(consumer, queue_path, rows):
-    """A claim takes as many events as fit with their line ends, not one byte more, and loses none."""
-    sizes = [len(data) + 1 for data in rows(queue_path)]
-    assert list(consumer.claim_behind(0, 10, sum(sizes[:3])).ids) == [1, 2, 3]
-    assert list(consumer.claim_behind(0, 10, sum(sizes[:3]) - 1).ids) == [1, 2]
-    found, after_id = [], 0
-    while (claim := consumer.claim_behind(after_id, 10, sum(sizes[:3]))).ids:
-        found += claim.ids
-        after_id = claim.last_id
-    assert found == list(range(1, 11))
-
-
-def test_an_event_larger_than_the_claim_goes_alone(consumer, queue_path):
-    """An event that is larger than a claim may be is claimed by itself."""
-    assert list(consumer.claim_behind(0, 10, 1).ids) == [1]
-    assert list(consumer.claim_behind(1, 10, 1).ids) == [2]
-
-
-def test_claim_of_nothing(consumer):
-    """Behind the last event there is nothing, and the place to go on from stays."""
-    claim = consumer.claim_behind(10, 5, MIB)
-    assert (list(claim.ids), claim.size_bytes, claim.last_id) == ([], 0, 10)
-
-
 def test_claim_is_bounded_whatever_the_rows_are(queue, queue_path, consumer, sql, figures):
     """Bad rows and acked ones count as read: a claim takes no more of them than it may of events, says
     what has died, and the next one goes on."""
@@ -298,17 +265,11 @@ def test_consumer_is_made_while_the_queue_is_locked(queue, queue_path):
 # Dead letters
 
 
-def test_retried_dead_letters_are_accepted_anew(consumer, queue_path, sql, figures):
-    """A retried dead letter leaves the dead letters and is a new row; the books know both, and which."""
-    claim = consumer.claim_behind(0, 10, MIB)
-    consumer.settle(Settlement([1, 2, 3], [Dead(2, claim.events[1], "bad"), Dead(3, claim.events[2], "bad")]))
+def test_it_is_kept_what_became_of_a_dead_letter(consumer, queue_path, sql):
+    """Of a retried one stands there which event it was, and which it is now."""
+    consumer.settle(Settlement([1, 2, 3], [Dead(n, b"{}", "bad") for n in (2, 3)]))
     assert dead_letters.retry(queue_path, [1, 99], lambda data, _: data) == ({1: 11}, [])
     assert sql(queue_path, "SELECT dead_letter_id, event_id, new_event_id FROM retries") == [(1, 2, 11)]
-    again = consumer.claim_behind(10, 10, MIB)
-    assert (list(again.ids), again.events) == ([11], [claim.events[1]])
-    found = figures(queue_path)
-    assert (found.accepted, found.delivered, found.dead_lettered, found.waiting) == (11, 1, 2, 8)
-    assert (found.retried, found.discarded, found.dead_letters) == (1, 0, 1)
 
 
 def test_retries_are_bounded(consumer, queue_path, sql):
@@ -323,16 +284,6 @@ def test_retries_are_bounded(consumer, queue_path, sql):
     assert dead_letters.retry(queue_path, [1, 2], lambda data, _: data)[0] == {1: 11, 2: 12}
     found = sql(queue_path, "SELECT count(*), min(new_event_id), max(new_event_id) FROM retries")
     assert found == [(100_000, -99_997, 12)]
-
-
-def test_deleted_dead_letters_are_counted(consumer, queue_path, figures):
-    """Dead letters that a person or their age deletes are counted, and only those that were there."""
-    consumer.settle(Settlement([1, 2, 3], [Dead(n, b"{}", "bad") for n in (1, 2, 3)]))
-    assert dead_letters.delete(queue_path, [1, 99, 1]) == 1
-    assert consumer.discard_dead_letters(0.0) == 0
-    assert consumer.discard_dead_letters(2e10) == 2
-    found = figures(queue_path)
-    assert (found.dead_lettered, found.discarded, found.dead_letters) == (3, 3, 0)
 
 
 @pytest.mark.parametrize(("count", "size_bytes"), [(3500, 10), (30, 1_000_000)])
