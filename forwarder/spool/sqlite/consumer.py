@@ -194,9 +194,9 @@ class Consumer(engine.Consumer):
         return self.claim_behind(self._position + int(place * ahead), 1, 0)
 
     def claim_behind(self, after_id: int, max_events: int, max_bytes: int) -> Rows:
-        """Read the next rows behind *after_id*: at most *max_events*, and *max_bytes* with line ends.
+        """As `claim`, of the rows behind *after_id*.
 
-        One row alone may be larger. Rows that are no events go to the dead letters at once, rows a plain
+        Rows that are no events go to the dead letters at once, rows a plain
         consumer has acked are swept: they count as read, but are not in the claim. Where there is no room
         for that they stay in the queue, and are taken out by `keep_house` or the next consumer.
 
@@ -267,15 +267,7 @@ class Consumer(engine.Consumer):
             after_id = last_id
 
     def keep_house(self, *, at_rest: bool) -> bool:
-        """Shorten a log that has grown long; and *at_rest* what `_tidy` does. True: there is more to do.
-
-        The log grows where readers are always there; writers wait for them then, but no longer than
-        `room.PATIENCE_S`. To be called often.
-
-        Raises:
-            DamagedError: a row has an id that no queue comes to, and no claim.
-            ForwarderError: the queue can't be read or written.
-        """
+        """Shorten a log that has grown long; and *at_rest* what `_tidy` does."""
         now = time.monotonic()
         if self._long_log.is_due(now):
             self._connect()
@@ -283,10 +275,13 @@ class Consumer(engine.Consumer):
         return self._tidy() if at_rest else True
 
     def _tidy(self) -> bool:
-        """Give a little disk back, in a step short enough to hinder nobody. True: there is more to do.
+        """Give a little disk back. True: there is more to do.
 
         Also takes out what claims have left for lack of room, and counts as deleted what others have deleted
         from a queue that is empty now.
+
+        Raises:
+            DamagedError: a row has an id that no queue comes to, and no claim.
         """
         if self.last_id() > MOST_ID:
             raise used_up(self._path)

@@ -23,8 +23,8 @@ from forwarder.errors import ForwarderError, StorageError, TryAgainError
 from forwarder.spool.errors import DamagedError
 from forwarder.spool.sqlite import forks, room, set_aside
 from forwarder.spool.sqlite.directory import DATABASE, Files, make_directory, sync_directory
-from forwarder.spool.sqlite.errors import LOCK, damaged, explained, translated
-from forwarder.spool.sqlite.lock import WriterLock, open_shared
+from forwarder.spool.sqlite.errors import damaged, explained, translated
+from forwarder.spool.sqlite.lock import LOCK, WriterLock, open_shared
 from forwarder.spool.sqlite.schema import opened, undo
 
 T = TypeVar("T")
@@ -330,7 +330,7 @@ class Database:
         self.orphaned = set_aside.let_go(connection, self.path, before) or self.orphaned
         # SQLite keeps the index of a database for all connections of a process: none may be left.
         for other in forks.registered():
-            if isinstance(other, Database) and other is not self and other.files == before:
+            if other is not self and other.files == before:
                 other.step_back()
         now = Files.at(self.path)
         if (
@@ -364,7 +364,7 @@ class Database:
 def _at_exit() -> None:
     # Closed by Python's own end, they would take the log of another database at the path with them.
     for one in forks.registered():
-        if isinstance(one, Database) and one.is_replaced():
+        if one.is_replaced():
             one.step_back()
 
 
@@ -383,7 +383,7 @@ def _waiting(connection: sqlite3.Connection, most_s: float, timeout_s: float) ->
 
 def _refuse_crossed(path: str) -> None:
     for one in forks.registered():
-        if isinstance(one, Database) and one.path == path and one.has_crossed:
+        if one.path == path and one.has_crossed:
             raise StorageError(
                 f"this process was forked while the queue in {path} was in use, and can't use it",
                 "Fork by os.fork() between calls, or before the queue is first used",

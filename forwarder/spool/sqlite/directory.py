@@ -10,8 +10,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from forwarder.errors import ConfigError
-from forwarder.spool.sqlite.errors import LOCK
-from forwarder.spool.sqlite.lock import open_shared
+from forwarder.spool.sqlite.lock import LOCK, open_shared
 
 DATABASE = "data.db"
 LOG, INDEX = DATABASE + "-wal", DATABASE + "-shm"

@@ -18,10 +18,10 @@ from forwarder.errors import (
     TryAgainError,
 )
 from forwarder.spool.errors import DamagedError, SpoolFullError
+from forwarder.spool.sqlite.lock import LOCK
 
 _SOME_BYTES = 64 * 1024
 _FILES_TO_OPEN = 6  # database, log, index, lock file, a directory to be synced; and the list of open files
-LOCK = "writer.lock"  # a file that only the forwarder makes
 
 
 @contextmanager

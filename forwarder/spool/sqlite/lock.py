@@ -17,6 +17,7 @@ from typing import Any
 
 from forwarder.errors import TryAgainError
 
+LOCK = "writer.lock"  # a file that only the forwarder makes
 FILE_MODE = 0o660
 # struct flock (fcntl(2), Linux): l_type, l_whence, l_start, l_len, l_pid.
 FLOCK = "hhqqi"

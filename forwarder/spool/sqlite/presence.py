@@ -53,14 +53,9 @@ class Presence(engine.Presence):
             pass  # a file system that can't lock directories: there the announcement alone keeps others out
 
     def announce(self) -> None:
-        """Let others see who delivers; done again, this mends an announcement that was deleted.
+        """By a POSIX record lock, of which others can ask who holds it without taking it.
 
-        It is a POSIX record lock: it belongs to the process, and others can ask who holds it without taking
-        it. The file must not be opened a second time in this process, closing it would drop the lock.
-
-        Raises:
-            TakenError: another process has announced itself.
-            ForwarderError: the file can't be made, or something else is in the way.
+        The file must not be opened a second time in this process: closing it would drop the lock.
         """
         if self._is_announced():
             return
@@ -102,7 +97,6 @@ class Presence(engine.Presence):
             os.replace(file + ".new", file)
 
     def release(self) -> None:
-        """Take back what was told, and give the locks back."""
         if self._fd is not None:
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(self._path, STATE))
