@@ -49,47 +49,6 @@ def look(view):
 # Disturbing nobody
 
 
-def test_looking_waits_for_no_writer(busy_path):
-    """All looking works while somebody holds a write transaction, and shows what was before it."""
-    writer = sqlite3.connect(f"{busy_path}/data.db", isolation_level=None)
-    writer.execute("BEGIN IMMEDIATE")
-    writer.execute("DELETE FROM ack_queue_default")
-    with View(busy_path) as view:
-        look(view)
-        assert view.figures().waiting == len(view.peek(100)) == 12
-    writer.execute("ROLLBACK")
-    writer.close()
-
-
-def test_looking_changes_nothing(busy_path):
-    """No looking is seen as a change by others, or leaves a byte of database or log different."""
-    other = sqlite3.connect(f"{busy_path}/data.db", isolation_level=None)
-    before = (
-        other.execute("PRAGMA data_version").fetchone(),
-        other.execute("SELECT total_changes()").fetchone(),
-    )
-
-    def files():
-        names = [name for name in sorted(os.listdir(busy_path)) if not name.endswith("-shm")]
-        return [(name, open_bytes(f"{busy_path}/{name}")) for name in names]
-
-    def open_bytes(path):
-        with open(path, "rb") as file:
-            return file.read()
-
-    content = files()
-    with View(busy_path) as view:
-        look(view)
-        assert files() == content
-    assert files() == content
-    after = (
-        other.execute("PRAGMA data_version").fetchone(),
-        other.execute("SELECT total_changes()").fetchone(),
-    )
-    assert after == before
-    other.close()
-
-
 def test_looking_cannot_write(busy_path):
     """The connection that looks is refused any writing."""
     with View(busy_path) as view, pytest.raises(sqlite3.OperationalError, match="readonly"):
