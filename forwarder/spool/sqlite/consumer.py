@@ -24,13 +24,8 @@ from forwarder.spool.sqlite.claiming import Origin, Reader, Rows
 from forwarder.spool.sqlite.database import Database
 from forwarder.spool.sqlite.directory import LOG
 from forwarder.spool.sqlite.errors import damaged, translated, used_up
-from forwarder.spool.sqlite.schema import MOST_ID, SEQUENCE, TABLE
+from forwarder.spool.sqlite.schema import MOST_ID, SEQUENCE
 from forwarder.spool.values import Claim, Control, Settlement
-
-MISSING = (
-    f"SELECT {SEQUENCE} - baseline - delivered - dead_lettered - deleted"
-    f" FROM ledger WHERE NOT EXISTS (SELECT 1 FROM {TABLE})"
-)
 
 # Which queue it is, which consumer has begun last, and SQLite's number of the schema, which it raises when it
 # restores a backup: in any other state row ids may mean other events.
@@ -290,7 +285,7 @@ class Consumer(engine.Consumer):
             claim = self.claim_behind(after_id, STEP_ROWS, STEP_BYTES)
             if claim.is_clear:
                 self._left_after = claim.last_id if claim.last_id > after_id else MOST_ID
-        if self._read(f"SELECT coalesce(({MISSING}), 0)")[0] > 0:
+        if self._read(f"SELECT {settling.MISSING}")[0]:
             self._free(settling.account_missing)
         # First, as a vacuum fills the log anew, and the disk may have no room for both.
         if not self._database.empty_log():
