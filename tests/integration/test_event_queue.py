@@ -14,7 +14,7 @@ import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import persistqueue
@@ -830,9 +830,15 @@ def test_path_stays_what_it_was(tmp_path, monkeypatch, rows):
         consumer.settle(Settlement(claim.ids[:1]))
         assert view.figures().db_bytes
     assert numbers(rows(str(tmp_path / "queue"))) == [2]
+    consumer.close()
+    monkeypatch.chdir(tmp_path)
+    with closing(AckQueue("queue")) as plain:
+        os.rename("queue", "moved")
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        plain.put(1)
+    assert len(rows(str(tmp_path / "queue"))) == 1
     assert os.listdir(tmp_path / "elsewhere") == []
     queue.close()
-    consumer.close()
 
 
 # One limit for all waiting

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from typing import TypeVar
 
 from forwarder.errors import ForwarderError, StorageError, TryAgainError
@@ -60,7 +61,7 @@ class Database:
         self.orphaned = ""
         self._is_empty = False
         self._connection: sqlite3.Connection | None = None
-        self._writer_lock = WriterLock(os.path.join(self.path, LOCK), lambda: make_directory(path))
+        self._writer_lock = WriterLock(os.path.join(self.path, LOCK), partial(make_directory, self.path))
         self._renew()
         forks.register(self)
         try:
