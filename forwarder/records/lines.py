@@ -36,8 +36,6 @@ class Lines(Sequence[bytes]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
 
-    __hash__ = None  # type: ignore[assignment]  # as a list's
-
 
 def text_of(records: Sequence[bytes]) -> bytes:
     """*records* as NDJSON, each with a line feed behind it."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from forwarder.salvage.pages import Cell, Pages
 from forwarder.spool.sqlite import schema
 from forwarder.spool.sqlite.dead_letters import Letter
-from forwarder.spool.sqlite.status import ACK_FAILED, ACKED, INITED, READY, UNACK
+from forwarder.spool.sqlite.schema import ACK_FAILED, ACKED, INITED, READY, UNACK
 
 _STATUSES = frozenset({INITED, READY, UNACK, ACKED, ACK_FAILED})
 
@@ -71,11 +71,7 @@ def _row(cell: Cell) -> Row | None:
 
 
 def _letter(cell: Cell) -> Letter | None:
-    columns = cell.columns
-    if len(columns) == 10 and isinstance(columns[6], str):
-        # The first databases had the data in another place.
-        columns = (*columns[:2], *columns[3:], columns[2])
-    match columns:
+    match cell.columns:
         case (
             None,
             int() as event_id,

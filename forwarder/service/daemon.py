@@ -20,11 +20,8 @@ from forwarder.records.verdict import Outcome
 from forwarder.service.journal import Journal
 from forwarder.service.listener import Listener
 from forwarder.service.notify import Supervisor, notify
-from forwarder.service.pages import pages
-from forwarder.service.pulse import Pulse
 from forwarder.service.senders import Senders
-from forwarder.service.state import DaemonState, Publisher
-from forwarder.service.summary import summary
+from forwarder.service.state import DaemonState, Publisher, Pulse, summary
 from forwarder.service.worker import Worker
 from forwarder.spool import Presence, TakenError
 
@@ -92,6 +89,9 @@ class Daemon:
         """Say that all is ready."""
         if self._listener:
             self._pulse = self._beat(time.monotonic())
+            # Prometheus' library takes memory and time, which those who don't use it need not spend.
+            from forwarder.service.metrics import pages
+
             self._listener.serve(pages(lambda: self._pulse, self._worker.tally))
             self._journal.listening(self._listener.url)
         self._journal.started(self.settings, self._senders.client.proxy)

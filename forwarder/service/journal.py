@@ -12,10 +12,14 @@ from forwarder.delivery.report import Report
 from forwarder.errors import ForwarderError
 from forwarder.records import EVENTS
 from forwarder.records.verdict import Verdict
-from forwarder.service.causes import QUIET_S, Causes
 
 CLOCK_WARNS_S = 300.0
 SUMMARY_S = 300.0
+# After so long without another one of its cause, the next is news.
+QUIET_S = 600.0
+# The server names them, so there may be any number; those beyond are told of as one.
+MOST_CAUSES = 50
+OTHER = "other causes"
 _AWAY = (Verdict.THROTTLED, Verdict.UNREACHABLE, Verdict.MISCONFIGURED)
 _REFUSED = (Verdict.REFUSED, Verdict.TOO_LARGE)
 
@@ -299,3 +303,37 @@ class Journal:
             more = {"causes": causes} if causes else {}
             self._log.info("events.settled", delivered=self._delivered, dead=self._dead, **more)
         self._delivered = self._dead = 0
+
+
+class Causes:
+    """Counts dead letters by their cause, and says which counts are to be told now. For one thread."""
+
+    def __init__(self) -> None:
+        self._repeats: dict[str, log.Repeats] = {}
+        self._untold: Counter[str] = Counter()
+        self._totals: Counter[str] = Counter()
+
+    def add(self, cause: str, count: int, now: float, words: str = "") -> int:
+        """Count *count* more of *cause*.
+
+        Args:
+            words: What was said of them; new words are told at once.
+            now: Any clock that doesn't go back, in seconds.
+
+        Returns:
+            how many to tell of: those since it was last told; 0: none, it was told lately.
+        """
+        if cause not in self._repeats and len(self._repeats) >= MOST_CAUSES:
+            cause = OTHER
+        self._untold[cause] += count
+        self._totals[cause] += count
+        repeats = self._repeats.setdefault(cause, log.Repeats(quiet_s=QUIET_S))
+        if repeats.failed(words, now) is None:
+            return 0
+        return self._untold.pop(cause)
+
+    def take_totals(self) -> dict[str, int]:
+        """How many there were of each cause since the last call, the most frequent first."""
+        totals = dict(self._totals.most_common())
+        self._totals.clear()
+        return totals

@@ -1,8 +1,11 @@
-"""The page ``/metrics``, for Prometheus: the durable figures, what the loop says, what it has counted.
+"""The pages that the daemon serves: its figures for Prometheus, whether it is alive, whether it takes part.
 
 Only loaded where ``metrics.listen`` is set. Counters of events come from the books, so they survive restarts;
-those of requests begin anew with the daemon. The queue is looked at as ``status`` does, once a scrape: no
+those of requests begin again with the daemon. The queue is looked at as ``status`` does, once a scrape: no
 write lock, no long read, and nothing whose cost depends on how many events wait.
+
+Neither ``/healthz`` nor ``/readyz`` asks whether delivery makes progress: a wrong key or an outage is no
+reason to restart the daemon, or to take it for absent, since events are kept meanwhile. ``/metrics`` tells.
 """
 
 from __future__ import annotations
@@ -26,8 +29,8 @@ import forwarder
 from forwarder import spool
 from forwarder.errors import ForwarderError
 from forwarder.records.verdict import Verdict
-from forwarder.service.listener import Page
-from forwarder.service.pulse import Pulse
+from forwarder.service.listener import Page, Pages
+from forwarder.service.state import Pulse
 from forwarder.service.tally import BUCKETS_S, Tally
 from forwarder.spool import Figures
 
@@ -164,7 +167,31 @@ def _counter(name: str, doc: str, value: float) -> Metric:
     return CounterMetricFamily(f"forwarder_{name}", doc, float(value))
 
 
-def page(pulse: Callable[[], Pulse], tally: Tally) -> Callable[[Mapping[str, str]], Page]:
+def pages(pulse: Callable[[], Pulse], tally: Tally) -> Pages:
+    """The pages by path.
+
+    Args:
+        pulse: Gives the loop's last beat.
+        tally: What the daemon has counted.
+    """
+    return {"/metrics": _metrics(pulse, tally), "/healthz": _healthz(pulse), "/readyz": _readyz(pulse)}
+
+
+def _healthz(pulse: Callable[[], Pulse]) -> Callable[[Mapping[str, str]], Page]:
+    """200 while the daemon's loop turns, else 503 and since when it does not."""
+    return lambda _headers: _judged(pulse().stall, "healthy")
+
+
+def _readyz(pulse: Callable[[], Pulse]) -> Callable[[Mapping[str, str]], Page]:
+    """200 while the daemon has its lock, its queue and its settings, and turns; else 503 and why."""
+    return lambda _headers: _judged(pulse().stall or pulse().trouble, "ready")
+
+
+def _judged(trouble: str, good: str) -> Page:
+    return Page(503 if trouble else 200, f"{trouble or good}\n".encode())
+
+
+def _metrics(pulse: Callable[[], Pulse], tally: Tally) -> Callable[[Mapping[str, str]], Page]:
     """The page, in the format that the request's headers ask for; with the process's own figures."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Queue(pulse, tally))

@@ -176,12 +176,14 @@ def _drain_here(daemon: Daemon, queue: Spool, patience: _Patience) -> Drained:
         was_damaged = False
         state, reason = daemon.condition
         if left == 0 or patience.is_over(left, daemon.dispatcher.in_flight):
-            return _drained(left, patience.reason(_trouble("delivery", state, reason)))
+            why = patience.reason(_trouble("delivery", state, reason))
+            return Drained(left, why if left else "")
         if state == "blocked":
             raise StuckError(left, f"delivery is blocked: {reason}")
         if state == "paused":
             raise StuckError(left, "delivery is paused", "`forwarder resume` goes on")
-    return _drained(_waiting(queue, patience), "it was stopped")
+    left = _waiting(queue, patience)
+    return Drained(left, "it was stopped" if left else "")
 
 
 def _waiting(queue: Spool, patience: _Patience) -> int:
@@ -221,7 +223,3 @@ def _trouble(who: str, state: str, reason: str) -> str:
     if state == "running":
         return reason
     return f"{who} is {state.replace('_', ' ')}: {reason}"
-
-
-def _drained(left: int, reason: str) -> Drained:
-    return Drained(left, reason if left else "")

@@ -9,9 +9,15 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass, replace
 
+from forwarder import spool
+from forwarder.config import Settings
+from forwarder.errors import ForwarderError, printable
 from forwarder.spool import Presence, Spool
 
 PUBLISH_S = 0.2
+# A turn that has to wait for locks, for 10 s each, is no hanging one.
+STALLED_S = 60.0
+MOST_REASON = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,26 @@ class DaemonState:
     orphaned: str = ""
     started_at: float = 0.0
     updated_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What the loop says of itself at each turn, for other threads to read, as of *beat_at* (monotonic).
+
+    Attributes:
+        trouble: Why the daemon can't take part: the queue can't be used, or it is about to end; "": it can.
+    """
+
+    state: DaemonState
+    settings: Settings
+    trouble: str
+    beat_at: float
+
+    @property
+    def stall(self) -> str:
+        """Why the loop must be taken for hanging; "": it has turned lately."""
+        age_s = time.monotonic() - self.beat_at
+        return f"the loop has not turned for {age_s:.0f} s" if age_s > STALLED_S else ""
 
 
 class Publisher:
@@ -64,7 +90,7 @@ class Publisher:
         return True
 
 
-def read(spool: Spool) -> DaemonState | None:
+def read(queue: Spool) -> DaemonState | None:
     """The state of the daemon that delivers from the queue; None: none does.
 
     One that is halted is blocked, whatever it has told before.
@@ -72,7 +98,7 @@ def read(spool: Spool) -> DaemonState | None:
     Raises:
         ForwarderError: as `Spool.holder`.
     """
-    holder = spool.holder()
+    holder = queue.holder()
     if holder is None:
         return None
     pid = holder.pid
@@ -84,3 +110,25 @@ def read(spool: Spool) -> DaemonState | None:
         reason = f"process {pid} is halted by a signal; `kill -CONT {pid}` lets it go on"
         return replace(told, state="blocked", state_reason=reason)
     return told
+
+
+def summary(path: str, state: str, reason: str) -> str:
+    """How things are, on one line, as ``systemctl status`` shows them; *state* and *reason* are the daemon's.
+
+    >>> summary("/var/lib/forwarder", "backing_off", "connection refused")  # doctest: +SKIP
+    'backing off: 1,234 events wait, 0.0 delivered a second over the last minute; connection refused'
+    """
+    figures = _figures(path)
+    why = f"; {printable(reason)[:MOST_REASON]}" if reason else ""
+    return f"{state.replace('_', ' ')}{figures}{why}"
+
+
+def _figures(path: str) -> str:
+    try:
+        # Not waiting: the loop has better things to do.
+        with spool.at(path).view(timeout_s=0) as view:
+            found = view.figures()
+    except (ForwarderError, OSError):
+        return ""
+    wait = "event waits" if found.waiting == 1 else "events wait"
+    return f": {found.waiting:,} {wait}, {found.rate_1m:,.1f} delivered a second over the last minute"

@@ -11,15 +11,20 @@ BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
 class Tally:
-    """Requests by outcome, their durations, and how wrong the clock is; counted by several threads."""
+    """Requests by outcome, their durations, and how wrong the clock is; counted by several threads.
+
+    Attributes:
+        retries: How many requests were for events that had been sent before.
+        clock_skew_s: How far this host's clock is ahead of Mixpanel's; None: no reply has told yet.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._requests = dict.fromkeys(Verdict, 0)
-        self._retries = 0
+        self.retries = 0
         self._durations = [0] * (len(BUCKETS_S) + 1)
         self._durations_s = 0.0
-        self._clock_skew_s: float | None = None
+        self.clock_skew_s: float | None = None
 
     def timed(self, duration_s: float) -> None:
         """A request has come to its end, with an answer or without."""
@@ -31,9 +36,9 @@ class Tally:
         """A reply has been acted on; *is_retry*: to events that had been sent before."""
         with self._lock:
             self._requests[outcome.verdict] += 1
-            self._retries += is_retry
+            self.retries += is_retry
             if outcome.clock_skew_s is not None:
-                self._clock_skew_s = outcome.clock_skew_s
+                self.clock_skew_s = outcome.clock_skew_s
 
     def requests(self) -> dict[Verdict, int]:
         """How many were answered for, by what the reply meant."""
@@ -44,13 +49,3 @@ class Tally:
         """How many requests fell into each bucket, the last one those beyond; and their sum in seconds."""
         with self._lock:
             return list(self._durations), self._durations_s
-
-    @property
-    def retries(self) -> int:
-        """How many requests were for events that had been sent before."""
-        return self._retries
-
-    @property
-    def clock_skew_s(self) -> float | None:
-        """How far this host's clock is ahead of the far end's; None: no reply has told yet."""
-        return self._clock_skew_s

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
 from forwarder.records import EVENTS
@@ -74,11 +73,11 @@ class EventQueue:
                 which has interrupted a call of this queue.
             StorageError: the disk answers with an error.
         """
-        return self._producer.append([EVENTS.accept(encode(event), _now_ms(), self._rules)])
+        return self._producer.append([EVENTS.accept(encode(event), int(time.time() * 1000), self._rules)])
 
     def put_many(self, events: Iterable[Mapping[str, Any]]) -> int:
         """Store events durably: all of them, or none. Raises as `put` does; returns how many."""
-        now_ms = _now_ms()
+        now_ms = int(time.time() * 1000)
         return self.append([EVENTS.accept(encode(event), now_ms, self._rules) for event in events])
 
     def append(self, records: Sequence[bytes]) -> int:
@@ -105,15 +104,9 @@ class EventQueue:
     def __enter__(self) -> EventQueue:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
 def _again(path: str, options: dict[str, Any]) -> EventQueue:
     return EventQueue(path, **options)
-
-
-def _now_ms() -> int:
-    return int(time.time() * 1000)

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from forwarder.sandbox import Sandbox
-from forwarder.spool.sqlite.checkpoint import LONG_BYTES, PATIENCE_S
-from forwarder.spool.sqlite.reserve import RESERVE_BYTES
+from forwarder.spool.sqlite.room import LONG_BYTES, PATIENCE_S, RESERVE_BYTES
 
 MIB = 1 << 20
 CONNECTIONS = 10

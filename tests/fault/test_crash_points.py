@@ -21,7 +21,7 @@ from forwarder.sandbox import Fault
 from forwarder.spool import Dead, EventQueue, Settlement
 from forwarder.spool.sqlite import control, set_aside
 from forwarder.spool.sqlite.consumer import Consumer
-from forwarder.spool.sqlite.reserve import RESERVE_BYTES
+from forwarder.spool.sqlite.room import RESERVE_BYTES
 
 LAUNCHER = Path(__file__).with_name("crash_points.py")
 SEED = int(os.environ.get("FORWARDER_TEST_SEED", "20260"))

@@ -26,7 +26,7 @@ from forwarder.records.event import encode
 from forwarder.sandbox import Fault
 from forwarder.service import state as state_file
 from forwarder.spool import EventQueue
-from forwarder.spool.sqlite.reserve import RESERVE_BYTES
+from forwarder.spool.sqlite.room import RESERVE_BYTES
 
 KIB, MIB = 1 << 10, 1 << 20
 SECRET = "hunter2-s3cr3t"

@@ -15,7 +15,7 @@ from persistqueue.serializers import json as plain_json
 from forwarder.errors import TryAgainError
 from forwarder.spool import Dead, EventQueue, Settlement
 from forwarder.spool.sqlite.consumer import Consumer
-from forwarder.spool.sqlite.reserve import RESERVE_BYTES
+from forwarder.spool.sqlite.room import RESERVE_BYTES
 
 sys.path.insert(0, str(Path(__file__).parent))
 from disks import MIB, Disk

@@ -11,8 +11,7 @@ import pytest
 from forwarder.records.event import accept_many
 from forwarder.records.lines import Lines, text_of
 from forwarder.spool import EventQueue
-from forwarder.spool.sqlite.claiming import Reader
-from forwarder.spool.sqlite.foreign import Origin
+from forwarder.spool.sqlite.claiming import Origin, Reader
 
 MIB = 1 << 20
 ORIGIN = Origin(str(uuid.UUID(int=7)), 1_600_000_000.0)

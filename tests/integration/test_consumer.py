@@ -13,10 +13,10 @@ import pytest
 
 from forwarder.errors import StorageError, TryAgainError
 from forwarder.spool import Dead, EventQueue, QueueReplacedError, Selection, Settlement, SpoolFullError
-from forwarder.spool.sqlite import checkpoint, control, dead_letters
+from forwarder.spool.sqlite import control, dead_letters, room
 from forwarder.spool.sqlite.consumer import Consumer
 from forwarder.spool.sqlite.lock import WriterLock
-from forwarder.spool.sqlite.reserve import RESERVE_BYTES
+from forwarder.spool.sqlite.room import RESERVE_BYTES
 from forwarder.spool.sqlite.view import View
 
 ALL = Selection()
@@ -40,39 +40,6 @@ def ids_in(queue_path):
 
 
 # Claiming
-
-
-def test_claim_takes_the_next_events_in_order(consumer, queue_path, rows):
-    """A claim has ids and stored bytes side by side, in the order of arrival, behind the given id."""
-    claim = consumer.claim_behind(3, 4, MIB)
-    stored = rows(queue_path)
-    assert list(claim.ids) == [4, 5, 6, 7]
-    assert claim.events == stored[3:7]
-    assert (claim.last_id, claim.size_bytes) == (7, sum(len(data) + 1 for data in claim.events))
-
-
-def test_claim_keeps_to_its_bytes(consumer, queue_path, rows):
-    """A claim takes as many events as fit with their line ends, not one byte more, and loses none."""
-    sizes = [len(data) + 1 for data in rows(queue_path)]
-    assert list(consumer.claim_behind(0, 10, sum(sizes[:3])).ids) == [1, 2, 3]
-    assert list(consumer.claim_behind(0, 10, sum(sizes[:3]) - 1).ids) == [1, 2]
-    found, after_id = [], 0
-    while (claim := consumer.claim_behind(after_id, 10, sum(sizes[:3]))).ids:
-        found += claim.ids
-        after_id = claim.last_id
-    assert found == list(range(1, 11))
-
-
-def test_an_event_larger_than_the_claim_goes_alone(consumer, queue_path):
-    """An event that is larger than a claim may be is claimed by itself."""
-    assert list(consumer.claim_behind(0, 10, 1).ids) == [1]
-    assert list(consumer.claim_behind(1, 10, 1).ids) == [2]
-
-
-def test_claim_of_nothing(consumer):
-    """Behind the last event there is nothing, and the place to go on from stays."""
-    claim = consumer.claim_behind(10, 5, MIB)
-    assert (list(claim.ids), claim.size_bytes, claim.last_id) == ([], 0, 10)
 
 
 def test_claim_is_bounded_whatever_the_rows_are(queue, queue_path, consumer, sql, figures):
@@ -298,17 +265,11 @@ def test_consumer_is_made_while_the_queue_is_locked(queue, queue_path):
 # Dead letters
 
 
-def test_retried_dead_letters_are_accepted_anew(consumer, queue_path, sql, figures):
-    """A retried dead letter leaves the dead letters and is a new row; the books know both, and which."""
-    claim = consumer.claim_behind(0, 10, MIB)
-    consumer.settle(Settlement([1, 2, 3], [Dead(2, claim.events[1], "bad"), Dead(3, claim.events[2], "bad")]))
+def test_it_is_kept_what_became_of_a_dead_letter(consumer, queue_path, sql):
+    """Of a retried one stands there which event it was, and which it is now."""
+    consumer.settle(Settlement([1, 2, 3], [Dead(n, b"{}", "bad") for n in (2, 3)]))
     assert dead_letters.retry(queue_path, [1, 99], lambda data, _: data) == ({1: 11}, [])
     assert sql(queue_path, "SELECT dead_letter_id, event_id, new_event_id FROM retries") == [(1, 2, 11)]
-    again = consumer.claim_behind(10, 10, MIB)
-    assert (list(again.ids), again.events) == ([11], [claim.events[1]])
-    found = figures(queue_path)
-    assert (found.accepted, found.delivered, found.dead_lettered, found.waiting) == (11, 1, 2, 8)
-    assert (found.retried, found.discarded, found.dead_letters) == (1, 0, 1)
 
 
 def test_retries_are_bounded(consumer, queue_path, sql):
@@ -323,16 +284,6 @@ def test_retries_are_bounded(consumer, queue_path, sql):
     assert dead_letters.retry(queue_path, [1, 2], lambda data, _: data)[0] == {1: 11, 2: 12}
     found = sql(queue_path, "SELECT count(*), min(new_event_id), max(new_event_id) FROM retries")
     assert found == [(100_000, -99_997, 12)]
-
-
-def test_deleted_dead_letters_are_counted(consumer, queue_path, figures):
-    """Dead letters that a person or their age deletes are counted, and only those that were there."""
-    consumer.settle(Settlement([1, 2, 3], [Dead(n, b"{}", "bad") for n in (1, 2, 3)]))
-    assert dead_letters.delete(queue_path, [1, 99, 1]) == 1
-    assert consumer.discard_dead_letters(0.0) == 0
-    assert consumer.discard_dead_letters(2e10) == 2
-    found = figures(queue_path)
-    assert (found.dead_lettered, found.discarded, found.dead_letters) == (3, 3, 0)
 
 
 @pytest.mark.parametrize(("count", "size_bytes"), [(3500, 10), (30, 1_000_000)])
@@ -575,7 +526,7 @@ def test_the_log_is_not_emptied_beside_a_writer(consumer, queue, queue_path):
     writer = WriterLock(f"{queue_path}/writer.lock")
     with writer.held(5):
         assert consumer.keep_house(at_rest=True), "there is more to do"
-        assert not checkpoint.empty(queue._producer._database)
+        assert not queue._producer._database.empty_log()
         assert not [one for one in statements if "wal_checkpoint" in one]
     assert not consumer.keep_house(at_rest=True)
     assert [one for one in statements if "wal_checkpoint(TRUNCATE)" in one]
@@ -589,8 +540,8 @@ def no_room(_step):
 def test_log_is_short_though_readers_are_always_there(consumer, queue, queue_path, monkeypatch):
     """Readers of whom always one is there keep the log from being begun anew; then writers wait for them,
     not for long, and it is empty."""
-    monkeypatch.setattr(checkpoint, "LONG_BYTES", MIB)
-    monkeypatch.setattr(checkpoint, "RETRY_S", 0.0)
+    monkeypatch.setattr(room, "LONG_BYTES", MIB)
+    monkeypatch.setattr(room, "RETRY_S", 0.0)
     log = Path(f"{queue_path}/data.db-wal")
     over = threading.Event()
     readers = [threading.Thread(target=read_again_and_again, args=(queue_path, n, over)) for n in range(3)]
@@ -609,7 +560,7 @@ def test_log_is_short_though_readers_are_always_there(consumer, queue, queue_pat
         over.set()
         for reader in readers:
             reader.join()
-    assert longest_s < 2 * checkpoint.PATIENCE_S
+    assert longest_s < 2 * room.PATIENCE_S
     # And it waits for others again.
     assert consumer._database.connect().execute("PRAGMA busy_timeout").fetchone() == (10_000,)
 
@@ -629,10 +580,10 @@ def read_again_and_again(queue_path, number, over):
 
 def test_long_log_waits_for_a_long_reader_ever_more_seldom(consumer, queue, queue_path, monkeypatch):
     """A reader who does not go keeps writers waiting for a fraction of the time only."""
-    monkeypatch.setattr(checkpoint, "LONG_BYTES", 0)
-    monkeypatch.setattr(checkpoint, "PATIENCE_S", 0.01)
-    monkeypatch.setattr(checkpoint, "RETRY_S", 1.0)
-    long_log = checkpoint.LongLog(queue_path)
+    monkeypatch.setattr(room, "LONG_BYTES", 0)
+    monkeypatch.setattr(room, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(room, "RETRY_S", 1.0)
+    long_log = room.LongLog(queue_path)
     with closing(sqlite3.connect(f"{queue_path}/data.db", isolation_level=None)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT delivered FROM ledger").fetchone()

@@ -30,8 +30,7 @@ from forwarder.service import daemon as service_daemon
 from forwarder.service import state as state_file
 from forwarder.service.journal import Journal
 from forwarder.service.run import running
-from forwarder.service.watch import LOOK_S, STIRRED_S, Watch
-from forwarder.service.worker import RETENTION_S, Worker
+from forwarder.service.worker import LOOK_S, RETENTION_S, STIRRED_S, Watch, Worker
 from forwarder.spool import EventQueue
 from forwarder.spool.sqlite import control
 from forwarder.spool.sqlite.consumer import Consumer

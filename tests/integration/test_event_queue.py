@@ -15,7 +15,7 @@ import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import persistqueue
@@ -27,10 +27,10 @@ from forwarder.spool import AckQueue, EventQueue, Settlement
 from forwarder.spool.sqlite import books
 from forwarder.spool.sqlite import schema as schema_module
 from forwarder.spool.sqlite.consumer import Consumer
-from forwarder.spool.sqlite.directory import prepare_directory
+from forwarder.spool.sqlite.directory import make_directory
 from forwarder.spool.sqlite.lock import WriterLock
 from forwarder.spool.sqlite.producer import PIECE_BYTES
-from forwarder.spool.sqlite.reserve import RESERVE_BYTES, Reserve
+from forwarder.spool.sqlite.room import RESERVE_BYTES, fill_reserve, release_reserve
 from forwarder.spool.sqlite.view import View
 
 EVENT = {"event": "A", "properties": {"distinct_id": "u-1"}}
@@ -725,13 +725,20 @@ def test_put_broken_off_at_the_lock_locks_nobody_out(queue_path):
         assert view.figures().waiting == 3
 
 
-@pytest.mark.parametrize("where", ["__enter__", "__exit__"])
+@pytest.mark.parametrize("where", ["acquire", "release"])
 def test_put_broken_off_beside_the_lock_locks_nobody_out(queue_path, monkeypatch, where):
     """A signal handler that raises just as the lock has come, or just before it is given back."""
+    acquire = WriterLock.acquire
+
+    def broken_off(lock, *timeout_s):
+        if timeout_s:
+            acquire(lock, *timeout_s)
+        raise ZeroDivisionError
+
     with EventQueue(queue_path, min_free_bytes=0, lock_timeout_s=1.0) as queue:
         queue.put(EVENT)
         with monkeypatch.context() as patched:
-            patched.setattr(WriterLock, where, lambda *_: 1 / 0)
+            patched.setattr(WriterLock, where, broken_off)
             with pytest.raises(ZeroDivisionError):
                 queue.put(EVENT)
         with EventQueue(queue_path, min_free_bytes=0, lock_timeout_s=1.0) as other:
@@ -823,7 +830,7 @@ def test_directory_is_made_once(tmp_path):
 
         def make(path=path, start=start):
             start.wait(20)
-            prepare_directory(path)
+            make_directory(path)
             return os.stat(path).st_ino
 
         with ThreadPoolExecutor(6) as pool:
@@ -846,9 +853,15 @@ def test_path_stays_what_it_was(tmp_path, monkeypatch, rows):
         consumer.settle(Settlement(claim.ids[:1]))
         assert view.figures().db_bytes
     assert numbers(rows(str(tmp_path / "queue"))) == [2]
+    consumer.close()
+    monkeypatch.chdir(tmp_path)
+    with closing(AckQueue("queue")) as plain:
+        os.rename("queue", "moved")
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        plain.put(1)
+    assert len(rows(str(tmp_path / "queue"))) == 1
     assert os.listdir(tmp_path / "elsewhere") == []
     queue.close()
-    consumer.close()
 
 
 # One limit for all waiting
@@ -1056,8 +1069,8 @@ def test_reserve_that_is_something_else_is_left_alone(queue_path, tmp_path):
     for make in makers.values():
         (os.rmdir if os.path.isdir(place) and not os.path.islink(place) else os.unlink)(place)
         make()
-        reserve = Reserve(queue_path)
-        assert (reserve.fill(), reserve.release()) == (False, False)
+        fill_reserve(queue_path)
+        release_reserve(queue_path)
         Consumer(queue_path).close()
         assert precious.read_text() == "mine"
 

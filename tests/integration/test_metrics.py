@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from forwarder import config
 from forwarder.errors import NotPermittedError
 from forwarder.sandbox import Fault
-from forwarder.service import listener, pulse
+from forwarder.service import listener, state
 from forwarder.service.listener import Listener, Page
 from forwarder.service.run import running
 from forwarder.spool import EventQueue
@@ -287,10 +287,10 @@ def test_a_loop_that_does_not_turn_is_not_healthy(here, monkeypatch, until):
     with running(here, lambda: here) as daemon:
         url = daemon._listener.url
         assert Answer(url, "/healthz").text == "healthy\n"
-        monkeypatch.setattr(pulse, "STALLED_S", 0.05)
+        monkeypatch.setattr(state, "STALLED_S", 0.05)
         until(lambda: Answer(url, "/healthz").status == 503)
         assert "has not turned" in Answer(url, "/readyz").text
-        monkeypatch.setattr(pulse, "STALLED_S", 60.0)
+        monkeypatch.setattr(state, "STALLED_S", 60.0)
         daemon.turn()
         assert Answer(url, "/healthz").status == 200
         daemon.stop()

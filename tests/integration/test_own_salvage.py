@@ -211,7 +211,7 @@ def test_replaced_while_it_is_examined(fill, queue_path, monkeypatch):
         EventQueue(path, min_free_bytes=0).close()
         return True
 
-    monkeypatch.setattr(salvage.own, "_is_damaged", examine)
+    monkeypatch.setattr(salvage.rescue, "_is_damaged", examine)
     assert salvage.set_own_aside(queue_path) == elsewhere[0]
     assert set_aside.damaged(queue_path) == elsewhere
     assert sound(queue_path).accepted == 0
@@ -221,13 +221,13 @@ def test_set_aside_while_it_is_examined(fill, queue_path, monkeypatch):
     """Where another salvage has just set it aside, and no fresh one is there yet, its new place is told."""
     fill()
     elsewhere = []
-    is_damaged = salvage.own._is_damaged
+    is_damaged = salvage.rescue._is_damaged
 
     def examine(path):
         elsewhere.append(set_aside.set_aside(path))
         return is_damaged(path)
 
-    monkeypatch.setattr(salvage.own, "_is_damaged", examine)
+    monkeypatch.setattr(salvage.rescue, "_is_damaged", examine)
     assert salvage.set_own_aside(queue_path) == elsewhere[0]
 
 

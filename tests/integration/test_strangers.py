@@ -1,8 +1,6 @@
 """Programs that use the queue with plain persist-queue, and files that anybody may have written to."""
 
 import json
-import os
-import pickle
 import shutil
 import subprocess
 import sys
@@ -130,31 +128,6 @@ def test_rows_keep_their_order(consumer, queue, plain):
 
 
 # Rows that are no events
-
-
-class Bomb:
-    """Unpickled, it makes a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
-
-
-@pytest.mark.parametrize("status", [0, 1, 2, 9])
-def test_pickles_are_never_unpickled(consumer, queue_path, sql, tmp_path, status):
-    """A pickle in a row is not loaded, whatever the row's status: it goes to the dead letters as it is."""
-    bomb = str(tmp_path / "bomb")
-    pickled = pickle.dumps(Bomb(bomb))
-    sql(queue_path, "INSERT INTO ack_queue_default VALUES (NULL, ?, 1.6e9, ?)", (pickled, status))
-    assert drain(consumer) == {}
-    [letter] = letters(queue_path)
-    assert (letter.event_id, letter.data, letter.accepted_at) == (1, pickled, 1.6e9)
-    assert letter.reason
-    assert not os.path.exists(bomb)
-    pickle.loads(pickled)
-    assert os.path.exists(bomb), "the bomb was none"
 
 
 def test_default_serializer_of_a_plain_producer(consumer, queue, queue_path, figures):

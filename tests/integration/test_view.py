@@ -9,7 +9,7 @@ import pytest
 
 from forwarder.errors import ConfigError, StorageError
 from forwarder.spool import Dead, EventQueue, NoQueueError, Selection, Settlement
-from forwarder.spool.sqlite import books, control, dead_letters
+from forwarder.spool.sqlite import books, dead_letters
 from forwarder.spool.sqlite.consumer import Consumer
 from forwarder.spool.sqlite.view import View
 
@@ -47,47 +47,6 @@ def look(view):
 
 
 # Disturbing nobody
-
-
-def test_looking_waits_for_no_writer(busy_path):
-    """All looking works while somebody holds a write transaction, and shows what was before it."""
-    writer = sqlite3.connect(f"{busy_path}/data.db", isolation_level=None)
-    writer.execute("BEGIN IMMEDIATE")
-    writer.execute("DELETE FROM ack_queue_default")
-    with View(busy_path) as view:
-        look(view)
-        assert view.figures().waiting == len(view.peek(100)) == 12
-    writer.execute("ROLLBACK")
-    writer.close()
-
-
-def test_looking_changes_nothing(busy_path):
-    """No looking is seen as a change by others, or leaves a byte of database or log different."""
-    other = sqlite3.connect(f"{busy_path}/data.db", isolation_level=None)
-    before = (
-        other.execute("PRAGMA data_version").fetchone(),
-        other.execute("SELECT total_changes()").fetchone(),
-    )
-
-    def files():
-        names = [name for name in sorted(os.listdir(busy_path)) if not name.endswith("-shm")]
-        return [(name, open_bytes(f"{busy_path}/{name}")) for name in names]
-
-    def open_bytes(path):
-        with open(path, "rb") as file:
-            return file.read()
-
-    content = files()
-    with View(busy_path) as view:
-        look(view)
-        assert files() == content
-    assert files() == content
-    after = (
-        other.execute("PRAGMA data_version").fetchone(),
-        other.execute("SELECT total_changes()").fetchone(),
-    )
-    assert after == before
-    other.close()
 
 
 def test_looking_cannot_write(busy_path):
@@ -154,15 +113,6 @@ def test_empty_queue_has_figures(queue_path):
     )
 
 
-def test_paused_is_shown(busy_path):
-    """A person's pause and resume are seen."""
-    control.pause(busy_path)
-    with View(busy_path) as view:
-        assert view.figures().paused
-        control.resume(busy_path)
-        assert not view.figures().paused
-
-
 def test_peek_shows_the_next_rows(busy_path):
     """The next events are shown in the order of delivery, as they are stored, page by page."""
     with View(busy_path) as view:
@@ -171,46 +121,6 @@ def test_peek_shows_the_next_rows(busy_path):
         assert [row.id for row in view.peek(100, after_id=12)] == list(range(13, 22))
     assert [json.loads(row.data)["properties"]["number"] for row in first] == [9, 10, 11]
     assert all(row.status == 1 and row.accepted_at > 1e9 for row in first)
-
-
-@pytest.mark.parametrize(
-    ("where", "ids"),
-    [
-        (ALL, [1, 2, 3, 4]),
-        (Selection(ids=(4, 2, 99)), [2, 4]),
-        (Selection(ids=()), []),
-        (Selection(reason="TOO"), [1, 2, 4]),
-        (Selection(reason="100%"), []),
-        (Selection(event="A"), [3, 4]),
-        (Selection(event="a"), []),
-        (Selection(since=150.0), [3, 4]),
-        (Selection(since=150.0, reason="too", event="A"), [4]),
-    ],
-    ids=str,
-)
-def test_dead_letters_are_selected(queue_path, sql, where, ids):
-    """A selection finds the dead letters that fit all its parts, for listing, counting and summing up."""
-    EventQueue(queue_path).close()
-    dead = [
-        ("B", "Too Long", 100.0),
-        ("B", "too long", 100.0),
-        ("A", "blank", 150.0),
-        ("A", "Too Long", 200.0),
-    ]
-    for name, reason, dead_at in dead:
-        sql(
-            queue_path,
-            "INSERT INTO dead_letters (event_id, data, event, insert_id, reason, field, accepted_at, dead_at)"
-            " VALUES (7, x'7b7d', ?, 'id', ?, 'f', 50.0, ?)",
-            (name, reason, dead_at),
-        )
-    with View(queue_path) as view:
-        assert [letter.id for letter in view.dead_letters(where)] == ids
-        assert [letter.id for letter in view.dead_letters(where, after_id=1, limit=1)] == [
-            row_id for row_id in ids if row_id > 1
-        ][:1]
-        assert view.count_dead_letters(where) == len(ids)
-        assert sum(group.count for group in view.summary(where)) == len(ids)
 
 
 def test_dead_letters_are_looked_through_in_short_reads(queue_path, sql, monkeypatch):
@@ -326,14 +236,6 @@ def test_damage_is_found(busy_path, sql):
 # Where there is nothing to look at
 
 
-def test_no_queue_is_said(queue_path):
-    """Where there is no queue yet, that is said, and none is made by looking."""
-    with pytest.raises(NoQueueError, match="no queue") as error:
-        View(queue_path)
-    assert error.value.exit_code == 69
-    assert not os.path.exists(queue_path)
-
-
 def test_directory_without_a_queue_is_said(queue_path):
     """In an empty directory as well there is no queue, and nothing is put there by looking."""
     os.mkdir(queue_path)
@@ -344,7 +246,7 @@ def test_directory_without_a_queue_is_said(queue_path):
 
 def test_queue_that_was_not_adopted_yet_is_said(queue_path):
     """A queue that only plain persist-queue has used is no queue of ours yet, and is not made one."""
-    import persistqueue
+    import persistqueue.serializers.json
 
     plain = persistqueue.SQLiteAckQueue(queue_path, serializer=persistqueue.serializers.json)
     plain.put(event(0))

@@ -12,9 +12,8 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
-import msgspec
-
 from forwarder.records import mixpanel_json
+from forwarder.records.event.stored import name_of
 from forwarder.records.mixpanel_json import NOT_SHOWN, READ_MAX, SAMPLE_MAX, shown
 from forwarder.records.verdict import Hide, Outcome, Rejection, Verdict
 
@@ -87,7 +86,7 @@ def _rejections(failed: Any, events: Sequence[bytes], error: str, hide: Hide) ->
     """The failed records, one an event; None when any of them can't be believed."""
     if not isinstance(failed, list):
         return None
-    ids: dict[int, str | None] = {}
+    ids: dict[int, str] = {}
     found: dict[int, tuple[str, str]] = {}
     for record in failed:
         if not isinstance(record, dict):
@@ -96,8 +95,8 @@ def _rejections(failed: Any, events: Sequence[bytes], error: str, hide: Hide) ->
         if type(index) is not int or not 0 <= index < len(events):
             return None
         if index not in ids:
-            ids[index] = _insert_id_of(events[index])
-        if ids[index] is not None and not _claims(record) <= {ids[index]}:
+            _, ids[index] = name_of(events[index])
+        if ids[index] and not _claims(record) <= {ids[index]}:
             return None
         field, message = found.get(index, ("", ""))
         found[index] = (_joined(field, record.get("field")), _joined(message, record.get("message")))
@@ -122,7 +121,7 @@ def _repeats(texts: list[str], hide: Hide) -> bool:
     return hide(whole) != whole
 
 
-def _claims(record: dict[str, Any]) -> set[str | None]:
+def _claims(record: dict[str, Any]) -> set[str]:
     # The documents use both names; the one real capture says insert_id.
     named = (record.get("insert_id"), record.get("$insert_id"))
     return {name for name in named if isinstance(name, str) and name}
@@ -161,23 +160,3 @@ def _complaint(said: dict[str, Any], hide: Hide) -> str:
     found = [*messages, mixpanel_json.error_of(said)]
     texts = [text[:READ_MAX] for text in found if isinstance(text, str) and text]
     return shown("; ".join(dict.fromkeys(texts)), hide=hide) or "refused without a reason"
-
-
-class _Properties(msgspec.Struct):
-    insert_id: Any = msgspec.field(default=None, name="$insert_id")
-
-
-class _Event(msgspec.Struct):
-    properties: _Properties
-
-
-_decode_event = msgspec.json.Decoder(_Event).decode
-
-
-def _insert_id_of(event: bytes) -> str | None:
-    """The event's ``$insert_id``; None when it has none to compare."""
-    try:
-        insert_id = _decode_event(event).properties.insert_id
-    except mixpanel_json.NOT_JSON:
-        return None
-    return insert_id if isinstance(insert_id, str) else None

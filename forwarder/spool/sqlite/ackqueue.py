@@ -14,14 +14,14 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from typing import Any
 
 import persistqueue.serializers.json
 from persistqueue import SQLiteAckQueue
 
 from forwarder.spool.sqlite.database import Database
-from forwarder.spool.sqlite.producer import append
-from forwarder.spool.sqlite.status import INITED
+from forwarder.spool.sqlite.schema import INITED, INSERT
 
 
 class AckQueue(Database, SQLiteAckQueue):
@@ -53,8 +53,11 @@ class AckQueue(Database, SQLiteAckQueue):
     def put(self, item: Any) -> int:
         """Append one JSON value as upstream does, unchecked. Returns its row id."""
         data = self._serializer.dumps(item)
-        row_id = append(self, [data], INITED)
+        row_id = self.write(
+            lambda connection: connection.execute(INSERT, (data, time.time(), INITED)).lastrowid
+        )
         self.put_event.set()
+        assert row_id is not None
         return row_id
 
     # Upstream keeps this count in memory and reads the whole table for it; other processes make it wrong.

@@ -13,9 +13,9 @@ import msgspec
 from forwarder.errors import ForwarderError
 from forwarder.spool.errors import DamagedError
 from forwarder.spool.sqlite import schema
+from forwarder.spool.sqlite.claiming import Origin
 from forwarder.spool.sqlite.errors import damaged, translated
-from forwarder.spool.sqlite.foreign import Origin
-from forwarder.spool.sqlite.status import READY
+from forwarder.spool.sqlite.schema import READY
 from forwarder.spool.sqlite.view import View
 from forwarder.spool.values import FAIL, OK, WARNING, Dead, Figures, Finding
 

@@ -1,4 +1,5 @@
-"""Reading the next rows for a claim: in one piece where all of them are our own, else one by one."""
+"""Reading the next rows for a claim: in one piece where all of them are our own, else one by one; and what
+becomes of a stranger's."""
 
 from __future__ import annotations
 
@@ -6,10 +7,9 @@ import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
 
+from forwarder.errors import EventError
 from forwarder.records import EVENTS, Lines
-from forwarder.spool.sqlite.foreign import Origin
-from forwarder.spool.sqlite.schema import MOST_ID, ROWS, TABLE
-from forwarder.spool.sqlite.status import READY
+from forwarder.spool.sqlite.schema import ACKED, MOST_ID, READY, ROWS, TABLE
 from forwarder.spool.values import Claim, Dead
 
 # What has a higher id than `MOST_ID` makes the database a damaged one; all else is delivered before.
@@ -22,11 +22,41 @@ _PIECE = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The queue that rows stand in: its identity, and when it was made (seconds since the epoch)."""
+
+    queue_id: str
+    created_at: float
+
+    def read(
+        self, row_id: int, data: bytes | None, put_at: float | None, status: int | None
+    ) -> bytes | Dead | None:
+        """What a row holds: an event's final bytes, the same each time; or why it is none.
+
+        None: a plain consumer has acked it.
+        """
+        # A plain consumer's nack says "ready" of rows that nobody has checked.
+        if status == READY and data is not None and EVENTS.is_final(data):
+            return data
+        if status == ACKED:
+            return None
+        try:
+            put_at = self.created_at if put_at is None else put_at
+            return EVENTS.complete(data, put_at, self.queue_id, row_id)
+        except EventError as error:
+            return Dead(row_id, data, str(error))
+
+
 @dataclass(slots=True)
 class Rows(Claim):
-    """A claim, and the last row that was looked at for it: what to go on from."""
+    """A claim, and the last row that was looked at for it: what to go on from.
+
+    *is_clear*: what is no event was taken out, for which there may be no room.
+    """
 
     last_id: int = 0
+    is_clear: bool = True
 
 
 class Reader:

@@ -19,20 +19,13 @@ from typing import Any, TypeVar
 from forwarder.errors import TryAgainError
 from forwarder.spool import engine
 from forwarder.spool.errors import DamagedError, QueueReplacedError, SpoolFullError
-from forwarder.spool.sqlite import checkpoint, control, dead_letters, settling
-from forwarder.spool.sqlite.claiming import Reader, Rows
+from forwarder.spool.sqlite import control, dead_letters, room, settling
+from forwarder.spool.sqlite.claiming import Origin, Reader, Rows
 from forwarder.spool.sqlite.database import Database
 from forwarder.spool.sqlite.directory import LOG
-from forwarder.spool.sqlite.errors import damaged, replaced, translated, used_up
-from forwarder.spool.sqlite.foreign import Origin
-from forwarder.spool.sqlite.reserve import Reserve
-from forwarder.spool.sqlite.schema import MOST_ID, SEQUENCE, TABLE
+from forwarder.spool.sqlite.errors import damaged, translated, used_up
+from forwarder.spool.sqlite.schema import MOST_ID, SEQUENCE
 from forwarder.spool.values import Claim, Control, Settlement
-
-MISSING = (
-    f"SELECT {SEQUENCE} - baseline - delivered - dead_lettered - deleted"
-    f" FROM ledger WHERE NOT EXISTS (SELECT 1 FROM {TABLE})"
-)
 
 # Which queue it is, which consumer has begun last, and SQLite's number of the schema, which it raises when it
 # restores a backup: in any other state row ids may mean other events.
@@ -57,13 +50,12 @@ class Consumer(engine.Consumer):
         # The program may go to another directory.
         self._path = path = os.path.abspath(path)
         self._log = os.path.join(path, LOG)
-        self._reserve = Reserve(path)
-        self._long_log = checkpoint.LongLog(path)
+        self._long_log = room.LongLog(path)
         try:
             self._database = Database(path, timeout=lock_timeout_s)
             self._database.connect()
         except SpoolFullError:
-            self._reserve.release()
+            room.release_reserve(path)
             self._database = Database(path, timeout=lock_timeout_s)
         self._settled: set[int] = set()
         try:
@@ -75,7 +67,7 @@ class Consumer(engine.Consumer):
         except BaseException:
             self._database.close()
             raise
-        self._reserve.fill()
+        room.fill_reserve(path)
 
     def _begin(self) -> None:
         connection = self._database.connect()
@@ -124,7 +116,11 @@ class Consumer(engine.Consumer):
     def _replaced(self) -> QueueReplacedError:
         # For good: once the old file is closed, its inode number may come back as another file's.
         self._files = None
-        return replaced(self._path)
+        return QueueReplacedError(
+            f"the database in {self._path} is not the one that was read from: it was replaced or restored, or"
+            " another daemon delivers from it",
+            "What was sent and not settled is sent again",
+        )
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -196,9 +192,9 @@ class Consumer(engine.Consumer):
         return self.claim_behind(self._position + int(place * ahead), 1, 0)
 
     def claim_behind(self, after_id: int, max_events: int, max_bytes: int) -> Rows:
-        """Read the next rows behind *after_id*: at most *max_events*, and *max_bytes* with line ends.
+        """As `claim`, of the rows behind *after_id*.
 
-        One row alone may be larger. Rows that are no events go to the dead letters at once, rows a plain
+        Rows that are no events go to the dead letters at once, rows a plain
         consumer has acked are swept: they count as read, but are not in the claim. Where there is no room
         for that they stay in the queue, and are taken out by `keep_house` or the next consumer.
 
@@ -206,13 +202,6 @@ class Consumer(engine.Consumer):
             the claim; its ``last_id`` is what to go on from (*after_id*: nothing is left). Also without
             an event in it there may be more behind.
         """
-        claim, is_clear = self._claim(after_id, max_events, max_bytes)
-        if not is_clear:
-            self._left_after = min(self._left_after, after_id)
-        return claim
-
-    def _claim(self, after_id: int, max_events: int, max_bytes: int) -> tuple[Rows, bool]:
-        """As `claim_behind`, and whether there was room to take out what is no event."""
         with translated(self._path):
             claim, dead, swept = self._reader.read(self._connect(), after_id, max_events, max_bytes)
         try:
@@ -225,8 +214,9 @@ class Consumer(engine.Consumer):
         except SpoolFullError:
             # The events around them are delivered all the same, which makes room.
             self._retry_at = time.monotonic() + RETRY_S
-            return claim, False
-        return claim, True
+            self._left_after = min(self._left_after, after_id)
+            claim.is_clear = False
+        return claim
 
     def read_again(self, ids: Sequence[int], size_bytes: int) -> Claim:
         claim = self.claim_behind(ids[0] - 1, len(ids), max(size_bytes, 1))
@@ -260,30 +250,22 @@ class Consumer(engine.Consumer):
             self._settled.difference_update(settlement.ids)
 
     def _free(self, step: Callable[[sqlite3.Connection], _T]) -> _T:
-        return checkpoint.freeing(self._database, self._transaction, step)
+        return room.freeing(self._database, self._transaction, step)
 
     def discard_dead_letters(self, before: float) -> int:
         """In steps, between which others can write."""
-        count = last_id = 0
+        count = after_id = 0
         while True:
             with translated(self._path):
-                step = dead_letters.expired(self._connect(), before, last_id)
-            if step.ids:
-                count += self._free(partial(dead_letters.discard, ids=step.ids))
-            if step.last_id == last_id:
+                ids, last_id = dead_letters.expired(self._connect(), before, after_id)
+            if ids:
+                count += self._free(partial(dead_letters.discard, ids=ids))
+            if last_id == after_id:
                 return count
-            last_id = step.last_id
+            after_id = last_id
 
     def keep_house(self, *, at_rest: bool) -> bool:
-        """Shorten a log that has grown long; and *at_rest* what `_tidy` does. True: there is more to do.
-
-        The log grows where readers are always there; writers wait for them then, but no longer than
-        `checkpoint.PATIENCE_S`. To be called often.
-
-        Raises:
-            DamagedError: a row has an id that no queue comes to, and no claim.
-            ForwarderError: the queue can't be read or written.
-        """
+        """Shorten a log that has grown long; and *at_rest* what `_tidy` does."""
         now = time.monotonic()
         if self._long_log.is_due(now):
             self._connect()
@@ -291,26 +273,29 @@ class Consumer(engine.Consumer):
         return self._tidy() if at_rest else True
 
     def _tidy(self) -> bool:
-        """Give a little disk back, in a step short enough to hinder nobody. True: there is more to do.
+        """Give a little disk back. True: there is more to do.
 
         Also takes out what claims have left for lack of room, and counts as deleted what others have deleted
         from a queue that is empty now.
+
+        Raises:
+            DamagedError: a row has an id that no queue comes to, and no claim.
         """
         if self.last_id() > MOST_ID:
             raise used_up(self._path)
         after_id = self._left_after
         if after_id < MOST_ID and time.monotonic() >= self._retry_at:
-            claim, is_clear = self._claim(after_id, STEP_ROWS, STEP_BYTES)
-            if is_clear:
+            claim = self.claim_behind(after_id, STEP_ROWS, STEP_BYTES)
+            if claim.is_clear:
                 self._left_after = claim.last_id if claim.last_id > after_id else MOST_ID
-        if self._read(f"SELECT coalesce(({MISSING}), 0)")[0] > 0:
+        if self._read(f"SELECT {settling.MISSING}")[0]:
             self._free(settling.account_missing)
         # First, as a vacuum fills the log anew, and the disk may have no room for both.
-        if not checkpoint.empty(self._database):
+        if not self._database.empty_log():
             return True
         (free,) = self._read("PRAGMA freelist_count")
         if free > settling.VACUUM_PAGES and self._read("PRAGMA auto_vacuum")[0] == 2:
             self._free(settling.vacuum)
             return True
-        self._reserve.fill()
+        room.fill_reserve(self._path)
         return self._left_after < MOST_ID

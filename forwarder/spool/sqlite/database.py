@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import _thread
 import atexit
-import math
 import os
 import sqlite3
 import sys
@@ -18,16 +17,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from typing import TypeVar
 
 from forwarder.errors import ForwarderError, StorageError, TryAgainError
 from forwarder.spool.errors import DamagedError
-from forwarder.spool.sqlite import forks, lost_files
+from forwarder.spool.sqlite import forks, room, set_aside
 from forwarder.spool.sqlite.directory import DATABASE, Files, make_directory, sync_directory
-from forwarder.spool.sqlite.errors import LOCK, damaged, explained, translated
-from forwarder.spool.sqlite.lock import WriterLock, open_shared
-from forwarder.spool.sqlite.opening import is_emptied, opened, undo
-from forwarder.spool.sqlite.set_aside import set_aside, set_log_aside
+from forwarder.spool.sqlite.errors import damaged, explained, translated
+from forwarder.spool.sqlite.lock import LOCK, WriterLock, open_shared
+from forwarder.spool.sqlite.schema import opened, undo
 
 T = TypeVar("T")
 
@@ -62,7 +61,7 @@ class Database:
         self.orphaned = ""
         self._is_empty = False
         self._connection: sqlite3.Connection | None = None
-        self._writer_lock = WriterLock(os.path.join(self.path, LOCK), lambda: make_directory(path))
+        self._writer_lock = WriterLock(os.path.join(self.path, LOCK), partial(make_directory, self.path))
         self._renew()
         forks.register(self)
         try:
@@ -76,7 +75,7 @@ class Database:
         # gevent may replace it later, and what was made before knows no greenlets.
         self._made_by = _thread.allocate_lock
         self._lock = threading.RLock()
-        self._deadline: float | None = None
+        self._deadline = 0.0
         self._is_busy = False
         self._pid = os.getpid()
 
@@ -101,7 +100,7 @@ class Database:
             return self._connected()
 
     def _connected(self) -> sqlite3.Connection:
-        if self._connection is None or self.has_crossed:
+        if self._connection is None or self._connected_by != os.getpid():
             _refuse_crossed(self.path)
             self._connection = self._open_sound()
         return self._connection
@@ -116,9 +115,13 @@ class Database:
             StorageError, NotPermittedError: the disk or the database refuses.
         """
         with self._step():
-            self._connected()
-            with self.turn():
-                connection = self._current()
+            connection = self._connected()
+            self._writer_lock.acquire(self._left_s())
+            try:
+                # What is set aside goes on taking commits from whoever has it open, without an error.
+                if Files.at(self.path) != self.files:
+                    self._let_go()
+                    connection = self._connected()
                 try:
                     # Inside: a signal handler may raise when it has begun.
                     self._begin_transaction(connection)
@@ -127,16 +130,16 @@ class Database:
                 except BaseException as error:
                     undo(connection, error, self.path)
                     raise
+            finally:
+                self._writer_lock.release()
 
     def _begin_transaction(self, connection: sqlite3.Connection) -> None:
-        has_waited = self._left_s() < self.timeout - 0.05
-        if has_waited:
-            connection.execute(f"PRAGMA busy_timeout = {int(self._left_s() * 1000)}")
-        try:
+        left_s = self._left_s()
+        if left_s >= self.timeout - 0.05:
             connection.execute("BEGIN IMMEDIATE")
-        finally:
-            if has_waited:
-                connection.execute(f"PRAGMA busy_timeout = {int(self.timeout * 1000)}")
+            return
+        with _waiting(connection, left_s, self.timeout):
+            connection.execute("BEGIN IMMEDIATE")
 
     def write(self, step: Callable[[sqlite3.Connection], T]) -> T:
         """Take a step in a write transaction; where the database is damaged, on a fresh one in its place.
@@ -179,44 +182,24 @@ class Database:
             self._release()
             self._set_aside()
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Keep the other threads out.
+    def empty_log(self, patience_s: float = 0.0) -> bool:
+        """Empty the log; for that all writers have to wait as long as we do for readers, *patience_s*.
+
+        Returns:
+            False: somebody was in the way.
 
         Raises:
-            TryAgainError: one of them has not gone within the time limit, which goes on counting inside.
+            StorageError: as `transaction`.
         """
-        outer = self._enter()
         try:
-            yield
-        finally:
-            self._leave(outer)
-
-    def _enter(self) -> float | None:
-        if self._pid != os.getpid():
-            self._renew()
-            self._writer_lock.leave()
-        elif self._made_by is not _thread.allocate_lock:
-            self._renew()
-        deadline = time.monotonic() + self.timeout
-        if not self._lock.acquire(timeout=self.timeout):
-            raise TryAgainError(
-                f"the queue in {self.path} has been in use by another thread for {self.timeout:g} s",
-                "Nothing was stored; try again",
-            )
-        outer = self._deadline
-        self._deadline = outer or deadline
-        return outer
-
-    def _leave(self, outer: float | None) -> None:
-        if outer is None and self._writer_lock.is_taken:
-            self._writer_lock.let_go()
-        self._deadline = outer
-        self._lock.release()
-
-    def turn(self, most_s: float = math.inf) -> AbstractContextManager[None]:
-        """Keep the writers of other processes out, too, waiting *most_s* for them; inside `alone`."""
-        return self._writer_lock.held(min(self._left_s(), most_s))
+            # Not beside a writer: before 3.51.3 SQLite could lose what one writes to a log that is reset.
+            with self._step(), self._writer_lock.held(min(self._left_s(), room.PATIENCE_S)):
+                connection = self._connected()
+                with _waiting(connection, patience_s, self.timeout):
+                    row = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except TryAgainError:
+            return False
+        return not row[0]
 
     # Over forks
 
@@ -241,34 +224,51 @@ class Database:
         else:
             self._lock.release()
 
-    # Inside `alone`
-
     @contextmanager
     def _step(self) -> Iterator[None]:
         """Keep out the other threads, and a signal handler during what it has interrupted.
 
         Raises:
-            TryAgainError: it is such a handler that calls.
+            TryAgainError: another thread has not gone within the time limit, which goes on counting inside;
+                or it is such a handler that calls.
         """
-        outer = self._enter()
-        was_busy = self._is_busy
+        if self._pid != os.getpid():
+            self._renew()
+            self._writer_lock.leave()
+        elif self._made_by is not _thread.allocate_lock:
+            self._renew()
+        deadline = time.monotonic() + self.timeout
+        if not self._lock.acquire(timeout=self.timeout):
+            raise TryAgainError(
+                f"the queue in {self.path} has been in use by another thread for {self.timeout:g} s",
+                "Nothing was stored; try again",
+            )
+        if self._is_busy:
+            self._lock.release()
+            raise TryAgainError(
+                f"this thread is opening, closing or writing to the queue in {self.path} now",
+                "Nothing was stored; don't use a queue in signal handlers",
+            )
         try:
-            self._is_busy = True
-            if was_busy:
-                raise TryAgainError(
-                    f"this thread is opening, closing or writing to the queue in {self.path} now",
-                    "Nothing was stored; don't use a queue in signal handlers",
-                )
+            self._is_busy, self._deadline = True, deadline
             yield
         except (sqlite3.Error, OSError) as error:
             raise explained(error, self.path) from error
         finally:
-            self._is_busy = was_busy
-            self._leave(outer)
+            self._is_busy = False
+            if self._writer_lock.is_taken:
+                self._writer_lock.let_go()
+            self._lock.release()
+
+    # Inside `_step`
 
     def _left_s(self) -> float:
         """How long may still be waited."""
-        return max((self._deadline or 0.0) - time.monotonic(), 0.0)
+        return max(self._deadline - time.monotonic(), 0.0)
+
+    def _turn(self) -> AbstractContextManager[None]:
+        """Keep the writers of other processes out, too."""
+        return self._writer_lock.held(self._left_s())
 
     def _open_sound(self) -> sqlite3.Connection:
         """Open the database; a damaged one is set aside for a fresh one, as intake must go on."""
@@ -289,10 +289,10 @@ class Database:
         if os.path.exists(self.database_path):
             return self._opened()
         # Others wait until it is prepared: an empty file may also be what is left of a damaged one.
-        with self.turn():
+        with self._turn():
             if os.path.exists(self.database_path):
                 return self._opened()
-            set_log_aside(self.path)
+            set_aside.set_log_aside(self.path)
             os.close(open_shared(self.database_path))
             sync_directory(self.path)
             return self._opened(is_new=True)
@@ -300,28 +300,21 @@ class Database:
     def _opened(self, is_new: bool = False) -> sqlite3.Connection:
         # Taken before the file is opened: should it be replaced in between, the next transaction sees it.
         self.files = Files.at(self.path)
-        self._is_empty = not is_new and is_emptied(self.path)
+        self._is_empty = not is_new and room.is_emptied(self.path)
         if self._is_empty:
             raise damaged(self.path, "it has lost its content")
-        connection = opened(self.path, self.timeout, self.turn)
+        connection = opened(self.path, self.timeout, self._turn)
         self._connected_by = os.getpid()
         # Opening it has made the log, unless that was there.
         self.files = Files.at(self.path)._replace(database=self.files.database)
         return connection
-
-    def _current(self) -> sqlite3.Connection:
-        """The connection, opened again if the files at the path are others by now."""
-        # What is set aside goes on taking commits from whoever has it open, without an error.
-        if self._connection is not None and self.is_replaced():
-            self._let_go()
-        return self._connected()
 
     def _release(self) -> None:
         """Close the connection."""
         if self._connection is None or self.has_crossed:
             return
         if self.is_replaced():
-            with self.turn():
+            with self._turn():
                 self._let_go()
         else:
             connection, self._connection = self._connection, None
@@ -337,16 +330,16 @@ class Database:
         connection, self._connection = self._connection, None
         before = self.files
         self.replacements += 1
-        self.orphaned = lost_files.let_go(connection, self.path, before) or self.orphaned
+        self.orphaned = set_aside.let_go(connection, self.path, before) or self.orphaned
         # SQLite keeps the index of a database for all connections of a process: none may be left.
         for other in forks.registered():
-            if isinstance(other, Database) and other is not self and other.files == before:
+            if other is not self and other.files == before:
                 other.step_back()
         now = Files.at(self.path)
         if (
             now.database == before.database
             and now.log_index != before.log_index
-            and lost_files.is_open(before.log_index)
+            and set_aside.is_open(before.log_index)
         ):
             raise TryAgainError(
                 f"the queue in {self.path} was replaced, and this program has its old files open elsewhere",
@@ -359,31 +352,41 @@ class Database:
             try:
                 if self._connection is not None and not self._is_busy:
                     connection, self._connection = self._connection, None
-                    lost_files.let_go(connection, self.path, self.files)
+                    set_aside.let_go(connection, self.path, self.files)
             finally:
                 self._lock.release()
 
     def _set_aside(self) -> None:
         # Where the disk can't read for a moment, SQLite may take the database for damaged.
-        lost_files.read_plainly(self.path)
-        with self.turn():
-            if self.files.has_database_at(self.path) and (not self._is_empty or is_emptied(self.path)):
-                set_aside(self.path)
+        set_aside.read_plainly(self.path)
+        with self._turn():
+            if self.files.has_database_at(self.path) and (not self._is_empty or room.is_emptied(self.path)):
+                set_aside.set_aside(self.path)
 
 
 def _at_exit() -> None:
     # Closed by Python's own end, they would take the log of another database at the path with them.
     for one in forks.registered():
-        if isinstance(one, Database) and one.is_replaced():
+        if one.is_replaced():
             one.step_back()
 
 
 atexit.register(_at_exit)
 
 
+@contextmanager
+def _waiting(connection: sqlite3.Connection, most_s: float, timeout_s: float) -> Iterator[None]:
+    """Have SQLite wait *most_s* for its locks, and then *timeout_s* again."""
+    connection.execute(f"PRAGMA busy_timeout = {int(most_s * 1000)}")
+    try:
+        yield
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {int(timeout_s * 1000)}")
+
+
 def _refuse_crossed(path: str) -> None:
     for one in forks.registered():
-        if isinstance(one, Database) and one.path == path and one.has_crossed:
+        if one.path == path and one.has_crossed:
             raise StorageError(
                 f"this process was forked while the queue in {path} was in use, and can't use it",
                 "Fork by os.fork() between calls, or before the queue is first used",

@@ -6,17 +6,15 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 from forwarder.errors import EventError
 from forwarder.records import EVENTS
 from forwarder.spool import engine
-from forwarder.spool.sqlite.checkpoint import freeing
 from forwarder.spool.sqlite.database import Database
-from forwarder.spool.sqlite.schema import INSERT, KEPT_ENTRIES, PUT_AT, TABLE
-from forwarder.spool.sqlite.status import READY
+from forwarder.spool.sqlite.room import freeing
+from forwarder.spool.sqlite.schema import INSERT, KEPT_ENTRIES, PUT_AT, READY, TABLE
 from forwarder.spool.values import Brief, Dead, DeadLetter, Group, Selection
 
 STEP_LETTERS = 1000
@@ -28,7 +26,7 @@ _INSERT = (
     "INSERT INTO dead_letters (event_id, data, event, insert_id, reason, field, http_status, accepted_at,"
     " dead_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
-# As `foreign.Origin` reads it: where a row has no time, it is the queue's own.
+# As `claiming.Origin` reads it: where a row has no time, it is the queue's own.
 _PUT_AT = f"SELECT coalesce((SELECT {PUT_AT} FROM {TABLE} WHERE _id = ?), created_at) FROM ledger"
 
 
@@ -193,17 +191,9 @@ def delete(path: str, ids: Sequence[int]) -> int:
         queue.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Expired:
-    """Dead letters that are too old, among those up to *last_id*."""
-
-    ids: Sequence[int]
-    last_id: int
-
-
-def expired(connection: sqlite3.Connection, before: float, after_id: int) -> Expired:
+def expired(connection: sqlite3.Connection, before: float, after_id: int) -> tuple[list[int], int]:
     """Of the next dead letters behind *after_id* those that died before (seconds since the epoch): as many
-    as can be deleted without keeping others waiting."""
+    as can be deleted without keeping others waiting. With the last that was looked at."""
     ids: list[int] = []
     last_id = after_id
     size_bytes = 0
@@ -220,7 +210,7 @@ def expired(connection: sqlite3.Connection, before: float, after_id: int) -> Exp
                 ids.append(letter_id)
             if size_bytes >= STEP_BYTES:
                 break
-    return Expired(ids, last_id)
+    return ids, last_id
 
 
 def discard(connection: sqlite3.Connection, ids: Sequence[int]) -> int:

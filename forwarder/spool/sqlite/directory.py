@@ -10,8 +10,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from forwarder.errors import ConfigError
-from forwarder.spool.sqlite.errors import LOCK, translated
-from forwarder.spool.sqlite.lock import open_shared
+from forwarder.spool.sqlite.lock import LOCK, open_shared
 
 DATABASE = "data.db"
 LOG, INDEX = DATABASE + "-wal", DATABASE + "-shm"
@@ -36,8 +35,15 @@ class Files(NamedTuple):
     @classmethod
     def at(cls, path: str) -> Files:
         """Those in the directory *path* now."""
-        database, log, index = _file(path, DATABASE), _file(path, LOG), _file(path, INDEX)
-        return cls(_identity(database), _identity(log), _identity(index))
+        found: list[Identity | None] = []
+        for name in (DATABASE, LOG, INDEX):
+            try:
+                seen = os.stat(_file(path, name))
+            except FileNotFoundError:
+                found.append(None)
+            else:
+                found.append((seen.st_dev, seen.st_ino))
+        return cls(*found)
 
     def has_database_at(self, path: str) -> bool:
         """Whether the database is the one in the directory *path* now."""
@@ -66,18 +72,12 @@ def refuse_links(file: str) -> None:
         )
 
 
-def prepare_directory(path: str) -> None:
+def make_directory(path: str) -> None:
     """Make the queue's directory for a group of producers, if it is not there; durable on return.
 
     Raises:
-        NotPermittedError, ConfigError, TryAgainError, StorageError: why it can't be made.
+        OSError: why it can't be made.
     """
-    with translated(path):
-        make_directory(path)
-
-
-def make_directory(path: str) -> None:
-    """As `prepare_directory`, with the system's errors as they are."""
     if os.path.isdir(path):
         return
     target = os.path.abspath(path)
@@ -133,13 +133,6 @@ def sync_directory(path: str) -> None:
         os.close(fd)
 
 
-def quoted(file: str) -> str:
-    """*file* as it stands in a URI, for SQLite."""
-    from urllib.parse import quote
-
-    return quote(file)
-
-
 def identity_of(found: os.stat_result) -> Identity:
     """Which file it is."""
     return found.st_dev, found.st_ino
@@ -149,10 +142,3 @@ def identity_of(found: os.stat_result) -> Identity:
 @lru_cache(maxsize=64)
 def _file(path: str, name: str) -> str:
     return os.path.join(path, name)
-
-
-def _identity(file: str) -> Identity | None:
-    try:
-        return identity_of(os.stat(file))
-    except FileNotFoundError:
-        return None

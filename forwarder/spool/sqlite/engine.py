@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from forwarder.spool import engine
+from forwarder.spool.sqlite import control, set_aside
 from forwarder.spool.sqlite.producer import Producer
 
 if TYPE_CHECKING:
@@ -39,18 +40,12 @@ class Spool(engine.Spool):
         return View(self.place, timeout_s)
 
     def pause(self) -> bool:
-        from forwarder.spool.sqlite import control
-
         return control.pause(self.place)
 
     def resume(self) -> bool:
-        from forwarder.spool.sqlite import control
-
         return control.resume(self.place)
 
     def request_flush(self) -> None:
-        from forwarder.spool.sqlite import control
-
         control.request_flush(self.place)
 
     def retry_dead_letters(
@@ -76,8 +71,6 @@ class Spool(engine.Spool):
         return presence.holder(self.place)
 
     def set_aside(self) -> list[str]:
-        from forwarder.spool.sqlite import set_aside
-
         return set_aside.damaged(self.place)
 
     def findings(self, *, max_bytes: int, min_free_bytes: int, briefly: bool = False) -> Iterator[Finding]:

@@ -17,11 +17,11 @@ from forwarder.errors import (
     StorageError,
     TryAgainError,
 )
-from forwarder.spool.errors import DamagedError, QueueReplacedError, SpoolFullError
+from forwarder.spool.errors import DamagedError, SpoolFullError
+from forwarder.spool.sqlite.lock import LOCK
 
 _SOME_BYTES = 64 * 1024
 _FILES_TO_OPEN = 6  # database, log, index, lock file, a directory to be synced; and the list of open files
-LOCK = "writer.lock"  # a file that only the forwarder makes
 
 
 @contextmanager
@@ -116,7 +116,7 @@ def _why_not(path: str) -> ForwarderError:
         disk = os.statvfs(path)
         open_files = len(os.listdir("/proc/self/fd"))
     except OSError as error:
-        return _too_many_files(path) if error.errno in (errno.EMFILE, errno.ENFILE) else not_permitted(path)
+        return _too_many_files(path) if error.errno in (errno.EMFILE, errno.ENFILE) else _not_permitted(path)
     if open_files + _FILES_TO_OPEN > resource.getrlimit(resource.RLIMIT_NOFILE)[0]:
         return _too_many_files(path)
     if disk.f_flag & os.ST_RDONLY:
@@ -128,7 +128,7 @@ def _why_not(path: str) -> ForwarderError:
             f"the disk under {path} is full: it has no inode for another file",
             "Nothing was stored; what was accepted before is safe. Delete some files there",
         )
-    return not_permitted(path)
+    return _not_permitted(path)
 
 
 def _too_many_files(path: str) -> TryAgainError:
@@ -137,20 +137,10 @@ def _too_many_files(path: str) -> TryAgainError:
     )
 
 
-def not_permitted(path: str) -> NotPermittedError:
-    """This user may not use the queue."""
+def _not_permitted(path: str) -> NotPermittedError:
     return NotPermittedError(
         f"no permission to write in {path}, which reading the queue needs too",
         "Run as a member of the group that owns it (usually `forwarder`)",
-    )
-
-
-def replaced(path: str) -> QueueReplacedError:
-    """What was read from the queue must not be settled in it."""
-    return QueueReplacedError(
-        f"the database in {path} is not the one that was read from: it was replaced or restored, or another"
-        " daemon delivers from it",
-        "What was sent and not settled is sent again",
     )
 
 

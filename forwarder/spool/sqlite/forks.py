@@ -10,31 +10,24 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from typing import Protocol
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from forwarder.spool.sqlite.database import Database
 
 
-class Forked(Protocol):
-    """What is to be told of forks. Registered for as long as it lives."""
-
-    def before_fork(self) -> None:
-        """Wait until no thread uses it, keep them out, and close its files."""
-
-    def after_fork(self, *, in_child: bool) -> None:
-        """Let threads use it again."""
-
-
-_all: weakref.WeakValueDictionary[int, Forked] = weakref.WeakValueDictionary()
-_held: list[Forked] = []
+_all: weakref.WeakValueDictionary[int, Database] = weakref.WeakValueDictionary()
+_held: list[Database] = []
 _registering = threading.Lock()
 
 
-def register(one: Forked) -> None:
-    """Have *one* told; to be called before it opens a file."""
+def register(one: Database) -> None:
+    """Have *one* told of forks for as long as it lives; to be called before it opens a file."""
     with _registering:
         _all[id(one)] = one
 
 
-def registered() -> list[Forked]:
+def registered() -> list[Database]:
     """Those that live."""
     # Others may register meanwhile: a copy in one step, where iteration would fail.
     return [one for reference in _all.valuerefs() if (one := reference()) is not None]

@@ -11,13 +11,16 @@ import fcntl
 import os
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from typing import Any, Self
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 from forwarder.errors import TryAgainError
 
+LOCK = "writer.lock"  # a file that only the forwarder makes
 FILE_MODE = 0o660
+# struct flock (fcntl(2), Linux): l_type, l_whence, l_start, l_len, l_pid.
+FLOCK = "hhqqi"
 _POLL_S = 0.02
 
 
@@ -42,21 +45,40 @@ class WriterLock:
         self._waiter: _Waiter | None = None
         self.is_taken = False
 
-    def held(self, timeout_s: float) -> Self:
-        """To be used as ``with lock.held(1):``; holds the lock for the time of the block.
+    @contextmanager
+    def held(self, timeout_s: float) -> Iterator[None]:
+        """Hold the lock for the time of the block. Raises: as `acquire`."""
+        self.acquire(timeout_s)
+        try:
+            yield
+        finally:
+            self.release()
+
+    def acquire(self, timeout_s: float) -> None:
+        """Take the lock, once more if it is held; each time asks for a `release`.
 
         Raises:
             TryAgainError: it was not free within *timeout_s*.
         """
-        if self._depth == 0:
-            self._take(timeout_s)
+        self.is_taken = True
+        until = time.monotonic() + timeout_s
+        while self._depth == 0:
+            if self._fd is None:
+                self._prepare()
+                self._fd = open_shared(self._path)
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._wait(until, timeout_s)
+            # A file that was deleted keeps out nobody who comes later.
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(self._fd), os.stat(self._path)):
+                    break
+            self.close()
         self._depth += 1
-        return self
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
+    def release(self) -> None:
+        """Give it back, as often as it was taken."""
         self._depth -= 1
         if self._depth == 0:
             self.let_go()
@@ -82,23 +104,6 @@ class WriterLock:
         if self._waiter is not None and self._waiter.is_waiting:
             os.close(self._waiter.fd)
         self._waiter = None
-
-    def _take(self, timeout_s: float) -> None:
-        self.is_taken = True
-        until = time.monotonic() + timeout_s
-        while True:
-            if self._fd is None:
-                self._prepare()
-                self._fd = open_shared(self._path)
-            try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self._wait(until, timeout_s)
-            # A file that was deleted keeps out nobody who comes later.
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(self._fd), os.stat(self._path)):
-                    return
-            self.close()
 
     def _wait(self, until: float, timeout_s: float) -> None:
         # Behind a stopped holder threads would add up: one that was given up is enough.

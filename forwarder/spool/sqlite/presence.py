@@ -15,16 +15,13 @@ from typing import Any
 from forwarder.errors import ConfigError, ForwarderError
 from forwarder.spool import engine
 from forwarder.spool.errors import TakenError
-from forwarder.spool.sqlite.directory import prepare_directory
+from forwarder.spool.sqlite.directory import make_directory
 from forwarder.spool.sqlite.errors import translated
-from forwarder.spool.sqlite.lock import open_shared
+from forwarder.spool.sqlite.lock import FLOCK, open_shared
 from forwarder.spool.values import Holder
 
 LOCK, STATE = "daemon.lock", "daemon.json"
 STATE_MODE = 0o640
-
-# struct flock: l_type, l_whence, l_start, l_len, l_pid (fcntl(2), Linux).
-_FLOCK = "hhqqi"
 
 
 class Presence(engine.Presence):
@@ -44,8 +41,8 @@ class Presence(engine.Presence):
         self._path = path
         self.token = uuid.uuid4().hex
         self._fd: int | None = None
-        prepare_directory(path)
         with translated(path):
+            make_directory(path)
             self._directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(self._directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -56,14 +53,9 @@ class Presence(engine.Presence):
             pass  # a file system that can't lock directories: there the announcement alone keeps others out
 
     def announce(self) -> None:
-        """Let others see who delivers; done again, this mends an announcement that was deleted.
+        """By a POSIX record lock, of which others can ask who holds it without taking it.
 
-        It is a POSIX record lock: it belongs to the process, and others can ask who holds it without taking
-        it. The file must not be opened a second time in this process, closing it would drop the lock.
-
-        Raises:
-            TakenError: another process has announced itself.
-            ForwarderError: the file can't be made, or something else is in the way.
+        The file must not be opened a second time in this process: closing it would drop the lock.
         """
         if self._is_announced():
             return
@@ -110,7 +102,6 @@ class Presence(engine.Presence):
         return True
 
     def release(self) -> None:
-        """Take back what was told, and give the locks back."""
         if self._is_announced():  # otherwise what is there is of the one that has taken over
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(self._path, STATE))
@@ -138,8 +129,8 @@ def holder(path: str) -> Holder | None:
         except FileNotFoundError:
             return None
         try:
-            asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-            kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, asked))
+            asked = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            kind, _, _, _, pid = struct.unpack(FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, asked))
             token = os.pread(fd, 64, 0).decode("ascii", "replace")
         finally:
             os.close(fd)

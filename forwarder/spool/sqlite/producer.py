@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 from forwarder.spool import engine
 from forwarder.spool.errors import SpoolFullError
 from forwarder.spool.sqlite.database import Database
 from forwarder.spool.sqlite.directory import DATABASE, LOG, size_of
 from forwarder.spool.sqlite.errors import full, used_up
-from forwarder.spool.sqlite.schema import INSERT, INSERT_SET, MOST_ID, SIZE_BITS, used_bytes
-from forwarder.spool.sqlite.status import READY
+from forwarder.spool.sqlite.schema import INSERT, INSERT_SET, MOST_ID, READY, SIZE_BITS, used_bytes
 
 PIECE_BYTES = 8 << 20
 
@@ -36,10 +36,24 @@ class Producer(engine.Producer):
         self._database = Database(path, timeout=lock_timeout_s)
 
     def append(self, records: Sequence[bytes]) -> int:
-        return append(self._database, records, READY, self._check_room)
+        return self._database.write(partial(self._insert, records))
 
     def close(self) -> None:
         self._database.close()
+
+    def _insert(self, records: Sequence[bytes], connection: sqlite3.Connection) -> int:
+        self._check_room(connection, sum(map(len, records)))
+        now = time.time()
+        row_id: int | None = None
+        if len(records) == 1:
+            row_id = connection.execute(INSERT, (records[0], now, READY)).lastrowid
+        else:
+            for piece, places in _pieces(records):
+                row_id = connection.execute(INSERT_SET, (piece, places, now, READY)).lastrowid
+        assert row_id is not None
+        if row_id > MOST_ID:
+            raise used_up(self._path)
+        return row_id
 
     def _check_room(self, connection: sqlite3.Connection, size_bytes: int) -> None:
         disk = os.statvfs(self._path)
@@ -61,39 +75,6 @@ class Producer(engine.Producer):
                 f"({self._max_bytes:,})",
                 "Nothing was stored; try again when the daemon has delivered some",
             )
-
-
-def append(
-    database: Database,
-    records: Sequence[bytes],
-    status: int,
-    check_room: Callable[[sqlite3.Connection, int], None] = lambda *_: None,
-) -> int:
-    """Append rows of up to 1 MB each: on return all are on disk, and none if it raises.
-
-    *check_room* may object to so many bytes, in the transaction.
-
-    Returns:
-        the id of the last one.
-
-    Raises: as `Database.write`.
-    """
-
-    def step(connection: sqlite3.Connection) -> int:
-        check_room(connection, sum(map(len, records)))
-        now = time.time()
-        row_id: int | None = None
-        if len(records) == 1:
-            row_id = connection.execute(INSERT, (records[0], now, status)).lastrowid
-        else:
-            for piece, places in _pieces(records):
-                row_id = connection.execute(INSERT_SET, (piece, places, now, status)).lastrowid
-        assert row_id is not None
-        if row_id > MOST_ID:
-            raise used_up(database.path)
-        return row_id
-
-    return database.write(step)
 
 
 def _pieces(records: Sequence[bytes]) -> Iterator[tuple[bytes, str]]:

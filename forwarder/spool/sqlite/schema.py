@@ -1,4 +1,4 @@
-"""The tables beside persist-queue's own, and how a database becomes ours.
+"""The tables beside persist-queue's own, how a database becomes ours, and opening it.
 
 All of it is in one database, so that what must agree is settled in one transaction:
 
@@ -19,12 +19,16 @@ import os
 import sqlite3
 import time
 import uuid
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 
 from forwarder.errors import ConfigError
-from forwarder.spool.sqlite.errors import damaged
+from forwarder.spool.sqlite import errors, room
+from forwarder.spool.sqlite.directory import DATABASE, refuse_links, sync_way
 
 APPLICATION_ID = 0x4D_50_46_51  # "MPFQ"
 VERSION = 1
+JOURNAL_SIZE_LIMIT = 8 * 1024 * 1024
 KEPT_ENTRIES = 100_000
 
 TABLE = "ack_queue_default"
@@ -46,6 +50,13 @@ ROW = (
 )
 # After an id, up to another, and at most so many.
 ROWS = f"{ROW} WHERE _id > ? AND _id <= ? ORDER BY _id LIMIT ?"
+# The statuses of a row, as persist-queue numbers them (`persistqueue.AckStatus`).
+INITED = 0  # put by plain persist-queue: not checked yet
+READY = 1  # put by us: checked and complete
+UNACK = 2  # a plain consumer has taken it and not said more
+ACKED = 5  # a plain consumer is done with it
+ACK_FAILED = 9  # a plain consumer gave it up
+
 _COLUMNS = {"_id", "data", "timestamp", "status"}
 
 _CREATE = (
@@ -140,7 +151,7 @@ def refuse_strangers(connection: sqlite3.Connection, path: str) -> None:
     if not tables:
         return
     if "ledger" in tables and TABLE in tables:
-        raise damaged(os.path.dirname(path), "it has lost the mark that says what it is")
+        raise errors.damaged(os.path.dirname(path), "it has lost the mark that says what it is")
     columns = {row[1] for row in connection.execute(f"PRAGMA table_info({TABLE})")}
     # AUTOINCREMENT is what counts the events.
     counting = "SELECT 1 FROM sqlite_master WHERE name = ? AND sql LIKE '%autoincrement%'"
@@ -152,7 +163,7 @@ def refuse_strangers(connection: sqlite3.Connection, path: str) -> None:
         )
 
 
-def prepare(connection: sqlite3.Connection, path: str) -> None:
+def _make_tables(connection: sqlite3.Connection, path: str) -> None:
     """Make an empty database ours, or adopt a queue that plain persist-queue made, as it is.
 
     What an adopted queue has had before counts as nobody's: its waiting rows are the first accepted.
@@ -178,6 +189,74 @@ def prepare(connection: sqlite3.Connection, path: str) -> None:
     connection.execute("INSERT INTO control (id) VALUES (1)")
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def opened(
+    path: str, timeout_s: float, turn: Callable[[], AbstractContextManager[None]]
+) -> sqlite3.Connection:
+    """The database in the directory *path*, where a file for it is: a queue, with our settings.
+
+    Args:
+        timeout_s: How long it is to wait for locks.
+        turn: The writer lock, to be held where it is not a queue yet.
+
+    Raises:
+        ForwarderError, sqlite3.Error, OSError: it is no queue, and can't or must not be made one.
+    """
+    file = os.path.join(path, DATABASE)
+    refuse_links(file)
+    connection = sqlite3.connect(file, timeout=timeout_s, isolation_level=None, check_same_thread=False)
+    try:
+        if not is_ours(connection):
+            refuse_strangers(connection, file)
+            with turn():
+                _prepare(connection, path)
+        # With a rollback journal, which a person may have set, EXTRA syncs the directory, too.
+        connection.execute("PRAGMA synchronous = EXTRA")
+        if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+            _log_ahead(connection, timeout_s)
+        connection.execute(f"PRAGMA journal_size_limit = {JOURNAL_SIZE_LIMIT}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _log_ahead(connection: sqlite3.Connection, timeout_s: float) -> None:
+    """Go back to a write-ahead log; while others use the database that can't be, and `check` says so."""
+    connection.execute("PRAGMA busy_timeout = 0")
+    with suppress(sqlite3.OperationalError):
+        connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute(f"PRAGMA busy_timeout = {int(timeout_s * 1000)}")
+
+
+def undo(connection: sqlite3.Connection, error: BaseException, path: str) -> None:
+    """Roll a transaction back that *error* has ended.
+
+    Raises:
+        DamagedError: what SQLite took for a full disk is a table without an id for another row.
+    """
+    # SQLite has undone it itself after some errors, a full disk among them.
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
+    if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL" and used_up(connection):
+        raise errors.used_up(path) from error
+
+
+def _prepare(connection: sqlite3.Connection, path: str) -> None:
+    # Only takes effect before the first table; an adopted database goes without.
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    connection.execute("PRAGMA journal_mode = WAL")
+    sync_way(path)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        _make_tables(connection, os.path.join(path, DATABASE))
+        connection.execute("COMMIT")
+    except BaseException as error:
+        undo(connection, error, path)
+        raise
+    # Now, not when a daemon starts: by then the disk may be full.
+    room.fill_reserve(path)
 
 
 def used_up(connection: sqlite3.Connection) -> list[str]:

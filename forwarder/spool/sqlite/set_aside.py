@@ -1,19 +1,28 @@
-"""Putting a damaged database out of the way, so that the queue can go on with a fresh one.
+"""Databases that are damaged, and those whose files were deleted or replaced while they are open.
 
-It goes, with its log, into a directory of its own beside the queue: ``damaged-DATE``, and once salvaged
-``salvaged-DATE``. First by further names for the files and only then out of the old place: a crash in between
-leaves both, and never a log without its database, which SQLite would delete.
+A damaged one is put out of the way, so that the queue can go on with a fresh one. It goes, with its log, into
+a directory of its own beside the queue: ``damaged-DATE``, and once salvaged ``salvaged-DATE``. First by
+further names for the files and only then out of the old place: a crash in between leaves both, and never a
+log without its database, which SQLite would delete.
+
+Deleting ``data.db-wal`` or ``-shm`` looks harmless and is not: who has them open goes on with files that have
+no name, and who comes later does not see them. What is only in those is lost, and said. How SQLite goes
+about its log and the log's index: sqlite.org/walformat.html.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
+import sqlite3
+import struct
 import time
 
 from forwarder.errors import StorageError
+from forwarder.spool.sqlite import schema
 from forwarder.spool.sqlite.directory import (
     DATABASE,
     DIRECTORY_MODE,
@@ -21,16 +30,21 @@ from forwarder.spool.sqlite.directory import (
     LOG,
     Files,
     Identity,
+    identity_of,
     open_to_group,
     size_of,
     sync_directory,
 )
+from forwarder.spool.sqlite.lock import FLOCK
 
 DAMAGED, SALVAGED = "damaged-", "salvaged-"
 _PARTS = (DATABASE, LOG, INDEX)
 _LOG_SUFFIX = LOG.removeprefix(DATABASE)
 # What link(2) says where a file can't have two names: on vfat, and on some file systems over a network.
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+# The bytes of a database that SQLite's readers lock.
+_SHARED_FIRST, _SHARED_SIZE = 0x40000002, 510
+_PIECE_BYTES = 1 << 20
 
 
 def set_aside(path: str) -> str:
@@ -135,3 +149,108 @@ def new_directory(path: str) -> str:
             open_to_group(target)
             return target
     raise FileExistsError(f"{path} holds a thousand damaged databases of this second")
+
+
+def let_go(connection: sqlite3.Connection, path: str, opened: Files) -> str:
+    """Close *connection*, as its files are no more those in the directory *path*.
+
+    The caller holds the writer lock.
+
+    Returns:
+        what only its files hold, for a person; "": nothing.
+    """
+    now = Files.at(path)
+    if has_been_set_aside(path, opened.database):
+        held = ""
+    elif now.database != opened.database:
+        held = _held(connection)
+    else:
+        if now.log is None and now.log_index in (None, opened.log_index):
+            # Nobody has begun again: what is only in the log can still go where it belongs.
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        # Who opens a log that is still there reads all of it.
+        held = "what was accepted last" if now.log != opened.log and _size_of_open(opened.log) else ""
+    _leave_log_alone(opened)
+    connection.close()
+    if held:
+        import logging
+
+        logging.getLogger("forwarder").error(
+            "Files of the queue in %s were deleted, moved or replaced while this program had them open;"
+            " only the old ones hold %s",
+            path,
+            held,
+        )
+    return held
+
+
+def read_plainly(path: str) -> None:
+    """Read the database in *path* and its log to their ends, as any file.
+
+    Raises:
+        OSError: the disk can't read them now, which says nothing about their content.
+    """
+    opened = Files.at(path)
+    for name, identity in ((DATABASE, opened.database), (LOG, opened.log)):
+        # To close a file that SQLite has open in this process would drop its locks.
+        there = [fd for fd in _descriptors(identity) if not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH]
+        with contextlib.suppress(FileNotFoundError):
+            # A pipe, which a person may have put there, is not waited for.
+            how = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+            fd = there[0] if there else os.open(os.path.join(path, name), how)
+            try:
+                at = 0
+                while piece := os.pread(fd, _PIECE_BYTES, at):
+                    at += len(piece)
+            finally:
+                if not there:
+                    os.close(fd)
+
+
+def is_open(identity: Identity | None) -> bool:
+    """Whether this process has that file open."""
+    return bool(_descriptors(identity))
+
+
+def _held(connection: sqlite3.Connection) -> str:
+    """What a database holds, in words; "": nothing."""
+    try:
+        waiting, dead = connection.execute(
+            f"SELECT (SELECT count(*) FROM {schema.TABLE}), (SELECT count(*) FROM dead_letters)"
+        ).fetchone()
+    except sqlite3.Error:
+        return "an unknown number of events"
+    return f"{waiting:,} events and {dead:,} dead letters" if waiting or dead else ""
+
+
+def _leave_log_alone(opened: Files) -> None:
+    """Let the last connection of this process to the database leave the log as it is when it is closed.
+
+    By an index that is out of date SQLite would write old pages into the database, and then delete the log
+    that is at the path, with what others have put there.
+    """
+    # SQLite asks for all its readers' bytes then. This kind of lock keeps out even its own process, and goes
+    # with the descriptor, which SQLite closes.
+    asked = struct.pack(FLOCK, fcntl.F_RDLCK, os.SEEK_SET, _SHARED_FIRST, _SHARED_SIZE, 0)
+    for fd in _descriptors(opened.database):
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, asked)
+
+
+def _size_of_open(identity: Identity | None) -> int:
+    return max((os.fstat(fd).st_size for fd in _descriptors(identity)), default=0)
+
+
+def _descriptors(identity: Identity | None) -> list[int]:
+    """Those by which this process has a file open, though it may have no name any more."""
+    found: list[int] = []
+    try:
+        names = os.listdir("/proc/self/fd")
+    except FileNotFoundError:  # no /proc
+        return found
+    for fd in map(int, names):
+        with contextlib.suppress(OSError):
+            if identity_of(os.fstat(fd)) == identity:
+                found.append(fd)
+    return found

@@ -15,6 +15,11 @@ from forwarder.spool.sqlite import dead_letters
 from forwarder.spool.sqlite.schema import KEPT_ENTRIES, SEQUENCE, TABLE
 from forwarder.spool.values import Dead, Settlement
 
+# What others have deleted from the table, which has to be empty for that.
+MISSING = (
+    f"coalesce((SELECT max({SEQUENCE} - baseline - delivered - dead_lettered - deleted, 0) FROM ledger"
+    f" WHERE NOT EXISTS (SELECT 1 FROM {TABLE})), 0)"
+)
 PIECE_BYTES = 256 * 1024
 _DELETE = f"DELETE FROM {TABLE} WHERE _id BETWEEN ? AND ?"
 VACUUM_PAGES = 1000  # 4 MB of log at most, as much as the reserve
@@ -61,12 +66,8 @@ def sweep(connection: sqlite3.Connection, ids: Sequence[int]) -> None:
 
 
 def account_missing(connection: sqlite3.Connection) -> None:
-    """Count as deleted what others have deleted from the table, which has to be empty for that."""
-    connection.execute(
-        f"UPDATE ledger SET deleted = {SEQUENCE} - baseline - delivered - dead_lettered"
-        f" WHERE deleted < {SEQUENCE} - baseline - delivered - dead_lettered"
-        f" AND NOT EXISTS (SELECT 1 FROM {TABLE})"
-    )
+    """Count as deleted what is `MISSING`."""
+    connection.execute(f"UPDATE ledger SET deleted = {MISSING} + deleted")
 
 
 def vacuum(connection: sqlite3.Connection) -> None:

@@ -8,15 +8,16 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
+from urllib.parse import quote
 
 from forwarder.records import EVENTS
 from forwarder.spool import engine
 from forwarder.spool.errors import NoQueueError, UnusedQueueError
 from forwarder.spool.sqlite import control, schema
 from forwarder.spool.sqlite.dead_letters import DeadLetters, as_bytes
-from forwarder.spool.sqlite.directory import DATABASE, LOG, quoted, refuse_links, size_of
+from forwarder.spool.sqlite.directory import DATABASE, LOG, refuse_links, size_of
 from forwarder.spool.sqlite.errors import damaged, has_no_space, translated
-from forwarder.spool.sqlite.opening import is_emptied
+from forwarder.spool.sqlite.room import is_emptied
 from forwarder.spool.values import Figures, Finding, Waiting
 
 RATE_WINDOW_S = 60.0
@@ -32,6 +33,7 @@ class View(DeadLetters, engine.View):
     """The queue in a directory, read-only; a lock on it is waited for *timeout_s* at most.
 
     Attributes:
+        connection: The read-only connection, for the other readers of this package.
         is_frozen: The disk is full, and what is seen is what was there when this was opened.
 
     Raises:
@@ -53,7 +55,7 @@ class View(DeadLetters, engine.View):
             # To read from an empty file is enough for SQLite to delete the log beside it.
             if is_emptied(path):
                 raise damaged(path, "it has lost its content")
-            self._connection = self._opened(timeout_s)
+            self.connection = self._opened(timeout_s)
             try:
                 try:
                     self._verify()
@@ -61,12 +63,12 @@ class View(DeadLetters, engine.View):
                     # On a full disk the log's index can't be made, nor is it needed where there is no log.
                     if size_of(path, LOG) or not has_no_space(path):
                         raise
-                    self._connection.close()
+                    self.connection.close()
                     self.is_frozen = True
-                    self._connection = self._opened(timeout_s, "&immutable=1")
+                    self.connection = self._opened(timeout_s, "&immutable=1")
                     self._verify()
             except BaseException as error:
-                self._connection.close()
+                self.connection.close()
                 if getattr(error, "sqlite_errorname", "") == "SQLITE_READONLY_ROLLBACK":
                     what = f"the making of the queue in {path} was cut short"
                     raise NoQueueError(what, "The next event, or `forwarder run`, completes it") from error
@@ -74,12 +76,12 @@ class View(DeadLetters, engine.View):
 
     def _opened(self, timeout_s: float, how: str = "") -> sqlite3.Connection:
         return sqlite3.connect(
-            f"file:{quoted(self._file)}?mode=ro{how}", uri=True, isolation_level=None, timeout=timeout_s
+            f"file:{quote(self._file)}?mode=ro{how}", uri=True, isolation_level=None, timeout=timeout_s
         )
 
     def _verify(self) -> None:
-        if not schema.is_ours(self._connection):
-            schema.refuse_strangers(self._connection, self._file)
+        if not schema.is_ours(self.connection):
+            schema.refuse_strangers(self.connection, self._file)
             raise UnusedQueueError(
                 f"the queue in {self.path} has not been used by the forwarder yet",
                 "`forwarder run` or `forwarder enqueue` will adopt it as it is",
@@ -87,7 +89,7 @@ class View(DeadLetters, engine.View):
 
     def close(self) -> None:
         """Close the file."""
-        self._connection.close()
+        self.connection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -97,7 +99,7 @@ class View(DeadLetters, engine.View):
 
     def figures(self) -> Figures:
         with self._reading():
-            row = self._connection.execute(
+            row = self.connection.execute(
                 f"SELECT {schema.SEQUENCE} - baseline, delivered, dead_lettered, deleted, retried, discarded,"
                 " short, last_delivery_at, created_at,"
                 f" (SELECT {schema.PUT_AT} FROM {schema.TABLE} ORDER BY _id LIMIT 1) FROM ledger"
@@ -105,18 +107,7 @@ class View(DeadLetters, engine.View):
             rate = self._rate(time.time())
         if row is None:
             raise damaged(self.path, "it has lost its books")
-        (
-            accepted,
-            delivered,
-            dead_lettered,
-            deleted,
-            retried,
-            discarded,
-            short,
-            last,
-            created,
-            oldest,
-        ) = row
+        accepted, delivered, dead_lettered, deleted, retried, discarded, short, last, created, oldest = row
         disk = os.statvfs(self.path)
         return Figures(
             accepted=accepted,
@@ -132,8 +123,8 @@ class View(DeadLetters, engine.View):
             oldest_waiting_at=oldest,
             last_delivery_at=last,
             rate_1m=rate,
-            db_bytes=_size(self._file),
-            wal_bytes=_size(self._file + "-wal"),
+            db_bytes=size_of(self.path, DATABASE),
+            wal_bytes=size_of(self.path, LOG),
             disk_free_bytes=disk.f_bavail * disk.f_frsize,
             created_at=created,
         )
@@ -152,15 +143,10 @@ class View(DeadLetters, engine.View):
 
     def used_bytes(self) -> int:
         with translated(self.path):
-            return schema.used_bytes(self._connection)
-
-    @property
-    def connection(self) -> sqlite3.Connection:
-        """The read-only connection, for the other readers of this package."""
-        return self._connection
+            return schema.used_bytes(self.connection)
 
     def _rate(self, now: float) -> float:
-        (count,) = self._connection.execute(
+        (count,) = self.connection.execute(
             "SELECT coalesce(sum(delivered), 0) FROM (SELECT delivered, settled_at FROM deliveries"
             " ORDER BY id DESC LIMIT ?) WHERE settled_at BETWEEN ? AND ?",
             (_NEWEST_DELIVERIES, now - RATE_WINDOW_S, now),
@@ -169,20 +155,13 @@ class View(DeadLetters, engine.View):
 
     def _rows(self, query: str, values: Sequence[object] = ()) -> list[Any]:
         with translated(self.path):
-            return self._connection.execute(query, values).fetchall()
+            return self.connection.execute(query, values).fetchall()
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
         with translated(self.path):
-            self._connection.execute("BEGIN")
+            self.connection.execute("BEGIN")
             try:
                 yield
             finally:
-                self._connection.execute("COMMIT")
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except FileNotFoundError:
-        return 0
+                self.connection.execute("COMMIT")

@@ -1,22 +1,28 @@
-"""Emptying SQLite's log, and when that is worth keeping writers waiting."""
+"""Room on the disk: a reserve for what frees some, and a log that has grown long."""
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
+import stat
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from forwarder.errors import TryAgainError
 from forwarder.spool.errors import SpoolFullError
-from forwarder.spool.sqlite.database import Database
-from forwarder.spool.sqlite.directory import LOG, size_of
-from forwarder.spool.sqlite.errors import translated
-from forwarder.spool.sqlite.reserve import Reserve
+from forwarder.spool.sqlite.directory import DATABASE, LOG, size_of
+from forwarder.spool.sqlite.lock import open_shared
+
+if TYPE_CHECKING:
+    from forwarder.spool.sqlite.database import Database
 
 T = TypeVar("T")
 Transaction = Callable[[], AbstractContextManager[sqlite3.Connection]]
 
+# For settling, which frees space but needs a little first.
+RESERVE = "reserve"
+RESERVE_BYTES = 4 * 1024 * 1024
 LONG_BYTES = 32 * 1024 * 1024
 # Longer than our own readers need; a third of the longest that one of 64 producers may wait.
 PATIENCE_S = 0.25
@@ -24,27 +30,43 @@ RETRY_S = 0.25
 RETRY_MOST_S = 10.0
 
 
-def empty(database: Database, patience_s: float = 0.0) -> bool:
-    """Empty the log, for which all writers have to wait as long as we wait for readers: *patience_s* at most.
+def fill_reserve(path: str) -> None:
+    """Put `RESERVE_BYTES` by in the queue's directory, unless the disk is too full for it."""
+    with suppress(OSError):
+        fd = _opened(open_shared(os.path.join(path, RESERVE)))
+        try:
+            if os.fstat(fd).st_size != RESERVE_BYTES:
+                os.posix_fallocate(fd, 0, RESERVE_BYTES)
+        except OSError:
+            os.ftruncate(fd, 0)
+        finally:
+            os.close(fd)
 
-    Returns:
-        False: somebody was in the way.
 
-    Raises:
-        StorageError: as `Database.transaction`.
-    """
-    try:
-        # Not beside a writer: before 3.51.3 SQLite could lose what one wrote to a log that was reset then.
-        with database.alone(), translated(database.path), database.turn(PATIENCE_S):
-            connection = database.connect()
-            connection.execute(f"PRAGMA busy_timeout = {int(patience_s * 1000)}")
-            try:
-                is_busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            finally:
-                connection.execute(f"PRAGMA busy_timeout = {int(database.timeout * 1000)}")
-    except TryAgainError:
-        return False
-    return not is_busy
+def release_reserve(path: str) -> None:
+    """Give the space up."""
+    with suppress(OSError):
+        # By its descriptor: what has taken the file's place meanwhile must not be emptied.
+        fd = _opened(os.open(os.path.join(path, RESERVE), os.O_RDWR | os.O_NOFOLLOW))
+        try:
+            os.ftruncate(fd, 0)
+        finally:
+            os.close(fd)
+
+
+def _opened(fd: int) -> int:
+    """The same descriptor, if a file is behind it that is nothing else, under another name."""
+    found = os.fstat(fd)
+    if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+        return fd
+    os.close(fd)
+    raise OSError(errno.EINVAL, "not a reserve")
+
+
+def is_emptied(path: str) -> bool:
+    """Whether there is nothing where a database was: the reserve is laid when there is one."""
+    is_used = size_of(path, LOG) or os.path.exists(os.path.join(path, RESERVE))
+    return not size_of(path, DATABASE) and bool(is_used)
 
 
 def freeing(database: Database, transaction: Transaction, step: Callable[[sqlite3.Connection], T]) -> T:
@@ -58,9 +80,9 @@ def freeing(database: Database, transaction: Transaction, step: Callable[[sqlite
         with transaction() as connection:
             return step(connection)
     except SpoolFullError:
-        Reserve(database.path).release()
+        release_reserve(database.path)
     # The log, too, has space to give: what it holds goes to its place in the database.
-    empty(database)
+    database.empty_log()
     with transaction() as connection:
         return step(connection)
 
@@ -84,9 +106,7 @@ class LongLog:
 
     def shorten(self, database: Database, now: float) -> bool:
         """Try it; while some reader is too slow for that, ever more seldom. Returns whether it is empty."""
-        is_empty = False
-        with suppress(TryAgainError):
-            is_empty = empty(database, PATIENCE_S)
+        is_empty = database.empty_log(PATIENCE_S)
         self._due_at = now + (RETRY_S if is_empty else self._wait_s)
         self._wait_s = RETRY_S if is_empty else min(self._wait_s * 2, RETRY_MOST_S)
         return is_empty
