@@ -72,7 +72,7 @@ clean: ## remove what make and the tools have made, the environment too
 	rm -rf $(VENV) build dist man/*.[15] *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis bench.json
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The environment is made anew when what it is made from has changed, or when it was left half made.
+# The environment is rebuilt when what it is made from has changed, or when it was left half made.
 $(VENV)/runtime: setup.cfg setup.py
 	@$(call need_python)
 	@rm -rf $(VENV)

@@ -10,7 +10,7 @@ from forwarder import errors
 from forwarder.cli import cli
 from man import roff
 
-# Those that all commands have are told once.
+# Those that all commands have are documented once.
 COMMON = ("--config", "--help", "--version")
 ENVIRONMENT = {
     "FORWARDER_CONFIG": "The settings file, where `--config` names none.",
@@ -22,6 +22,8 @@ ENVIRONMENT = {
 FILES = {
     "/etc/forwarder/forwarder.toml": "The settings, unless another file is named.",
     "/var/lib/forwarder": "The queue's directory, unless `queue.path` names another.",
+    "/usr/share/doc/mixpanel-forwarder": "The documents, if the Debian package is installed: "
+    "`README.rst.gz`, and pages in `docs`. Else they are in the source.",
 }
 
 
