@@ -226,7 +226,7 @@ def _prose(text: str) -> str:
 def _escaped(text: str) -> str:
     """*text* as it stands, whatever in it would be markup."""
     # A word before a colon may be the scheme of an address, such as in FILE:LINE.
-    return re.sub(r"([\\*|`]|_(?!\w)|(?<=\w):(?=\w))", r"\\\1", text)
+    return re.sub(r"([\\*|`]|_(?!\w)|(?<=[A-Za-z]):(?=\w))", r"\\\1", text)
 
 
 def _filled(text: str, indent: str = "", first: str | None = None) -> str:
