@@ -52,6 +52,8 @@ Two more kinds come from signals and pipes:
 ``141``
     The reader closed the pipe, as ``| head`` does. ``enqueue`` returns its normal code, because its code is
     about the events.
+
+How cron or a monitor learns that something is wrong: `Monitoring <operate.rst#monitoring>`__.
 """
 SETTINGS_TEXT = """
 The settings are a TOML file. It is the one named by ``--config FILE``, else by ``$FORWARDER_CONFIG``, else
