@@ -15,7 +15,7 @@ MAKEFLAGS += --no-print-directory
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.rst)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check soak crash simulate bench bench-full man dist deb clean
+.PHONY: help demo test unit lint check soak crash simulate bench bench-full man docs dist deb clean
 
 help: ## list these targets
 	@echo "usage: make TARGET [PYTHON=python3.12]"
@@ -27,6 +27,9 @@ demo: $(VENV)/runtime ## show the whole way of an event on this machine, in seco
 test: $(VENV)/dev ## run all tests
 	@$(BIN)/python -m pytest -q tests/unit
 	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile tests/engine tests/integration tests/fault tests/system
+
+unit: $(VENV)/dev ## run the unit tests alone
+	@$(BIN)/python -m pytest -q tests/unit
 
 lint: $(VENV)/dev ## check style, types and the direction of imports
 	@$(BIN)/ruff check .
@@ -56,6 +59,9 @@ bench-full: $(VENV)/runtime ## the same with ten million events waiting; takes 5
 man: $(VENV)/runtime ## write the manual pages into man/
 	@$(BIN)/python -m man man
 
+docs: $(VENV)/runtime ## write the pages of docs/ that are made from the code: commands and settings
+	@$(BIN)/python -m man.reference docs
+
 dist: $(VENV)/dev man ## build sdist and wheel into dist/
 	@$(BIN)/python -m build --no-isolation
 
@@ -66,7 +72,7 @@ clean: ## remove what make and the tools have made, the environment too
 	rm -rf $(VENV) build dist man/*.[15] *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis bench.json
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The environment is made anew when what it is made from has changed, or when it was left half made.
+# The environment is rebuilt when what it is made from has changed, or when it was left half made.
 $(VENV)/runtime: setup.cfg setup.py
 	@$(call need_python)
 	@rm -rf $(VENV)

@@ -10,7 +10,7 @@ from forwarder import errors
 from forwarder.cli import cli
 from man import roff
 
-# Those that all commands have are told once.
+# Those that all commands have are documented once.
 COMMON = ("--config", "--help", "--version")
 ENVIRONMENT = {
     "FORWARDER_CONFIG": "The settings file, where `--config` names none.",
@@ -22,6 +22,8 @@ ENVIRONMENT = {
 FILES = {
     "/etc/forwarder/forwarder.toml": "The settings, unless another file is named.",
     "/var/lib/forwarder": "The queue's directory, unless `queue.path` names another.",
+    "/usr/share/doc/mixpanel-forwarder": "The documents, if the Debian package is installed: "
+    "`README.rst.gz`, and pages in `docs`. Else they are in the source.",
 }
 
 
@@ -39,9 +41,9 @@ def page() -> str:
             *(_option(top, option) for option in cli.params),
             _option(top, cli.get_help_option(top)),
             roff.heading("COMMANDS"),
-            *(_section(context) for context in _commands(top)),
+            *(_section(context) for context in commands(top)),
             roff.heading("EXIT STATUS"),
-            *(roff.entry(roff.bold(str(code)), roff.prose(text)) for code, text in sorted(_codes())),
+            *(roff.entry(roff.bold(str(code)), roff.prose(text)) for code, text in sorted(codes())),
             roff.heading("ENVIRONMENT"),
             *(roff.entry(roff.bold(name), roff.prose(text)) for name, text in ENVIRONMENT.items()),
             roff.heading("FILES"),
@@ -52,7 +54,7 @@ def page() -> str:
     )
 
 
-def _commands(context: click.Context) -> Iterator[click.Context]:
+def commands(context: click.Context) -> Iterator[click.Context]:
     """The commands that do something, those of groups after what is said of the group."""
     group = context.command
     assert isinstance(group, click.Group)
@@ -62,7 +64,7 @@ def _commands(context: click.Context) -> Iterator[click.Context]:
         inside = click.Context(command, info_name=name, parent=context)
         yield inside
         if isinstance(command, click.Group):
-            yield from _commands(inside)
+            yield from commands(inside)
 
 
 def _synopsis(context: click.Context) -> str:
@@ -92,7 +94,8 @@ def _option(context: click.Context, option: click.Parameter | None) -> str:
     return roff.entry(roff.bold(record[0]), roff.prose(record[1])) if record else ""
 
 
-def _codes() -> Iterator[tuple[int, str]]:
+def codes() -> Iterator[tuple[int, str]]:
+    """Each exit code there is, and what it means."""
     yield 0, "Done."
     yield 1, "Not so: a condition that holds, an id that is not there, books that do not balance."
     for kind in (errors.ForwarderError, *errors.ForwarderError.__subclasses__()):

@@ -1,4 +1,4 @@
-"""The forwarder as a service of a box: installed as the README says, and driven by systemd's own tools."""
+"""The forwarder as a service of a box: installed as its page says, and driven by systemd's own tools."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ systemctl daemon-reload
 
 
 def install(box: Box) -> None:
-    """Run the README's commands that put the service's files in place."""
-    chapter = (ROOT / "README.rst").read_text().split("On a host, with systemd\n", 1)[1]
+    """Run the page's commands that put the service's files in place."""
+    chapter = (ROOT / "docs/install.rst").read_text().split("\nFrom a clone\n", 1)[1]
     commands = re.findall(r"^    ((?:install|systemd-sysusers|systemd-tmpfiles) .*)$", chapter, re.MULTILINE)
     assert len(commands) >= 5
     for command in commands:
@@ -53,7 +53,7 @@ class Service:
         self.key = f"/etc/forwarder/{instance}.token" if instance else "/etc/forwarder/token"
 
     def prepare(self) -> None:
-        """Write its settings and its key, which is a project's token, as the README has it."""
+        """Write its settings and its key, which is a project's token, as the page has it."""
         self.configure()
         self.box.write(self.key, self.token, 0o600)
         # Tests don't wait as long as an operator would want it to.

@@ -17,6 +17,8 @@ def make(target: str, directory: Path) -> Path:
     source = directory / "source"
     shutil.copytree(ROOT, source, ignore=NOT_SOURCE)
     shutil.copytree(ROOT / ".ci", source / ".ci")
+    for name in (".editorconfig", ".pre-commit-config.yaml"):
+        shutil.copy(ROOT / name, source)
     # The environment is as it is, whatever its age.
     ready = [f"--assume-old={sys.prefix}/{name}" for name in ("runtime", "dev")]
     done = subprocess.run(

@@ -117,6 +117,8 @@ def test_the_files_for_containers_name_what_there_is() -> None:
         assert named <= variables, name
     for command in (*re.findall(r'CMD \["(\w+)"\]', texts["Dockerfile"]), "status", "sandbox"):
         assert command in COMMANDS
+    (url,) = re.findall(r"FORWARDER_MIXPANEL_URL: (.*)", texts["compose.yaml"])
+    assert SETTINGS["mixpanel.url"].kind.check(url) == url
     assert SETTINGS["queue.path"].default == "/var/lib/forwarder"
     for text in texts.values():
         assert "/var/lib/forwarder" in text

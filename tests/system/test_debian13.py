@@ -1,4 +1,4 @@
-"""The service on the next Debian, whose systemd is five years newer: by the commands of the README, too."""
+"""The service on the next Debian, whose systemd is five years newer: by the documents' commands, too."""
 
 from __future__ import annotations
 

@@ -207,6 +207,18 @@ def test_each_part_is_where_the_machine_looks_for_it(installed: Root, package: P
     assert installed.run("realpath", bundle).stdout == "/etc/ssl/certs/ca-certificates.crt\n"
 
 
+def test_the_documents_come_along(package: Path) -> None:
+    """The package has all pages, where the message that follows an installation says."""
+    names = subprocess.run(
+        ["dpkg-deb", "--contents", package], capture_output=True, text=True, check=True
+    ).stdout
+    pages = ["README.rst", "CONTRIBUTING.rst", "SECURITY.rst"]
+    pages += [f"docs/{page.name}" for page in (ROOT / "docs").glob("*.rst")]
+    assert [page for page in pages if f"/usr/share/doc/mixpanel-forwarder/{page}.gz\n" not in names] == []
+    said = (ROOT / "debian/postinst").read_text()
+    assert '"/usr/share/doc/mixpanel-forwarder/docs/install.rst.gz."' in said
+
+
 def test_lintian_finds_no_error(package: Path) -> None:
     """Debian's own examination of packages complains of nothing that it calls an error."""
     if not shutil.which("lintian"):

@@ -55,8 +55,9 @@ def test_the_sdist_holds_all_that_the_repository_is_for(built: Path) -> None:
     expected |= {".ci/run", "etc/forwarder.toml", "benchmarks/__main__.py", "forwarder/py.typed"}
     expected |= {"etc/prometheus-rules.yml", "etc/grafana-dashboard.json"}
     expected |= {f"systemd/forwarder.{end}" for end in ("service", "sysusers.conf", "tmpfiles.conf")}
+    expected |= {"CONTRIBUTING.rst", "SECURITY.rst", ".editorconfig", ".pre-commit-config.yaml"}
     expected |= {"man/forwarder.1", "man/forwarder.toml.5"}
-    folders = [ROOT / name for name in ("debian", "etc", "man", "systemd", "tests")]
+    folders = [ROOT / name for name in ("debian", "docs", "etc", "man", "systemd", "tests")]
     files = {path for folder in folders for path in folder.rglob("*") if path.is_file()}
     expected |= {str(path.relative_to(ROOT)) for path in files if path.suffix != ".pyc"}
     assert expected - names == set()

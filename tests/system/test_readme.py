@@ -1,12 +1,14 @@
-"""The README is true: its commands run, and what it names is there."""
+"""The documents are true: their commands run, and what they name is there."""
 
 from __future__ import annotations
 
 import ast
+import gzip
 import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -27,30 +30,55 @@ from forwarder.config.settings import SECTIONS
 from forwarder.sandbox import Sandbox
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.rst").read_text()
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in (*sorted(ROOT.glob("*.rst")), *sorted((ROOT / "docs").glob("*.rst")))
+}
+CHANGELOG = "CHANGELOG.rst"
+README = PAGES["README.rst"]
 OTHER_VARIABLES = {"FORWARDER_CONFIG", "FORWARDER_MIXPANEL_SECRET", "FORWARDER_MIXPANEL_TOKEN"}
 OTHER_VARIABLES |= {"FORWARDER_TEST_SEED"}  # of the tests themselves
+# What runs the examples of other languages, in the second terminal.
+PROGRAMS = {"python": "python", "javascript": "node", "php": "php --", "ruby": "ruby"}
+# The events of the README, then those of the page of the producers; Renewed is plain persist-queue's.
+NAMES = (
+    "Signed Up",
+    "Logged In",
+    "Invited",
+    "Backup Done",
+    "Logged Out",
+    "Invoice Paid",
+    "Job Started",
+    "Renewed",
+)
+FROM = {"From Node": "node", "From PHP": "php", "From Ruby": "ruby"}
 SECRET = "the-secret-of-the-account"
 
 
 @cache
-def _page() -> nodes.document:
-    """The README, parsed; any warning is an error."""
+def _page(name: str) -> nodes.document:
+    """A document, parsed; any warning is an error."""
     strictly = {"halt_level": 2, "report_level": 2, "raw_enabled": False, "file_insertion_enabled": False}
-    return publish_doctree(README, settings_overrides=strictly)
+    return publish_doctree(PAGES[name], settings_overrides=strictly)
+
+
+def _pages() -> list[nodes.document]:
+    """All that say how things are; the changes say how they were."""
+    return [_page(name) for name in PAGES if name != CHANGELOG]
 
 
 def _literals() -> list[str]:
-    return [node.astext() for node in _page().findall(nodes.literal)]
+    return [" ".join(node.astext().split()) for page in _pages() for node in page.findall(nodes.literal)]
 
 
-def _blocks() -> list[nodes.literal_block]:
-    return list(_page().findall(nodes.literal_block))
+def _blocks(*names: str) -> list[nodes.literal_block]:
+    pages = [_page(name) for name in names] or _pages()
+    return [block for page in pages for block in page.findall(nodes.literal_block)]
 
 
 def _table(title: str) -> list[list[str]]:
     """The rows of the table whose first column has this title."""
-    for table in _page().findall(nodes.table):
+    for table in (table for page in _pages() for table in page.findall(nodes.table)):
         head, *body = ([cell.astext() for cell in row] for row in table.findall(nodes.row))
         if head[0] == title:
             return body
@@ -58,17 +86,42 @@ def _table(title: str) -> list[list[str]]:
 
 
 def _command_lines() -> list[str]:
-    """Every line that calls the forwarder, in blocks and amid text."""
+    """Every line that calls the forwarder, in blocks and within text; no pattern of a usage."""
     lines = [line for block in _blocks() for line in block.astext().splitlines()] + _literals()
     calls = [call.strip() for line in lines for call in line.split("|")]
     calls = [re.sub(r"^[A-Z_]+=\S+ ", "", call) for call in calls]
-    return [call for call in calls if call.startswith("forwarder ")]
+    return [call for call in calls if call.startswith("forwarder ") and "[OPTIONS]" not in call]
 
 
-def test_the_readme_and_the_changelog_are_valid() -> None:
-    """Both are reStructuredText in which docutils finds nothing to complain of."""
-    assert "mixpanel-forwarder" in _page()["names"]
-    publish_doctree((ROOT / "CHANGELOG.rst").read_text(), settings_overrides={"halt_level": 2})
+@pytest.mark.parametrize("name", PAGES)
+def test_each_document_is_valid(name: str) -> None:
+    """docutils finds nothing to complain of in any of them, and no line is too long."""
+    assert _page(name)["names"]
+    assert max(map(len, PAGES[name].splitlines())) <= 118
+
+
+def test_each_link_leads_somewhere() -> None:
+    """Every relative link names a file there is, and where it names a section, one that is in that file."""
+    wrong, followed = [], 0
+    for name in PAGES:
+        for reference in _page(name).findall(nodes.reference):
+            target = reference.get("refuri", "")
+            if not target or re.match(r"[a-z]+:", target):
+                continue
+            place, _, section = target.partition("#")
+            path = (ROOT / name).parent / place
+            key = str(path.resolve().relative_to(ROOT))
+            followed += 1
+            if not path.exists() or (section and section not in _page(key).ids):
+                wrong.append((name, target))
+    assert wrong == []
+    assert followed > 20
+
+
+def test_each_page_can_be_reached_from_the_readme() -> None:
+    """The README's table of pages leaves none out."""
+    linked = {reference.get("refuri") for reference in _page("README.rst").findall(nodes.reference)}
+    assert set(PAGES) - {"README.rst"} <= linked
 
 
 def test_each_command_is_documented() -> None:
@@ -78,7 +131,7 @@ def test_each_command_is_documented() -> None:
 
 @pytest.mark.parametrize("line", sorted(set(_command_lines())))
 def test_each_command_line_is_understood(line: str) -> None:
-    """Every subcommand and option that the README uses exists."""
+    """Every subcommand and option that the documents use exists."""
     group: click.Command = cli
     names: list[str] = []
     words = [word for word in shlex.split(line.replace("…", ""))[1:] if word != "COMMAND"]
@@ -101,13 +154,13 @@ def test_no_command_is_called_by_name_before_there_is_a_path_to_it() -> None:
 
 
 def test_each_setting_and_variable_that_is_named_exists() -> None:
-    """No key of a removed setting stays behind in the README, and the table shows the defaults there are."""
+    """No key of a removed setting stays behind, and the table shows the defaults there are."""
     keys = {
         text for text in _literals() if text.partition(".")[0] in SECTIONS and re.fullmatch(r"\w+\.\w+", text)
     }
     assert keys
     assert keys - set(SETTINGS) == set()
-    variables = set(re.findall(r"\bFORWARDER_[A-Z_]+[A-Z]\b", README))
+    variables = set(re.findall(r"\bFORWARDER_[A-Z_]+[A-Z]\b", "\n".join(PAGES.values())))
     known = {setting.variable for setting in SETTINGS.values()} | OTHER_VARIABLES | _journal_fields()
     assert variables - known == set()
     for key, default, _ in _table("Setting"):
@@ -148,7 +201,8 @@ def test_each_file_and_target_that_is_named_exists() -> None:
     modules = {path for path in _literals() if path.endswith(".py") and "/" in path}
     roots = (ROOT / "forwarder", ROOT)
     assert [path for path in modules if not any((root / path).exists() for root in roots)] == []
-    targets = set(re.findall(r"\bmake ([a-z]+)", text))
+    text += (ROOT / ".pre-commit-config.yaml").read_text()
+    targets = set(re.findall(r"\bmake ([a-z-]+)", text))
     makefile = (ROOT / "Makefile").read_text()
     assert {"demo", "test"} <= targets
     assert [target for target in targets if not re.search(rf"^{target}:", makefile, re.MULTILINE)] == []
@@ -158,29 +212,34 @@ def test_each_room_of_the_house_is_on_the_map() -> None:
     """The developers' map names every package of the product, and every module that stands by itself."""
     rooms = {path.name for path in (ROOT / "forwarder").iterdir() if (path / "__init__.py").exists()}
     rooms |= {path.name for path in (ROOT / "forwarder").glob("[a-z]*.py")}
-    assert set(re.findall(r"^forwarder/([\w.]+)  ", README, re.MULTILINE)) == rooms
+    assert set(re.findall(r"^``forwarder/([\w.]+)`` ", PAGES["docs/architecture.rst"], re.MULTILINE)) == rooms
 
 
 def _session() -> str:
     """The blocks that are marked to be run, as one script: what stays in the foreground goes to the back.
 
     What follows it is for a second terminal: a shell that begins elsewhere and knows nothing of the first.
+    The page of the producers goes on from there; the README's last block looks at what came of them all.
     """
+    *steps, last = _blocks("README.rst")
     parts = []
-    for block in _blocks():
+    for block in [*steps, *_blocks("docs/producers.rst"), last]:
         if "run" not in block["classes"]:
             continue
         text = block.astext()
-        if "python" in block["classes"]:
-            text = f"python - <<'PYTHON'\n{text}\nPYTHON"
+        for language, program in PROGRAMS.items():
+            if language in block["classes"]:
+                text = f"{program} - <<'PROGRAM'\n{text}\nPROGRAM"
+                # What this machine can't run is left out.
+                text = f"if command -v {program.split()[0]} >/dev/null; then {text}\nfi"
         parts.append(text)
     script = "\n".join(parts)
     assert script.count("\nforwarder run\n") == 1
     started = "until forwarder status --fail-if 'state!=running' 2>status.log; do kill -0 $!; done"
     first, second = script.split("\nforwarder run\n")
     first += f"\nforwarder run 2>daemon.log &\ntrap 'kill $! || :' EXIT\n{started}\n"
-    anew = 'cd /\nenv -u FORWARDER_CONFIG PATH="$path" bash -euo pipefail'
-    second = f"{anew} <<'SECOND'\n{second}\nSECOND\n"
+    again = 'cd /\nenv -u FORWARDER_CONFIG PATH="$path" bash -euo pipefail'
+    second = f"{again} <<'SECOND'\n{second}\nSECOND\n"
     return f'set -euo pipefail\npath="$PATH"\n{first}{second}trap - EXIT\nkill $!\nwait $!\n'
 
 
@@ -223,7 +282,86 @@ def test_the_five_minutes_work_as_they_stand(account: Sandbox, tmp_path: Path) -
             session.communicate()
     assert session.returncode == 0, output
     names = Counter(json.loads(entry.data)["event"] for entry in account.ledger.events.values())
-    assert names == {"Signed Up": 1, "Logged In": 1, "Invited": 1, "Seen": 10, "Renewed": 1}, output
+    expected = dict.fromkeys(NAMES, 1) | {"Seen": 10}
+    expected |= {name: 1 for name, program in FROM.items() if shutil.which(program)}
+    assert names == expected, output
     assert "The queue is empty." in output
-    assert "accepted 14 = delivered 14 + dead-lettered 0 + deleted 0 + waiting 0" in output
+    number = sum(expected.values())
+    assert f"accepted {number} = delivered {number} + dead-lettered 0 + deleted 0 + waiting 0" in output
     assert (tmp_path / "forwarder/secret").stat().st_mode & 0o777 == 0o600
+
+
+ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
+# What the other tools' documentation shows of a line, and the file it comes in.
+EXPORTS = {
+    "amplitude": (
+        "1_2024-01-02_3.json.gz",
+        {
+            "event_type": "Bought",
+            "user_id": None,
+            "device_id": "d-1",
+            "uuid": ID,
+            "event_time": "2024-01-02 03:04:05.678000",
+            "event_properties": {"price": 2},
+        },
+    ),
+    "posthog": (
+        "part.jsonl.gz",
+        {
+            "uuid": ID,
+            "event": "Bought",
+            "distinct_id": "d-1",
+            "timestamp": "2024-01-02T03:04:05.678000+00:00",
+            "properties": {"price": 2},
+        },
+    ),
+    "segment": (
+        "1704164645.gz",
+        {
+            "type": "track",
+            "event": "Bought",
+            "anonymousId": "d-1",
+            "messageId": f"ajs-next-{ID}",
+            "timestamp": "2024-01-02T03:04:05.678Z",
+            "properties": {"price": 2},
+        },
+    ),
+    "analytics": (
+        "events.json",
+        {
+            "event_name": "Bought",
+            "event_timestamp": "1704164645000000",
+            "user_pseudo_id": "d-1",
+            "event_params": [{"key": "price", "value": {"int_value": 2}}],
+        },
+    ),
+    "mixpanel": (
+        "export.ndjson",
+        {
+            "event": "Bought",
+            "properties": {"time": 1704164645, "distinct_id": "d-1", "$insert_id": ID, "price": 2},
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("tool", EXPORTS)
+def test_an_export_of_another_tool_becomes_events(forwarder: Any, tool: str, tmp_path: Path) -> None:
+    """The line that is given for it brings name, person, time, id and properties over."""
+    if not shutil.which("jq"):
+        pytest.skip("jq is not on this machine")
+    (block,) = (block for block in _blocks("docs/producers.rst") if tool in block["classes"])
+    name, line = EXPORTS[tool]
+    data = json.dumps(line).encode() + b"\n"
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    (tmp_path / "forwarder").write_text(f'#!/bin/sh\nexec {sys.executable} -m forwarder "$@"\n')
+    (tmp_path / "forwarder").chmod(0o755)
+    environ = forwarder.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    script = ["bash", "-euo", "pipefail", "-c", block.astext()]
+    done = subprocess.run(script, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "accepted 1 event\n"), done.stderr
+    event = json.loads(forwarder("peek", "--json").stdout)["event"]
+    properties = event["properties"]
+    assert (event["event"], properties["price"], properties["distinct_id"]) == ("Bought", 2, "d-1")
+    assert properties["time"] in (1704164645, 1704164645000)
+    assert tool == "analytics" or properties["$insert_id"] == ID
