@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import click
 
@@ -19,6 +19,7 @@ from forwarder.errors import EventError, ForwarderError, UsageError
 from forwarder.records import EVENTS
 from forwarder.records.reading import StoppedError
 
+LOCK_TIMEOUT_S = 10.0
 Store = Callable[[list[bytes]], object]
 
 
@@ -86,25 +87,26 @@ def enqueue(
             "-e gives one event, so there is no FILE and no --skip", "Leave out one or the other"
         )
     line = None if name is None else build_event(name, distinct_id, properties, at, insert_id)
-    with _store(context, check, not no_check) as store:
+    with _store(context, check) as store:
         if line is not None:
             return _take_one(line, store, not no_check, as_json)
         return _take_files(files or ("-",), store, not no_check, skip, as_json)
 
 
 @contextmanager
-def _store(context: Context, check: bool, rules: bool) -> Iterator[Store | None]:
+def _store(context: Context, check: bool) -> Iterator[Store | None]:
     """What commits events; None if they are only checked, for which there need be no queue."""
     if check:
         yield None
         return
-    from forwarder.spool import EventQueue
+    from forwarder import spool
 
     queue = context.settings.queue
-    with EventQueue(
-        queue.path, max_bytes=queue.max_bytes, min_free_bytes=queue.min_free_bytes, rules=rules
-    ) as opened:
-        yield opened.append
+    producer = spool.at(queue.path).producer(
+        max_bytes=queue.max_bytes, min_free_bytes=queue.min_free_bytes, lock_timeout_s=LOCK_TIMEOUT_S
+    )
+    with closing(producer):
+        yield producer.append
 
 
 def _take_one(line: bytes, store: Store | None, rules: bool, as_json: bool) -> int:
