@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from forwarder.errors import EventError
-from forwarder.records.event import accept, accept_many, complete
+from forwarder.records.event import accept, accept_many, complete, name_of
 from forwarder.records.event.accept import _read_carefully, _read_fast
 from forwarder.records.event.rules import BAD_IDS, MAX_EVENT_BYTES
 
@@ -628,6 +628,24 @@ def test_filled_in_ids_are_unique_and_allowed():
     ]
     assert len(set(found)) == 1100
     assert all(len(one) == 32 and one.isalnum() for one in found)
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b'{"event":"Sold","properties":{"$insert_id":"i-1","price":NaN}}', ("Sold", "i-1")),
+        ('{"event": "S\\u00f6ld \\"x\\"", "properties": {"a": -Infinity}}', ('S\xf6ld "x"', "")),
+        (b'{"event":"Sold","properties":{"a":', ("Sold", "")),
+        (b"{'event': 'Sold', 'properties': {'$insert_id': 'i-1'}}", ("Sold", "i-1")),
+        (b'{"event":"\\ud800","properties":{"a":NaN}}', ("?", "")),
+        (b'{"event":"S\xff","a":NaN}', ("S\ufffd", "")),
+        (b"nothing of an event", ("", "")),
+        (None, ("", "")),
+    ],
+)
+def test_what_is_not_quite_an_event_has_its_name(data, name):
+    """The name and the id are found in what is not quite JSON too, for a dead letter to be known by."""
+    assert name_of(data) == name
 
 
 # Rows of strangers.
