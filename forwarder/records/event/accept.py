@@ -29,6 +29,7 @@ _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _insert_id = INSERT_ID.fullmatch
 _fraction = re.compile(rb'"time"\s*:\s*([0-9]+\.[0-9]+)(?=[\s,}])').search
 _to_value = re.compile(rb'[\s,]*"(?:[^"\\]++|\\.)*+"\s*:\s*', re.DOTALL).match
+_OPENING, _OPENING_SPACED = b'"properties":{', b'"properties": {'
 # As numbers they are found four times as fast.
 _BACKSLASH, _LINE_FEED, _RETURN = b"\\\n\r"
 
@@ -139,11 +140,16 @@ def _read_fast(line: bytes, now_ms: int, rules: bool) -> tuple[int, bool, bool] 
     has_time, has_insert_id = "time" in members, "$insert_id" in members
     if has_time and has_insert_id:
         return 0, True, True
-    start = line.find(b'"properties":{')
+    opening = _OPENING
+    start = line.find(opening)
+    if start < 0:
+        # As Python's json writes it.
+        opening = _OPENING_SPACED
+        start = line.find(opening)
     # Spelt with an escape, the name may be found further in.
     if start < 0 or line.count(b"{", 0, start) != 1:
         return None
-    return start + len(b'"properties":{'), has_time, has_insert_id
+    return start + len(opening), has_time, has_insert_id
 
 
 def _holds_only(line: bytes, members: dict[str, Any]) -> bool:

@@ -71,7 +71,22 @@ class _Repeating(dict[str, Any]):
     twice = ""
 
 
+class _FlawError(Exception):
+    """Something that no JSON has; where, is left to be found out."""
+
+
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise _FlawError
+    return members
+
+
+def _constant(_name: str) -> Any:
+    raise _FlawError
+
+
+def _pairs_with_flaws(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
         seen: set[str] = set()
@@ -82,7 +97,10 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _decoder = json.JSONDecoder(
-    object_pairs_hook=_pairs, parse_int=_Number, parse_float=_Number, parse_constant=_Constant
+    object_pairs_hook=_pairs, parse_int=_Number, parse_float=_Number, parse_constant=_constant
+)
+_decoder_of_flaws = json.JSONDecoder(
+    object_pairs_hook=_pairs_with_flaws, parse_int=_Number, parse_float=_Number, parse_constant=_Constant
 )
 
 
@@ -104,7 +122,12 @@ def parse(line: bytes, rules: bool = True) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise EventError(f"not UTF-8 (byte {error.start + 1})") from None
     try:
-        event = _decoder.decode(text)
+        try:
+            event = _decoder.decode(text)
+            _check_values(event, MAX_DEPTH)
+        except _FlawError:
+            event = _decoder_of_flaws.decode(text)
+            _name_flaw(event, "", MAX_DEPTH)
     except json.JSONDecodeError as error:
         raise EventError(f"not JSON: {error.msg} (column {error.pos + 1}){_near(text, error)}") from None
     except RecursionError:
@@ -112,7 +135,6 @@ def parse(line: bytes, rules: bool = True) -> dict[str, Any]:
     if not isinstance(event, dict):
         kind = "a list" if isinstance(event, list) else "a single value"
         raise EventError(f"not an event: {kind}, where an object with 'event' and 'properties' is expected")
-    _check_values(event, "", MAX_DEPTH)
     name = event.get("event")
     if not isinstance(name, str) or isinstance(name, _Number) or not name.strip():
         found = f", not {shown(name)}" if "event" in event else ""
@@ -167,12 +189,27 @@ def path_to(where: str, step: str | int) -> str:
     return f"{where}.{name}" if where else name
 
 
-def _check_values(value: Any, where: str, levels: int) -> None:
-    """Refuse what no JSON has (NaN, a key twice), half surrogate pairs, and what is nested too deep."""
+def _check_values(value: Any, levels: int) -> None:
+    """Raise `_FlawError` for what is nested too deep, and half surrogate pairs, which no UTF-8 can hold."""
+    if isinstance(value, str):
+        if not value.isascii() and not is_whole(value):
+            raise _FlawError
+    elif isinstance(value, (dict, list)):
+        if levels == 0:
+            raise _FlawError
+        if isinstance(value, dict):
+            for key in value:
+                _check_values(key, levels)
+        for member in value.values() if isinstance(value, dict) else value:
+            _check_values(member, levels - 1)
+
+
+def _name_flaw(value: Any, where: str, levels: int) -> None:
+    """Raise EventError for the first flaw of *value*, which is at the path *where*."""
     if isinstance(value, str):
         if isinstance(value, _Constant):
             raise EventError(f"'{where}' is invalid: {value} is not JSON; use null or leave it out")
-        if not value.isascii() and not is_whole(value):
+        if not is_whole(value):
             raise EventError(f"'{where}' is invalid: {HALF_A_PAIR}")
     elif isinstance(value, (dict, list)):
         if levels == 0:
@@ -183,8 +220,8 @@ def _check_values(value: Any, where: str, levels: int) -> None:
         for step, member in value.items() if isinstance(value, dict) else enumerate(value):
             inside = path_to(where, step)
             if isinstance(step, str):
-                _check_values(step, inside, levels)
-            _check_values(member, inside, levels - 1)
+                _name_flaw(step, inside, levels)
+            _name_flaw(member, inside, levels - 1)
 
 
 def is_whole(text: str) -> bool:
@@ -229,7 +266,8 @@ def _check_sizes(value: Any, where: str, uncounted: int = 0) -> None:
                 f"'{where}' is invalid: {count} keys, at most {MAX_MEMBERS} are allowed; leave some out"
             )
         for key, member in value.items():
-            _check_sizes(member, path_to(where, key))
+            if isinstance(member, (dict, list)):
+                _check_sizes(member, path_to(where, key))
     elif isinstance(value, list):
         if len(value) > MAX_MEMBERS:
             raise EventError(
@@ -237,7 +275,8 @@ def _check_sizes(value: Any, where: str, uncounted: int = 0) -> None:
                 "leave some out"
             )
         for index, member in enumerate(value):
-            _check_sizes(member, path_to(where, index))
+            if isinstance(member, (dict, list)):
+                _check_sizes(member, path_to(where, index))
 
 
 def _check_time(value: Any, now_ms: int) -> None:
