@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 import forwarder
-from forwarder.cli.command import Context, config_option
+from forwarder.cli.command import Context, Group, config_option
 from forwarder.cli.output import OutputError, discard_rest, guarded
 from forwarder.errors import ForwarderError
 
@@ -44,7 +44,7 @@ COMMANDS = {
 }
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Group):
     """Imports a command's module only when that command is called."""
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
@@ -65,13 +65,16 @@ class LazyGroup(click.Group):
         commands = [CompletionItem(name, help=line) for name, line in found]
         return commands + click.Command.shell_complete(self, ctx, incomplete)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, ["--version"] if args == ["version"] else args)
+
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
 
 
 @click.group("forwarder", cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(forwarder.__version__, prog_name="forwarder")
+@click.version_option(forwarder.__version__, "-V", "--version", prog_name="forwarder")
 @config_option
 @click.pass_context
 def cli(ctx: click.Context) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from forwarder.config import Settings
+    from forwarder.config.settings import Queue
 
 
 class Context:
@@ -32,10 +33,25 @@ class Context:
 
         return config.load(self.config_file)
 
+    @cached_property
+    def queue(self) -> Queue:
+        """The settings of the queue; what is wrong with others is a warning on standard error.
+
+        Raises:
+            ConfigError: naming every wrong key of these at once.
+        """
+        from forwarder import config
+
+        return config.load(self.config_file, used=("queue",), warn=_warn).queue
+
     @property
     def queue_path(self) -> str:
-        """The queue's directory."""
-        return self.settings.queue.path
+        """The queue's directory. Raises: as `queue`."""
+        return self.queue.path
+
+
+def _warn(text: str) -> None:
+    click.echo(f"forwarder: warning: {text}", err=True)
 
 
 pass_context = click.make_pass_decorator(Context, ensure=True)
@@ -44,6 +60,31 @@ pass_context = click.make_pass_decorator(Context, ensure=True)
 def _take_config(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
     if value is not None:
         ctx.ensure_object(Context).config_file = value
+
+
+class Group(click.Group):
+    """A command with commands: ``help`` is one of them, as it is with most programs, and a ``--json`` that
+    stands before a command's name counts behind it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args[:1] == ["help"]:
+            args = [*args[1:], "--help"]
+        elif args[:1] == ["--json"]:
+            end = args.index("--") if "--" in args else len(args)
+            args = [*args[1:end], "--json", *args[end:]]
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        known = self.list_commands(ctx)
+        if args[0] not in known and not args[0].startswith("-"):
+            from difflib import get_close_matches
+
+            close = get_close_matches(args[0], known, 1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
 
 
 def any_file(*_: object) -> list[CompletionItem]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
+from forwarder.config.kinds import SIZE_UNITS
 from forwarder.errors import UsageError
 
 OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
@@ -20,6 +22,11 @@ OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
     "!=": operator.ne,
 }
 _form = re.compile(r"\s*(\w+)\s*(>=|<=|==|!=|>|<)(?!=)\s*(.*?)\s*", re.DOTALL).fullmatch
+_number = re.compile(r"([+-]?[\d.]+(?:e[+-]?\d+)?)\s*([a-z]*)", re.IGNORECASE).fullmatch
+_UNITS: Mapping[str, Mapping[str, float]] = {
+    "_s": {"": 1, "s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400},
+    "_bytes": SIZE_UNITS,
+}
 _booleans = {"true": True, "false": False}
 _EQUALITY = ("==", "!=")
 # A text that stands in the order of what it says: an instant, in ISO 8601 and UTC.
@@ -42,11 +49,16 @@ class Condition:
         return OPERATORS[self.operator](self.empty if value is None else value, self.value)
 
 
-def understand(text: str, known: Mapping[str, float | str | bool]) -> Condition:
+def understand(
+    text: str,
+    known: Mapping[str, float | str | bool],
+    choices: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> Condition:
     """Read a condition such as ``oldest_waiting_s>600`` or ``state == blocked``.
 
     Args:
         known: Every key, with a value of its type.
+        choices: What the text of a key may be, where it can't be any.
 
     Raises:
         UsageError: if it is no condition, or its key or value does not fit.
@@ -61,9 +73,12 @@ def understand(text: str, known: Mapping[str, float | str | bool]) -> Condition:
         raise UsageError(f"--fail-if {text!r}: there is no {key!r}", f"There are {', '.join(known)}")
     empty = known[key]
     if sign not in _EQUALITY and isinstance(empty, (str, bool)) and key not in _ORDERED_TEXTS:
-        raise UsageError(f"--fail-if {text!r}: {key} is neither more nor less than anything", "Use == or !=")
+        raise UsageError(f"--fail-if {text!r}: {key} can only be compared with == or !=", "Use one of these")
+    value = _value(text, key, given, empty)
+    if isinstance(value, str) and value not in choices.get(key, (value,)):
+        raise UsageError(f"--fail-if {text!r}: {key} is never {value!r}", f"It is {', '.join(choices[key])}")
     # An eta that is unknown is that of a queue which does not move.
-    return Condition(text, key, sign, _value(text, given, empty), math.inf if key == "eta_s" else empty)
+    return Condition(text, key, sign, value, math.inf if key == "eta_s" else empty)
 
 
 def beginnings(known: Mapping[str, float | str | bool], choices: Mapping[str, Iterable[str]]) -> list[str]:
@@ -79,7 +94,7 @@ def beginnings(known: Mapping[str, float | str | bool], choices: Mapping[str, It
     return found
 
 
-def _value(text: str, given: str, like: float | str | bool) -> float | str | bool:
+def _value(text: str, key: str, given: str, like: float | str | bool) -> float | str | bool:
     if isinstance(like, str):
         quoted = len(given) > 1 and given[0] == given[-1] and given[0] in "'\""
         return given[1:-1] if quoted else given
@@ -87,10 +102,14 @@ def _value(text: str, given: str, like: float | str | bool) -> float | str | boo
         if given.lower() not in _booleans:
             raise UsageError(f"--fail-if {text!r}: {given!r} is neither true nor false")
         return _booleans[given.lower()]
+    units = next((units for end, units in _UNITS.items() if key.endswith(end)), {"": 1})
+    match = _number(given)
     try:
-        number = float(given)
-    except ValueError:
+        number = float(match[1]) * units[match[2].lower()] if match else math.nan
+    except (ValueError, KeyError):
         number = math.nan
     if not math.isfinite(number):
-        raise UsageError(f"--fail-if {text!r}: {given!r} is not a number", "Give seconds, bytes or a count")
+        named = ", ".join(filter(None, units))
+        remedy = f"Give a number, with {named} behind it or none" if named else "Give a count"
+        raise UsageError(f"--fail-if {text!r}: {given!r} is not a number", remedy)
     return number

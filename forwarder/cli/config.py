@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from forwarder.cli.command import Context, config_option, json_option, pass_context, print_json
+from forwarder.cli.command import Context, Group, config_option, json_option, pass_context, print_json
 from forwarder.cli.completion import values
 from forwarder.errors import UsageError, printable
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from forwarder.config import Shown
 
 
-@click.group("config")
+@click.group("config", cls=Group)
 @config_option
 def config() -> None:
     """Show the effective settings."""

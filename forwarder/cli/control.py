@@ -33,13 +33,14 @@ def pause(context: Context, as_json: bool) -> None:
 def resume(context: Context, as_json: bool) -> None:
     """Start delivery again after `forwarder pause`."""
     queue = spool.at(context.queue_path)
-    before = queue.resume() if _is_there(queue) else None
+    before = queue.resume()
+    is_there = before or _is_there(queue)
     daemon = queue.holder()
-    if before is None:
+    if not is_there:
         text = f"Delivery was not paused: the forwarder has not used a queue in {queue.place} yet"
     else:
         text = "Delivery is no longer paused" if before else "Delivery was not paused"
-    rest = "" if daemon or before is None else "; no daemon runs: `forwarder run` starts one"
+    rest = "" if daemon or not is_there else "; no daemon runs: `forwarder run` starts one"
     _tell(as_json, f"{text}{rest}.", False, daemon)
 
 

@@ -19,7 +19,7 @@ from forwarder.cli.bulk import (
     rehearse,
     tell_stayed,
 )
-from forwarder.cli.command import Context, config_option, json_option, pass_context, print_json
+from forwarder.cli.command import Context, Group, config_option, json_option, pass_context, print_json
 from forwarder.cli.completion import values as completions
 from forwarder.cli.letter import (
     LIST,
@@ -41,7 +41,7 @@ from forwarder.spool import Selection, View
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
-@click.group("dead-letters")
+@click.group("dead-letters", cls=Group)
 @config_option
 def dead_letters() -> None:
     """Look at refused events, and retry, export or delete them.

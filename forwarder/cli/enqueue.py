@@ -113,7 +113,7 @@ def _store(context: Context, check: bool) -> Iterator[Store | None]:
         return
     from forwarder import spool
 
-    queue = context.settings.queue
+    queue = context.queue
     producer = spool.at(queue.path).producer(
         max_bytes=queue.max_bytes, min_free_bytes=queue.min_free_bytes, lock_timeout_s=LOCK_TIMEOUT_S
     )

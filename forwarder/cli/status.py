@@ -72,7 +72,7 @@ _COLOURS = {"running": "green", "backing_off": "yellow", "blocked": "red", "paus
     metavar="EXPRESSION",
     shell_complete=values.one_of(beginnings(NOTHING, {"state": STATES})),
     multiple=True,
-    help="Exit with 1 if this holds, such as 'oldest_waiting_s>600' or 'state==blocked'. Repeatable.",
+    help="Exit with 1 if this holds, such as 'oldest_waiting_s>10m' or 'state==blocked'. Repeatable.",
 )
 def status(context: Context, as_json: bool, watch: bool, expressions: tuple[str, ...]) -> int:
     """Say how things are: whether events are being delivered, how many wait, and whether the books balance.
@@ -84,10 +84,11 @@ def status(context: Context, as_json: bool, watch: bool, expressions: tuple[str,
     minute. eta_s is null while nothing moves.
 
     Exit code: 0 whatever it says, unless --fail-if asks for another: a key of --json, one of > >= < <= ==
-    !=, and a number or text. An eta_s that is null counts as endless; where nothing is known, as of a queue
-    not adopted yet, everything holds. With --watch, the first that holds ends it.
+    !=, and a number or text; behind a number of seconds s, m, h or d may stand, behind one of bytes KiB, MiB
+    or GiB. An eta_s that is null counts as endless; where nothing is known, as of a queue not adopted yet,
+    everything holds. With --watch, the first that holds ends it.
     """
-    conditions = [understand(expression, NOTHING) for expression in expressions]
+    conditions = [understand(expression, NOTHING, {"state": STATES}) for expression in expressions]
     path = context.queue_path
     if not watch:
         return _show_once(gather(path), as_json, conditions)

@@ -10,7 +10,7 @@ Everything is checked before anything is done, and all that is wrong is told at 
 
 from __future__ import annotations
 
-from forwarder.config.credentials import Credentials, load_credentials
+from forwarder.config.credentials import Credentials, find_secret, load_credentials
 from forwarder.config.listing import Shown, describe
 from forwarder.config.reading import load
 from forwarder.config.settings import SETTINGS, Settings
@@ -22,6 +22,7 @@ __all__ = [
     "Shown",
     "describe",
     "endpoint_url",
+    "find_secret",
     "load",
     "load_credentials",
 ]

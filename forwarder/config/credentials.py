@@ -59,10 +59,18 @@ def find_secret(settings: Settings, kind: str, environ: Mapping[str, str] | None
         guarded = bool(directory) and os.path.dirname(path) == directory.rstrip("/")
         return Origin(f"mixpanel.{kind}_file {path!r}", path=path, guarded=guarded)
     credential = os.path.join(directory, f"mixpanel-{kind}")
-    if directory and os.path.lexists(credential):
+    # The unit offers both ways to sign in, and an empty one where the host has no such file.
+    if directory and _is_given(credential):
         return Origin(f"systemd credential mixpanel-{kind}", path=credential, guarded=True)
     variable = f"FORWARDER_MIXPANEL_{kind}".upper()
     return Origin(f"${variable}", variable=variable) if environ.get(variable) else None
+
+
+def _is_given(credential: str) -> bool:
+    try:
+        return os.stat(credential).st_size > len("\n")
+    except OSError:
+        return os.path.lexists(credential)  # a link to nowhere is a mistake, and told as such
 
 
 def load_credentials(

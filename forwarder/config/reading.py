@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -17,6 +18,10 @@ DEFAULT_FILE = "/etc/forwarder/forwarder.toml"
 SECRET_VARIABLES = ("FORWARDER_MIXPANEL_SECRET", "FORWARDER_MIXPANEL_TOKEN")
 
 
+# What Kubernetes injects for a service called forwarder-...: kubernetes.io, "Discovering services".
+_OF_KUBERNETES = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_.*)?)$")
+
+
 class Given(NamedTuple):
     """A value as somebody gave it, not checked yet."""
 
@@ -25,17 +30,23 @@ class Given(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong, with the remedy; *keys* are the settings it is about."""
+    """One thing that is wrong, with the remedy; *keys* are the settings it is about, *section* theirs."""
 
     what: str
     remedy: str
     keys: tuple[str, ...] = ()
+    section: str = ""
 
     def __str__(self) -> str:
         return f"{self.what}. {self.remedy}" if self.remedy else self.what
 
 
-def load(path: str | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+def load(
+    path: str | None = None,
+    environ: Mapping[str, str] | None = None,
+    used: Container[str] | None = None,
+    warn: Callable[[str], None] = lambda _: None,
+) -> Settings:
     """The effective settings.
 
     The file is *path*, else ``$FORWARDER_CONFIG``, else ``/etc/forwarder/forwarder.toml`` if it is there;
@@ -45,6 +56,9 @@ def load(path: str | None = None, environ: Mapping[str, str] | None = None) -> S
     Args:
         path: A TOML file.
         environ: The environment; the process's own when None.
+        used: The sections that matter to the caller, when not all do: what is wrong with others is no reason
+            to fail.
+        warn: Told of that instead, thing by thing; it stands at its default.
 
     Raises:
         ConfigError: naming everything that is wrong at once, with key, value, source and remedy.
@@ -64,9 +78,19 @@ def load(path: str | None = None, environ: Mapping[str, str] | None = None) -> S
     # A key that is wrong by itself stands at its default here: what it contradicts can't be known.
     wrong = {key for problem in problems for key in problem.keys}
     problems += [problem for problem in _contradictions(settings) if not wrong.intersection(problem.keys)]
-    if problems:
-        raise _error(problems)
+    for problem in problems:
+        if not _matters(problem, used):
+            warn(str(problem))
+    if fatal := [problem for problem in problems if _matters(problem, used)]:
+        raise _error(fatal)
     return settings
+
+
+def _matters(problem: Problem, used: Container[str] | None) -> bool:
+    if used is None:
+        return True
+    sections = [key.partition(".")[0] for key in problem.keys] or [problem.section]
+    return any(section in used for section in sections)
 
 
 def _error(problems: list[Problem]) -> ConfigError:
@@ -124,7 +148,8 @@ def _given_by_file(table: dict[str, Any], file: str, problems: list[Problem]) ->
             problems.append(_unknown_section(section, content, file))
         elif not isinstance(content, dict):
             what = f"{section} ({printable(file)}) is {type_name(content)}, not a section"
-            problems.append(Problem(what, f"Write [{section}] on a line of its own, and its keys below"))
+            remedy = f"Write [{section}] on a line of its own, and its keys below"
+            problems.append(Problem(what, remedy, section=section))
         else:
             for name, value in content.items():
                 key = f"{section}.{name}"
@@ -144,9 +169,10 @@ def _given_by_environment(environ: Mapping[str, str], problems: list[Problem]) -
             setting = variables[name]
             if text:
                 given[setting.key] = Given(setting.kind.read(text), f"${name}")
-        elif name.startswith(prefixes) and name not in SECRET_VARIABLES:
+        elif name.startswith(prefixes) and name not in SECRET_VARIABLES and not _OF_KUBERNETES.search(name):
             remedy = _did_you_mean(name, (*variables, *SECRET_VARIABLES)) or "Unset it"
-            problems.append(Problem(f"the environment variable {printable(name)} names no setting", remedy))
+            what = f"the environment variable {printable(name)} names no setting"
+            problems.append(Problem(what, remedy, section=name.split("_")[1].lower()))
     return given
 
 
@@ -197,29 +223,34 @@ def _unknown_section(section: str, content: object, file: str) -> Problem:
     if not isinstance(content, dict):
         homes = [setting.section for setting in SETTINGS.values() if setting.name == section]
         remedy = f"Put it below [{homes[0]}]" if homes else "Put each key below its [section]"
-        return Problem(f"{shown} ({printable(file)}) stands outside of any section", remedy)
-    remedy = (
-        _did_you_mean(section, SECTIONS, "[{}]") or f"There are {', '.join(f'[{name}]' for name in SECTIONS)}"
-    )
-    return Problem(f"[{shown}] ({printable(file)}) is not a section", remedy)
+        what = f"{shown} ({printable(file)}) stands outside of any section"
+        return Problem(what, remedy, section=homes[0] if homes else "")
+    meant = _close(section, SECTIONS)
+    known = ", ".join(f"[{name}]" for name in SECTIONS)
+    remedy = f"Did you mean [{meant}]?" if meant else f"There are {known}"
+    return Problem(f"[{shown}] ({printable(file)}) is not a section", remedy, section=meant)
 
 
 def _unknown_key(section: str, name: str, file: str) -> Problem:
     what = f"{section}.{printable(name)} ({printable(file)}) is not a setting"
     if section == "mixpanel" and name in ("secret", "token", "password", "api_secret"):
         remedy = "No secret stands in the settings: name its file with secret_file or token_file"
-        return Problem(what, remedy)
+        return Problem(what, remedy, section=section)
     names = [setting.name for setting in SETTINGS.values() if setting.section == section]
     homes = [setting.section for setting in SETTINGS.values() if setting.name == name]
     remedy = f"It belongs below [{homes[0]}]" if homes else _did_you_mean(name, names)
-    return Problem(what, remedy or f"[{section}] has {', '.join(names)}")
+    return Problem(what, remedy or f"[{section}] has {', '.join(names)}", section=section)
 
 
-def _did_you_mean(word: str, known: Iterable[str], form: str = "{}") -> str:
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    close = _close(word, known)
+    return f"Did you mean {close}?" if close else ""
+
+
+def _close(word: str, known: Iterable[str]) -> str:
     from difflib import get_close_matches
 
-    close = get_close_matches(word, list(known), 1)
-    return f"Did you mean {form.format(close[0])}?" if close else ""
+    return next(iter(get_close_matches(word, list(known), 1)), "")
 
 
 def _value(setting: Setting, value: object) -> str:

@@ -123,6 +123,8 @@ class Queue(Collector):
 
 def _limits(pulse: Pulse) -> Iterator[Metric]:
     queue = pulse.settings.queue
+    which = {"path": queue.path, "project_id": pulse.settings.mixpanel.project_id}
+    yield InfoMetricFamily("forwarder_queue", "Which queue it is, and which project it goes to.", which)
     yield _gauge("queue_max_bytes", "Setting: how large the queue may grow.", queue.max_bytes)
     yield _gauge(
         "queue_min_free_bytes", "Setting: how much of the disk must stay free.", queue.min_free_bytes

@@ -42,7 +42,7 @@ class Publisher:
     def __init__(self, presence: Presence) -> None:
         self._presence = presence
         self._told: DaemonState | None = None
-        self._told_at = 0.0
+        self._told_at = float("-inf")
 
     def publish(self, state: DaemonState, now: float) -> bool:
         """Tell a change of state or reason at once, and of a figure, which may change all the time, soon.
@@ -56,11 +56,11 @@ class Publisher:
         told = self._told
         if told == state:
             return False
-        is_same = told is not None and (told.state, told.state_reason) == (state.state, state.state_reason)
+        is_same = told is None or (told.state, told.state_reason) == (state.state, state.state_reason)
         if is_same and now < self._told_at + PUBLISH_S:
             return True
-        self._told, self._told_at = state, now
-        self._presence.tell(asdict(replace(state, updated_at=time.time())))
+        is_told = self._presence.tell(asdict(replace(state, updated_at=time.time())))
+        self._told, self._told_at = state if is_told else None, now
         return True
 
 

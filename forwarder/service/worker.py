@@ -75,9 +75,8 @@ class Worker:
         self._spool = self._queue.consumer(self._lock_timeout_s)
         before, self._asked = self._asked, self._spool.control()
         # A pause holds where the directory that says so is not at the path any more.
-        self._pause_holds = before is not None and (
-            before.place != self._asked.place and (self._pause_holds or before.paused)
-        )
+        is_elsewhere = before is not None and before.place != self._asked.place
+        self._pause_holds = self._pause_holds or bool(is_elsewhere and before and before.paused)
         self._watch = Watch(self._spool.changed_mark)
         self.dispatcher = Dispatcher(self._spool, EVENTS, self._settings.delivery)
         self._outcomes: deque[tuple[Batch, Outcome]] = deque()
@@ -149,7 +148,8 @@ class Worker:
         except QueueReplacedError:
             self._is_gone = True
             self._spool.close()
-            self.orphaned = self._spool.orphaned or self.orphaned
+            if self._spool.orphaned:
+                self.orphaned += ("; " if self.orphaned else "") + self._spool.orphaned
             self._journal.replaced(self.orphaned)
             raise
         except DamagedError:

@@ -27,7 +27,7 @@ class Producer(Protocol):
     """The way in. Usable from several threads and processes at once, and after a fork."""
 
     def append(self, records: Sequence[bytes]) -> int:
-        """Store final bytes: on return all of them are durable, and if it raises none is stored.
+        """Store final bytes, one record or more: on return all are durable, and if it raises none is stored.
 
         Returns:
             the id of the last one.
@@ -170,8 +170,8 @@ class Presence(Protocol):
     def keep(self) -> None:
         """Announce it again where that is needed. Raises: as `announce`; nothing else."""
 
-    def tell(self, state: Mapping[str, Any]) -> None:
-        """Let others see *state*, plain values, until it is given back; where it can't be, it is left out."""
+    def tell(self, state: Mapping[str, Any]) -> bool:
+        """Let others see *state*, plain values, until it is given back. False: it could not be told."""
 
     def release(self) -> None:
         """Give it back."""

@@ -242,6 +242,7 @@ class Presence:
 
     def tell(self, state):
         self.told = dict(state)
+        return True
 
     def release(self):
         self._store.holder = None

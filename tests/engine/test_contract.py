@@ -153,6 +153,11 @@ def test_arrivals(consumer, producer):
     assert consumer.control().version != before
     assert consumer.arrivals() == 2
     assert numbers(consumer.claim(10, MIB)) == [10, 11]
+    # Opened again, it has news of what came meanwhile, too.
+    before = consumer.control().version
+    consumer.reopen()
+    producer.append([record(12)])
+    assert consumer.control().version != before
 
 
 def test_a_claim_is_bound_by_bytes(consumer):
@@ -342,7 +347,7 @@ def test_one_delivers(spool):
     assert elsewhere(spool.holder) is None
     presence.announce()
     assert elsewhere(spool.holder).told == {}
-    presence.tell({"state": "running", "pid": os.getpid()})
+    assert presence.tell({"state": "running", "pid": os.getpid()})
     presence.keep()
     found = elsewhere(spool.holder)
     assert (found.pid, found.told["state"], found.is_halted) == (os.getpid(), "running", False)

@@ -550,16 +550,32 @@ def test_the_brief_check_fails_as_the_daemon_would(run, queue, monkeypatch):
 
 
 def test_credentials_that_systemd_hides_are_left_to_the_daemon(run, queue, monkeypatch, tmp_path):
-    """A reload's check sees none of the credentials that the daemon has, and does not fail for that."""
+    """A reload's check sees none of the credentials that the daemon has, and does not fail for that; a key
+    that is named and can't be used fails there, too."""
     monkeypatch.delenv("FORWARDER_MIXPANEL_TOKEN")
-    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "hidden"))
-    code, found = run("--settings")
-    assert (code, found["key"][0]) == (0, "ok")
-    assert "not checked here" in found["key"][1]
-
-    (tmp_path / "hidden").mkdir()
+    assert run("--settings")[0] == 78
+    monkeypatch.setenv("MAINPID", "4711")
+    for directory in (str(tmp_path / "hidden"), ""):
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", directory)
+        code, found = run("--settings")
+        assert (code, found["key"][0]) == (0, "ok")
+        assert "not checked here" in found["key"][1]
+    monkeypatch.setenv("FORWARDER_MIXPANEL_TOKEN_FILE", str(tmp_path / "no such file"))
     code, found = run("--settings")
     assert (code, found["key"][0]) == (78, "FAIL")
+
+
+def test_a_key_that_only_the_service_can_read_is_not_checked_here(forwarder, queue_path):
+    """Where a daemon runs all is in order without its key; not so for --online, which needs it."""
+    daemon = forwarder.daemon()
+    for name in [name for name in forwarder.environ if name.startswith("FORWARDER_MIXPANEL_")]:
+        del forwarder.environ[name]
+    done = forwarder("check")
+    assert (done.returncode, "FAIL" in done.stdout) == (0, False), done.stdout
+    assert "ok      key: not checked here" in done.stdout
+    assert forwarder("check", "--online").returncode == 78
+    daemon.stop()
+    assert forwarder("check").returncode == 78
 
 
 def test_the_brief_check_asks_nobody(capsys):

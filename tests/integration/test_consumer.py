@@ -538,6 +538,33 @@ def test_rows_left_for_want_of_room_are_all_met_again(consumer, queue_path, sql,
     assert (found.waiting, found.deleted, found.dead_lettered) == (0, 10, 2500)
 
 
+def test_numbers_that_no_row_has_any_more_are_passed_over(consumer, queue_path, sql):
+    """Where others have deleted the newest rows, nothing seems to wait behind the claims for ever."""
+    sql(queue_path, "DELETE FROM ack_queue_default WHERE _id > 6")
+    assert consumer.arrivals() == 10
+    assert [*consumer.claim(4, MIB).ids] == [1, 2, 3, 4]
+    claim = consumer.claim(4, MIB)
+    while claim.left:
+        claim = consumer.claim(4, MIB)
+        assert len(claim.ids) == 0
+    assert consumer.arrivals() == 0
+
+
+def test_what_is_asked_for_is_of_the_directory_that_was_opened(consumer, queue_path, monkeypatch):
+    """Where the directory is moved just then, another one's lack of a pause is not taken for this one's."""
+    asked = control.asked
+
+    def move_first(path):
+        os.rename(queue_path, f"{queue_path}-moved")
+        os.mkdir(queue_path)
+        return asked(path)
+
+    control.pause(queue_path)
+    monkeypatch.setattr(control, "asked", move_first)
+    with pytest.raises(QueueReplacedError):
+        consumer.control()
+
+
 def test_the_log_is_not_emptied_beside_a_writer(consumer, queue, queue_path):
     """Whoever empties the log holds the writer lock: SQLite before 3.51.3 may lose what another writes to a
     log that is begun again just then."""

@@ -47,6 +47,17 @@ def test_pause_and_resume_without_a_daemon(run, queue_path):
     assert run("resume")[1].startswith("Delivery was not paused")
 
 
+def test_a_pause_without_a_database_is_resumed(run, queue_path):
+    """Also where the database was deleted meanwhile."""
+    run("pause")
+    for name in os.listdir(queue_path):
+        if name.startswith("data.db"):
+            os.unlink(f"{queue_path}/{name}")
+    assert run("resume")[1].startswith("Delivery is no longer paused")
+    EventQueue(queue_path).close()
+    assert not is_paused(queue_path)
+
+
 def test_the_first_daemon_can_be_kept_waiting(run, queue_path):
     """Pausing where there is no queue makes one, so that the pause holds; resuming does not make one."""
     code, out, _ = run("resume")

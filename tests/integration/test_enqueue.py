@@ -864,7 +864,7 @@ def test_long_input_shows_a_bar_on_a_terminal(desk):
             seen.set()
             writer.join()
             os.close(ours)
-        assert process.stdout.read() == f"accepted {9 * parts} events, refused {parts}\n".encode()
+        assert process.stdout.read() == f"accepted {9 * parts:,} events, refused {parts:,}\n".encode()
     assert re.search("[━╸]", shown.decode())
     numbers = [int(n) for n in re.findall(r"^<stdin>:(\d+): not JSON", plain(shown.decode()), re.MULTILINE)]
     assert numbers == list(range(1, 10 * parts, 10))[:20]

@@ -738,6 +738,20 @@ def test_put_broken_off_at_the_lock_locks_nobody_out(queue_path):
         assert view.figures().waiting == 3
 
 
+@pytest.mark.parametrize("where", ["__enter__", "__exit__"])
+def test_put_broken_off_beside_the_lock_locks_nobody_out(queue_path, monkeypatch, where):
+    """A signal handler that raises just as the lock has come, or just before it is given back."""
+    with EventQueue(queue_path, min_free_bytes=0, lock_timeout_s=1.0) as queue:
+        queue.put(EVENT)
+        with monkeypatch.context() as patched:
+            patched.setattr(WriterLock, where, lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                queue.put(EVENT)
+        with EventQueue(queue_path, min_free_bytes=0, lock_timeout_s=1.0) as other:
+            other.put(EVENT)
+        queue.put(EVENT)
+
+
 def test_put_broken_off_at_the_database_leaves_no_transaction(queue_path):
     """A put that a signal handler breaks off while SQLite is locked leaves no transaction open."""
     with EventQueue(queue_path, min_free_bytes=0, lock_timeout_s=5) as queue:
@@ -1067,9 +1081,8 @@ def test_under_asyncio(queue, queue_path, rows):
     async def serve():
         with WriterLock(f"{queue_path}/writer.lock").held(5):
             puts = [asyncio.create_task(asyncio.to_thread(queue.put, EVENT)) for _ in range(20)]
-            for _ in range(10):
-                await asyncio.sleep(0.01)
-            assert not any(put.done() for put in puts)
+            done, _ = await asyncio.wait(puts, timeout=0.1)
+            assert not done
         return await asyncio.gather(*puts)
 
     ids = asyncio.run(serve())

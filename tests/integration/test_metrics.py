@@ -168,6 +168,7 @@ def test_requests_are_counted_by_what_came_of_them(serving, far_end, queue_path,
     assert found["forwarder_request_duration_seconds_bucket", "+Inf"] == 4
     assert 0 < found["forwarder_request_duration_seconds_sum"] < 60
     assert found["forwarder_build_info", platform.python_version(), "0.1.0"] == 1
+    assert found["forwarder_queue_info", queue_path, ""] == 1
 
 
 def test_a_slow_request_is_in_the_bucket_of_its_duration(serving, far_end, queue_path, until):

@@ -321,6 +321,7 @@ def test_what_is_offered_for_a_condition_makes_one():
     [
         *("wating>1", "waiting", "waiting>", "waiting>ten", "waiting>nan", "waiting=1", "waiting=>1", ">1"),
         *("", "waiting>>1", "state===stopped", "paused==yes", "waiting>1 or waiting<0", "__class__==x"),
+        *("state==blokked", "state!=up", "oldest_waiting_s>10x", "oldest_waiting_s>1GiB", "waiting>10m"),
         *("state>1", "state<=stopped", "last_error>''", "queue_path<1", "paused>false", "exists>=true"),
     ],
 )
@@ -330,6 +331,23 @@ def test_a_condition_that_makes_no_sense_is_a_usage_error(expression, run):
 
     assert (code, out) == (64, "")
     assert "--fail-if" in err
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        *(
+            ("oldest_waiting_s>10m", 600),
+            ("oldest_waiting_s>90", 90),
+            ("eta_s>1.5 h", 5400),
+            ("eta_s>2d", 172_800),
+        ),
+        *(("db_bytes>1GiB", 2**30), ("wal_bytes>=512 kib", 2**19), ("disk_free_bytes<1e3", 1000)),
+    ],
+)
+def test_a_condition_may_have_a_unit(expression, value):
+    """Seconds and bytes may be given as a person would say them."""
+    assert understand(expression, NOTHING).value == value
 
 
 def watch(queue_path, *arguments, **options):

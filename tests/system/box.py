@@ -1,7 +1,8 @@
-"""A machine of its own to try the unit in: a real systemd, booted over a throw-away copy of this one's root.
+"""A machine of its own to try the unit in: a real systemd, booted over a throw-away copy of this one's root,
+or of another release of Debian's.
 
 It sees this machine's files, changes none of them, and has no network but loopback. Needs root and
-systemd-nspawn (Debian: systemd-container).
+systemd-nspawn (Debian: systemd-container); for another release debootstrap, and what apt has for a mirror.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ BOOT_S = 60
 # boxes at once would take each other's services for theirs. When the test ends, however, so does its pipe.
 BOOT = """
 set -e
-work=$1 groups=$2; shift 2
+work=$1 groups=$2 lower=$3; shift 3
 for group in $groups; do echo $$ >"$group/cgroup.procs"; done
 mount -t tmpfs -o mode=755 box "$work"
 mkdir "$work/upper" "$work/work" "$work/root"
-mount -t overlay -o "lowerdir=/,upperdir=$work/upper,workdir=$work/work" box "$work/root"
+mount -t overlay -o "lowerdir=$lower,upperdir=$work/upper,workdir=$work/work" box "$work/root"
 exec 3<&0
 while :; do
     rm -f "${work%/*}/again"
@@ -125,8 +126,38 @@ class Box:
 
 
 @contextlib.contextmanager
-def booted() -> Iterator[Box]:
-    """A box that has booted; the test is skipped, with the reason, where none can be."""
+def debian(release: str) -> Iterator[Path]:
+    """The root of a small system of that *release*; where none can be made, the test is skipped."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can make another system's root")
+    if not shutil.which("debootstrap"):
+        pytest.skip("debootstrap is not on this machine")
+    indexes = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
+    mirrors = subprocess.run(indexes, capture_output=True, text=True).stdout.split()
+    mirror = next((each for each in mirrors if each.rstrip("/").endswith("/debian")), None)
+    if mirror is None:
+        pytest.skip("apt has no mirror of Debian's")
+    # What this machine's Python is linked to, too.
+    linked = "libsqlite3-0,libssl3t64,libffi8,libbz2-1.0,liblzma5,zlib1g,libreadline8t64"
+    with tempfile.TemporaryDirectory(prefix="forwarder-debian-", dir="/var/tmp") as root:
+        os.chmod(root, 0o755)
+        command = [
+            "debootstrap",
+            "--variant=minbase",
+            f"--include=systemd,dbus,libpam-systemd,{linked}",
+            release,
+            root,
+            mirror,
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+        if done.returncode:
+            pytest.skip(f"{release} can't be had: {done.stdout[-300:]}{done.stderr[-300:]}")
+        yield Path(root)
+
+
+@contextlib.contextmanager
+def booted(lower: Path = Path("/")) -> Iterator[Box]:
+    """A box that has booted over a copy of *lower*; where none can be, the test is skipped."""
     if os.geteuid() != 0:
         pytest.skip("only root can boot a system")
     if not shutil.which("systemd-nspawn"):
@@ -140,7 +171,18 @@ def booted() -> Iterator[Box]:
         (work / "box").mkdir()
         groups = stack.enter_context(_groups(work.name))
         nspawn = subprocess.Popen(
-            ["unshare", "--mount", "sh", "-c", BOOT, "box", work / "box", " ".join(groups), *_binds(work)],
+            [
+                "unshare",
+                "--mount",
+                "sh",
+                "-c",
+                BOOT,
+                "box",
+                work / "box",
+                " ".join(groups),
+                lower,
+                *_binds(work),
+            ],
             env={"PATH": os.environ["PATH"], "NOTIFY_SOCKET": str(work / "ready")},
             stdin=subprocess.PIPE,
             stdout=console,

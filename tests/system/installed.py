@@ -57,7 +57,7 @@ class Service:
         self.configure()
         self.box.write(self.key, self.token, 0o600)
         # Tests don't wait as long as an operator would want it to.
-        self.change(f"LoadCredential=\nLoadCredential=mixpanel-token:{self.key}\nRestartSec=100ms")
+        self.change("RestartSec=100ms")
 
     def configure(self, more: str = "", port: int = 0) -> None:
         """Write its settings: those of a test, and *more*."""

@@ -85,6 +85,20 @@ def test_wrong_settings_end_it_and_are_not_tried_again(more, about, service, unt
     assert [entry for entry in service.journal("PRIORITY=3") if entry["MESSAGE"].startswith(f"FAIL {about}")]
 
 
+@pytest.mark.parametrize("content", [None, ""], ids=["missing", "empty"])
+def test_without_a_key_it_fails_once_and_says_what_to_do(content, service):
+    """The first start on a host that has no secret yet: `failed`, with the sentence, and not tried again."""
+    service.box.run("rm", service.key)
+    if content is not None:
+        service.box.write(service.key, content, 0o600)
+
+    assert service.systemctl("start", check=False) != 0
+
+    assert (service["ActiveState"], service["ExecMainStatus"], service["NRestarts"]) == ("failed", "78", "0")
+    [entry] = [entry for entry in service.journal("PRIORITY=3") if "there is no key" in entry["MESSAGE"]][:1]
+    assert "mixpanel-token" in entry["MESSAGE"]
+
+
 def test_a_queue_that_is_none_ends_it_before_it_is_ready(service):
     """Something else in the place of the database is refused before systemd hears that all is ready."""
     service.box.run("mkdir", f"{service.queue}/data.db")

@@ -332,6 +332,14 @@ def test_a_running_daemon_is_restarted_by_an_upgrade_and_stopped_by_a_removal(
         box.run("dpkg", "--install", "/root/changed.deb")
         until(lambda: service["ActiveState"] == "active" and service.pid not in (0, before), "restarted")
 
+        # With settings that would end it, it is left as it is.
+        before = service.pid
+        service.configure("[queue]\n")
+        done = box.run("dpkg", "--install", "/root/changed.deb")
+        assert "FAIL" in done.stderr
+        assert "forwarder.service goes on with the version before" in done.stderr
+        assert (service["ActiveState"], service.pid) == ("active", before)
+
         box.run("dpkg", "--remove", "mixpanel-forwarder")
         assert service["ActiveState"] == "inactive"
         assert box.run("pgrep", "-f", "forwarder run", check=False).stdout == ""

@@ -771,3 +771,45 @@ def test_what_is_shown_can_be_loaded_again(write):
     text = "\n".join(row.text for row in config.describe(settings, {}))
 
     assert config.load(write(text), {}) == settings
+
+
+WRONG_ELSEWHERE = (
+    "[delivery]\nlinger = 3\n",
+    '[log]\nlevel = "loud"\n',
+    "[deliveri]\n",
+    "[mixpanel]\nregion = 7\n",
+)
+WRONG_HERE = ("[queue]\npth = '/x'\n", "[queue]\nmax_bytes = 'x'\n", "[queu]\npath = '/x'\n", "path = '/x'\n")
+
+
+@pytest.mark.parametrize("wrong", WRONG_ELSEWHERE)
+def test_what_is_wrong_with_settings_not_used_is_a_warning(wrong, write):
+    """A typo in another section turns no producer away; it is told all the same."""
+    file, warnings = write(wrong), []
+    found = config.load(file, {"FORWARDER_QUEUE_PATH": "/q"}, used=("queue",), warn=warnings.append)
+    assert found.queue.path == "/q"
+    assert len(warnings) == 1
+    with pytest.raises(ConfigError) as refused:
+        config.load(file, {})
+    assert warnings == [str(refused.value)]
+
+
+@pytest.mark.parametrize("wrong", WRONG_HERE)
+def test_what_is_wrong_with_settings_used_is_an_error(wrong, write):
+    """Or a misspelt queue.path would put events into another queue."""
+    with pytest.raises(ConfigError):
+        config.load(write(wrong), {}, used=("queue",))
+
+
+def test_variables_that_kubernetes_injects_are_not_ours():
+    """For a service that is called forwarder-metrics, or forwarder-queue; misspelt ones still are."""
+    injected = {
+        "FORWARDER_METRICS_SERVICE_HOST": "10.0.0.1",
+        "FORWARDER_METRICS_SERVICE_PORT": "9464",
+        "FORWARDER_METRICS_SERVICE_PORT_HTTP": "9464",
+        "FORWARDER_METRICS_PORT": "tcp://10.0.0.1:9464",
+        "FORWARDER_QUEUE_PORT_9464_TCP_ADDR": "10.0.0.1",
+    }
+    assert config.load(None, injected).metrics.listen == ""
+    with pytest.raises(ConfigError, match="FORWARDER_QUEUE_PAHT"):
+        config.load(None, {"FORWARDER_QUEUE_PAHT": "/q"}, used=("queue",))

@@ -85,10 +85,11 @@ def _kind(word: str) -> str:
 
 
 def _latest(ctx: click.Context, digits: str = "") -> list[Brief]:
-    from forwarder import spool
+    from forwarder import config, spool
 
     try:
-        with spool.at(ctx.ensure_object(Context).queue_path).view(LOCKED_S) as view:
+        path = config.load(ctx.ensure_object(Context).config_file, used=("queue",)).queue.path
+        with spool.at(path).view(LOCKED_S) as view:
             return view.latest_dead_letters(MOST, digits)
     except ForwarderError:
         return []

@@ -81,6 +81,7 @@ class Consumer(engine.Consumer):
         connection = self._database.connect()
         self._files: object = self._database.files.database, self._database.replacements
         self._examined: sqlite3.Connection | None = connection
+        self._openings = 0
         self._mark = uuid.uuid4().hex
         self._identity = self._read(_IDENTITY)
         origin = Origin(*self._read("SELECT queue_id, created_at FROM ledger"))
@@ -106,6 +107,7 @@ class Consumer(engine.Consumer):
             # Closed by a fork or `reopen`, and opened again; the database may have been changed meanwhile.
             self._examine(connection)
             self._examined = connection
+            self._openings += 1
         now = self._database.files.database, self._database.replacements
         if now != self._files or self._database.is_replaced():
             raise self._replaced()
@@ -179,7 +181,8 @@ class Consumer(engine.Consumer):
             connection = self._connect()
             self._examine(connection)
             (version,) = connection.execute("PRAGMA data_version").fetchone()
-        return replace(found, version=version)
+        # Each connection counts from 2 on.
+        return replace(found, version=(self._openings, version))
 
     def claim(self, max_events: int, max_bytes: int) -> Claim:
         claim = self.claim_behind(self._position, max_events, max_bytes)

@@ -9,7 +9,7 @@ import os
 from contextlib import suppress
 
 from forwarder.spool.sqlite.database import Database
-from forwarder.spool.sqlite.directory import LOG, identity_of, sync_directory
+from forwarder.spool.sqlite.directory import DATABASE, LOG, identity_of, sync_directory
 from forwarder.spool.sqlite.errors import translated
 from forwarder.spool.sqlite.lock import open_shared
 from forwarder.spool.values import Control
@@ -41,12 +41,13 @@ def pause(path: str) -> bool:
 def resume(path: str) -> bool:
     """Start delivery again. Returns whether it was paused."""
     before = asked(path).paused
-    with translated(path):
-        with suppress(FileNotFoundError):
-            # A daemon that does not find the pause's own directory any more notices this, too.
-            os.replace(os.path.join(path, PAUSED), os.path.join(path, FLUSH))
-        sync_directory(path)
-    request_flush(path)
+    if before or os.path.exists(os.path.join(path, DATABASE)):
+        with translated(path):
+            with suppress(FileNotFoundError):
+                # A daemon that does not find the pause's own directory any more notices this, too.
+                os.replace(os.path.join(path, PAUSED), os.path.join(path, FLUSH))
+            sync_directory(path)
+        request_flush(path)
     return before
 
 

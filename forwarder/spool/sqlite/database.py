@@ -209,6 +209,8 @@ class Database:
         return outer
 
     def _leave(self, outer: float | None) -> None:
+        if outer is None and self._writer_lock.is_taken:
+            self._writer_lock.let_go()
         self._deadline = outer
         self._lock.release()
 
@@ -249,8 +251,9 @@ class Database:
             TryAgainError: it is such a handler that calls.
         """
         outer = self._enter()
-        was_busy, self._is_busy = self._is_busy, True
+        was_busy = self._is_busy
         try:
+            self._is_busy = True
             if was_busy:
                 raise TryAgainError(
                     f"this thread is opening, closing or writing to the queue in {self.path} now",

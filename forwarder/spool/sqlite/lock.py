@@ -26,6 +26,9 @@ class WriterLock:
 
     Who holds it may take it again. Not to be used by two threads at once.
 
+    Attributes:
+        is_taken: It may be held.
+
     Args:
         path: The file; made if it is not there.
         prepare: Sees to it that its directory is there.
@@ -37,6 +40,7 @@ class WriterLock:
         self._fd: int | None = None
         self._depth = 0
         self._waiter: _Waiter | None = None
+        self.is_taken = False
 
     def held(self, timeout_s: float) -> Self:
         """To be used as ``with lock.held(1):``; holds the lock for the time of the block.
@@ -54,9 +58,16 @@ class WriterLock:
 
     def __exit__(self, *_: object) -> None:
         self._depth -= 1
-        if self._depth == 0 and self._fd is not None:
+        if self._depth == 0:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Give the lock back, also where a signal handler has raised amid taking it or giving it back."""
+        self._depth = 0
+        if self._fd is not None:
             # Not by closing it: a forked child may have the same open file, and would keep the lock.
             fcntl.flock(self._fd, fcntl.LOCK_UN)
+        self.is_taken = False
 
     def close(self) -> None:
         """Give the file back; it is opened again when needed."""
@@ -73,6 +84,7 @@ class WriterLock:
         self._waiter = None
 
     def _take(self, timeout_s: float) -> None:
+        self.is_taken = True
         until = time.monotonic() + timeout_s
         while True:
             if self._fd is None:

@@ -90,11 +90,10 @@ class Presence(engine.Presence):
         except ForwarderError:
             pass
 
-    def tell(self, state: Mapping[str, Any]) -> None:
+    def tell(self, state: Mapping[str, Any]) -> bool:
         # Replaced, not synced, as it is lost with the daemon anyway.
         file = os.path.join(self._path, STATE)
-        # A full disk is no reason to stop.
-        with contextlib.suppress(OSError):
+        try:
             # Made again each time: what is there may be a pipe, which nobody reads from.
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(file + ".new")
@@ -103,10 +102,16 @@ class Presence(engine.Presence):
                 os.fchmod(fd, STATE_MODE)
                 json.dump({**state, "token": self.token}, new)
             os.replace(file + ".new", file)
+        except OSError:
+            # A full disk is no reason to stop.
+            with contextlib.suppress(OSError):
+                os.unlink(file + ".new")
+            return False
+        return True
 
     def release(self) -> None:
         """Take back what was told, and give the locks back."""
-        if self._fd is not None:
+        if self._is_announced():  # otherwise what is there is of the one that has taken over
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(self._path, STATE))
         for fd in (self._fd, self._directory):
