@@ -554,6 +554,7 @@ TIMES = {
     "1600000000123.75": "1600000000123",
     "1.6e9": "1600000000000",
     "1.6e12": "1600000000000",
+    "1600000000.5e0": "1600000000500",
     "1.6E+09": "1600000000000",
     "31536000.5": "31536000",
     "1600000000123456": "1600000000123",
@@ -597,6 +598,12 @@ def test_time_that_is_not_certain_stays_without_rules(given):
     """What can't be converted for certain is named, or left to Mixpanel as it is written."""
     assert "'properties.time' is invalid" in reason(event(f'"time":{given}'))
     assert f'"time":{given}'.encode() in take(event(f'"time":{given}'), rules=False)
+
+
+@pytest.mark.parametrize("around", ["%s", '%s,"time":1600000000', '"time":1600000000.5,%s'])
+def test_only_the_time_of_the_event_is_made_whole(around):
+    """What is called time further in is a property like any other."""
+    assert b'"o":{"time":1600000000.25}' in take(event(around % '"o":{"time":1600000000.25}'))
 
 
 def test_an_ordinary_fraction_takes_the_fast_reading(monkeypatch):

@@ -120,7 +120,9 @@ def parse(line: bytes, rules: bool = True) -> dict[str, Any]:
     try:
         text = line.decode()
     except UnicodeDecodeError as error:
-        raise EventError(f"not UTF-8 (byte {error.start + 1})") from None
+        raise EventError(
+            f"not UTF-8 (byte {error.start + 1}); convert it, for example with iconv -f LATIN1 -t UTF-8"
+        ) from None
     try:
         try:
             event = _decoder.decode(text)
