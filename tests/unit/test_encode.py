@@ -163,6 +163,12 @@ def test_time_may_be_what_python_has_for_it(time, stored):
     assert json.loads(accepted)["properties"]["time"] == stored
 
 
+def test_a_key_of_the_event_itself_is_named():
+    """A key that is no string is refused beside the properties too."""
+    with pytest.raises(EventError, match="the key 1 is not a string, in 'the event'"):
+        encode({"event": "A", "properties": {}, 1: 2})
+
+
 def test_time_that_is_a_date_is_refused():
     """A date does not say at what time."""
     with pytest.raises(EventError, match=r"'properties\.time' is a date; give a datetime"):

@@ -98,7 +98,7 @@ def _plain(value: Any, where: str, levels: int) -> Any:
 
 def _key(key: object, where: str) -> str:
     if not isinstance(key, str):
-        raise EventError(f"the key {key!r} is not a string, in '{where}'; give str(...) of it")
+        raise EventError(f"the key {key!r} is not a string, in '{where or 'the event'}'; give str(...) of it")
     if not is_whole(key):
         raise EventError(f"the key {key!r} in '{where}' is invalid: {HALF_A_PAIR}")
     return str.__str__(key)
