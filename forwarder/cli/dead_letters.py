@@ -168,6 +168,7 @@ def retry(
       --set properties.plan=pro --set properties.seats:=3 --set event="Signed Up"
       --unset properties.time              the time it was accepted is filled in
       --unset 'properties.$insert_id'      a new one is filled in
+      --unset time                         the time beside properties, where it is refused
 
     Each event is checked again; one that is refused stays a dead letter, and the exit code is 65.
     """

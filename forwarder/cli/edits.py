@@ -11,6 +11,11 @@ from forwarder.errors import EventError, UsageError
 from forwarder.records import EVENTS
 
 REMEDY = "A path is `event`, or `properties.` and a name; a dot in a name is written \\."
+BY_HAND = "; export it with --with-reason, mend the text and enqueue it"
+# What is refused beside `properties`, and so may be taken away there.
+BESIDE = [("time",), ("distinct_id",), ("$insert_id",)]
+EVENT = "the event"
+TIME = ("properties", "time")
 INSERT_ID = ("properties", "$insert_id")
 
 
@@ -19,8 +24,10 @@ def _refuse_constant(name: str) -> None:
 
 
 _gap = re.compile(r"[ \t\r\n]*").match
-# Only to see where a value ends: nothing is converted, so numbers may have any length.
-_decoder = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse_constant)
+# Only to see that it is one JSON value: nothing is converted, so numbers may have any length.
+_check_json = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse_constant).decode
+# Only to see where a value ends; that may be NaN, which an edit can replace.
+_decoder = json.JSONDecoder(parse_int=str, parse_float=str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +49,9 @@ def understand(sets: Iterable[str], unsets: Iterable[str]) -> tuple[Edit, ...]:
         path, rest = _read_path(given)
         if rest:
             raise UsageError(f"--unset {given!r}: only a path is expected", REMEDY)
-        edits.append(Edit(_check_path(path, f"--unset {given!r}"), None))
+        if path not in BESIDE:
+            _check_path(path, f"--unset {given!r}")
+        edits.append(Edit(path, None))
     paths = [edit.path for edit in edits]
     for path in paths:
         if any(other[: len(path)] == path for other in paths if other is not path):
@@ -54,21 +63,22 @@ def apply(data: bytes, edits: Sequence[Edit]) -> bytes:
     """The stored bytes of an event, edited.
 
     Raises:
-        EventError: *data* is no JSON object, or a part that an edit leads through is none.
+        EventError: *data* is no JSON object, or a part that an edit leads through is none; or there is
+            nothing to take away beside ``properties``.
     """
     if not edits:
         return data
     try:
         text = data.decode()
         for edit in edits:
-            text = _apply(text, edit.path, edit.value, "the event")
+            text = _apply(text, edit.path, edit.value, EVENT)
         return text.encode()
     except UnicodeDecodeError:
         raise EventError("can't be edited: it is not UTF-8") from None
     except RecursionError:
         raise EventError("can't be edited: it is nested too deep") from None
     except ValueError as error:
-        raise EventError(f"can't be edited: it is not JSON ({error})") from None
+        raise EventError(f"can't be edited: it is not JSON ({error}){BY_HAND}") from None
 
 
 def renew(data: bytes, accepted_at: float, edits: Sequence[Edit], now_ms: int, rules: bool) -> bytes:
@@ -87,12 +97,16 @@ def _understand_set(given: str) -> Edit:
     option = f"--set {given!r}"
     path, rest = _read_path(given)
     if rest.startswith("="):
+        if path == TIME:
+            raise UsageError(
+                f"{option}: time is a number, and = gives text", f"Write {given.partition('=')[0]}:=NUMBER"
+            )
         return Edit(_check_path(path, option), _json_string(rest[1:], option))
     if not rest.startswith(":="):
         raise UsageError(f"{option}: write PATH=TEXT or PATH:=JSON", REMEDY)
     try:
         rest.encode()
-        _decoder.decode(rest[2:])
+        _check_json(rest[2:])
     except (ValueError, RecursionError) as error:
         raise UsageError(
             f"{option}: what follows := is not JSON: {error}", "For text write PATH=TEXT"
@@ -141,6 +155,8 @@ def _apply(text: str, path: tuple[str, ...], value: str | None, where: str) -> s
     name, rest = path[0], path[1:]
     found = [index for index, (key, _) in enumerate(members) if json.loads(key) == name]
     if not found and value is None:
+        if where == EVENT and not rest:
+            raise EventError(f"there is no {name!r} beside 'properties'; did you mean properties.{name}?")
         return text
     if rest:
         if len(found) > 1:

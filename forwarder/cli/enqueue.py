@@ -6,7 +6,8 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from io import FileIO
 
 import click
 
@@ -15,10 +16,12 @@ from forwarder.cli.intake import Intake, Interrupts
 from forwarder.cli.one_event import build_event
 from forwarder.cli.output import OutputError
 from forwarder.cli.progress import Progress, echo
+from forwarder.cli.refusals import Refusals, open_rejects
 from forwarder.errors import EventError, ForwarderError, UsageError
 from forwarder.records import EVENTS
 from forwarder.records.reading import StoppedError
 
+LOCK_TIMEOUT_S = 10.0
 Store = Callable[[list[bytes]], object]
 
 
@@ -48,6 +51,12 @@ Store = Callable[[list[bytes]], object]
 @click.option(
     "--skip", metavar="N", type=click.IntRange(min=0), default=0, help="Pass over the first N lines."
 )
+@click.option(
+    "--rejects",
+    metavar="FILE",
+    shell_complete=any_file,
+    help="Append what is refused to FILE: a line of JSON each, with file, line, reason and event.",
+)
 @json_option
 def enqueue(
     context: Context,
@@ -60,20 +69,22 @@ def enqueue(
     check: bool,
     no_check: bool,
     skip: int,
+    rejects: str | None,
     as_json: bool,
 ) -> int:
     """Put events into the queue, durably, and print how many.
 
-    Each FILE holds one JSON event a line, or one JSON array of events, or gzip of either; "-" or no
-    FILE is standard input, which may be a live stream. Or give one event by options:
+    Each FILE holds one JSON event a line, or JSON arrays of events, or events over several lines, or gzip of
+    these; "-" or no FILE is standard input, which may be a live stream. Or give one event by options:
 
     \b
       forwarder enqueue events.ndjson more.json.gz
       tail -F app.log | forwarder enqueue
       forwarder enqueue -e "Signed Up" -d user-1 -p plan=pro -p seats:=3
 
-    A line that is refused is reported as FILE:LINE: reason and does not stop the others. In an array
-    the elements are counted in place of lines, here and for --skip.
+    A line that is refused is reported as FILE:LINE: reason and does not stop the others. The first 20 are
+    reported, the others counted by reason; --rejects keeps them all, also with --check. In an array over
+    several lines its elements are counted in place of lines, here and for --skip.
 
     Exit code: 0; 65 if a line was refused; 66 or 77 if a file could not be read, the others were; 75 if
     the queue is full or locked, 130 or 143 when interrupted, both saying how to go on.
@@ -81,30 +92,33 @@ def enqueue(
     single = any(given is not None for given in (distinct_id, at, insert_id)) or bool(properties)
     if name is None and single:
         raise UsageError("-d, -p, --time and --insert-id describe one event", "Give its name with -e NAME")
-    if name is not None and (files or skip):
+    if name is not None and (files or skip or rejects is not None):
         raise UsageError(
-            "-e gives one event, so there is no FILE and no --skip", "Leave out one or the other"
+            "-e gives one event, so there is no FILE, no --skip and no --rejects",
+            "Leave out one or the other",
         )
     line = None if name is None else build_event(name, distinct_id, properties, at, insert_id)
-    with _store(context, check, not no_check) as store:
+    names = files or ("-",)
+    with open_rejects(rejects, names) as keep, _store(context, check) as store:
         if line is not None:
             return _take_one(line, store, not no_check, as_json)
-        return _take_files(files or ("-",), store, not no_check, skip, as_json)
+        return _take_files(names, store, not no_check, skip, keep, as_json)
 
 
 @contextmanager
-def _store(context: Context, check: bool, rules: bool) -> Iterator[Store | None]:
+def _store(context: Context, check: bool) -> Iterator[Store | None]:
     """What commits events; None if they are only checked, for which there need be no queue."""
     if check:
         yield None
         return
-    from forwarder.spool import EventQueue
+    from forwarder import spool
 
     queue = context.queue
-    with EventQueue(
-        queue.path, max_bytes=queue.max_bytes, min_free_bytes=queue.min_free_bytes, rules=rules
-    ) as opened:
-        yield opened.append
+    producer = spool.at(queue.path).producer(
+        max_bytes=queue.max_bytes, min_free_bytes=queue.min_free_bytes, lock_timeout_s=LOCK_TIMEOUT_S
+    )
+    with closing(producer):
+        yield producer.append
 
 
 def _take_one(line: bytes, store: Store | None, rules: bool, as_json: bool) -> int:
@@ -120,12 +134,17 @@ def _take_one(line: bytes, store: Store | None, rules: bool, as_json: bool) -> i
     return 0
 
 
-def _take_files(names: Sequence[str], store: Store | None, rules: bool, skip: int, as_json: bool) -> int:
+def _take_files(
+    names: Sequence[str], store: Store | None, rules: bool, skip: int, keep: FileIO | None, as_json: bool
+) -> int:
     if "-" in names and sys.stdin is not None and sys.stdin.isatty():
         echo("Reading events from the terminal, one JSON object a line; Ctrl-D ends.", err=True)
     progress = Progress(names)
+    refusals = Refusals(progress.say, keep)
     with Interrupts() as interrupts:
-        intake = Intake(store, rules=rules, skip=skip, progress=progress, wake_fd=interrupts.fd)
+        intake = Intake(
+            store, rules=rules, skip=skip, progress=progress, refusals=refusals, wake_fd=interrupts.fd
+        )
         last_words, code = "", 0
         try:
             intake.take(names)
@@ -137,6 +156,7 @@ def _take_files(names: Sequence[str], store: Store | None, rules: bool, skip: in
                 # Its remedy is for who has stored nothing at all.
                 last_words = f"forwarder: {error.what}.\n{intake.how_to_go_on()}"
         finally:
+            refusals.tell_counts()
             progress.close()
         if last_words:
             echo(last_words, err=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import stat
 import sys
@@ -11,11 +12,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from forwarder.cli.progress import Progress
+from forwarder.cli.refusals import Refusals, Refused
 from forwarder.errors import InputError, printable
 from forwarder.records import EVENTS
-from forwarder.records.reading import BrokenInputError, Chunk, Source, read_chunks
+from forwarder.records.reading import BrokenInputError, Chunk, Source, read_chunks, take_apart
 
 STDIN = "<stdin>"
+_is_heading = re.compile(rb'[ "]*[A-Za-z_$][\w $.-]*[ "]*').fullmatch
+_SEPARATORS = (
+    (b"\t", "TSV", "--itsv"),
+    (b",", "CSV", "--icsv"),
+    (b";", "CSV", "--icsv --ifs semicolon"),
+)
 
 
 class UnreadableError(InputError):
@@ -31,12 +39,13 @@ class Intake:
         store: Commits accepted events; None to check them only.
         rules: Whether Mixpanel's rules are checked.
         skip: How many lines to pass over at the start of the first file and on.
-        progress: Told how far it is, and what was refused.
+        progress: Told how far it is, and what can't be read.
+        refusals: Told what was refused.
         wake_fd: Becomes readable when the intake is to stop.
 
     Attributes:
         accepted: Events that were stored, or found good.
-        refused: Lines that were refused, each told to *progress* as ``FILE:LINE: reason``.
+        refused: Events, or lines that are none, that were refused.
         lines: Lines that are settled, skipped ones included.
         exit_code: 0, 65 if anything was refused, 66 if a file can't be read, 77 if that was for want of
             permission: the highest that applies.
@@ -49,6 +58,7 @@ class Intake:
         rules: bool,
         skip: int,
         progress: Progress,
+        refusals: Refusals,
         wake_fd: int = -1,
     ) -> None:
         self.accepted = self.refused = self.lines = self.exit_code = 0
@@ -56,6 +66,7 @@ class Intake:
         self._rules = rules
         self._skip = skip
         self._progress = progress
+        self._refusals = refusals
         self._wake_fd = wake_fd
         self._read_bytes = 0  # of the files before the present one
         self._left_out: list[str] = []
@@ -116,28 +127,49 @@ class Intake:
         behind = min(self._skip - self.lines, len(lines))
         if behind > 0:
             lines, first_line = lines[behind:], first_line + behind
-        records, found = EVENTS.accept_many(lines, time.time_ns() // 1_000_000, self._rules)
+        now_ms = time.time_ns() // 1_000_000
+        records, found = EVENTS.accept_many(lines, now_ms, self._rules)
+        refused: list[Refused] = [
+            (number, reason, None) for number, reason in chunk.refused if number >= first_line
+        ]
+        for index, reason in found:
+            parts = take_apart(lines[index])
+            if parts is None:
+                refused.append((first_line + index, reason, lines[index]))
+                continue
+            more, bad = EVENTS.accept_many(parts, now_ms, self._rules)
+            records += more
+            which = f"event {{}} of {len(parts)}: " if len(parts) > 1 else ""
+            refused += [(first_line + index, which.format(k + 1) + why, parts[k]) for k, why in bad]
+        refused.sort(key=lambda one: one[0])
+        if refused and refused[0][0] == 1 and (likeness := _likeness(shown, chunk.lines)):
+            refused[0] = (1, f"{refused[0][1]}. {likeness}", refused[0][2])
+        self._refusals.keep(shown, refused)
         if records and self._store:
             self._store(records)
-        refused = [(first_line + index, reason) for index, reason in found]
-        refused += [(number, reason) for number, reason in chunk.refused if number >= first_line]
         self.lines += len(chunk.lines)
         self.accepted += len(records)
         if refused:
             self.refused += len(refused)
             self.exit_code = max(self.exit_code, 65)
-            refused.sort()
-            if refused[0][0] == 1 and chunk.first_line == 1 and chunk.lines[0].strip() == b"{":
-                refused[0] = (1, f"{refused[0][1]}. {_one_a_line(shown)}")
-            self._progress.say("\n".join(f"{shown}:{number}: {printable(why)}" for number, why in refused))
+            self._refusals.tell(shown, refused)
 
 
-def _one_a_line(shown: str) -> str:
-    """What to do about JSON that is laid out over several lines."""
+def _likeness(shown: str, lines: Sequence[bytes]) -> str:
+    """What a file looks like whose first line is refused, and the command that makes events of it; or ""."""
     from shlex import quote
 
+    first, second = lines[0].strip(), lines[1] if len(lines) > 1 else b""
     file = "" if shown == STDIN or shown.endswith(".gz") else f" {quote(shown)}"
-    return f"One event a line is expected: jq -c .{file} | forwarder enqueue"
+    if first == b"{":
+        return f"One event a line is expected: jq -c .{file} | forwarder enqueue"
+    for separator, name, options in _SEPARATORS:
+        if separator in first and first.count(separator) == second.count(separator):
+            if not all(map(_is_heading, first.split(separator))):
+                return ""
+            convert = f"mlr {options} --ojsonl cat{file} | jq -c '{{event, properties: del(.event)}}'"
+            return f"It looks like {name}; where a column is called event: {convert} | forwarder enqueue"
+    return ""
 
 
 def _lines(count: int) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from forwarder.errors import UsageError
+from forwarder.records.event import when
 
 _number = re.compile(r"(0|[1-9][0-9]*)(\.[0-9]+)?").fullmatch
 
@@ -42,6 +43,10 @@ def build_event(
         members["$insert_id"] = _text(insert_id)
     for given in properties:
         key, value = _property(given)
+        if key == "time" and value.startswith('"'):
+            raise UsageError(
+                f"-p {given!r}: time is a number, and = gives text", "Write --time T, or -p time:=NUMBER"
+            )
         if key in members:
             raise UsageError(f"the property {key!r} is given twice")
         members[key] = value
@@ -80,7 +85,7 @@ def _time(given: str) -> str:
             f"--time {given!r} does not say in which time zone",
             "Add Z for UTC or an offset like +02:00",
         )
-    return str(round(moment.timestamp() * 1000))
+    return str(when.from_moment(moment))
 
 
 def _text(value: str) -> str:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from forwarder.errors import EventError, ForwarderError
 from forwarder.records import EVENTS
 from forwarder.records.event import encode
 from forwarder.spool.engine import Spool
@@ -55,14 +56,19 @@ class EventQueue:
         self._rules = rules
         spool = at(path)
         self.path = spool.place
-        self._producer = spool.producer(**self._limits)
+        try:
+            self._producer = spool.producer(**self._limits)
+        except ForwarderError as error:
+            _of_arguments(error)
+            raise
 
     def put(self, event: Mapping[str, Any]) -> int:
         """Store one event durably.
 
         Args:
             event: ``{"event": name, "properties": {...}}``; ``time`` and ``$insert_id`` are filled in
-                where they are missing.
+                where they are missing. An aware datetime, a date, a Decimal, a UUID, a member of an Enum and
+                a scalar of numpy are converted.
 
         Returns:
             the id of its row.
@@ -73,12 +79,20 @@ class EventQueue:
                 which has interrupted a call of this queue.
             StorageError: the disk answers with an error.
         """
-        return self._producer.append([EVENTS.accept(encode(event), int(time.time() * 1000), self._rules)])
+        return self._store([EVENTS.accept(encode(event), _now_ms(), self._rules)])
 
     def put_many(self, events: Iterable[Mapping[str, Any]]) -> int:
-        """Store events durably: all of them, or none. Raises as `put` does; returns how many."""
-        now_ms = int(time.time() * 1000)
-        return self.append([EVENTS.accept(encode(event), now_ms, self._rules) for event in events])
+        """Store events durably: all of them, or none. Returns how many.
+
+        Raises as `put` does; of an event that is refused also its index, from 0.
+        """
+        now_ms, records = _now_ms(), []
+        for event in events:
+            try:
+                records.append(EVENTS.accept(encode(event), now_ms, self._rules))
+            except EventError as error:
+                raise EventError(f"events[{len(records)}]: {error}; nothing was stored") from None
+        return self.append(records)
 
     def append(self, records: Sequence[bytes]) -> int:
         """Store what ``forwarder.records.EVENTS.accept`` has returned: all of it durably, or nothing.
@@ -90,8 +104,15 @@ class EventQueue:
             TryAgainError, StorageError: as `put`.
         """
         if records:
-            self._producer.append(records)
+            self._store(records)
         return len(records)
+
+    def _store(self, records: Sequence[bytes]) -> int:
+        try:
+            return self._producer.append(records)
+        except ForwarderError as error:
+            _of_arguments(error)
+            raise
 
     def close(self) -> None:
         """Close the files; a later call opens them again."""
@@ -110,3 +131,14 @@ class EventQueue:
 
 def _again(path: str, options: dict[str, Any]) -> EventQueue:
     return EventQueue(path, **options)
+
+
+def _of_arguments(error: ForwarderError) -> None:
+    """Let *error* speak of a program's arguments instead of settings that it does not read."""
+    error.what = error.what.replace(" queue.", " ")
+    for verb in ("Set", "set"):
+        error.remedy = error.remedy.replace(f"{verb} queue.path to", f"{verb} path to")
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

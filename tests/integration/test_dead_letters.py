@@ -602,3 +602,28 @@ def test_a_summary_of_many_reasons_is_bounded(queue_path, sql, monkeypatch):
     assert (groups[0].reason, groups[0].count) == ("frequent", 100)
     assert [group.count for group in groups[1:-1]] == [1] * 9
     assert (groups[-1].reason, groups[-1].count) == ("other reasons", 891)
+
+
+# What is not quite JSON
+
+
+def test_what_is_not_quite_json_is_shown_and_mended(run, queue_path, rows):
+    """A dead letter with NaN in it is listed, chosen and shown by name, and retried once that is replaced."""
+    data = b'{"event":"Sold","properties":{"time":1600000000,"$insert_id":"i-1","price":NaN}}'
+    bury(queue_path, [data], "'properties.price' is invalid: NaN is not JSON", "", None)
+    assert "Sold" in run("list", "--event", "Sold")[1]
+    shown = run("show", "1")[1]
+    assert ("Sold" in shown, "i-1" in shown, '"price":NaN' in shown) == (True, True, True)
+    code, _, err = run("retry", "1")
+    assert (code, "'properties.price' is invalid: NaN is not JSON" in err) == (65, True)
+    assert run("retry", "1", "--set", "properties.price:=null")[0] == 0
+    assert rows(queue_path) == [data.replace(b"NaN", b"null")]
+
+
+def test_data_beside_the_properties_is_mended(run, queue_path, rows):
+    """What was refused beside the properties is taken away there, and given in them."""
+    bury(queue_path, [b'{"event":"E","time":1600000000,"properties":{"$insert_id":"i-1"}}'])
+    code, _, err = run("retry", "1")
+    assert (code, "'time' beside 'properties'" in err) == (65, True)
+    assert run("retry", "1", "--unset", "time", "--set", "properties.time:=1600000000")[0] == 0
+    assert rows(queue_path) == [b'{"event":"E","properties":{"$insert_id":"i-1","time":1600000000}}']

@@ -113,8 +113,30 @@ def desk(tmp_path):
         gzip.compress(ndjson(3)),
         gzip.compress(ndjson(2)) + gzip.compress(ndjson(1, 2)),
         gzip.compress(b"[" + b",".join(map(event, range(3))) + b"]"),
+        b"[%s]\n[%s,%s]\n" % tuple(map(event, range(3))),
+        b"[\n%s\n]\n[\n%s,\n%s,\n]" % tuple(map(event, range(3))),
+        b"\n".join(json.dumps(json.loads(event(n)), indent=2).encode() for n in range(3)),
+        ndjson(2).replace(b"\n", b" ") + event(2),
+        ndjson(3).replace(b"\n", b",\n"),
+        b"".join(codecs.BOM_UTF8 + event(n) + b"\n" for n in range(3)),
+        b"".join(gzip.compress(codecs.BOM_UTF8 + event(n)) for n in range(3)),
+        b"\0" * 4000 + event(0) + b"\n" + b"\0" * 3_000_000 + event(1) + b"\n" + event(2) + b"\0" * 50,
     ],
-    ids=["lines", "crlf", "unended", "bom", "blank", "array", "indented", "gzip", "members", "gzipped-array"],
+    ids=[
+        *(
+            "lines",
+            "crlf",
+            "unended",
+            "bom",
+            "blank",
+            "array",
+            "indented",
+            "gzip",
+            "members",
+            "gzipped-array",
+        ),
+        *("array a line", "arrays", "over lines", "on a line", "commas", "boms", "member's boms", "nuls"),
+    ],
 )
 def test_every_form_is_taken_in(desk, content):
     """Each accepted form of input, from a file and from standard input, ends up as the same events."""
@@ -194,7 +216,8 @@ def test_socket_is_read(desk):
         (b'{"event": "E", "properties": {"a": "' + b"x" * 1_000_000 + b'"}}', "1000000 bytes"),
         (b"x" * 5_000_000, "1000000 bytes"),
         (b'{"event": "E", "properties": {"time": "yesterday"}}', "time"),
-        (b'\x00{"event": "E", "properties": {}}', "not JSON"),
+        (b'\x00{"event": "E", "properties": ', "not JSON"),
+        (b'{"event": "E", "time": 1, "properties": {}}', "'time' beside 'properties'"),
     ],
     ids=lambda value: value[:24] if isinstance(value, str) else "",
 )
@@ -217,13 +240,14 @@ def test_bad_element_is_refused_alone(desk):
     assert desk.numbers() == [0, 1]
 
 
-def test_indented_object_is_no_event(desk):
-    """One object over many lines is refused line by line: events are one a line, or an array."""
-    indented = json.dumps(json.loads(event(0)), indent=2).encode()
-    told = desk.enqueue(text=indented + b"\n" + indented)
+def test_bad_event_of_several_on_a_line_is_named(desk):
+    """Where a line holds several events, a refusal says which of them; the others are in."""
+    line = b"[%s,%s,%s]" % (event(0), b'{"event": "", "properties": {}}', event(1))
+    told = desk.enqueue(desk.file("input", event(2) + b"\n" + line + b"\n"))
     assert told.returncode == 65
-    assert told.stderr.startswith("<stdin>:1: not JSON")
-    assert desk.stored() == []
+    assert told.stderr.startswith("input:2: event 2 of 3: 'event' must not be missing or blank")
+    assert told.stdout == "accepted 3 events, refused 1\n"
+    assert sorted(desk.numbers()) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -234,24 +258,135 @@ def test_indented_object_is_no_event(desk):
         ("packed.gz", "jq -c . | forwarder enqueue"),
     ],
 )
-def test_indented_objects_are_told_the_remedy(desk, name, remedy):
+def test_indented_object_that_is_broken_is_told_the_remedy(desk, name, remedy):
     """Where the first line is a lone {, that line's refusal says, once, how to put one event on a line."""
-    text = (json.dumps(json.loads(event(0)), indent=2).encode() + b"\n") * 2
+    text = b"{\n" + b'"a": nope,\n' * 10 + b"}\n"
     desk.file(name, gzip.compress(text) if name.endswith(".gz") else text)
     told = desk.enqueue(name, text=text)
     first, *others = told.stderr.splitlines()
     assert first.endswith(f". One event a line is expected: {remedy}")
     assert len(others) > 10
-    assert "jq" not in "".join(others)
+    assert "forwarder enqueue" not in "".join(others)
 
 
-def test_all_refusals_are_told(desk):
-    """Every refused line is reported, in order, however many there are."""
-    told = desk.enqueue(text=b"bad\n" * 30_000)
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        (
+            b"event,time,distinct_id\nE,1700000000,u\n",
+            "looks like CSV; .* mlr --icsv --ojsonl cat input",
+        ),
+        (b"event\ttime\nE\t1700000000\n", "looks like TSV; .* mlr --itsv --ojsonl cat input"),
+        (b'"event";"time"\n"E";1700000000\n', "It looks like CSV; .* mlr --icsv --ifs semicolon --ojsonl"),
+        (
+            b'{"events": [%s, %s]}' % (event(0), event(1)),
+            r"one event a line with jq -c '\.events\[\]'",
+        ),
+        (b'{"type":"track","event":"E","userId":"u","properties":{}}', "looks like an event of Segment"),
+    ],
+    ids=["csv", "tsv", "semicolons", "events", "segment"],
+)
+def test_other_forms_are_told_the_remedy_once(desk, text, hint):
+    """What looks like another form is named as such, once, with the command that makes events of it."""
+    told = desk.enqueue(desk.file("input", text))
     assert told.returncode == 65
-    numbers = [int(line.split(":")[1]) for line in told.stderr.splitlines()]
-    assert numbers == list(range(1, 30_001))
-    assert told.stdout == "accepted 0 events, refused 30,000\n"
+    assert len(re.findall(hint, told.stderr)) == 1
+    assert desk.stored() == []
+
+
+def test_bad_lines_end_no_live_stream(desk):
+    """Whatever comes down a live stream, cut-off arrays too, what comes later is taken in."""
+    parts = [b"[%s]\n" % event(0), b'[{"event":"E","pr\n', b'[{"event":"E","properties":{}\n', b"[LOG] x\n"]
+    parts += [b"[%s,%s]\n" % (event(1), event(2)), b"{\n", b'"a": [\n', event(3) + b"\n"]
+    with desk.start() as process:
+        for index, part in enumerate(parts):
+            process.stdin.write(part)
+            process.stdin.flush()
+            if index in (0, 4):
+                desk.wait_for(1 if index == 0 else 3)
+        out, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 65
+    assert out == b"accepted 4 events, refused 5\n"
+    assert len(err.splitlines()) == 5
+    assert desk.numbers() == [0, 1, 2, 3]
+
+
+# Many refusals
+
+
+def test_many_refusals_are_counted_by_reason(desk):
+    """The first 20 refused lines are shown, the others counted for each reason."""
+    lines = [b'{"event":"E","properties":{"time":"t%d"}}\n' % n for n in range(30_000)]
+    lines += [b'{"event":"E","properties":{"a":[%s]}}\n' % b",".join([b"1"] * n + [b"NaN"]) for n in range(9)]
+    told = desk.enqueue(text=b"".join(lines))
+    assert told.returncode == 65
+    shown = told.stderr.splitlines()
+    assert [int(line.split(":")[1]) for line in shown[:20]] == list(range(1, 21))
+    assert shown[20] == "29,989 more refused; --rejects FILE keeps them all:"
+    assert re.match(r" +29,980  'properties.time' is invalid: .* not the text 't20'", shown[21])
+    assert re.match(r" +9  'properties.a\[0\]' is invalid: NaN", shown[22])
+    assert len(shown) == 23
+    assert told.stdout == "accepted 0 events, refused 30,009\n"
+
+
+def test_very_many_different_reasons_are_summed_up(desk):
+    """Of a great many reasons the most frequent are shown."""
+    names = [bytes([97 + n // 676, 97 + n // 26 % 26, 97 + n % 26]) for n in range(3000)]
+    told = desk.enqueue(text=b"".join(b'{"event":"E","properties":{"%s":NaN}}\n' % name for name in names))
+    *_, last = told.stderr.splitlines()
+    assert len(told.stderr.splitlines()) == 42
+    assert last == "    2,960  other reasons"
+
+
+@pytest.mark.parametrize("check", [(), ("--check",)])
+def test_rejects_keep_what_was_refused(desk, check):
+    """Every refused line is kept with its place and reason, as JSON, text or base64."""
+    text = (
+        event(0) + b'\n{"event":"E","properties":{"n":1.50,"time":"x"}}\nnot {JSON}\n\xff\n' + b"bad\n" * 30
+    )
+    text += b"x" * 5_000_000 + b"\n[%s,{}]\n" % event(1)
+    desk.file("rejects", b'{"kept": "before"}\n')
+    told = desk.enqueue(*check, "--rejects", "rejects", desk.file("input", text))
+    assert told.returncode == 65
+    before, *lines = (desk.directory / "rejects").read_text().splitlines()
+    kept = [json.loads(line) for line in lines]
+    assert before == '{"kept": "before"}'
+    assert len(kept) == 35
+    assert [one["line"] for one in kept] == [*range(2, 35), 35, 36]
+    assert {one["file"] for one in kept} == {"input"}
+    assert '"event": {"event":"E","properties":{"n":1.50,"time":"x"}}}' in lines[0]
+    assert (kept[1]["event"], kept[1]["text"]) == (None, "not {JSON}")
+    assert kept[2]["base64"] == "/w=="
+    assert (kept[33]["event"], "longer than" in kept[33]["reason"]) == (None, True)
+    assert kept[34]["event"] == {}
+    assert "event 2 of 2" in kept[34]["reason"]
+    assert "15 more refused:" in told.stderr
+    assert len(desk.stored()) == (0 if check else 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "why"),
+    [
+        (["--rejects", "input", "input"], 64, "it is also read"),
+        (["--rejects", "no/such", "input"], 73, "--rejects no/such: can't be written: No such file"),
+        (["--rejects", "x", "-e", "E"], 64, "no --rejects"),
+    ],
+)
+def test_rejects_that_can_not_be_kept_are_an_error(desk, arguments, code, why):
+    """Where there can be no such file nothing is taken in."""
+    desk.file("input", ndjson(1))
+    told = desk.enqueue(*arguments)
+    assert told.returncode == code
+    assert why in told.stderr
+    assert desk.stored() == []
+
+
+def test_rejects_that_find_no_room_stop_the_intake(desk):
+    """Where refused lines can't be kept, their chunk is not in, and how to go on is said."""
+    told = desk.enqueue("--rejects", "/dev/full", desk.file("input", ndjson(2) + b"bad\n"))
+    assert told.returncode == 74
+    assert "can't write to the file of --rejects: No space left" in told.stderr
+    assert desk.stored() == []
 
 
 def test_refusals_are_told_in_order(desk):
@@ -459,7 +594,7 @@ def test_interrupted_live_stream_says_what_is_in(desk):
         assert process.wait(DEADLINE_S) == 143
         told = json.loads(process.stdout.read())
         assert process.stderr.read() == (
-            b"<stdin>:1: not JSON: Expecting value (column 1)\n"
+            b"<stdin>:1: not JSON: Expecting value (column 1), at 'bad'\n"
             b"interrupted: 4 lines are in; go on with --skip 4\n"
         )
     assert told == {"accepted": 3, "refused": 1, "lines": 4}
@@ -615,8 +750,9 @@ def test_one_refused_event(desk):
     ("given", "stored"),
     [
         ("1738317600", 1738317600),
-        ("1738317600.5", 1738317600.5),
+        ("1738317600.5", 1738317600500),
         ("1738317600123", 1738317600123),
+        ("1738317600123456", 1738317600123),
         ("2025-01-31T10:00:00Z", 1738317600000),
         ("2025-01-31 10:00:00.25+00:00", 1738317600250),
     ],
@@ -644,6 +780,8 @@ def test_forms_of_time(desk, given, stored):
         (["-e", "E", "-d", "u", "-p", "distinct_id=v"], "given twice"),
         (["-e", "E", "--time", "2025-01-31T12:00:00"], "time zone"),
         (["-e", "E", "--time", "noon"], "ISO 8601"),
+        (["-e", "E", "-p", "time=1738317600"], "-p time:=NUMBER"),
+        (["-e", "E", "-p", "time=2025-01-31T10:00:00Z"], "Write --time T"),
         (["-e", b"\xff"], "not UTF-8"),
         (["--skip", "-1"], "--skip"),
     ],
@@ -729,7 +867,7 @@ def test_long_input_shows_a_bar_on_a_terminal(desk):
         assert process.stdout.read() == f"accepted {9 * parts:,} events, refused {parts:,}\n".encode()
     assert re.search("[━╸]", shown.decode())
     numbers = [int(n) for n in re.findall(r"^<stdin>:(\d+): not JSON", plain(shown.decode()), re.MULTILINE)]
-    assert numbers == list(range(1, 10 * parts, 10))
+    assert numbers == list(range(1, 10 * parts, 10))[:20]
 
 
 def plain(shown: str) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 import persistqueue
 import pytest
 
-from forwarder.errors import ConfigError, EventError, TryAgainError
+from forwarder.errors import ConfigError, EventError, ForwarderError, TryAgainError
 from forwarder.records.event import accept_many
 from forwarder.spool import AckQueue, EventQueue, Settlement
 from forwarder.spool.sqlite import books
@@ -99,8 +99,10 @@ def test_put_many_of_nothing_is_nothing(queue, queue_path, rows):
 
 def test_put_many_is_all_or_none(queue, queue_path, rows):
     """One bad event among many, or a generator that fails, and none of them is stored."""
-    with pytest.raises(EventError):
+    with pytest.raises(EventError, match=r"events\[1\]: 'event' must not be missing .* nothing was stored"):
         queue.put_many([event(0), {"event": "", "properties": {}}, event(1)])
+    with pytest.raises(EventError, match=r"events\[0\]: 'properties.tags' is not JSON: Object of type set"):
+        queue.put_many(event(n, tags={n}) for n in range(3))
 
     def failing():
         yield event(0)
@@ -109,6 +111,17 @@ def test_put_many_is_all_or_none(queue, queue_path, rows):
     with pytest.raises(KeyError, match="the producer's own"):
         queue.put_many(failing())
     assert rows(queue_path) == []
+
+
+def test_messages_speak_of_arguments(tmp_path):
+    """A program that has no settings is not told to change one."""
+    (tmp_path / "file").touch()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "data.db").write_bytes(b"x" * 5000)
+    for place in ("file", "other"):
+        with pytest.raises(ForwarderError, match=r"[Ss]et path to") as refusal:
+            EventQueue(tmp_path / place, min_free_bytes=0).put(EVENT)
+        assert "queue.path" not in str(refusal.value)
 
 
 def test_refused_event_is_not_stored(queue, queue_path, rows):
@@ -563,7 +576,7 @@ def test_queue_is_full_at_max_bytes(queue_path, rows):
     queue = EventQueue(queue_path, min_free_bytes=0, max_bytes=500_000)
     big = {"event": "A", "properties": {"text": "x" * 1000}}
     assert queue.put_many([big] * 300) == 300
-    with pytest.raises(TryAgainError, match=r"as much as queue\.max_bytes allows") as refusal:
+    with pytest.raises(TryAgainError, match=r"as much as max_bytes allows") as refusal:
         put_many_times(queue, big, 300)
     assert refusal.value.exit_code == 75
     count = len(rows(queue_path))
@@ -582,7 +595,7 @@ def test_queue_is_full_at_min_free_bytes(queue_path, rows):
     """When the disk has less free than min_free_bytes, events are refused for now."""
     with EventQueue(queue_path, min_free_bytes=1 << 60) as queue:
         for store in (lambda: queue.put(EVENT), lambda: queue.put_many([EVENT])):
-            with pytest.raises(TryAgainError, match=r"less than queue\.min_free_bytes") as refusal:
+            with pytest.raises(TryAgainError, match=r"less than min_free_bytes") as refusal:
                 store()
             assert refusal.value.exit_code == 75
     assert rows(queue_path) == []

@@ -92,6 +92,23 @@ def test_copies_of_a_queue_tell_their_events_apart(queue_path, tmp_path):
     assert ids[0] != ids[1]
 
 
+def test_what_mixpanel_would_misread_goes_to_the_dead_letters(consumer, plain, queue_path, figures):
+    """A plain producer's event with data beside its properties, or NaN in them, is kept, and why."""
+    plain.put({"event": "Aside", "time": 1_600_000_000, "distinct_id": "u", "properties": {}})
+    plain.put({"event": "Sold", "properties": {"cart": [{"price": float("nan")}]}})
+    plain.put({"event": "Kept", "userId": "u", "properties": {"time": 1_600_000_000.5}})
+    claim = consumer.claim_behind(0, 10, MIB)
+    [kept] = claim.events
+    assert json.loads(kept)["properties"]["time"] == 1_600_000_000_500
+    aside, sold = letters(queue_path)
+    assert (aside.event, sold.event) == ("Aside", "Sold")
+    assert aside.reason.startswith(
+        "'time' and 'distinct_id' beside 'properties' would be ignored by Mixpanel"
+    )
+    assert sold.reason.startswith("'properties.cart[0].price' is invalid: NaN is not JSON")
+    assert figures(queue_path).dead_letters == 2
+
+
 def test_plain_and_own_producers_at_once(consumer, queue, queue_path, until, figures):
     """A plain producer in another process, our own here, and the consumer amid both: each event is
     delivered once, and the books balance."""

@@ -1,6 +1,7 @@
 """An event is refused with a reason, or stored as the text it came as, with what was missing filled in."""
 
 import json
+import re
 import uuid
 from collections.abc import Iterable
 
@@ -10,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from forwarder.errors import EventError
-from forwarder.records.event import accept, accept_many, complete
+from forwarder.records.event import accept, accept_many, complete, name_of
 from forwarder.records.event.accept import _read_carefully, _read_fast
 from forwarder.records.event.rules import BAD_IDS, MAX_EVENT_BYTES
 
@@ -119,10 +120,10 @@ def test_strings_are_kept_as_they_were_written(written, nested):
     assert f'"s":"{written}"'.encode() in take(event(f'"s":"{written}"{nested}', f'"n{written}"'))
 
 
-def test_members_beside_event_and_properties_are_kept():
-    """What else a producer puts beside event and properties goes on to Mixpanel as it was."""
+def test_members_beside_event_and_properties_are_kept_without_rules():
+    """What else a producer puts beside event and properties goes on as it was where Mixpanel is to judge."""
     line = b'{"v":1.0,"properties":{"a":1e2},"event":"A","w\xc3\xa9":{"x":[1.50]}}'
-    members = {key: bytes(raw) for key, raw in raw_members(take(line)).items()}
+    members = {key: bytes(raw) for key, raw in raw_members(take(line, rules=False)).items()}
     assert (members["v"], members["wé"], members["event"]) == (b"1.0", b'{"x":[1.50]}', b'"A"')
     assert members["properties"] == b"{%s," % FILLED + b'"a":1e2}'
 
@@ -243,7 +244,9 @@ def test_fast_reading_takes_ordinary_events():
     ordinary += ['"a": [1, {"b": "c"}, []], "distinct_id" : 17', r'"a":"b\\"']
     ordinary += [r'"a":"{[\"]}\u00e9\ud83d\ude00"']
     for properties in ordinary:
-        assert _read_fast(event(properties), NOW_MS, rules=True) is not None, properties
+        for line in (event(properties), event(properties).replace(b'":{', b'": {', 1)):
+            assert _read_fast(line, NOW_MS, rules=True) is not None, properties
+            assert agree(line)
 
 
 # Structure, which always holds.
@@ -321,6 +324,133 @@ def test_size_counts_what_is_filled_in():
     assert "filled in it has" in reason(line)
 
 
+BESIDE = {
+    "time": ('"time":1700000000', "'time' beside 'properties' .* move it to 'properties.time'"),
+    "null": ('"time":null', "'time' beside 'properties' "),
+    "escaped": ('"ti\\u006de":5', "'time' beside 'properties' "),
+    "user": ('"distinct_id":"u"', "'distinct_id' beside 'properties' .* move it to 'properties.distinct_id'"),
+    "id": ('"$insert_id":"u"', r"'\$insert_id' beside 'properties' .* move it to 'properties.\$insert_id'"),
+    "two": (
+        '"time":5,"distinct_id":"u"',
+        "'time' and 'distinct_id' beside .* move them to 'properties.time' and 'properties.distinct_id'",
+    ),
+    "with another": ('"x":1,"time":5', "'time'"),
+}
+
+
+@pytest.mark.parametrize("rules", [True, False], ids=["rules", "no rules"])
+@pytest.mark.parametrize("where", ["before", "between", "after"])
+@pytest.mark.parametrize("name", BESIDE)
+def test_data_beside_properties_is_refused(name, where, rules):
+    """Time, user and id beside the properties, where Mixpanel ignores them, are refused with their place."""
+    beside, what = BESIDE[name]
+    parts = ['"event":"E"', '"properties":{"a":1}']
+    parts.insert({"before": 0, "between": 1, "after": 2}[where], beside)
+    assert re.search(what, reason(f"{{{','.join(parts)}}}".encode(), rules))
+
+
+@pytest.mark.parametrize("key", ["plan", "$distinct_id", "é", "Time"])
+def test_an_unknown_key_beside_properties_is_left_to_mixpanel(key):
+    """Any other key there is refused too, but for the structure alone it may be there."""
+    line = f'{{"event":"E","{key}":1,"properties":{{}}}}'.encode()
+    assert f"'{key}' beside 'properties'" in reason(line)
+    assert json.loads(take(line, rules=False))[key] == 1
+
+
+def test_many_keys_beside_properties_are_counted():
+    """Of very many keys the first are named."""
+    line = b'{"event":"E","properties":{},%s}' % keys(300).encode()
+    assert "'k4' and 295 more beside 'properties'" in reason(line)
+    assert len(reason(line)) < 300
+
+
+@pytest.mark.parametrize(
+    ("tracker", "line", "moves"),
+    [
+        (
+            "Segment or RudderStack",
+            '{"type":"track","event":"E","userId":"u","timestamp":"2025-01-01T00:00:00Z","properties":{}}',
+            ["properties.distinct_id", "properties.time"],
+        ),
+        (
+            "Segment or RudderStack",
+            '{"type":"identify","userId":"u","traits":{}}',
+            ["properties.distinct_id"],
+        ),
+        (
+            "Amplitude",
+            '{"event_type":"E","user_id":"u","time":1700000000000,"event_properties":{"a":1}}',
+            ["'event_type' to 'event'", "'user_id' to 'properties.distinct_id'", "'properties'"],
+        ),
+        ("Snowplow", '{"e":"pv","p":"web","tv":"js-3","eid":"x","dtm":"1700000000000"}', ["properties.time"]),
+        (
+            "PostHog",
+            '{"api_key":"k","event":"E","distinct_id":"u","properties":{}}',
+            ["properties.distinct_id"],
+        ),
+        ("Google Analytics", '{"client_id":"1.2","name":"E","params":{}}', ["'name' to 'event'"]),
+        ("CloudEvents", '{"specversion":"1.0","type":"E","data":{}}', ["'data' to 'properties'"]),
+    ],
+)
+def test_events_of_other_trackers_are_named_as_such(tracker, line, moves):
+    """Who hands over another tracker's events is told so, and what belongs where."""
+    told = reason(line.encode())
+    assert f"looks like an event of {tracker}" in told
+    assert all(move in told for move in moves)
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ('{"events":[{"event":"E","properties":{}}]}', "jq -c '.events[]'"),
+        ('{"my events":[{"event":"E"}],"count":1}', "jq -c '.\"my events\"[]'"),
+        ('{"$token":"t","$distinct_id":"u","$set":{"a":1}}', "update of a profile"),
+        ('{"event_name":"E","properties":{}}', "move 'event_name' to 'event'"),
+        ('{"event":"E","props":{}}', "move 'props' to 'properties'"),
+    ],
+)
+def test_what_is_nearly_an_event_is_told_what_to_do(line, what):
+    """Lists of events, updates of profiles and names that are nearly right are named as such."""
+    assert what in reason(line.encode())
+    assert what in reason(line.encode(), rules=False)
+
+
+@pytest.mark.parametrize(
+    ("properties", "path"),
+    [
+        ('"cart":{"items":[{"qty":NaN}]}', "'properties.cart.items[0].qty' is invalid: NaN"),
+        ('"cart":{"items":[1,{"q":1,"q":2}]}', "duplicate key 'q' ('properties.cart.items[1].q')"),
+        ('"a":[["\\ud800"]]', "'properties.a[0][0]' is invalid: the string holds half"),
+        ('"a.b":{"c\\\\":Infinity}', "'properties.a\\.b.c\\\\' is invalid: Infinity"),
+        ('"a\\n\\u2028":NaN', "'properties.a\\n\\u2028' is invalid: NaN"),
+        ('"\\ud800":1', "'properties.\\ud800' is invalid: the string holds half"),
+        (f'"o":[1,[{{"x":[{"1," * 255}1]}}]]', "'properties.o[1][0].x' is invalid: 256 elements"),
+    ],
+)
+def test_a_refusal_names_the_path(properties, path):
+    """Whatever is wrong further in is named by its path, as --set takes it."""
+    assert path in reason(event(properties))
+
+
+@pytest.mark.parametrize(
+    ("line", "remedy"),
+    [
+        (b"{'event': 'E', 'properties': {}}", "json.dumps"),
+        (b'{"event": "E", "properties": {"a": None}}', "json.dumps"),
+        (b'{"event": "E", "properties": {"a": 1,}}', "take away the comma"),
+        (b'{"event": "E", "properties": {"a": [1, ]}}', "take away the comma"),
+        (b'{"event": "E", "prop', "cut short"),
+        (b'{"event": "E", "properties": {', "cut short"),
+        (b"{", "jq -c ."),
+        (event("") + event(""), "jq -c ."),
+        (b'2026-01-01 12:00:00 {"event":', "(column 5), from '-01-01 12:00:00"),
+    ],
+)
+def test_what_is_no_json_is_told_the_remedy(line, remedy):
+    """The common reasons why a text is no JSON come with what to do; others show where it fails."""
+    assert remedy in reason(line)
+
+
 # Mixpanel's rules, which can be left to Mixpanel.
 
 BROKEN_RULES = {
@@ -374,7 +504,7 @@ BROKEN_RULES = {
     },
     "256 properties": (event(keys(256)), "256 keys, at most 255"),
     "256 properties and the two": (event(GIVEN.decode() + "," + keys(256)), "256 keys, at most 255"),
-    "256 nested keys": (event(f'"o":[{{{keys(256)}}}]'), "'properties.o[]' is invalid: 256 keys"),
+    "256 nested keys": (event(f'"o":[{{{keys(256)}}}]'), "'properties.o[0]' is invalid: 256 keys"),
     "256 elements": (event(f'"o":[{"1," * 255}1]'), "'properties.o' is invalid: 256 elements"),
 }
 
@@ -416,6 +546,72 @@ def test_what_mixpanel_takes_is_taken(properties):
     assert take(stored) == stored
 
 
+TIMES = {
+    "1700000000.5": "1700000000500",
+    "1700000000.0": "1700000000000",
+    "1600000000.123": "1600000000123",
+    "1600000000.9999": "1600000000999",
+    "1600000000123.75": "1600000000123",
+    "1.6e9": "1600000000000",
+    "1.6e12": "1600000000000",
+    "1600000000.5e0": "1600000000500",
+    "1.6E+09": "1600000000000",
+    "31536000.5": "31536000",
+    "1600000000123456": "1600000000123",
+    "1600000000123456789": "1600000000123",
+    "1600000000123456.5": "1600000000123",
+    '"2020-09-13T12:26:40Z"': "1600000000000",
+    '"2020-09-13T14:26:40.25+02:00"': "1600000000250",
+    '"2020-09-13 12:26:40\\u002b00:00"': "1600000000000",
+    '"1971-06-01T00:00:00Z"': "44582400",
+    "1600000000": "1600000000",
+    "1600000000123": "1600000000123",
+}
+
+
+@pytest.mark.parametrize("rules", [True, False], ids=["rules", "no rules"])
+@pytest.mark.parametrize(
+    "around", ["%s", '"a":1.50, %s ,"b":"x"', '"o":{"time":1.5},%s,"s":"\\n"', '"s":"\\"time\\":1.5",%s']
+)
+@pytest.mark.parametrize("given", TIMES)
+def test_time_is_stored_as_a_whole_number(given, around, rules):
+    """A time with a fraction, in micro- or nanoseconds or in ISO 8601 becomes whole milliseconds, and all
+    around it stays as it is written."""
+    stored = take(event(around % f'"time": {given}'), rules=rules)
+    assert stored == take(event(around % f'"time": {TIMES[given]}'), rules=rules)
+    assert f'"time": {TIMES[given]}'.encode() in stored
+    assert take(stored, rules=rules) == stored
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "1E400",
+        "-1.5",
+        "4102444800000000",
+        '"2020-09-13T12:26:40"',
+        '"1600000000.5"',
+        '"9999-01-01T00:00:00Z"',
+    ],
+)
+def test_time_that_is_not_certain_stays_without_rules(given):
+    """What can't be converted for certain is named, or left to Mixpanel as it is written."""
+    assert "'properties.time' is invalid" in reason(event(f'"time":{given}'))
+    assert f'"time":{given}'.encode() in take(event(f'"time":{given}'), rules=False)
+
+
+@pytest.mark.parametrize("around", ["%s", '%s,"time":1600000000', '"time":1600000000.5,%s'])
+def test_only_the_time_of_the_event_is_made_whole(around):
+    """What is called time further in is a property like any other."""
+    assert b'"o":{"time":1600000000.25}' in take(event(around % '"o":{"time":1600000000.25}'))
+
+
+def test_an_ordinary_fraction_takes_the_fast_reading(monkeypatch):
+    """Seconds with a fraction, as Mixpanel's own libraries send them, don't need the careful reading."""
+    monkeypatch.setitem(accept.__globals__, "_read_carefully", None)
+    assert b'"time": 1600000000500' in take(event('"a":[1.5],"time": 1600000000.5'))
+
+
 # Many at once.
 
 
@@ -441,6 +637,24 @@ def test_filled_in_ids_are_unique_and_allowed():
     ]
     assert len(set(found)) == 1100
     assert all(len(one) == 32 and one.isalnum() for one in found)
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b'{"event":"Sold","properties":{"$insert_id":"i-1","price":NaN}}', ("Sold", "i-1")),
+        ('{"event": "S\\u00f6ld \\"x\\"", "properties": {"a": -Infinity}}', ('S\xf6ld "x"', "")),
+        (b'{"event":"Sold","properties":{"a":', ("Sold", "")),
+        (b"{'event': 'Sold', 'properties': {'$insert_id': 'i-1'}}", ("Sold", "i-1")),
+        (b'{"event":"\\ud800","properties":{"a":NaN}}', ("?", "")),
+        (b'{"event":"S\xff","a":NaN}', ("S\ufffd", "")),
+        (b"nothing of an event", ("", "")),
+        (None, ("", "")),
+    ],
+)
+def test_what_is_not_quite_an_event_has_its_name(data, name):
+    """The name and the id are found in what is not quite JSON too, for a dead letter to be known by."""
+    assert name_of(data) == name
 
 
 # Rows of strangers.
@@ -472,6 +686,18 @@ def test_foreign_rows_are_not_held_to_rules():
     line = event('"distinct_id":"null",' + GIVEN.decode())
     assert complete(line, 1.0, QUEUE_ID, 7) == line
     assert complete(line.decode(), 1.0, QUEUE_ID, 7) == line
+
+
+def test_foreign_row_with_data_beside_its_properties_is_refused():
+    """An external producer's row that Mixpanel would take for one of now is refused."""
+    with pytest.raises(EventError, match="'time' and 'distinct_id' beside 'properties' would be ignored"):
+        complete(b'{"event":"E","time":1,"distinct_id":"u","properties":{}}', 1.0, QUEUE_ID, 7)
+    assert b'"userId":1' in complete(b'{"event":"E","userId":1,"properties":{}}', 1.0, QUEUE_ID, 7)
+
+
+def test_foreign_row_has_a_whole_time():
+    """A fraction in the time of an external producer's row is cut too."""
+    assert b'"time":1600000000500' in complete(event('"time":1600000000.5'), 1.0, QUEUE_ID, 7)
 
 
 @pytest.mark.parametrize("data", [None, 5, 0.5, b"\x80\x04K\x05.", b"", "\ud800", "x", event('"a":NaN')])

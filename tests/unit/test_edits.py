@@ -108,7 +108,7 @@ def test_edits_do_what_they_do_to_a_dictionary(event, name, value, indent, ascii
     "data",
     [
         *(b"", b"[]", b"12", b"\xff", b'{"event"', b'{"event":}', b'{"a":1,}', b'{"a":1}x', b"{1:2}"),
-        *(b'{"a" 1}', b'{"a":NaN}', b'{"properties":[]}', b'{"properties":1}', b'{"a":"\n"}'),
+        *(b'{"a" 1}', b'{"properties":[]}', b'{"properties":1}', b'{"a":"\n"}'),
         b'{"a":' + b"[" * 5000,
     ],
 )
@@ -139,6 +139,9 @@ def test_a_cut_off_event_is_refused(length):
         (["properties.x:=NaN"], [], "NaN is not JSON"),
         (["properties.x=\udcff"], [], "is not UTF-8"),
         (["properties.\udcff=x"], [], "is not UTF-8"),
+        (["properties.time=1700000000"], [], "Write properties.time:=NUMBER"),
+        (["properties.time=2026-01-01"], [], "time is a number, and = gives text"),
+        (["time:=1"], [], "Did you mean properties.time"),
         ([], ["properties.x=1"], "only a path is expected"),
         ([], ["x"], "Did you mean properties.x"),
         (["properties.x=1"], ["properties.x"], "two edits are about properties.x"),
@@ -151,6 +154,31 @@ def test_options_that_make_no_sense_are_refused(sets, unsets, told):
     with pytest.raises(UsageError) as raised:
         understand(sets, unsets)
     assert told in str(raised.value)
+
+
+def test_what_is_not_quite_json_is_mended():
+    """NaN, wherever an external producer has written it, can be replaced or taken away."""
+    data = b'{"event":"E","properties":{"a":NaN,"o":{"b":[-Infinity]},"c":1.50}}'
+    for sets, unsets in ((["properties.a:=0"], ["properties.o.b"]), (["properties.o:={}"], ["properties.a"])):
+        edits = understand(sets, unsets)
+        assert b'"c":1.50' in renew(data, ACCEPTED_AT, edits, NOW_MS, rules=True)
+    with pytest.raises(EventError, match=r"'properties.o.b\[0\]' is invalid: -Infinity is not JSON"):
+        renew(data, ACCEPTED_AT, understand(["properties.a:=0"], []), NOW_MS, rules=True)
+
+
+def test_data_beside_the_properties_is_moved():
+    """What is refused beside the properties is taken away there, where it is."""
+    data = b'{"event":"E","time":1600000000,"properties":{}}'
+    edits = understand(["properties.time:=1600000000"], ["time"])
+    assert json.loads(renew(data, ACCEPTED_AT, edits, NOW_MS, rules=True))["properties"]["time"] == 1600000000
+    with pytest.raises(EventError, match=r"no 'distinct_id' beside .* did you mean properties\.distinct_id"):
+        renew(data, ACCEPTED_AT, understand([], ["distinct_id"]), NOW_MS, rules=True)
+
+
+def test_what_can_not_be_edited_says_how_to_mend_it():
+    """Where no edit helps, the way by hand is named."""
+    with pytest.raises(EventError, match="export it with --with-reason, mend the text and enqueue it"):
+        edited(b"{'event': 'E'}", ["properties.x=y"])
 
 
 def test_neighbours_are_no_conflict():

@@ -6,6 +6,7 @@ import decimal
 import enum
 import json
 import types
+import uuid
 
 import pytest
 from hypothesis import given, settings
@@ -19,6 +20,26 @@ NOW_MS = 1_700_000_000_000
 
 class Plan(enum.StrEnum):
     FREE = "free"
+
+
+class Level(enum.Enum):
+    HIGH = (3, "x")
+
+
+class Rank(enum.IntEnum):
+    FIRST = 1
+
+
+class Scalar:
+    """As numpy's scalars are: of a type of its own, with the value in `item`."""
+
+    dtype, shape = "int64", ()
+
+    def __init__(self, value: object) -> None:
+        self.item = lambda: value
+
+
+CET = datetime.timezone(datetime.timedelta(hours=1))
 
 
 def event(value: object) -> dict[str, object]:
@@ -47,10 +68,22 @@ def deep(levels: int) -> list[object]:
 REFUSED = {
     "NaN": (float("nan"), "not JSON"),
     "infinity": ([float("-inf")], "not JSON"),
-    "decimal": (decimal.Decimal("1.5"), "not JSON: Object of type Decimal"),
-    "datetime": (datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC), "not JSON: Object of type datetime"),
-    "bytes": (b"x", "not JSON: Object of type bytes"),
-    "set": ({1}, "not JSON: Object of type set"),
+    "NaN by name": ([{"a": float("nan")}], "'properties.value[0].a' is nan, which is not JSON"),
+    "decimal NaN": (decimal.Decimal("sNaN"), "'properties.value' is sNaN, which is not JSON"),
+    "naive datetime": (
+        datetime.datetime(2026, 1, 1),
+        "'properties.value' is a datetime without a time zone; ",
+    ),
+    "time": (datetime.time(12), "'properties.value' is not JSON: Object of type time; give its .isoformat()"),
+    "timedelta": (datetime.timedelta(1), "give its .total_seconds()"),
+    "bytes": (b"x", "'properties.value' is not JSON: Object of type bytes; .decode() it"),
+    "set": ({1}, "'properties.value' is not JSON: Object of type set; give list(...) of it"),
+    "generator": (
+        (n for n in ()),
+        "'properties.value' is not JSON: Object of type generator; give list(...)",
+    ),
+    "object": ({"a.b": [object()]}, "'properties.value.a\\.b[0]' is not JSON: Object of type object"),
+    "nested naive": (({"at": datetime.datetime(2026, 1, 1)},), "'properties.value[0].at' is a datetime"),
     "integer as key": ({1: 2}, "the key 1 is not a string"),
     "None as key, nested": ([({None: 2},)], "the key None is not a string"),
     "bool as key": ({"1": {True: 2}}, "the key True is not a string"),
@@ -94,6 +127,16 @@ def test_an_event_is_a_mapping(what):
         ("é\U0001f600\u2028", '"é\U0001f600\u2028"'),
         ('\x00\n"\\', '"\\u0000\\n\\"\\\\"'),
         (Plan.FREE, '"free"'),
+        (Level.HIGH, '[3,"x"]'),
+        (Rank.FIRST, "1"),
+        (decimal.Decimal("1.50"), "1.50"),
+        (decimal.Decimal("12345678901234567890.123456789"), "12345678901234567890.123456789"),
+        (decimal.Decimal("1E+5"), "1E+5"),
+        (uuid.UUID(int=1), '"00000000-0000-0000-0000-000000000001"'),
+        (datetime.datetime(2026, 1, 1, 12, 30, tzinfo=datetime.UTC), '"2026-01-01T12:30:00"'),
+        (datetime.datetime(2026, 1, 1, 0, 30, 0, 5, tzinfo=CET), '"2025-12-31T23:30:00"'),
+        (datetime.date(2026, 1, 1), '"2026-01-01"'),
+        ([{"a": (Scalar(5), Scalar(1.5))}], '[{"a":[5,1.5]}]'),
         (collections.OrderedDict(b=1, a=2), '{"b":1,"a":2}'),
     ],
     ids=ascii,
@@ -101,6 +144,41 @@ def test_an_event_is_a_mapping(what):
 def test_values_are_written_in_full(value, written):
     """Numbers keep all their digits, tuples become lists, text stays text."""
     assert encode(event(value)) == b'{"event":"A","properties":{"value":%s}}' % written.encode()
+
+
+@pytest.mark.parametrize(
+    ("time", "stored"),
+    [
+        (datetime.datetime(2020, 9, 13, 13, 26, 40, 250_999, tzinfo=CET), 1_600_000_000_250),
+        (datetime.datetime(1971, 6, 1, tzinfo=datetime.UTC), 44_582_400),
+        (1_600_000_000.5, 1_600_000_000_500),
+        (1_600_000_000_123_456_789, 1_600_000_000_123),
+        (decimal.Decimal("1600000000.5"), 1_600_000_000_500),
+        (Scalar(1_600_000_000), 1_600_000_000),
+    ],
+)
+def test_time_may_be_what_python_has_for_it(time, stored):
+    """A program's time is stored as whole milliseconds: a datetime with a zone, a float, nanoseconds."""
+    accepted = accept(encode({"event": "A", "properties": {"time": time}}), NOW_MS)
+    assert json.loads(accepted)["properties"]["time"] == stored
+
+
+def test_a_key_of_the_event_itself_is_named():
+    """A key that is no string is refused beside the properties too."""
+    with pytest.raises(EventError, match="the key 1 is not a string, in 'the event'"):
+        encode({"event": "A", "properties": {}, 1: 2})
+
+
+def test_time_that_is_a_date_is_refused():
+    """A date does not say at what time."""
+    with pytest.raises(EventError, match=r"'properties\.time' is a date; give a datetime"):
+        encode({"event": "A", "properties": {"time": datetime.date(2026, 1, 1)}})
+
+
+def test_scalar_of_numpy_that_is_not_finite_is_refused():
+    """What a scalar gives is held to the same."""
+    with pytest.raises(EventError, match=r"'properties.value\[0\]' is nan"):
+        encode(event([Scalar(float("nan"))]))
 
 
 def test_any_mapping_is_an_event():

@@ -105,6 +105,12 @@ def check_stored(line, stored):
     assert [name for name, _ in props].count("time") == [name for name, _ in props].count("$insert_id") == 1
     assert len({name for name, _ in props}) == len(props)
     missing = {"time", "$insert_id"} - {name for name, _ in given}
+    time = dict(given).get("time")
+    if isinstance(time, Written) and time != dict(props)["time"]:
+        # The one thing that is written again: a time with a fraction, or too large for milliseconds.
+        assert re.search("[.eE]|[0-9]{15}", time)
+        given = [(name, dict(props)["time"] if name == "time" else value) for name, value in given]
+        line = stored
     assert [pair for pair in props if pair[0] not in missing] == given
     assert {name: value for name, value in kept.items() if name != "properties"} == {
         name: value for name, value in members.items() if name != "properties"

@@ -23,6 +23,7 @@ from forwarder.records.reading import (
     gunzip,
     read_chunks,
     source,
+    take_apart,
 )
 
 EVENTS = [b'{"event": "A", "properties": {"n": %d}}' % n for n in range(5)]
@@ -207,8 +208,6 @@ def test_empty_array_has_no_events(read):
     [
         (b' {"b": 2}]', "a comma or ] is missing", 10),
         (b", , 3]", "an element is missing", 11),
-        (b",]", "an element is missing", 10),
-        (b"] [2]", "text after the end", 11),
         (b',{"b": ]', "closes what it did not open", 16),
         (b',{"b": [}', "closes what it did not open", 17),
         (b"", "ends without a ]", 9),
@@ -255,7 +254,7 @@ def cut(content: bytes, size: int) -> Iterator[bytes]:
 
 def pieces(blocks: Iterator[bytes], max_bytes: int = MAX_EVENT_BYTES) -> list[bytes]:
     """The elements of an array that comes in *blocks*."""
-    return [line for lines, _ in array.split_array(blocks, max_bytes) for line in lines]
+    return [line for lines, _ in array.split_values(blocks, max_bytes) for line in lines]
 
 
 nested = st.recursive(
@@ -387,3 +386,126 @@ def test_unreadable_descriptor_is_an_error(tmp_path):
             next(read_chunks(Source(fd), MAX_EVENT_BYTES))
     finally:
         os.close(fd)
+
+
+# Several forms in one input, and what a crash leaves.
+
+ARRAYS = b"[%s,%s]\n[%s]\n" % tuple(EVENTS[:3])
+
+
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [
+        (b"[\n" + EVENTS[0] + b",\n" + EVENTS[1] + b",\n]\n", EVENTS[:2]),
+        (b"[\n" + EVENTS[0] + b"\n]\n\n[\n" + EVENTS[1] + b"\n]\n", EVENTS[:2]),
+        (b"[" + EVENTS[0] + b"][" + EVENTS[1] + b"]", EVENTS[:2]),
+        (b"[\n" + EVENTS[0] + b"\n]\n" + EVENTS[1] + b"\n" + EVENTS[2], EVENTS[:3]),
+        (b"[\n" + EVENTS[0] + b"\n]\0\0\n\xef\xbb\xbf[\n" + EVENTS[1] + b"]", EVENTS[:2]),
+    ],
+    ids=["trailing comma", "over lines", "on a line", "then lines", "with a mark and NULs"],
+)
+def test_arrays_may_be_followed_by_more(read, content, lines):
+    """Behind an array another may come, or lines; a comma before its end means nothing."""
+    got = read(content)
+    assert (got.lines, got.refused, got.error) == (lines, [], None)
+
+
+@pytest.mark.parametrize("comma", [b"", b",", b"\n\n"])
+def test_events_over_several_lines_are_taken_apart(tmp_path, comma):
+    """JSON that is laid out over several lines is handed out value by value."""
+    laid_out = [json.dumps(json.loads(event), indent=2).encode() for event in EVENTS]
+    got = Got(tmp_path / "input", (comma + b"\n").join(laid_out))
+    assert (got.lines, got.error) == (laid_out, None)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        *(b"[INFO] starting", b"[2026-01-01 12:00:00] starting", b"[1] x"),
+        *(b'[{"event":"E","pr', b'[{"event":"E","properties":{}', b'[{"event":"E","properties":{"a":1'),
+    ],
+)
+def test_a_first_line_that_is_no_array_ends_nothing(tmp_path, first):
+    """A line of a log, or one cut off, which begins as an array does, is a bad line and no more."""
+    got = Got(tmp_path / "input", first + b"\n" + NDJSON)
+    assert (got.lines, got.error) == ([first, *EVENTS], None)
+
+
+def test_arrays_one_a_line_are_lines(tmp_path):
+    """Of arrays on lines of their own each is one line, for `take_apart` to take apart."""
+    got = Got(tmp_path / "input", ARRAYS)
+    assert (got.lines, got.error) == (ARRAYS.splitlines(), None)
+    assert [part for line in got.lines for part in take_apart(line)] == EVENTS[:3]
+
+
+def test_an_array_on_a_line_may_be_longer_than_an_event(tmp_path):
+    """A line that holds many events may be longer than one; an endless one is refused with the remedy."""
+    many = b"[" + b",".join([EVENTS[0]] * 50_000) + b"]"
+    got = Got(tmp_path / "input", EVENTS[1] + b"\n" + many + b"\n[" + b"9" * (17 << 20) + b"\n" + EVENTS[2])
+    assert got.lines == [EVENTS[1], many, b"", EVENTS[2]]
+    [(number, reason)] = got.refused
+    assert number == 3
+    assert "jq -c '.[]'" in reason
+
+
+def test_a_list_inside_an_object_that_is_too_long_is_told_the_remedy(tmp_path):
+    """A line too long that begins like an object with a list of events says how to take that apart."""
+    [(_, reason)] = Got(tmp_path / "input", b'{"events":[' + b" " * (2 << 20) + b"]}").refused
+    assert "jq -c '.events[]'" in reason
+
+
+@pytest.mark.parametrize("at", ["first", "between", "inside"])
+def test_a_run_of_nulls_costs_no_event(read, at):
+    """NULs, as a crash leaves them in a file, take none of the events around them with them."""
+    nuls = b"\0" * 3000
+    content = {
+        "first": nuls + NDJSON,
+        "between": EVENTS[0] + b"\n" + nuls + b"\n".join(EVENTS[1:]),
+        "inside": EVENTS[0] + b"\n" + EVENTS[1] + b'\n{"event":"cut o' + nuls + b"\n".join(EVENTS[2:]),
+    }[at]
+    found = [part for line in read(content).lines for part in take_apart(line) or [line]]
+    assert [part for part in found if part in EVENTS] == EVENTS
+
+
+def test_megabytes_of_nulls_cost_no_event(tmp_path):
+    """A run of NULs that is longer than any line leaves the line behind it."""
+    got = Got(tmp_path / "input", EVENTS[0] + b"\n" + b"\0" * (5 << 20) + EVENTS[1])
+    assert [part for line in got.lines for part in take_apart(line) or [line]] == EVENTS[:2]
+
+
+A, B = EVENTS[:2]
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        (A, None),
+        (b" " + A + b" ", None),
+        (b'{"a": 1, ', None),
+        (b"not JSON", None),
+        (b"5 " + A, None),
+        (A + b",", [A]),
+        (b"," + A, [A]),
+        (b"\xef\xbb\xbf" + A, [A]),
+        (b"\x1e" + A, [A]),
+        (A + B, [A, B]),
+        (A + b" , \xef\xbb\xbf" + B, [A, B]),
+        (b"[" + A + b"," + B + b"]", [A, B]),
+        (b"[" + A + b"]," + b"[" + B + b"]", [A, B]),
+        (b"[]", []),
+        (b"\0\0", []),
+        (b"\0" + A + b"\0", [A]),
+        (b'{"event": "E\0' + A, [b'{"event": "E', A]),
+        (b"[" * 100_000, None),
+        (b"\xff", None),
+    ],
+)
+def test_a_line_is_taken_apart_where_that_is_certain(line, found):
+    """Several events on a line, and what does not belong to one, are told apart; nothing is guessed."""
+    assert take_apart(line) == found
+
+
+def test_numbers_of_any_length_stay_in_take_apart():
+    """A piece is the text that it was."""
+    long = b'{"n":' + b"9" * 5000 + b".10}"
+    assert take_apart(long + long) == [long, long]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from forwarder.records.event.accept import accept, accept_many, complete, encode
+from forwarder.records.event.accept import accept, accept_many, complete
+from forwarder.records.event.encoding import encode
 from forwarder.records.event.rules import MAX_EVENT_BYTES
 from forwarder.records.event.stored import are_final, is_final, name_of
 from forwarder.records.lines import pack

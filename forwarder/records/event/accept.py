@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
+import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from forwarder.errors import EventError
 from forwarder.records.event import rules as careful
+from forwarder.records.event import when
 from forwarder.records.event.rules import BAD_IDS, INSERT_ID, MAX_DEPTH, MAX_EVENT_BYTES, MAX_MEMBERS
+from forwarder.records.event.when import MICROSECONDS_FROM
 
 
 class _Shape(msgspec.Struct):
@@ -25,11 +27,11 @@ class _Shape(msgspec.Struct):
 _shape = msgspec.json.Decoder(_Shape).decode
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _insert_id = INSERT_ID.fullmatch
+_fraction = re.compile(rb'"time"\s*:\s*([0-9]+\.[0-9]+)(?=[\s,}])').search
+_to_value = re.compile(rb'[\s,]*"(?:[^"\\]++|\\.)*+"\s*:\s*', re.DOTALL).match
+_OPENING, _OPENING_SPACED = b'"properties":{', b'"properties": {'
 # As numbers they are found four times as fast.
 _BACKSLASH, _LINE_FEED, _RETURN = b"\\\n\r"
-# Not to be asked whether they are a Mapping, which takes as long as to encode them.
-_PLAIN = frozenset([str, int, bool, type(None)])
-_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def accept(line: bytes, now_ms: int, rules: bool = True, insert_id: str = "") -> bytes:
@@ -52,6 +54,8 @@ def accept(line: bytes, now_ms: int, rules: bool = True, insert_id: str = "") ->
     if len(line) > MAX_EVENT_BYTES:
         raise EventError(f"{len(line)} bytes long; Mixpanel takes events of up to {MAX_EVENT_BYTES} bytes")
     found = _read_fast(line, now_ms, rules)
+    if found is None and (whole := _cut_fraction(line, now_ms)):
+        line, found = whole, _read_fast(whole, now_ms, rules)
     if found is None:
         head, tail, has_time, has_insert_id = _read_carefully(line, now_ms, rules)
     else:
@@ -115,55 +119,6 @@ def complete(data: object, accepted_at: float, queue_id: str, row_id: int) -> by
     return accept(data, int(accepted_at * 1000), rules=False, insert_id=insert_id)
 
 
-def encode(event: Mapping[str, Any]) -> bytes:
-    """A Python mapping as JSON bytes, ready for `accept`.
-
-    Raises:
-        EventError: if it holds what JSON can't: NaN, a lone surrogate, a key that is no string, an
-            object of another type, itself.
-    """
-    if not isinstance(event, Mapping):
-        raise EventError(f"an event is a mapping, not {type(event).__name__}")
-    try:
-        # A third of the time; of all that is not plain it takes more for JSON than is.
-        if _is_plain(event):
-            return msgspec.json.encode(event)
-        _check_keys(event)
-        return _encoder.encode(dict(event)).encode()
-    except UnicodeEncodeError:
-        raise EventError("a string holds half of a surrogate pair (\\ud800-\\udfff)") from None
-    except (TypeError, ValueError) as error:
-        raise EventError(f"not JSON: {error}") from None
-    except RecursionError:
-        raise EventError(f"nested more than {careful.MAX_DEPTH} levels deep, or in itself") from None
-
-
-def _is_plain(value: object) -> bool:
-    """Whether *value* is certainly what JSON has, and of Python's own types."""
-    kind = type(value)
-    if kind is dict:
-        for key, member in value.items():  # type: ignore[attr-defined]
-            if type(key) is not str or not (type(member) in _PLAIN or _is_plain(member)):
-                return False
-        return True
-    if kind is list:
-        return all(type(member) in _PLAIN or _is_plain(member) for member in value)  # type: ignore[attr-defined]
-    return kind is float and math.isfinite(value)  # type: ignore[arg-type]
-
-
-def _check_keys(value: object) -> None:
-    # json turns 1, None and True into the keys "1", "null" and "true", perhaps onto one that is there.
-    if isinstance(value, Mapping):
-        for key, member in value.items():
-            if not isinstance(key, str):
-                raise EventError(f"the key {key!r} is not a string")
-            if type(member) not in _PLAIN and isinstance(member, (Mapping, list, tuple)):
-                _check_keys(member)
-    elif isinstance(value, (list, tuple)):
-        for member in value:
-            _check_keys(member)
-
-
 def _read_fast(line: bytes, now_ms: int, rules: bool) -> tuple[int, bool, bool] | None:
     """Find an ordinary, clean event clean; None: it needs the careful reading.
 
@@ -177,16 +132,24 @@ def _read_fast(line: bytes, now_ms: int, rules: bool) -> tuple[int, bool, bool] 
     members = shape.properties
     if not shape.event.strip() or not _holds_only(line, members):
         return None
-    if rules and not _keeps_rules(members, now_ms):
+    time = members.get("time")
+    if time >= MICROSECONDS_FROM if type(time) is int else time is not None:
+        return None
+    if rules and not _keeps_rules(members, time, now_ms):
         return None
     has_time, has_insert_id = "time" in members, "$insert_id" in members
     if has_time and has_insert_id:
         return 0, True, True
-    start = line.find(b'"properties":{')
+    opening = _OPENING
+    start = line.find(opening)
+    if start < 0:
+        # As Python's json writes it.
+        opening = _OPENING_SPACED
+        start = line.find(opening)
     # Spelt with an escape, the name may be found further in.
     if start < 0 or line.count(b"{", 0, start) != 1:
         return None
-    return start + len(b'"properties":{'), has_time, has_insert_id
+    return start + len(opening), has_time, has_insert_id
 
 
 def _holds_only(line: bytes, members: dict[str, Any]) -> bool:
@@ -218,13 +181,12 @@ def _quotes(value: Any, levels: int) -> int:
     return of_keys + sum(_quotes(member, levels - 1) for member in inside)
 
 
-def _keeps_rules(members: dict[str, Any], now_ms: int) -> bool:
+def _keeps_rules(members: dict[str, Any], time: int | None, now_ms: int) -> bool:
     """Whether ``time``, ``$insert_id`` and ``distinct_id`` are certainly good, or missing."""
-    time = members.get("time")
     if time is None:
         if "time" in members:
             return False
-    elif (type(time) is not int and type(time) is not float) or careful.time_fault(time, now_ms):
+    elif when.fault(time, now_ms):
         return False
     insert_id = members.get("$insert_id")
     if insert_id is None:
@@ -245,11 +207,42 @@ def _read_carefully(line: bytes, now_ms: int, rules: bool) -> tuple[bytes, bytes
     Raises:
         EventError: with the reason why it is refused.
     """
-    event = careful.parse(line)
+    event = careful.parse(line, rules)
+    given = event["properties"].get("time")
+    time = careful.whole_time(given, now_ms)
+    if time is not None:
+        event["properties"]["time"] = careful.number(time)
     if rules:
         careful.check(event, now_ms)
     members = _members(line)
     properties = bytes(members.pop("properties"))
+    if time is not None:
+        start, end = _place_of(properties, "time")
+        properties = b"%s%d%s" % (properties[:start], time, properties[end:])
     others = b"".join(b"%s:%s," % (json.dumps(key).encode(), bytes(raw)) for key, raw in members.items())
     head = b'{%s"properties":{' % others
     return head, properties[1:] + b"}", "time" in event["properties"], "$insert_id" in event["properties"]
+
+
+def _place_of(text: bytes, name: str) -> tuple[int, int]:
+    """Where in the JSON object *text* the value of the member *name* begins and ends."""
+    start = end = 1
+    for key, raw in _members(text).items():
+        start = _to_value(text, end).end()  # type: ignore[union-attr]
+        end = start + len(bytes(raw))
+        if key == name:
+            break
+    return start, end
+
+
+def _cut_fraction(line: bytes, now_ms: int) -> bytes | None:
+    """*line* with a ``time`` that has a fraction in whole milliseconds; None: it is left to the careful
+    reading."""
+    if _BACKSLASH in line or line.count(b'"time"') != 1 or not (found := _fraction(line)):
+        return None
+    try:
+        is_it = type(_shape(line).properties.get("time")) is float
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    time = when.from_number(found[1].decode(), now_ms) if is_it else None
+    return None if time is None else b"%s%d%s" % (line[: found.start(1)], time, line[found.end(1) :])

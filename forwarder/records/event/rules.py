@@ -15,20 +15,18 @@ fast one that only ever says "clean".
 from __future__ import annotations
 
 import json
-import math
 import re
 from typing import Any
 
-from forwarder.errors import EventError
+from forwarder.errors import EventError, printable
+from forwarder.records.event import when
+from forwarder.records.event.forms import data_beside, guess
 
 # "Each event must be smaller than 1MB of uncompressed JSON"; read as 10**6, the smaller of the two.
 MAX_EVENT_BYTES = 1_000_000
 MAX_MEMBERS = 255
 MAX_DEPTH = 100
-# time is "seconds or milliseconds since epoch". 10**11 s is the year 5138, 10**11 ms is 1973.
-MILLISECONDS_FROM = 10**11
-EARLIEST_MS = 31_536_000_000  # 1971-01-01
-MAX_AHEAD_MS = 3_600_000  # "more than 1 hour in the future"
+HALF_A_PAIR = "the string holds half of a surrogate pair (\\ud800-\\udfff); write the whole character"
 # Disallowed as distinct_id and as $insert_id, whatever the case ("Import Events").
 BAD_IDS = frozenset(
     [
@@ -61,75 +59,180 @@ class _Number(str):
     __slots__ = ()
 
 
+class _Constant(str):
+    """NaN, Infinity or -Infinity, which are not JSON."""
+
+    __slots__ = ()
+
+
+class _Repeating(dict[str, Any]):
+    """An object that has a key twice: `twice`."""
+
+    twice = ""
+
+
+class _FlawError(Exception):
+    """Something that no JSON has; where, is left to be found out."""
+
+
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise _FlawError
+    return members
+
+
+def _constant(_name: str) -> Any:
+    raise _FlawError
+
+
+def _pairs_with_flaws(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise EventError(f"duplicate key {twice!r}")
+        members = _Repeating(pairs)
+        members.twice = twice
     return members
-
-
-def _constant(name: str) -> Any:
-    raise EventError(f"{name} is not JSON; use null or leave it out")
 
 
 _decoder = json.JSONDecoder(
     object_pairs_hook=_pairs, parse_int=_Number, parse_float=_Number, parse_constant=_constant
 )
+_decoder_of_flaws = json.JSONDecoder(
+    object_pairs_hook=_pairs_with_flaws, parse_int=_Number, parse_float=_Number, parse_constant=_Constant
+)
 
 
-def parse(line: bytes) -> dict[str, Any]:
+def parse(line: bytes, rules: bool = True) -> dict[str, Any]:
     """Read one JSON text as an event, carefully.
+
+    Args:
+        rules: Whether members beside ``event`` and ``properties`` are refused, or only those that never may
+            be there.
 
     Returns:
         its members; numbers as they were written.
 
     Raises:
-        EventError: with the first thing that is wrong with its structure.
+        EventError: with the first thing that is wrong with its structure, and its path.
     """
     try:
         text = line.decode()
     except UnicodeDecodeError as error:
-        raise EventError(f"not UTF-8 (byte {error.start + 1})") from None
+        raise EventError(
+            f"not UTF-8 (byte {error.start + 1}); convert it, for example with iconv -f LATIN1 -t UTF-8"
+        ) from None
     try:
-        event = _decoder.decode(text)
+        try:
+            event = _decoder.decode(text)
+            _check_values(event, MAX_DEPTH)
+        except _FlawError:
+            event = _decoder_of_flaws.decode(text)
+            _name_flaw(event, "", MAX_DEPTH)
     except json.JSONDecodeError as error:
-        raise EventError(f"not JSON: {error.msg} (column {error.pos + 1})") from None
+        raise EventError(f"not JSON: {error.msg} (column {error.pos + 1}){_near(text, error)}") from None
     except RecursionError:
         raise EventError(f"nested more than {MAX_DEPTH} levels deep") from None
     if not isinstance(event, dict):
         kind = "a list" if isinstance(event, list) else "a single value"
         raise EventError(f"not an event: {kind}, where an object with 'event' and 'properties' is expected")
-    _check_strings(event, MAX_DEPTH)
     name = event.get("event")
     if not isinstance(name, str) or isinstance(name, _Number) or not name.strip():
-        raise EventError("'event' must not be missing or blank; it is the event's name, a string")
+        found = f", not {shown(name)}" if "event" in event else ""
+        raise EventError(
+            f"'event' must not be missing or blank; it is the event's name, a string{found}{guess(event)}"
+        )
     properties = event.get("properties")
     if not isinstance(properties, dict):
         if properties is None:
-            raise EventError("'properties' must not be missing; it is an object")
+            raise EventError(f"'properties' must not be missing; it is an object{guess(event)}")
         kind = "an array" if isinstance(properties, list) else "a single value"
-        raise EventError(f"'properties' must be an object, not {kind}")
+        raise EventError(f"'properties' must be an object, not {kind}: {shown(properties)}")
+    if len(event) > 2 and (fault := data_beside(event, rules)):
+        raise EventError(fault)
     return event
 
 
-def _check_strings(value: Any, levels: int) -> None:
-    """Refuse what is nested too deep, and lone surrogates, which no UTF-8 can hold."""
+def _near(text: str, error: json.JSONDecodeError) -> str:
+    """What stands where *text* is no JSON, and what to do about it."""
+    rest = text[error.pos :]
+    if text.lstrip().startswith(("{'", '{"')) and re.match(r"'|None\b|True\b|False\b", rest):
+        return ": this is how Python prints a dict; write it with json.dumps"
+    if (
+        re.match(r"[,\s]*[}\]]", rest) and re.search(r",\s*$", text[: error.pos])
+    ) or "trailing comma" in error.msg:
+        return ": take away the comma before the closing bracket"
+    if not rest.strip() or error.msg.startswith("Unterminated"):
+        return ": it is cut short, or laid out over several lines, which jq -c . puts on one"
+    if error.msg == "Extra data":
+        return f", from {_cut(rest)!r} on: one event is expected; jq -c . puts each on a line of its own"
+    return f", at {_cut(rest)!r}"
+
+
+def _cut(text: str, limit: int = 30) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}…"
+
+
+def shown(value: Any) -> str:
+    """A parsed value in a few words, for a reason."""
+    if isinstance(value, dict | list):
+        return f"{'an object' if isinstance(value, dict) else 'an array'} of {len(value)}"
+    if isinstance(value, str) and not isinstance(value, _Number):
+        return f"the text {_cut(value)!r}"
+    return _cut(value if isinstance(value, str) else json.dumps(value))
+
+
+def path_to(where: str, step: str | int) -> str:
+    """The path of a member or element of what is at *where*, as ``--set`` takes it: ``properties.a[0]``."""
+    if isinstance(step, int):
+        return f"{where}[{step}]"
+    name = printable(step.replace("\\", "\\\\").replace(".", "\\."))
+    return f"{where}.{name}" if where else name
+
+
+def _check_values(value: Any, levels: int) -> None:
+    """Raise `_FlawError` for what is nested too deep, and half surrogate pairs, which no UTF-8 can hold."""
     if isinstance(value, str):
-        if not value.isascii():
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                raise EventError("a string holds half of a surrogate pair (\\ud800-\\udfff)") from None
+        if not value.isascii() and not is_whole(value):
+            raise _FlawError
     elif isinstance(value, (dict, list)):
         if levels == 0:
-            raise EventError(f"nested more than {MAX_DEPTH} levels deep")
+            raise _FlawError
         if isinstance(value, dict):
             for key in value:
-                _check_strings(key, levels)
+                _check_values(key, levels)
         for member in value.values() if isinstance(value, dict) else value:
-            _check_strings(member, levels - 1)
+            _check_values(member, levels - 1)
+
+
+def _name_flaw(value: Any, where: str, levels: int) -> None:
+    """Raise EventError for the first flaw of *value*, which is at the path *where*."""
+    if isinstance(value, str):
+        if isinstance(value, _Constant):
+            raise EventError(f"'{where}' is invalid: {value} is not JSON; use null or leave it out")
+        if not is_whole(value):
+            raise EventError(f"'{where}' is invalid: {HALF_A_PAIR}")
+    elif isinstance(value, (dict, list)):
+        if levels == 0:
+            raise EventError(f"'{_cut(where, 80)}' is invalid: nested more than {MAX_DEPTH} levels deep")
+        if isinstance(value, _Repeating):
+            name = path_to(where, value.twice)
+            raise EventError(f"duplicate key {value.twice!r} ('{name}'); keep one of them")
+        for step, member in value.items() if isinstance(value, dict) else enumerate(value):
+            inside = path_to(where, step)
+            if isinstance(step, str):
+                _name_flaw(step, inside, levels)
+            _name_flaw(member, inside, levels - 1)
+
+
+def is_whole(text: str) -> bool:
+    """Whether *text* has no half of a surrogate pair, which no UTF-8 can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check(event: dict[str, Any], now_ms: int) -> None:
@@ -153,7 +256,7 @@ def check(event: dict[str, Any], now_ms: int) -> None:
     if written.lower() in BAD_IDS:
         raise EventError(
             f"'properties.distinct_id' is invalid: {written!r} is not an id that Mixpanel takes; "
-            'use "" for an event of nobody'
+            'use "" for an event without a user'
         )
 
 
@@ -161,50 +264,58 @@ def _check_sizes(value: Any, where: str, uncounted: int = 0) -> None:
     if isinstance(value, dict):
         count = len(value) - uncounted
         if count > MAX_MEMBERS:
-            raise EventError(f"'{where}' is invalid: {count} keys, at most {MAX_MEMBERS} are allowed")
+            raise EventError(
+                f"'{where}' is invalid: {count} keys, at most {MAX_MEMBERS} are allowed; leave some out"
+            )
         for key, member in value.items():
-            _check_sizes(member, f"{where}.{key}")
+            if isinstance(member, (dict, list)):
+                _check_sizes(member, path_to(where, key))
     elif isinstance(value, list):
         if len(value) > MAX_MEMBERS:
             raise EventError(
-                f"'{where}' is invalid: {len(value)} elements, at most {MAX_MEMBERS} are allowed"
+                f"'{where}' is invalid: {len(value)} elements, at most {MAX_MEMBERS} are allowed; "
+                "leave some out"
             )
-        for member in value:
-            _check_sizes(member, f"{where}[]")
+        for index, member in enumerate(value):
+            if isinstance(member, (dict, list)):
+                _check_sizes(member, path_to(where, index))
 
 
 def _check_time(value: Any, now_ms: int) -> None:
     if not isinstance(value, _Number):
         raise EventError(
-            "'properties.time' is invalid: must be specified as seconds or milliseconds since epoch, "
-            "as a number; leave it out to have it filled in"
+            "'properties.time' is invalid: must be specified as seconds or milliseconds since epoch, as a "
+            f"number, or in ISO 8601 with Z or an offset like +02:00, not {shown(value)}; leave it out to "
+            "have it filled in"
         )
-    fault = time_fault(float(value), now_ms)
+    fault = when.fault(float(value), now_ms)
     if fault:
-        raise EventError(f"'properties.time' is invalid: {fault}")
-
-
-def time_fault(time: float, now_ms: int) -> str:
-    """What is wrong with *time* (seconds or milliseconds since the epoch), or ``""``."""
-    milliseconds = time if time >= MILLISECONDS_FROM else time * 1000
-    if milliseconds < EARLIEST_MS:
-        return "must not be before 1971-01-01"
-    if milliseconds > now_ms + MAX_AHEAD_MS or math.isinf(milliseconds):
-        return "must not be in the future (more than 1 hour ahead of this host's clock)"
-    return ""
+        raise EventError(f"'properties.time' is invalid: {fault}: {_cut(value)}")
 
 
 def _check_insert_id(value: Any) -> None:
     if not isinstance(value, str) or isinstance(value, _Number):
-        fault = "must be a string; leave it out to have it filled in"
+        fault = f"must be a string, not {shown(value)}; leave it out to have it filled in"
     elif not value:
         fault = "must not be blank; leave it out to have it filled in"
     elif len(value.encode()) > 36:
-        fault = f"must be at most 36 bytes, not {len(value.encode())}"
+        fault = f"must be at most 36 bytes, not {len(value.encode())}: {_cut(value)!r}"
     elif not INSERT_ID.fullmatch(value):
-        fault = "must only contain alphanumeric or hyphen '-' characters"
+        fault = f"must only contain alphanumeric or hyphen '-' characters, unlike {value!r}"
     elif value.lower() in BAD_IDS:
-        fault = f"{value!r} is not an id that Mixpanel takes"
+        fault = f"{value!r} is not an id that Mixpanel takes; leave it out to have it filled in"
     else:
         return
     raise EventError(f"'properties.$insert_id' is invalid: {fault}")
+
+
+def whole_time(given: Any, now_ms: int) -> int | None:
+    """What a parsed ``time`` is stored as, where it is certain and not so already; None: as it is written."""
+    if isinstance(given, _Number):
+        return when.from_number(given, now_ms)
+    return when.from_text(given) if isinstance(given, str) else None
+
+
+def number(value: int) -> str:
+    """*value* as `parse` returns it."""
+    return _Number(value)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Callable
+
 import msgspec
 
 from forwarder.records.event.rules import MAX_EVENT_BYTES
@@ -28,6 +32,9 @@ class _Named(msgspec.Struct):
     properties: _Properties = msgspec.field(default_factory=_Properties)
 
 
+_text = r"""\s*:\s*(["'])((?:[^"'\\]|\\.)*)\1"""
+_event = re.compile(rf"""["']event["']{_text}""").search
+_id = re.compile(rf"""["']\$insert_id["']{_text}""").search
 _final = msgspec.json.Decoder(_Final)
 _decode = msgspec.json.Decoder(_Named).decode
 
@@ -55,9 +62,23 @@ def is_final(data: bytes) -> bool:
 
 
 def name_of(data: bytes | str | None) -> tuple[str, str]:
-    """An event's name and ``$insert_id``; both empty where they can't be read."""
+    """An event's name and ``$insert_id``; both empty where they can't be read.
+
+    Also of what is not quite JSON: with NaN in it, cut short, or as Python prints a dict.
+    """
     try:
         named = _decode(data or b"")
     except _FAULTS:
-        return "", ""
+        text = data if isinstance(data, str) else (data or b"")[:MAX_EVENT_BYTES].decode(errors="replace")
+        return _found(_event, text), _found(_id, text)
     return named.event, named.properties.insert_id
+
+
+def _found(member: Callable[[str], re.Match[str] | None], text: str) -> str:
+    """The text of a *member* that a regular expression finds; "" without one."""
+    found = member(text)
+    try:
+        value = str(json.loads(f'"{found[2]}"')) if found else ""
+    except ValueError:
+        value = found[2] if found else ""
+    return value.encode(errors="replace").decode()

@@ -1,4 +1,4 @@
-"""From input of any accepted form to numbered lines: NDJSON, one JSON array, or gzip of either.
+"""From input of any accepted form to numbered lines: NDJSON, JSON arrays or values, or gzip of these.
 
 Nothing is held of the input beyond a block of it and one unfinished line, whatever its size.
 """
@@ -6,16 +6,26 @@ Nothing is held of the input beyond a block of it and one unfinished line, whate
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 
 from forwarder.errors import InputError
-from forwarder.records.reading.array import CHUNK_LINES, SPARE_BYTES, Lines, split_array, too_long
+from forwarder.records.reading.array import (
+    BEGIN_BYTES,
+    CHUNK_LINES,
+    SPARE_BYTES,
+    Lines,
+    split_values,
+    too_long,
+)
+from forwarder.records.reading.form import ARRAY, LINES, form_of
 from forwarder.records.reading.gunzip import MAGIC, unzip
+from forwarder.records.reading.pieces import take_apart
 from forwarder.records.reading.source import BrokenInputError, Source, StoppedError
 
-__all__ = ["BrokenInputError", "Chunk", "Source", "StoppedError", "read_chunks"]
+__all__ = ["BrokenInputError", "Chunk", "Source", "StoppedError", "read_chunks", "take_apart"]
 
 _COMPRESSED = {
     b"PK\x03\x04": "unzip -p",
@@ -23,13 +33,19 @@ _COMPRESSED = {
     b"\xfd7zX": "xzcat",
     b"\x28\xb5\x2f\xfd": "zstdcat",
 }
-# So much white space may come before the [ of an array.
+# Where the NULs are in the first four bytes of ASCII in UTF-16 and UTF-32; a crash leaves them elsewhere.
+_WIDE = [[0, 2], [1, 3], [0, 1, 2], [1, 2, 3]]
+# So much of this may come before the [ of an array: white space, NULs, a byte order mark.
 _LEAD_BYTES = 64 << 10
+_LEAD = b" \t\r\n\0" + codecs.BOM_UTF8
+# The most that an array may have which stands on one line beside others.
+_MOST_ARRAY_BYTES = 16 << 20
+_nuls = re.compile(b"\0+").sub
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Lines of NDJSON, or elements of an array, that follow each other.
+    """Lines of NDJSON, or JSON values over several lines, that follow each other.
 
     Attributes:
         first_line: The number of the first one, from 1.
@@ -65,14 +81,22 @@ def _split(source: Source, max_bytes: int) -> Iterator[Lines]:
         blocks = unzip(chain((head,), blocks), source.raise_if_stopped)
         head = _take(blocks, b"", 4)
     _check_encoding(head)
-    text = head.removeprefix(codecs.BOM_UTF8)
-    offset = len(head) - len(text)
-    while len(text) < _LEAD_BYTES and not text.strip() and (more := next(blocks, b"")):
-        text += more
-    whole = chain((text,), blocks)
-    if text.lstrip().startswith(b"["):
-        return split_array(whole, max_bytes, offset)
-    return _split_lines(whole, max_bytes)
+    while len(head) < _LEAD_BYTES and not head.strip(_LEAD) and (more := next(blocks, b"")):
+        head += more
+    offset = 0
+    while (form := form_of(head)) != LINES:
+        text = head.lstrip(_LEAD)
+        offset += len(head) - len(text)
+        rest = yield from split_values(chain((text,), blocks), max_bytes, offset, is_array=form == ARRAY)
+        # Whatever follows an array has a form of its own.
+        head, offset = rest
+        while not (text := head.lstrip(_LEAD)):
+            offset += len(head)
+            head = next(blocks, b"")
+            if not head:
+                return
+        head, offset = text, offset + len(head) - len(text)
+    yield from _split_lines(chain((head.removeprefix(codecs.BOM_UTF8),), blocks), max_bytes)
 
 
 def _take(blocks: Iterator[bytes], text: bytes, size: int) -> bytes:
@@ -83,7 +107,8 @@ def _take(blocks: Iterator[bytes], text: bytes, size: int) -> bytes:
 
 
 def _check_encoding(head: bytes) -> None:
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in head[:4]:
+    nuls = [at for at, byte in enumerate(head[:4]) if not byte]
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or nuls in _WIDE:
         raise InputError(
             "the text is not UTF-8 but looks like UTF-16 or UTF-32",
             "Convert it: iconv -f UTF-16 -t UTF-8 FILE | forwarder enqueue",
@@ -96,19 +121,21 @@ def _check_encoding(head: bytes) -> None:
 
 
 def _split_lines(blocks: Iterator[bytes], max_bytes: int) -> Iterator[Lines]:
-    why = too_long(max_bytes)
-    pending, is_too_long = b"", False
+    pending, why = b"", ""
     for block in blocks:
         refused: list[tuple[int, str]] = []
-        if is_too_long:
+        if why:
             # Dropped up to its end, it leaves an empty line behind.
             cut = block.find(b"\n")
             if cut < 0:
                 continue
-            block, refused, is_too_long = block[cut:], [(0, why)], False
+            block, refused, why = block[cut:], [(0, why)], ""
         text = pending + block if pending else block
         if b"\r" in text:  # sixty times as fast as looking for both
             text = text.replace(b"\r\n", b"\n")
+        if b"\0" in text:
+            # What a crash leaves may be longer than any line, with a good one behind it.
+            text = _nuls(b"\0", text)
         full = True
         while full:
             lines = text.split(b"\n", CHUNK_LINES)
@@ -116,8 +143,11 @@ def _split_lines(blocks: Iterator[bytes], max_bytes: int) -> Iterator[Lines]:
             if lines:
                 yield lines, refused
             full, refused = len(lines) == CHUNK_LINES, []
-        pending, is_too_long = (b"", True) if len(text) > max_bytes + SPARE_BYTES else (text, False)
-    if is_too_long:
+        most = _MOST_ARRAY_BYTES if text.startswith(b"[") else max_bytes + SPARE_BYTES
+        if len(text) > most:
+            text, why = b"", too_long(max_bytes, text[:BEGIN_BYTES])
+        pending = text
+    if why:
         yield [b""], [(0, why)]
     elif pending:
         yield [pending], []

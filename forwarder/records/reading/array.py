@@ -1,9 +1,9 @@
-"""A JSON array, taken apart into its elements as it comes, without ever holding the whole of it."""
+"""JSON values, those of an array or one after the other, as they come, without ever holding all of them."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 
 import msgspec
 
@@ -25,6 +25,10 @@ _to_bracket = re.compile(rb'[^"{}\[\]]*+(?:"(?:[^"\\]++|\\.)*+"[^"{}\[\]]*+)*+',
 _between = re.compile(rb"\}\s*,\s*\{").match
 _raw_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
+_list_inside = re.compile(rb'\s*(?:\{\s*"(\w+)"\s*:\s*)?\[').match
+# So much is looked at of what is too long.
+BEGIN_BYTES = 200
+
 _FIRST, _VALUE, _COMMA, _END = range(4)
 # Many elements at once are looked for in this much of the input, while at least so much is there.
 _WINDOW_BYTES = 1 << 20
@@ -32,45 +36,77 @@ _WINDOW_MIN_BYTES = 32 << 10
 _TRIES = 3
 
 
-def too_long(max_bytes: int) -> str:
-    """The reason why a line or element is refused unread."""
-    return f"longer than {max_bytes} bytes, the most that Mixpanel takes"
+def too_long(max_bytes: int, begin: bytes) -> str:
+    """The reason why a line or element that begins like *begin* is refused unread."""
+    reason = f"longer than {max_bytes} bytes, the most that Mixpanel takes"
+    if found := _list_inside(begin):
+        path = f".{found[1].decode()}[]" if found[1] else ".[]"
+        reason += f". It looks like a list of events: make it one event a line with jq -c '{path}'"
+    return reason
 
 
-def split_array(blocks: Iterable[bytes], max_bytes: int, offset: int = 0) -> Iterator[Lines]:
-    """Take a JSON array apart; what is wrong inside an element is left to its reader to find.
+def split_values(
+    blocks: Iterable[bytes], max_bytes: int, offset: int = 0, is_array: bool = True
+) -> Generator[Lines, None, tuple[bytes, int]]:
+    """Take JSON values apart; what is wrong inside of one is left to its reader to find.
 
     Args:
-        blocks: The array's text, white space before it allowed.
-        max_bytes: The most that an element may have, white space aside.
-        offset: How many bytes of the input came before it.
+        blocks: Their text, white space before it allowed.
+        max_bytes: The most that a value may have, white space aside.
+        offset: How many bytes of the input came before.
+        is_array: Whether they are the elements of an array; else they follow each other, commas allowed.
 
     Yields:
-        up to `CHUNK_LINES` elements at a time, all that are complete so far.
+        up to `CHUNK_LINES` values at a time, all that are complete so far.
+
+    Returns:
+        what of the last block follows the array, and how many bytes of the input came before that.
 
     Raises:
-        BrokenInputError: after the last good element, where the array can't be followed any further.
+        BrokenInputError: after the last good value, where they can't be followed any further.
     """
-    array = _Array(max_bytes, offset)
+    values = Values(max_bytes, offset, is_array)
     for block in blocks:
-        yield from array.feed(block)
-    array.finish()
+        yield from values.feed(block)
+        if values.has_ended:
+            break
+    return values.finish()
 
 
-class _Array:
-    def __init__(self, max_bytes: int, offset: int) -> None:
+class Values:
+    """The state of `split_values`, whose arguments it takes."""
+
+    def __init__(self, max_bytes: int, offset: int = 0, is_array: bool = True) -> None:
+        self._is_array = is_array
         self._max_bytes = max_bytes
         self._data = b""
         self._offset = offset  # of _data in the input
         self._at = 0  # read so far, in _data
         self._start = -1  # of the element being read, in _data; -1 between elements
-        self._expect = -1
+        self._expect = -1 if is_array else _FIRST
         self._closers = bytearray()
         self._in_string = False
         self._too_long = False
+        self._begin = b""  # of an element that is too long
         self._separator = b""
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the array has."""
+        return self._expect == _END
+
+    @property
+    def is_between(self) -> bool:
+        """Whether no value has begun and not ended."""
+        return self._start < 0
+
+    @property
+    def in_string(self) -> bool:
+        """Whether a string has begun and not ended."""
+        return self._in_string
+
     def feed(self, block: bytes) -> Iterator[Lines]:
+        """Read *block*, which follows those before; yields and raises as `split_values` does."""
         self._append(block)
         fast = True
         lines: list[bytes] = []
@@ -85,7 +121,7 @@ class _Array:
                     # Where the quick look fails it is not repeated within the block: it would fail again.
                     fast = not self._separator
                     if self._too_long:
-                        refused.append((len(lines), too_long(self._max_bytes)))
+                        refused.append((len(lines), too_long(self._max_bytes, self._begin)))
                     lines.append(b"" if self._too_long else self._data[self._start : end])
                     self._end_element(end)
                 while len(lines) >= CHUNK_LINES:
@@ -99,17 +135,21 @@ class _Array:
         if lines:
             yield lines, refused
 
-    def finish(self) -> None:
-        """Check that the array has ended."""
+    def finish(self) -> tuple[bytes, int]:
+        """Check that the last value has ended, and the array; returns and raises as `split_values` does."""
         if self._start >= 0:
             began = self._offset + self._start + 1
-            raise BrokenInputError(f"the array ends within its last element, which begins at byte {began}")
-        if self._expect != _END:
+            what = "the array ends within its last element" if self._is_array else "it ends within a value"
+            raise BrokenInputError(f"{what}, which begins at byte {began}")
+        if self._is_array and not self.has_ended:
             self._break("the array ends without a ]")
+        return self._data[self._at :], self._offset + self._at
 
     def _append(self, block: bytes) -> None:
         keep = self._at if self._start < 0 else self._start
         if self._start >= 0 and len(self._data) - keep > self._max_bytes + SPARE_BYTES:
+            if not self._too_long:
+                self._begin = self._data[keep : keep + BEGIN_BYTES]
             self._too_long, keep = True, self._at
             if len(self._closers) > self._max_bytes:
                 self._break("nested too deep to follow")
@@ -120,20 +160,18 @@ class _Array:
             self._start = 0
 
     def _find_element(self) -> bool:
-        """Go to where the next element starts; False if it hasn't come yet."""
+        """Go to where the next element starts; False if it hasn't come yet, or the array has ended."""
         data = self._data
-        while True:
+        while self._expect != _END:
             at = self._at = _gap(data, self._at).end()  # type: ignore[union-attr]
             if at == len(data):
                 return False
             mark = data[at : at + 1]
             if self._expect < 0:
                 self._expect = _FIRST  # the [ that brought us here
-            elif self._expect == _END:
-                self._break("text after the end of the array")
-            elif mark == b"]" and self._expect != _VALUE:
+            elif mark == b"]" and self._is_array:
                 self._expect = _END
-            elif self._expect == _COMMA:
+            elif self._expect == _COMMA and (self._is_array or mark == b","):
                 if mark != b",":
                     self._break("not JSON: a comma or ] is missing")
                 self._expect = _VALUE
@@ -143,6 +181,7 @@ class _Array:
                 self._start = at
                 return True
             self._at += 1
+        return False
 
     def _read_many(self) -> list[bytes]:
         """Read elements up to a place that looks like the gap between two; none if it only looked so."""

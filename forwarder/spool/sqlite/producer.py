@@ -64,7 +64,7 @@ class Producer(engine.Producer):
             raise SpoolFullError(
                 f"the disk under {self._path} has {free_bytes:,} bytes free, less than queue.min_free_bytes "
                 f"({self._min_free_bytes:,})",
-                "Nothing was stored; what was accepted before is safe. Make room, or lower the setting",
+                "Nothing was stored; what was accepted before is safe. Make room, or lower it",
             )
         # All that is in the log has to find room in the database too, or nothing could be settled any more.
         if free_bytes < log_bytes + size_bytes:

@@ -1,0 +1,145 @@
+"""From a Python program's event to JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from forwarder.errors import EventError
+from forwarder.records.event import when
+from forwarder.records.event.rules import HALF_A_PAIR, MAX_DEPTH, is_whole, path_to
+
+# Not to be asked whether they are a Mapping, which takes as long as to encode them.
+_PLAIN = frozenset([str, int, bool, type(None)])
+_TIME = "properties.time"
+# As Mixpanel's own library for Python writes them; read as UTC.
+_DATETIME = "%Y-%m-%dT%H:%M:%S"
+# What to call, by the type's name.
+_REMEDIES = {
+    "bytes": ".decode() it",
+    "bytearray": ".decode() it",
+    "set": "give list(...) of it",
+    "frozenset": "give list(...) of it",
+    "generator": "give list(...) of it",
+    "deque": "give list(...) of it",
+    "range": "give list(...) of it",
+    "timedelta": "give its .total_seconds()",
+    "time": "give its .isoformat()",
+    "ndarray": "give its .tolist()",
+    "Series": "give its .tolist()",
+    "complex": "give its parts, or str(...) of it",
+}
+
+
+def encode(event: Mapping[str, Any]) -> bytes:
+    """A Python mapping as JSON bytes, ready for `accept`.
+
+    An aware datetime becomes text in UTC, as Mixpanel's library writes it, and as ``time`` milliseconds since
+    the epoch; a date its ISO text, a Decimal a number with all its digits, a UUID text, a member of an Enum
+    its value, a scalar of numpy what its ``item()`` gives, a tuple a list.
+
+    Raises:
+        EventError: if it holds what JSON can't: NaN, a lone surrogate, a key that is no string, an object of
+            another type, itself. The path to it and what to do are named.
+    """
+    if not isinstance(event, Mapping):
+        raise EventError(
+            f'an event is a mapping, {{"event": NAME, "properties": {{...}}}}, not {type(event).__name__}'
+        )
+    try:
+        # A third of the time; of all that is not plain it takes more for JSON than is.
+        if _is_plain(event):
+            return msgspec.json.encode(event)
+    except (RecursionError, UnicodeEncodeError):
+        pass  # to be named
+    except (TypeError, ValueError) as error:
+        raise EventError(f"not JSON: {error}") from None
+    plain = _plain(event, "", MAX_DEPTH)
+    try:
+        return msgspec.json.encode(plain)
+    except (TypeError, ValueError) as error:
+        raise EventError(f"not JSON: {error}") from None
+
+
+def _is_plain(value: object) -> bool:
+    """Whether *value* is certainly what JSON has, and of Python's own types."""
+    kind = type(value)
+    if kind is dict:
+        for key, member in value.items():  # type: ignore[attr-defined]
+            if type(key) is not str or not (type(member) in _PLAIN or _is_plain(member)):
+                return False
+        return True
+    if kind is list:
+        return all(type(member) in _PLAIN or _is_plain(member) for member in value)  # type: ignore[attr-defined]
+    return kind is float and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def _plain(value: Any, where: str, levels: int) -> Any:
+    """*value*, at the path *where*, of Python's own types; with what msgspec would write otherwise as Raw."""
+    if isinstance(value, (Mapping, list, tuple)):
+        if levels == 0:
+            raise EventError(f"'{where[:80]}…' is nested more than {MAX_DEPTH} levels deep, or in itself")
+        if isinstance(value, Mapping):
+            return {
+                _key(key, where): _plain(member, path_to(where, key), levels - 1)
+                for key, member in value.items()
+            }
+        return [_plain(member, path_to(where, index), levels - 1) for index, member in enumerate(value)]
+    if isinstance(value, str):
+        text = str.__str__(value)
+        if not is_whole(text):
+            raise EventError(f"'{where}' is invalid: {HALF_A_PAIR}")
+        return text
+    return value if type(value) in _PLAIN else _converted(value, where, levels)
+
+
+def _key(key: object, where: str) -> str:
+    if not isinstance(key, str):
+        raise EventError(f"the key {key!r} is not a string, in '{where or 'the event'}'; give str(...) of it")
+    if not is_whole(key):
+        raise EventError(f"the key {key!r} in '{where}' is invalid: {HALF_A_PAIR}")
+    return str.__str__(key)
+
+
+def _converted(value: Any, where: str, levels: int) -> Any:
+    """What an object that JSON does not have becomes."""
+    # Loaded by those who need them.
+    import datetime
+    import decimal
+    import enum
+    import uuid
+
+    kind = type(value).__name__
+    if isinstance(value, enum.Enum):
+        return _plain(value.value, where, levels)
+    if hasattr(value, "dtype") and getattr(value, "shape", None) == ():  # a scalar of numpy, or as good
+        return _plain(value.item(), where, levels)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, (float, decimal.Decimal)):
+        if not (math.isfinite(value) if isinstance(value, float) else value.is_finite()):
+            raise EventError(f"'{where}' is {value}, which is not JSON; give None or leave it out")
+        return float(value) if isinstance(value, float) else msgspec.Raw(str(value).encode())
+    if isinstance(value, datetime.datetime):
+        if value != value:  # pandas' NaT
+            raise EventError(f"'{where}' is {value}, no time; give None or leave it out")
+        if value.tzinfo is None:
+            raise EventError(
+                f"'{where}' is a datetime without a time zone; give .astimezone() of it, or make it with "
+                "datetime.now(UTC)"
+            )
+        if where == _TIME:
+            return when.from_moment(value)
+        return value.astimezone(datetime.UTC).strftime(_DATETIME)
+    if isinstance(value, datetime.date):
+        if where == _TIME:
+            raise EventError(f"'{where}' is a date; give a datetime with a time zone")
+        return value.isoformat()
+    if isinstance(value, uuid.UUID):
+        return str(value)
+    raise EventError(
+        f"'{where}' is not JSON: Object of type {kind}; {_REMEDIES.get(kind, 'give str(...) of it')}"
+    )
