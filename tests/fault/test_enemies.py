@@ -360,7 +360,8 @@ URLS = {
 @pytest.mark.parametrize("by", ["file", "environment"])
 @pytest.mark.parametrize("name", URLS)
 def test_secret_in_an_address_is_not_printed(name, by, monkeypatch, tmp_path, capfd, queue_path):
-    """A secret that somebody puts into mixpanel.url is an error, 78, and no command repeats it."""
+    """A secret that somebody puts into mixpanel.url is an error, 78, where the address is used; no command
+    repeats it."""
     monkeypatch.setenv("FORWARDER_QUEUE_PATH", queue_path)
     if by == "environment":
         monkeypatch.setenv("FORWARDER_MIXPANEL_URL", URLS[name])
@@ -372,7 +373,7 @@ def test_secret_in_an_address_is_not_printed(name, by, monkeypatch, tmp_path, ca
         with pytest.raises(SystemExit) as ended:
             main(command.split())
         out, err = capfd.readouterr()
-        assert ended.value.code == 78, (command, out, err)
+        assert ended.value.code == (0 if command in ("status", "peek") else 78), (command, out, err)
         assert SECRET not in out + err, (command, out, err)
         assert is_harmless(out + err)
 

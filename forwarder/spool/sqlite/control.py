@@ -56,7 +56,7 @@ def request_flush(path: str) -> None:
     file = os.path.join(path, FLUSH)
     with translated(path):
         try:
-            os.utime(file)
+            os.utime(file, follow_symlinks=False)
         except FileNotFoundError:
             os.close(open_shared(file))
     _nudge(path)
@@ -65,4 +65,4 @@ def request_flush(path: str) -> None:
 def _nudge(path: str) -> None:
     """Have a daemon look now: it watches the time of the log, which any commit changes, too."""
     with suppress(OSError):
-        os.utime(os.path.join(path, LOG))
+        os.utime(os.path.join(path, LOG), follow_symlinks=False)
