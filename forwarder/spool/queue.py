@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from forwarder.errors import EventError, ForwarderError
+from forwarder.errors import EventError
 from forwarder.records import EVENTS
 from forwarder.records.event import encode
 from forwarder.spool.engine import Spool
@@ -56,11 +56,7 @@ class EventQueue:
         self._rules = rules
         spool = at(path)
         self.path = spool.place
-        try:
-            self._producer = spool.producer(**self._limits)
-        except ForwarderError as error:
-            _of_arguments(error)
-            raise
+        self._producer = spool.producer(**self._limits)
 
     def put(self, event: Mapping[str, Any]) -> int:
         """Store one event durably.
@@ -79,7 +75,7 @@ class EventQueue:
                 which has interrupted a call of this queue.
             StorageError: the disk answers with an error.
         """
-        return self._store([EVENTS.accept(encode(event), _now_ms(), self._rules)])
+        return self._producer.append([EVENTS.accept(encode(event), _now_ms(), self._rules)])
 
     def put_many(self, events: Iterable[Mapping[str, Any]]) -> int:
         """Store events durably: all of them, or none. Returns how many.
@@ -104,15 +100,8 @@ class EventQueue:
             TryAgainError, StorageError: as `put`.
         """
         if records:
-            self._store(records)
+            self._producer.append(records)
         return len(records)
-
-    def _store(self, records: Sequence[bytes]) -> int:
-        try:
-            return self._producer.append(records)
-        except ForwarderError as error:
-            _of_arguments(error)
-            raise
 
     def close(self) -> None:
         """Close the files; a later call opens them again."""
@@ -131,13 +120,6 @@ class EventQueue:
 
 def _again(path: str, options: dict[str, Any]) -> EventQueue:
     return EventQueue(path, **options)
-
-
-def _of_arguments(error: ForwarderError) -> None:
-    """Let *error* speak of a program's arguments instead of settings that it does not read."""
-    error.what = error.what.replace(" queue.", " ")
-    for verb in ("Set", "set"):
-        error.remedy = error.remedy.replace(f"{verb} queue.path to", f"{verb} path to")
 
 
 def _now_ms() -> int:

@@ -87,7 +87,7 @@ POINTS = {
     "accept-inserting": Point(BEFORE, INSERT),
     "accept-commit": Point(BEFORE, "COMMIT", INSERT),
     "accept-committed": Point(AFTER, "COMMIT", INSERT),
-    "accept-told": Point(AFTER, "forwarder.spool.queue:EventQueue.append"),
+    "accept-told": Point(AFTER, "forwarder.spool.sqlite.producer:Producer.append"),
     "start-locked": Point(AFTER, "forwarder.spool.sqlite.presence:Presence.__init__"),
     "start-announced": Point(AFTER, "forwarder.spool.sqlite.presence:Presence.announce"),
     "start-queue-opened": Point(AFTER, "forwarder.spool.sqlite.database:Database.connect"),

@@ -180,7 +180,7 @@ class Bulk:
             self.done = len(self.texts)
             return
         self.refused += 1
-        is_told(done, EX_TEMPFAIL, "is full|less than queue.min_free_bytes")
+        is_told(done, EX_TEMPFAIL, "is full|less than min_free_bytes")
         found = re.search(r"--skip (\d+)", done.stderr)
         self.done = int(found[1]) if found else self.done
 

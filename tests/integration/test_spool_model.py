@@ -336,7 +336,7 @@ class Spool(RuleBasedStateMachine):
         self.start()
         seen["copied"] += 1
 
-    @rule(step=st.integers(1, 12), count=st.integers(1, 9))
+    @rule(step=st.integers(1, 4), count=st.integers(1, 9))
     def kill_a_producer(self, step, count):
         events = self.events(count)
         self.killed(step, self.queue, lambda: self.queue.append(events))

@@ -68,7 +68,7 @@ def refuse_links(file: str) -> None:
     if not stat.S_ISREG(os.lstat(file).st_mode):
         raise ConfigError(
             f"{file} is no regular file: a link, or a pipe",
-            "Nothing was changed; set queue.path to a directory of the forwarder's own, or move it away",
+            "Nothing was changed; use a directory of the queue's own, or move it away",
         )
 
 

@@ -61,7 +61,7 @@ def _explain_sqlite(error: sqlite3.Error, path: str) -> ForwarderError:
     if code == "SQLITE_NOTADB" and not os.path.exists(os.path.join(path, LOCK)):
         return ConfigError(
             f"the database in {path} is not a SQLite file",
-            "Nothing was changed; set queue.path to another directory, or move the file away",
+            "Nothing was changed; use another directory for the queue, or move the file away",
         )
     # A table that is not there, in a database that was prepared, or one that should not: it has been hit.
     is_gone = code == "SQLITE_ERROR" and (str(error).startswith("no such") or "already exists" in str(error))
@@ -82,7 +82,7 @@ def _explain_system(error: OSError, path: str) -> ForwarderError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return full(path)
     if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.ELOOP):
-        return ConfigError(f"{where} is in the way: {error.strerror}", "Set queue.path to a directory")
+        return ConfigError(f"{where} is in the way: {error.strerror}", "Use another directory for the queue")
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return _too_many_files(path)
     if error.errno == errno.ENOENT:
@@ -150,7 +150,7 @@ def _not_makeable(path: str) -> NotPermittedError:
         parent = os.path.dirname(parent)
     return NotPermittedError(
         f"{path} is not there, and this user can't make it in {parent}",
-        "Set queue.path to a directory of this user's, or have root make it",
+        "Use a directory of this user's for the queue, or have root make it",
     )
 
 

@@ -62,7 +62,7 @@ class Producer(engine.Producer):
         free_bytes = disk.f_bavail * disk.f_frsize
         if free_bytes < self._min_free_bytes:
             raise SpoolFullError(
-                f"the disk under {self._path} has {free_bytes:,} bytes free, less than queue.min_free_bytes "
+                f"the disk under {self._path} has {free_bytes:,} bytes free, less than min_free_bytes "
                 f"({self._min_free_bytes:,})",
                 "Nothing was stored; what was accepted before is safe. Make room, or lower it",
             )
@@ -71,7 +71,7 @@ class Producer(engine.Producer):
             raise full(self._path)
         if used >= self._max_bytes and (used := used_bytes(connection)) >= self._max_bytes:
             raise SpoolFullError(
-                f"the queue in {self._path} takes {used:,} bytes, as much as queue.max_bytes allows "
+                f"the queue in {self._path} takes {used:,} bytes, as much as max_bytes allows "
                 f"({self._max_bytes:,})",
                 "Nothing was stored; try again when the daemon has delivered some",
             )

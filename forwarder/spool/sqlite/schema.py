@@ -159,7 +159,7 @@ def refuse_strangers(connection: sqlite3.Connection, path: str) -> None:
         found = ", ".join(sorted(tables)[:5])
         raise ConfigError(
             f"{path} was made by something else: it holds the tables {found} and no event queue",
-            "Nothing was changed; set queue.path to a directory of the forwarder's own",
+            "Nothing was changed; use a directory of the queue's own",
         )
 
 
