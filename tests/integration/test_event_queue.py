@@ -119,7 +119,7 @@ def test_messages_speak_of_arguments(tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "data.db").write_bytes(b"x" * 5000)
     for place in ("file", "other"):
-        with pytest.raises(ForwarderError, match=r"[Ss]et path to") as refusal:
+        with pytest.raises(ForwarderError, match=r"[Uu]se a.*directory") as refusal:
             EventQueue(tmp_path / place, min_free_bytes=0).put(EVENT)
         assert "queue.path" not in str(refusal.value)
 
