@@ -13,7 +13,7 @@ from persistqueue.serializers import json as plain_json
 
 from forwarder import salvage
 from forwarder.records.event import accept
-from forwarder.spool import DamagedError, Dead, EventQueue, Selection, Settlement
+from forwarder.spool import AckQueue, DamagedError, Dead, EventQueue, Selection, Settlement
 from forwarder.spool.sqlite import books, set_aside
 from forwarder.spool.sqlite.consumer import Consumer
 from forwarder.spool.sqlite.view import View
@@ -392,6 +392,13 @@ def test_a_row_with_the_last_id_does_not_end_intake(
     numbers = [json.loads(data)["properties"]["number"] for data in drain(consumer).values()]
     consumer.close()
     assert sorted(numbers) == [0, 1, 2, *[9] * implausible, 10]
+
+
+def test_a_row_with_the_last_id_does_not_end_the_intake_of_ack_queue(implausible, queue_path, figures):
+    """Nor is an event accepted with an id that no daemon claims."""
+    with closing(AckQueue(queue_path)) as ack_queue:
+        ack_queue.put(event(10))
+    assert (figures(queue_path).accepted, len(set_aside.damaged(queue_path))) == (1, 1)
 
 
 def test_check_sees_that_the_ids_are_used_up(implausible, queue_path):

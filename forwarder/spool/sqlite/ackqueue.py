@@ -21,7 +21,8 @@ import persistqueue.serializers.json
 from persistqueue import SQLiteAckQueue
 
 from forwarder.spool.sqlite.database import Database
-from forwarder.spool.sqlite.schema import INITED, INSERT
+from forwarder.spool.sqlite.errors import used_up
+from forwarder.spool.sqlite.schema import INITED, INSERT, MOST_ID
 
 
 class AckQueue(Database, SQLiteAckQueue):
@@ -53,11 +54,16 @@ class AckQueue(Database, SQLiteAckQueue):
     def put(self, item: Any) -> int:
         """Append one JSON value as upstream does, unchecked. Returns its row id."""
         data = self._serializer.dumps(item)
-        row_id = self.write(
-            lambda connection: connection.execute(INSERT, (data, time.time(), INITED)).lastrowid
-        )
+
+        def step(connection: sqlite3.Connection) -> int:
+            row_id = connection.execute(INSERT, (data, time.time(), INITED)).lastrowid
+            assert row_id is not None
+            if row_id > MOST_ID:
+                raise used_up(self.path)
+            return row_id
+
+        row_id = self.write(step)
         self.put_event.set()
-        assert row_id is not None
         return row_id
 
     # Upstream keeps this count in memory and reads the whole table for it; other processes make it wrong.
