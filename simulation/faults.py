@@ -93,7 +93,11 @@ FAULTS: dict[str, tuple[Any, str, Any]] = {
     "the halves overlap": (Batch, "halves", _overlaps),
     "a breaker that never closes": (Flow, "passed", _stays_open),
     "a breaker that never opens": (Flow, "failed", _never_opens),
-    "a 503 is taken for a yes": (dispatcher, "_RULES", {**_RULES, Verdict.UNREACHABLE: _acks_what_failed}),
+    "a 503 is taken for a success": (
+        dispatcher,
+        "_RULES",
+        {**_RULES, Verdict.UNREACHABLE: _acks_what_failed},
+    ),
     "the rest of a short count is forgotten": (
         dispatcher,
         "_RULES",

@@ -62,7 +62,7 @@ def flush(context: Context, as_json: bool) -> None:
     with queue.view() as view:
         paused = view.figures().paused
     rest = "; but delivery is paused: `forwarder resume` goes on" if paused else " and tries now"
-    _tell(as_json, f"The daemon ({daemon.name}) is told{rest}.", paused, daemon)
+    _tell(as_json, f"The daemon ({daemon.name}) has the request{rest}.", paused, daemon)
 
 
 def _is_there(queue: Spool) -> bool:

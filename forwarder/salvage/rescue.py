@@ -172,7 +172,7 @@ def _bury(connection: sqlite3.Connection, letter: Letter) -> None:
     connection.execute("UPDATE ledger SET dead_lettered = dead_lettered + 1")
 
 
-# For strangers' rows, whose id comes from the queue's identity, where that can't be read.
+# For external producers' rows, whose id comes from the queue's identity, where that can't be read.
 _NOBODY = "00000000-0000-0000-0000-000000000000"
 
 
@@ -187,7 +187,7 @@ def is_own(file: str, path: str) -> bool:
 def set_own_aside(path: str) -> str:
     """Set the database in use of the queue in *path* aside, if it is damaged.
 
-    It is read to its end first, while others write. A daemon or producer that has it open begins anew.
+    It is read to its end first, while others write. A daemon or producer that has it open begins again.
 
     Returns:
         its new place; if somebody else has set it aside meanwhile, too.

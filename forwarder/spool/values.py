@@ -110,7 +110,7 @@ class Figures:
     """The durable figures, as of one instant.
 
     ``accepted = delivered + dead_lettered + deleted + waiting``, where a retried dead letter is accepted
-    anew, and ``dead_lettered = dead_letters + retried + discarded``. Instants are seconds since the epoch.
+    again, and ``dead_lettered = dead_letters + retried + discarded``. Instants are seconds since the epoch.
     """
 
     accepted: int

@@ -69,7 +69,7 @@ def figures(spool):
     return found
 
 
-def bury(spool, consumer, *reasons, **why):
+def refuse(spool, consumer, *reasons, **why):
     """Have the next records refused, each for one of the *reasons*."""
     claim = consumer.claim(len(reasons), MIB)
     pairs = zip(claim.ids, claim.events, reasons, strict=True)
@@ -82,7 +82,7 @@ def elsewhere(look):
     """What *look* gives in another process."""
     ours, theirs = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # a fork amid threads; none has a lock here
+        warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads; none has a lock here
         child = os.fork()
     if not child:
         try:
@@ -263,7 +263,7 @@ def test_a_pause_may_come_first(spool):
 
 def test_dead_letters_are_found(spool, consumer):
     """By id, a part of the reason, the name, the time of death; a few at a time, with data or without."""
-    bury(spool, consumer, "bad time", "bad name", "Bad TIME")
+    refuse(spool, consumer, "bad time", "bad name", "Bad TIME")
     with spool.view() as view:
         letters = view.dead_letters(ALL)
         first, second, third = ids = [letter.id for letter in letters]
@@ -293,7 +293,7 @@ def test_dead_letters_are_found(spool, consumer):
 
 def test_dead_letters_are_summed_up(spool, consumer):
     """By what they died of, the largest group first."""
-    bury(spool, consumer, "one", "two", "two", field="f", http_status=400)
+    refuse(spool, consumer, "one", "two", "two", field="f", http_status=400)
     with spool.view() as view:
         groups = view.summary(ALL)
         ids = [letter.id for letter in view.dead_letters(ALL)]
@@ -307,7 +307,7 @@ def test_dead_letters_are_summed_up(spool, consumer):
 
 def test_dead_letters_are_retried(spool, consumer):
     """Accepted again, edited, with a new id that is told; what the edit refuses stays, with the reason."""
-    bury(spool, consumer, "one", "two", "three")
+    refuse(spool, consumer, "one", "two", "three")
     with spool.view() as view:
         letters = view.dead_letters(ALL)
 
@@ -331,7 +331,7 @@ def test_dead_letters_are_retried(spool, consumer):
 
 def test_dead_letters_are_deleted(spool, consumer):
     """By id, and by age; each counts once."""
-    bury(spool, consumer, "one", "two", "three")
+    refuse(spool, consumer, "one", "two", "three")
     with spool.view() as view:
         first, second, third = view.dead_letters(ALL)
     assert spool.delete_dead_letters([first.id, 10**6, first.id]) == 1

@@ -92,7 +92,7 @@ def test_a_running_daemon_obeys(forwarder, far_end, until):
     assert forwarder("pause").stdout == "Delivery is paused. `forwarder resume` goes on.\n"
     until(lambda: forwarder.json("status")["state"] == "paused")
     forwarder("enqueue", "-e", "E")
-    assert f"process {pid}) is told; but delivery is paused" in forwarder("flush").stdout
+    assert f"process {pid}) has the request; but delivery is paused" in forwarder("flush").stdout
     until(lambda: daemon.logged("delivery.flushed"))
     assert len(far_end.ledger.events) == 0
 
@@ -100,7 +100,7 @@ def test_a_running_daemon_obeys(forwarder, far_end, until):
     assert forwarder("resume").stdout == "Delivery is no longer paused.\n"
     until(lambda: forwarder.json("status")["state"] == "backing_off")
     far_end.clear()
-    assert forwarder("flush").stdout == f"The daemon (process {pid}) is told and tries now.\n"
+    assert forwarder("flush").stdout == f"The daemon (process {pid}) has the request and tries now.\n"
     far_end.wait_for(lambda ledger: len(ledger.events) == 1)
 
 

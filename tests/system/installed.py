@@ -52,6 +52,14 @@ class Service:
         self.config = f"/etc/forwarder/{instance or 'forwarder'}.toml"
         self.key = f"/etc/forwarder/{instance}.token" if instance else "/etc/forwarder/token"
 
+    @classmethod
+    def renewed(cls, box: Box) -> Service:
+        """The plain service, not started, with settings and key, an empty queue and an empty journal."""
+        service = cls(box)
+        service.remove()
+        service.prepare()
+        return service
+
     def prepare(self) -> None:
         """Write its settings and its key, which is a project's token, as the page has it."""
         self.configure()
@@ -114,6 +122,7 @@ class Service:
         port = port or self.port
         command = ["forwarder", "sandbox", "--port", str(port), "--token", self.token, *options]
         self.box.run("systemd-run", "-q", "--collect", f"--unit=far-end-{port}", *command)
+        # A box has nothing that tells of a port that opens: it is asked for.
         script = (
             "import socket, sys, time\n"
             "while socket.socket().connect_ex(('127.0.0.1', int(sys.argv[1]))): time.sleep(0.02)"

@@ -47,10 +47,7 @@ def box():
 @pytest.fixture
 def service(box):
     """The plain service, not started, with settings and key, an empty queue and an empty journal."""
-    service = Service(box)
-    service.remove()
-    service.prepare()
-    return service
+    return Service.renewed(box)
 
 
 def test_it_is_ready_once_lock_storage_and_settings_are_good(service, until):

@@ -26,10 +26,7 @@ def box():
 @pytest.fixture
 def service(box):
     """The plain service, not started, with settings and key, and an empty queue."""
-    service = Service(box)
-    service.remove()
-    service.prepare()
-    return service
+    return Service.renewed(box)
 
 
 def test_it_starts_reloads_and_delivers(service, until):

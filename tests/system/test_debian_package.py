@@ -331,23 +331,23 @@ def test_a_running_daemon_is_restarted_by_an_upgrade_and_stopped_by_a_removal(
     _changed(package, Version="99.0-1")
     with booted() as box:
         for name in (package.name, "changed.deb"):
-            shutil.copy(package.parent / name, box.root / "root" / name)
+            shutil.copy(package.parent / name, box.root / "srv" / name)
         box.run("rm", "-f", "/var/lib/man-db/auto-update")
         box.run("umount", "/usr/bin/forwarder")  # that of the checkout, which the box brings along
-        box.run("dpkg", "--install", f"/root/{package.name}")
+        box.run("dpkg", "--install", f"/srv/{package.name}")
         service = Service(box)
         service.prepare()
         assert service["ActiveState"] == "inactive", "it is not started before it has a key"
         service.systemctl("start")
         before = service.pid
 
-        box.run("dpkg", "--install", "/root/changed.deb")
+        box.run("dpkg", "--install", "/srv/changed.deb")
         until(lambda: service["ActiveState"] == "active" and service.pid not in (0, before), "restarted")
 
         # With settings that would end it, it is left as it is.
         before = service.pid
         service.configure("[queue]\n")
-        done = box.run("dpkg", "--install", "/root/changed.deb")
+        done = box.run("dpkg", "--install", "/srv/changed.deb")
         assert "FAIL" in done.stderr
         assert "forwarder.service goes on with the version before" in done.stderr
         assert (service["ActiveState"], service.pid) == ("active", before)

@@ -1,5 +1,5 @@
 """Reading the next rows for a claim: in one piece where all of them are our own, else one by one; and what
-becomes of a stranger's."""
+becomes of an external producer's."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from forwarder.errors import EventError
 from forwarder.records import EVENTS
 from forwarder.spool import engine
 from forwarder.spool.sqlite.database import Database
+from forwarder.spool.sqlite.errors import translated
 from forwarder.spool.sqlite.room import freeing
 from forwarder.spool.sqlite.schema import INSERT, KEPT_ENTRIES, PUT_AT, READY, TABLE
 from forwarder.spool.values import Brief, Dead, DeadLetter, Group, Selection
@@ -59,10 +60,19 @@ def add(connection: sqlite3.Connection, letters: Iterable[Letter]) -> None:
 
 
 class DeadLetters(engine.DeadLetters):
-    """Looking at them, for `view.View`."""
+    """Looking at them, for `view.View`.
+
+    Attributes:
+        path: The queue's directory.
+        connection: The read-only connection, for the other readers of this package.
+    """
+
+    path: str
+    connection: sqlite3.Connection
 
     def _rows(self, query: str, values: Sequence[object] = ()) -> list[Any]:
-        raise NotImplementedError
+        with translated(self.path):
+            return self.connection.execute(query, values).fetchall()
 
     def count_dead_letters(self, where: Selection) -> int:
         condition, values = _condition(where)
@@ -198,7 +208,7 @@ def expired(connection: sqlite3.Connection, before: float, after_id: int) -> tup
     last_id = after_id
     size_bytes = 0
     query = (
-        # Of text, as a stranger may have put it, SQLite would have to read all to know its length.
+        # Of text, as an external producer may have put it, SQLite would have to read all to know its length.
         "SELECT id, dead_at < ?, iif(typeof(data) = 'blob', length(data), 0) FROM dead_letters"
         " WHERE id > ? ORDER BY id LIMIT ?"
     )

@@ -71,7 +71,7 @@ def _check_directory(path: str) -> Iterator[Finding]:
         yield Finding(name, FAIL, detail, NotPermittedError.exit_code)
     else:
         yield from _find_closed_files(path)
-        open_to = list(_find_strangers_rights(path))
+        open_to = list(_find_open_rights(path))
         for detail in open_to:
             yield Finding(name, WARNING, detail)
         if not open_to:
@@ -95,7 +95,7 @@ def _find_closed_files(path: str) -> Iterator[Finding]:
             yield Finding("database", FAIL, detail, NotPermittedError.exit_code)
 
 
-def _find_strangers_rights(path: str) -> Iterator[str]:
+def _find_open_rights(path: str) -> Iterator[str]:
     for place, remedy in ((path, "chmod o= it"), (os.path.join(path, DATABASE), "chmod 660 it")):
         try:
             mode = os.stat(place).st_mode

@@ -84,7 +84,7 @@ class WriterLock:
             self.let_go()
 
     def let_go(self) -> None:
-        """Give the lock back, also where a signal handler has raised amid taking it or giving it back."""
+        """Give the lock back, also where a signal handler has raised while it was taken or given back."""
         self._depth = 0
         if self._fd is not None:
             # Not by closing it: a forked child may have the same open file, and would keep the lock.

@@ -28,7 +28,7 @@ class Presence(engine.Presence):
     """Held for the life of the daemon; the kernel gives it back, however the daemon ends.
 
     A lock on the directory keeps others out: nobody can take it away by deleting a file. It leaves nothing
-    behind. Once the directory has turned out to be a queue, `announce` says who has it.
+    behind. Once the directory has turned out to be a queue, `announce` says who holds it.
 
     Attributes:
         token: Tells this holder from all others: process ids mean nothing across containers.

@@ -141,7 +141,7 @@ def is_ours(connection: sqlite3.Connection) -> bool:
     return True
 
 
-def refuse_strangers(connection: sqlite3.Connection, path: str) -> None:
+def refuse_others(connection: sqlite3.Connection, path: str) -> None:
     """Make sure, only reading, that the database is empty or a persist-queue queue.
 
     Raises:
@@ -174,7 +174,7 @@ def _make_tables(connection: sqlite3.Connection, path: str) -> None:
     """
     if is_ours(connection):
         return
-    refuse_strangers(connection, path)
+    refuse_others(connection, path)
     # Only here, as it takes a third of the time that a producer needs to start.
     from persistqueue import SQLiteAckQueue as Upstream
 
@@ -208,7 +208,7 @@ def opened(
     connection = sqlite3.connect(file, timeout=timeout_s, isolation_level=None, check_same_thread=False)
     try:
         if not is_ours(connection):
-            refuse_strangers(connection, file)
+            refuse_others(connection, file)
             with turn():
                 _prepare(connection, path)
         # With a rollback journal, which a person may have set, EXTRA syncs the directory, too.

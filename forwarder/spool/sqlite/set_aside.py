@@ -5,9 +5,9 @@ a directory of its own beside the queue: ``damaged-DATE``, and once salvaged ``s
 further names for the files and only then out of the old place: a crash in between leaves both, and never a
 log without its database, which SQLite would delete.
 
-Deleting ``data.db-wal`` or ``-shm`` looks harmless and is not: who has them open goes on with files that have
-no name, and who comes later does not see them. What is only in those is lost, and said. How SQLite goes
-about its log and the log's index: sqlite.org/walformat.html.
+Deleting ``data.db-wal`` or ``-shm`` looks harmless and is not: whoever has them open goes on with files that
+have no name, and whoever comes later does not see them. What is only in those is lost, and said. How SQLite
+goes about its log and the log's index: sqlite.org/walformat.html.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Self
 from urllib.parse import quote
 
 from forwarder.records import EVENTS
@@ -33,7 +33,6 @@ class View(DeadLetters, engine.View):
     """The queue in a directory, read-only; a lock on it is waited for *timeout_s* at most.
 
     Attributes:
-        connection: The read-only connection, for the other readers of this package.
         is_frozen: The disk is full, and what is seen is what was there when this was opened.
 
     Raises:
@@ -81,7 +80,7 @@ class View(DeadLetters, engine.View):
 
     def _verify(self) -> None:
         if not schema.is_ours(self.connection):
-            schema.refuse_strangers(self.connection, self._file)
+            schema.refuse_others(self.connection, self._file)
             raise UnusedQueueError(
                 f"the queue in {self.path} has not been used by the forwarder yet",
                 "`forwarder run` or `forwarder enqueue` will adopt it as it is",
@@ -152,10 +151,6 @@ class View(DeadLetters, engine.View):
             (_NEWEST_DELIVERIES, now - RATE_WINDOW_S, now),
         ).fetchone()
         return float(count) / RATE_WINDOW_S
-
-    def _rows(self, query: str, values: Sequence[object] = ()) -> list[Any]:
-        with translated(self.path):
-            return self.connection.execute(query, values).fetchall()
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
