@@ -30,6 +30,7 @@ COMMANDS = {
     "drain": ("drain", "drain", "Deliver what waits, then exit."),
     "status": ("status", "status", "How the queue and the daemon are."),
     "peek": ("peek", "peek", "Show the next events, without touching them."),
+    "waiting": ("waiting", "waiting", "List, hold, release or delete waiting events."),
     "dead-letters": ("dead_letters", "dead_letters", "Look at refused events, retry or delete them."),
     "pause": ("control", "pause", "Stop delivery; events are still taken in."),
     "resume": ("control", "resume", "Start delivery again after a pause."),

@@ -1,4 +1,4 @@
-"""Dead letters put back or deleted, page by page; and what was done is told, however it ends."""
+"""What is done with many dead letters or waiting events, page by page, and told however it ends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import click
 
 from forwarder import spool
-from forwarder.cli.selection import MOST_NAMED, Wanted, confirm, letters
+from forwarder.cli.selection import MOST_NAMED, Row, Wanted
 from forwarder.cli.stored import escaped, json_text
 from forwarder.errors import EventError, printable
 from forwarder.spool import DeadLetter, View
@@ -29,25 +29,9 @@ class Tally:
     stayed: list[tuple[int, str]] = field(default_factory=list)
 
 
-def is_wanted(question: str, wanted: Wanted, view: View | None, yes: bool) -> bool:
-    """Whether to go on: a person says so, or there is nothing to ask about.
-
-    Args:
-        question: With ``{}`` for how many dead letters.
-
-    Raises:
-        UsageError: there is nobody to ask.
-    """
-    count = wanted.count(view)
-    if count == 0 or confirm(question.format(letters(count)), yes):
-        return True
-    click.echo("Nothing was changed.", err=True)
-    return False
-
-
-def put_back(path: str, wanted: Wanted, view: View | None, edit: Edit) -> Tally:
-    """Put those back into the queue that *edit* does not refuse."""
-    with _telling("put back into the queue") as tally:
+def put_back(path: str, wanted: Wanted[DeadLetter], view: View | None, edit: Edit) -> Tally:
+    """Put those dead letters back into the queue that *edit* does not refuse."""
+    with _telling(wanted, "put back into the queue") as tally:
         for page in wanted.pages(view, with_data=False):
             new_ids, stayed = spool.at(path).retry_dead_letters([letter.id for letter in page], edit)
             tally.count += len(new_ids)
@@ -55,23 +39,37 @@ def put_back(path: str, wanted: Wanted, view: View | None, edit: Edit) -> Tally:
     return tally
 
 
-def discard(path: str, wanted: Wanted, view: View | None) -> Tally:
-    """Delete them."""
-    with _telling("deleted") as tally:
+def change(
+    wanted: Wanted[Row], view: View | None, done: str, act: Callable[[list[int]], int], as_json: bool
+) -> int:
+    """Do with all that are wanted what *act* does with some ids; it returns how many there were.
+
+    Args:
+        done: What that is, in one word, such as "deleted".
+
+    Returns:
+        the exit code.
+    """
+    with _telling(wanted, done) as tally:
         for page in wanted.pages(view, with_data=False):
-            tally.count += spool.at(path).delete_dead_letters([letter.id for letter in page])
-    return tally
+            tally.count += act([row.id for row in page])
+    missing = wanted.missing()
+    if as_json:
+        click.echo(json.dumps({done: tally.count, "missing": missing}))
+    elif tally.count or not wanted.say_none():
+        click.echo(f"{wanted.noun.counted(tally.count)} {done}.")
+    return NOT_FOUND if missing else 0
 
 
 @contextmanager
-def _telling(done: str) -> Iterator[Tally]:
+def _telling(wanted: Wanted[Row], done: str) -> Iterator[Tally]:
     tally = Tally()
     try:
         yield tally
     except BaseException:
         # Each page is a transaction of its own: those before the one that failed are done.
         if tally.count:
-            click.echo(f"forwarder: {letters(tally.count)} {done} before it stopped:", err=True)
+            click.echo(f"forwarder: {wanted.noun.counted(tally.count)} {done} before it stopped:", err=True)
         raise
 
 

@@ -54,6 +54,7 @@ def _warn(text: str) -> None:
     click.echo(f"forwarder: warning: {text}", err=True)
 
 
+yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 pass_context = click.make_pass_decorator(Context, ensure=True)
 
 

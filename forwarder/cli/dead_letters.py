@@ -9,17 +9,18 @@ from typing import Any
 
 import click
 
+from forwarder import spool
 from forwarder.cli import edits as editing
-from forwarder.cli.bulk import (
-    NOT_FOUND,
-    REFUSED,
-    discard,
-    is_wanted,
-    put_back,
-    rehearse,
-    tell_stayed,
+from forwarder.cli.bulk import NOT_FOUND, REFUSED, change, put_back, rehearse, tell_stayed
+from forwarder.cli.command import (
+    Context,
+    Group,
+    config_option,
+    json_option,
+    pass_context,
+    print_json,
+    yes_option,
 )
-from forwarder.cli.command import Context, Group, config_option, json_option, pass_context, print_json
 from forwarder.cli.completion import values as completions
 from forwarder.cli.letter import (
     LIST,
@@ -32,13 +33,11 @@ from forwarder.cli.letter import (
     one_line,
     portrait,
 )
-from forwarder.cli.selection import Wanted, flat, letters, read_ids, selecting
+from forwarder.cli.selection import DEAD_LETTERS, Wanted, flat, read_ids, selecting
 from forwarder.cli.stored import open_view
 from forwarder.cli.table import print_lines, print_table
 from forwarder.errors import UsageError
-from forwarder.spool import Selection, View
-
-yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+from forwarder.spool import DeadLetter, Selection, View
 
 
 @click.group("dead-letters", cls=Group)
@@ -69,21 +68,21 @@ def subcommand(name: str) -> Callable[[Callable[..., Any]], click.Command]:
 
 
 @subcommand("list")
-@selecting
-def list_(context: Context, wanted: Wanted, as_json: bool) -> int:
+@selecting(DEAD_LETTERS)
+def list_(context: Context, wanted: Wanted[DeadLetter], as_json: bool) -> int:
     """List dead letters, oldest first: all, or those selected. Each line begins with the id."""
     with open_view(context.queue_path) as view:
         found = flat(wanted.pages(view, with_data=False))
         if as_json:
             print_lines(json.dumps(fields(letter)) for letter in found)
         elif not print_table(LIST, map(cells, found)) and view:
-            _say_none(wanted)
+            wanted.say_none()
     return NOT_FOUND if wanted.missing() else 0
 
 
 @subcommand("summary")
-@selecting
-def summary(context: Context, wanted: Wanted, as_json: bool) -> None:
+@selecting(DEAD_LETTERS)
+def summary(context: Context, wanted: Wanted[DeadLetter], as_json: bool) -> None:
     """Count dead letters by what they died of, the most frequent first.
 
     The 10,000 most frequent causes are named; the rest is summed up as "other reasons".
@@ -94,14 +93,14 @@ def summary(context: Context, wanted: Wanted, as_json: bool) -> None:
     if as_json:
         print_json(group_fields(group) for group in groups)
     elif not print_table(SUMMARY, (group_cells(group, now) for group in groups)) and view:
-        _say_none(wanted)
+        wanted.say_none()
 
 
 @subcommand("show")
 @click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_complete=completions.dead_letter_ids)
 def show(context: Context, ids: tuple[str, ...], as_json: bool) -> int:
     """Show dead letters whole, each with its cause."""
-    wanted = Wanted(Selection(read_ids(ids)))
+    wanted = Wanted(DEAD_LETTERS, Selection(read_ids(ids)))
     with open_view(context.queue_path) as view:
         found = flat(wanted.pages(view))
         print_lines(map(full_line, found) if as_json else ("\n".join(portrait(letter)) for letter in found))
@@ -109,9 +108,9 @@ def show(context: Context, ids: tuple[str, ...], as_json: bool) -> int:
 
 
 @subcommand("export")
-@selecting
+@selecting(DEAD_LETTERS)
 @click.option("--with-reason", is_flag=True, help="Wrap each event: id, reason and all else that is known.")
-def export(context: Context, wanted: Wanted, with_reason: bool, as_json: bool) -> int:
+def export(context: Context, wanted: Wanted[DeadLetter], with_reason: bool, as_json: bool) -> int:
     """Write dead letters to standard output, one a line.
 
     Each is written byte by byte as it is stored. They stay where they are. `forwarder enqueue` takes the
@@ -141,7 +140,7 @@ def export(context: Context, wanted: Wanted, with_reason: bool, as_json: bool) -
 
 
 @subcommand("retry")
-@selecting
+@selecting(DEAD_LETTERS)
 @click.option(
     "--set", "sets", metavar="PATH=TEXT", multiple=True, help="Give a member a text; PATH:=JSON any value."
 )
@@ -151,7 +150,7 @@ def export(context: Context, wanted: Wanted, with_reason: bool, as_json: bool) -
 @yes_option
 def retry(
     context: Context,
-    wanted: Wanted,
+    wanted: Wanted[DeadLetter],
     sets: tuple[str, ...],
     unsets: tuple[str, ...],
     dry_run: bool,
@@ -184,7 +183,7 @@ def retry(
         if dry_run:
             code = rehearse(flat(wanted.pages(view)), edit, as_json)
             return NOT_FOUND if wanted.missing() and not code else code
-        if wanted.everything and not is_wanted("Put {} back into the queue?", wanted, view, yes):
+        if wanted.everything and not wanted.is_confirmed("Put {} back into the queue?", view, yes):
             return NOT_FOUND
         done = put_back(context.queue_path, wanted, view, edit)
     tell_stayed(done.stayed)
@@ -192,43 +191,29 @@ def retry(
     if as_json:
         refused = [{"id": letter_id, "reason": reason} for letter_id, reason in done.stayed]
         click.echo(json.dumps({"retried": done.count, "refused": refused, "missing": missing}))
-    elif done.count or done.stayed or not _say_none(wanted):
+    elif done.count or done.stayed or not wanted.say_none():
         rest = f", {len(done.stayed):,} stayed" if done.stayed else ""
-        click.echo(f"{letters(done.count)} put back into the queue{rest}.")
+        click.echo(f"{DEAD_LETTERS.counted(done.count)} put back into the queue{rest}.")
     return REFUSED if done.stayed else NOT_FOUND if missing else 0
 
 
 @subcommand("delete")
-@selecting
+@selecting(DEAD_LETTERS)
 @yes_option
-def delete(context: Context, wanted: Wanted, yes: bool, as_json: bool) -> int:
+def delete(context: Context, wanted: Wanted[DeadLetter], yes: bool, as_json: bool) -> int:
     """Delete dead letters for good. To keep a copy, `forwarder dead-letters export` them first."""
     wanted.require("delete")
     with open_view(context.queue_path) as view:
-        if wanted.is_broad and not is_wanted("Delete {} for good?", wanted, view, yes):
+        if wanted.is_broad and not wanted.is_confirmed("Delete {} for good?", view, yes):
             return NOT_FOUND
-        done = discard(context.queue_path, wanted, view)
-    missing = wanted.missing()
-    if as_json:
-        click.echo(json.dumps({"deleted": done.count, "missing": missing}))
-    elif done.count or not _say_none(wanted):
-        click.echo(f"{letters(done.count)} deleted.")
-    return NOT_FOUND if missing else 0
+        queue = spool.at(context.queue_path)
+        return change(wanted, view, "deleted", queue.delete_dead_letters, as_json)
 
 
-def _forbid_same_id(edits: Sequence[editing.Edit], wanted: Wanted, view: View | None) -> None:
+def _forbid_same_id(edits: Sequence[editing.Edit], wanted: Wanted[DeadLetter], view: View | None) -> None:
     gives_id = any(edit.path == editing.INSERT_ID and edit.value is not None for edit in edits)
     if gives_id and wanted.count(view) > 1:
         raise UsageError(
             "--set properties.$insert_id would give several events the same one",
             "Mixpanel would keep one of them: --unset it, and each gets a new one",
         )
-
-
-def _say_none(wanted: Wanted) -> bool:
-    """Say that there are none, unless that is said of each id by itself; whether it was said here."""
-    if wanted.where == Selection():
-        click.echo("There are no dead letters.")
-    elif wanted.is_broad:
-        click.echo("No dead letter fits.")
-    return wanted.is_broad

@@ -6,9 +6,11 @@ import json
 
 import click
 
+from forwarder import spool
 from forwarder.cli.command import Context, command, json_option
 from forwarder.cli.table import counted
 from forwarder.errors import TryAgainError, printable
+from forwarder.spool import NoQueueError
 
 
 @command("drain")
@@ -47,8 +49,18 @@ def drain(context: Context, timeout_s: float | None, as_json: bool) -> int:
         because = f": {printable(done.reason).rstrip('.')}" if done.reason else ""
         click.echo(f"{counted(done.left, 'event')} {waits} in {settings.queue.path}{because}.")
     else:
-        click.echo("The queue is empty.")
+        held = _held(settings.queue.path)
+        rest = f"{counted(held, 'event')} {'is' if held == 1 else 'are'} held"
+        click.echo(f"Nothing is left to deliver; {rest}." if held else "The queue is empty.")
     return TryAgainError.exit_code if done.left else 0
+
+
+def _held(path: str) -> int:
+    try:
+        with spool.at(path).view() as view:
+            return view.figures().held
+    except NoQueueError:
+        return 0
 
 
 def _print_json(left: int, reason: str) -> None:

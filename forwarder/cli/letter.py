@@ -13,13 +13,19 @@ from forwarder.cli.table import Column, duration, instant, since
 from forwarder.errors import printable, size
 from forwarder.spool import DeadLetter, Group
 
-LIST = (Column("ID", right=True), Column("REFUSED"), Column("EVENT"), Column("HTTP"), Column("REASON"))
+LIST = (
+    Column("ID", right=True),
+    Column("REFUSED"),
+    Column("EVENT", shrinks=True),
+    Column("HTTP"),
+    Column("REASON"),
+)
 SUMMARY = (
     Column("COUNT", right=True),
     Column("LAST", right=True),
     Column("EXAMPLE", right=True),
     Column("HTTP"),
-    Column("EVENT"),
+    Column("EVENT", shrinks=True),
     Column("REASON"),
 )
 

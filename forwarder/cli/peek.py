@@ -18,8 +18,8 @@ from forwarder.spool import View, Waiting
 COLUMNS = (
     Column("ID", right=True),
     Column("AGE", right=True),
-    Column("EVENT"),
-    Column("DISTINCT_ID"),
+    Column("EVENT", shrinks=True),
+    Column("DISTINCT_ID", shrinks=True),
     Column("SIZE", right=True),
 )
 
@@ -32,20 +32,21 @@ COLUMNS = (
 def peek(context: Context, count: int, as_json: bool) -> None:
     """Show the next events in the order of delivery: id, age, name, distinct_id and size.
 
-    Those in flight are among them, as they wait until Mixpanel has said yes.
+    Those in flight are among them, as they wait until Mixpanel has accepted them; held ones are not
+    (`forwarder waiting list`).
 
     With --json: id, accepted_at, status and event, a line each; event is the JSON that is stored, or null
-    if that is not JSON, with the bytes in base64. A status other than 1 was put there by plain
-    persist-queue, and is checked when it is its turn. Of a row over 1 MB, which is no event, only the first
-    bytes are shown, with size_bytes for all of it.
+    if that is not JSON, with the bytes in base64. Rows with another status than 1 were written by plain
+    persist-queue and are validated when they are delivered. Of a row over 1 MB, which is no event, only the
+    first bytes are shown, with size_bytes for all of it.
     """
     with open_view(context.queue_path) as view:
         if view is None:
             return
         rows = _next(view, count)
         if as_json:
-            print_lines(map(_as_json, rows))
-        elif not print_table(COLUMNS, (_cells(row, time.time()) for row in rows)):
+            print_lines(map(as_json_line, rows))
+        elif not print_table(COLUMNS, (cells(row, time.time()) for row in rows)):
             click.echo("Nothing waits.")
 
 
@@ -58,16 +59,18 @@ def _next(view: View, count: int) -> Iterator[Waiting]:
         count -= len(page)
 
 
-def _cells(row: Waiting, now: float) -> tuple[str, ...]:
+def cells(row: Waiting, now: float) -> tuple[str, ...]:
+    """Its row under `COLUMNS`."""
     name, distinct_id = (f"too large: {escaped(row.data[:60])}", "") if row.is_cut else glance(row.data)
-    # 0: a stranger has put no time there.
+    # 0: an external producer has put no time there.
     age = duration(since(row.accepted_at, now)) if row.accepted_at else "-"
     return str(row.id), age, name, distinct_id, size(row.size_bytes)
 
 
-def _as_json(row: Waiting) -> str:
+def as_json_line(row: Waiting, **more: object) -> str:
+    """All of it for a program, on one line; with *more* members."""
     accepted_at = instant(row.accepted_at or None)
-    values = {"id": row.id, "accepted_at": accepted_at, "status": row.status}
+    values = {"id": row.id, "accepted_at": accepted_at, "status": row.status, **more}
     if row.is_cut:
         start = b64encode(row.data).decode()
         return json.dumps({**values, "event": None, "base64": start, "size_bytes": row.size_bytes})

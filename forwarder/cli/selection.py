@@ -1,4 +1,4 @@
-"""Which dead letters a command is about: ids, --all, --reason, --event, --since."""
+"""Which dead letters or waiting events a command is about: ids, --all, --event, --user, --since, ..."""
 
 from __future__ import annotations
 
@@ -9,52 +9,91 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import click
 
 from forwarder.cli.completion import values
 from forwarder.cli.table import PAGE, batched, counted
 from forwarder.errors import UsageError, printable
-from forwarder.spool import DeadLetter, Selection, View
+from forwarder.spool import DeadLetter, Selection, View, Waiting
 
 UNITS_S = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 _duration = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(s|min|m|h|d|w)").fullmatch
 MOST_NAMED = 20
 
-_OPTIONS: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
-    click.argument("ids", metavar="[ID]...", nargs=-1, shell_complete=values.dead_letter_ids),
-    click.option("--all", "everything", is_flag=True, help="All of them."),
-    click.option(
-        "--reason",
-        metavar="TEXT",
-        shell_complete=values.reasons,
-        help="Those with TEXT in their reason, in any case of letters.",
-    ),
-    click.option(
-        "--event",
-        metavar="NAME",
-        shell_complete=values.event_names,
-        help="Those of the event of this name.",
-    ),
-    click.option(
-        "--since", metavar="WHEN", help="Those refused since then: 90s, 15m, 1h, 2d, 1w ago, or ISO 8601."
-    ),
-]
+Row = TypeVar("Row", DeadLetter, Waiting)
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """The dead letters that fit every part of *where*; *everything*: --all was said."""
+class Noun(Generic[Row]):
+    """What is selected: what it is called, what has happened to it, and how a view finds it.
 
+    ``page`` is given the selection, behind which id, and whether the data are needed.
+    """
+
+    name: str
+    happened: str
+    page: Callable[[View, Selection, int, bool], list[Row]]
+    newest: Callable[[View], int]
+    count: Callable[[View, Selection], int]
+    options: Sequence[Callable[[Callable[..., Any]], Callable[..., Any]]]
+
+    def counted(self, count: int) -> str:
+        """``1 dead letter``, ``1,234 dead letters``."""
+        return counted(count, self.name)
+
+
+DEAD_LETTERS: Noun[DeadLetter] = Noun(
+    "dead letter",
+    "refused",
+    lambda view, where, after_id, with_data: view.dead_letters(where, after_id, PAGE, with_data),
+    lambda view: view.newest_dead_letter(),
+    lambda view, where: view.count_dead_letters(where),
+    (
+        click.argument("ids", metavar="[ID]...", nargs=-1, shell_complete=values.dead_letter_ids),
+        click.option(
+            "--reason",
+            metavar="TEXT",
+            shell_complete=values.reasons,
+            help="Those with TEXT in their reason, case-insensitive.",
+        ),
+        click.option(
+            "--event", metavar="NAME", shell_complete=values.event_names, help="Those of this event's name."
+        ),
+    ),
+)
+WAITING: Noun[Waiting] = Noun(
+    "waiting event",
+    "accepted",
+    lambda view, where, after_id, _: view.peek(PAGE, after_id, where),
+    lambda view: view.newest_waiting(),
+    lambda view, where: view.count_waiting(where),
+    (
+        click.argument("ids", metavar="[ID]...", nargs=-1, shell_complete=values.waiting_ids),
+        click.option(
+            "--event",
+            metavar="NAME",
+            shell_complete=values.waiting_event_names,
+            help="Those of this event's name.",
+        ),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted(Generic[Row]):
+    """Those that fit every part of *where*; *everything*: --all was given."""
+
+    noun: Noun[Row]
     where: Selection
     everything: bool = False
     found: set[int] = field(default_factory=set, compare=False)
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was said at all."""
-        return not self.everything and self.where == Selection()
+        """Whether nothing was given to select by."""
+        return not self.everything and replace(self.where, held=None) == Selection()
 
     @property
     def is_broad(self) -> bool:
@@ -62,72 +101,117 @@ class Wanted:
         return self.where.ids is None
 
     def require(self, action: str) -> None:
-        """Raise `UsageError` if nothing was said to select by."""
+        """Raise `UsageError` if nothing was given to select by."""
         if self.is_empty:
             raise UsageError(
                 f"nothing is selected to {action}",
-                "Give ids, - to read ids from standard input, --all, --reason, --event or --since",
+                "Give ids, - to read ids from standard input, --all, or an option such as --event",
             )
 
     def count(self, view: View | None) -> int:
         """How many fit."""
-        return view.count_dead_letters(self.where) if view else 0
+        return self.noun.count(view, self.where) if view else 0
 
-    def pages(self, view: View | None, with_data: bool = True) -> Iterator[list[DeadLetter]]:
-        """Those that fit, oldest first, some at a time; those that die meanwhile are not among them."""
+    def pages(self, view: View | None, with_data: bool = True) -> Iterator[list[Row]]:
+        """Those that fit, oldest first, some at a time; those that come meanwhile are not among them."""
         if view is None:
             return
         if self.where.ids is not None:
             for ids in batched(sorted(set(self.where.ids))):
-                if page := view.dead_letters(replace(self.where, ids=tuple(ids)), 0, PAGE, with_data):
-                    self.found.update(letter.id for letter in page)
+                if page := self.noun.page(view, replace(self.where, ids=tuple(ids)), 0, with_data):
+                    self.found.update(row.id for row in page)
                     yield page
             return
-        last_id = view.newest_dead_letter()
+        last_id = self.noun.newest(view)
         after_id = 0
-        while page := view.dead_letters(self.where, after_id, PAGE, with_data):
+        while page := self.noun.page(view, self.where, after_id, with_data):
             after_id = page[-1].id
             if after_id > last_id:
-                page = [letter for letter in page if letter.id <= last_id]
+                page = [row for row in page if row.id <= last_id]
             if page:
                 yield page
             if after_id >= last_id:
                 return
 
     def missing(self) -> list[int]:
-        """The ids asked for that `pages`, once through, has not come by; said on standard error."""
+        """The ids given that `pages`, once through, has not found; named on standard error."""
         missing = sorted(set(self.where.ids or ()) - self.found)
         if missing:
             is_one = len(missing) == 1
             named = ", ".join(map(str, missing[:MOST_NAMED]))
             more = f" and {len(missing) - MOST_NAMED:,} more" if len(missing) > MOST_NAMED else ""
-            narrowed = replace(self.where, ids=None) != Selection()
+            narrowed = replace(self.where, ids=None) != Selection(held=self.where.held)
             fits = f" that {'fits' if is_one else 'fit'} the other options" if narrowed else ""
-            there = "there is no dead letter" if is_one else "there are no dead letters"
+            there = f"there is no {self.noun.name}" if is_one else f"there are no {self.noun.name}s"
             click.echo(f"forwarder: {there} {named}{more}{fits}.", err=True)
         return missing
 
+    def say_none(self) -> bool:
+        """Say that none fits, unless that is said of each id by itself; whether it was said here."""
+        if self.is_empty or self.everything:
+            click.echo(f"There are no {self.noun.name}s.")
+        elif self.is_broad:
+            click.echo(f"No {self.noun.name} fits.")
+        return self.is_broad
 
-def selecting(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Declare the ids and options; the command is given what they mean as *wanted*."""
+    def is_confirmed(self, question: str, view: View | None, yes: bool) -> bool:
+        """Whether to go on: a person says so, or there is nothing to ask about.
 
-    @functools.wraps(function)
-    def with_selection(
-        *arguments: Any,
-        ids: tuple[str, ...],
-        everything: bool,
-        reason: str | None,
-        event: str | None,
-        since: str | None,
-        **options: Any,
-    ) -> Any:
-        where = Selection(read_ids(ids), reason, event, _read_since(since) if since is not None else None)
-        return function(*arguments, wanted=Wanted(where, everything), **options)
+        Args:
+            question: With ``{}`` for how many there are.
 
-    declared: Callable[..., Any] = with_selection
-    for declare in reversed(_OPTIONS):
-        declared = declare(declared)
-    return declared
+        Raises:
+            UsageError: there is nobody to ask.
+        """
+        count = self.count(view)
+        if count == 0 or confirm(question.format(self.noun.counted(count)), yes):
+            return True
+        click.echo("Nothing was changed.", err=True)
+        return False
+
+
+def selecting(
+    noun: Noun[Row], held: bool | None = None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Declare the ids and options; the command is given what they mean as *wanted*.
+
+    Args:
+        held: As `Selection.held`, where the command does not leave it open.
+    """
+    options = [
+        *noun.options,
+        click.option("--user", metavar="ID", help="Those with this distinct_id, $user_id or $device_id."),
+        click.option(
+            "--since",
+            metavar="WHEN",
+            help=f"Those {noun.happened} since then: 90s, 15m, 1h, 2d, 1w ago, or ISO 8601.",
+        ),
+        click.option(
+            "--before", metavar="WHEN", help=f"Those {noun.happened} before then, written as --since."
+        ),
+        click.option("--all", "everything", is_flag=True, help="All of them."),
+    ]
+
+    def declare(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def with_selection(*arguments: Any, **given: Any) -> Any:
+            where = Selection(
+                read_ids(given.pop("ids")),
+                given.pop("reason", None),
+                given.pop("event"),
+                given.pop("user"),
+                _read_when("--since", given.pop("since")),
+                _read_when("--before", given.pop("before")),
+                given.pop("only_held", None) or held,
+            )
+            return function(*arguments, wanted=Wanted(noun, where, given.pop("everything")), **given)
+
+        declared: Callable[..., Any] = with_selection
+        for option in reversed(options):
+            declared = option(declared)
+        return declared
+
+    return declare
 
 
 def read_ids(given: Sequence[str]) -> tuple[int, ...] | None:
@@ -158,13 +242,8 @@ def confirm(question: str, yes: bool) -> bool:
     return click.confirm(question, err=True)
 
 
-def letters(count: int) -> str:
-    """``1 dead letter``, ``1,234 dead letters``."""
-    return counted(count, "dead letter")
-
-
-def flat(pages: Iterable[list[DeadLetter]]) -> Iterator[DeadLetter]:
-    """The letters of all pages."""
+def flat(pages: Iterable[list[Row]]) -> Iterator[Row]:
+    """The rows of all pages."""
     for page in pages:
         yield from page
 
@@ -172,23 +251,26 @@ def flat(pages: Iterable[list[DeadLetter]]) -> Iterator[DeadLetter]:
 def _read_id(word: str) -> int:
     if not (word.isascii() and word.isdecimal() and len(word) < 19):
         raise UsageError(
-            f"{printable(word[:40])!r} is no id of a dead letter",
-            "An id is a number, as `forwarder dead-letters list` shows it",
+            f"{printable(word[:40])!r} is no id",
+            "An id is a number, as `forwarder dead-letters list` and `forwarder waiting list` show it",
         )
     return int(word)
 
 
-def _read_since(given: str) -> float:
+def _read_when(option: str, given: str | None) -> float | None:
+    if given is None:
+        return None
     if match := _duration(given.strip()):
         return time.time() - float(match[1]) * UNITS_S[match[2]]
     try:
         moment = datetime.fromisoformat(given)
     except ValueError:
         raise UsageError(
-            f"--since {given!r} is neither a duration nor a time", "Write 15m, 1h, 2d or 2025-01-31T12:00:00Z"
+            f"{option} {given!r} is neither a duration nor a time",
+            "Write 15m, 1h, 2d or 2025-01-31T12:00:00Z",
         ) from None
     if moment.tzinfo is None:
         raise UsageError(
-            f"--since {given!r} does not say in which time zone", "Add Z for UTC or an offset like +02:00"
+            f"{option} {given!r} does not say in which time zone", "Add Z for UTC or an offset like +02:00"
         )
     return moment.timestamp()

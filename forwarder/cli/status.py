@@ -15,7 +15,7 @@ from forwarder.cli.command import Context, command, json_option
 from forwarder.cli.completion import values
 from forwarder.cli.conditions import Condition, beginnings, understand
 from forwarder.cli.stored import as_sentence
-from forwarder.cli.table import counted, duration, instant, since, styled
+from forwarder.cli.table import counted, duration, instant, since, styled, terminal_width, wrapped
 from forwarder.errors import printable, size
 from forwarder.service import state as daemon_state
 from forwarder.spool import Holder, NoQueueError, UnusedQueueError
@@ -23,6 +23,8 @@ from forwarder.spool import Holder, NoQueueError, UnusedQueueError
 WATCH_S = 1.0
 # A backlog, and not what is on its way: as many as go into one request.
 MANY = 2000
+# On fewer columns each figure stands below its name.
+NARROW = 50
 
 # Every key, in the order of printing, at its value while there is no queue.
 NOTHING: Mapping[str, Any] = {
@@ -55,17 +57,27 @@ NOTHING: Mapping[str, Any] = {
     "queue_path": "",
     "exists": False,
     "known": True,
+    "held": 0,
+    "accepted_1m": 0.0,
+    "request_p50_s": 0.0,
+    "request_p95_s": 0.0,
 }
 # What is unknown, or has never been, is null; --fail-if compares with the value in `NOTHING`.
-_NULL_WHEN_EMPTY = ("last_delivery_at", "last_error", "last_error_at", "pid")
+_NULL_WHEN_EMPTY = (
+    "last_delivery_at",
+    "last_error",
+    "last_error_at",
+    "pid",
+    "request_p50_s",
+    "request_p95_s",
+)
 STATES = ("running", "backing_off", "blocked", "paused", "stopped")
-_MOVING = ("running", "backing_off")
 _COLOURS = {"running": "green", "backing_off": "yellow", "blocked": "red", "paused": "yellow"}
 
 
 @command("status", short_help="How the queue and the daemon are.")
 @json_option
-@click.option("--watch", is_flag=True, help="Show it anew each second, until interrupted.")
+@click.option("--watch", is_flag=True, help="Refresh every second, until interrupted.")
 @click.option(
     "--fail-if",
     "expressions",
@@ -75,18 +87,20 @@ _COLOURS = {"running": "green", "backing_off": "yellow", "blocked": "red", "paus
     help="Exit with 1 if this holds, such as 'oldest_waiting_s>10m' or 'state==blocked'. Repeatable.",
 )
 def status(context: Context, as_json: bool, watch: bool, expressions: tuple[str, ...]) -> int:
-    """Say how things are: whether events are being delivered, how many wait, and whether the books balance.
+    """Say whether events are being delivered, how many wait, and whether the books balance.
 
-    The state is one of running, backing_off (the far end can't be reached, or asks for patience), blocked
-    (a person has to put something right), paused and stopped (no daemon runs). waiting counts all events
-    in the queue, those in flight included; dead_lettered all that ever were refused, dead_letters those
-    that are there now. Durations are in seconds, sizes in bytes, rate_1m in events a second over the last
-    minute. eta_s is null while nothing moves.
+    The state is one of running, backing_off (Mixpanel can't be reached, or asks to slow down), blocked
+    (a person has to fix something), paused and stopped (no daemon runs). waiting counts all events in the
+    queue, also those in flight and those held; dead_lettered counts all that were ever refused, dead_letters
+    those that are kept now. Durations are in seconds, sizes in bytes. rate_1m and accepted_1m are the events
+    a second delivered and accepted over the last minute; eta_s follows from both, and is null while the
+    queue does not get shorter. request_p50_s and request_p95_s are of the requests that Mixpanel answered
+    in the last minute; requests counts all since the daemon's start by their outcome.
 
-    Exit code: 0 whatever it says, unless --fail-if asks for another: a key of --json, one of > >= < <= ==
-    !=, and a number or text; behind a number of seconds s, m, h or d may stand, behind one of bytes KiB, MiB
-    or GiB. An eta_s that is null counts as endless; where nothing is known, as of a queue not adopted yet,
-    everything holds. With --watch, the first that holds ends it.
+    Exit code: 0, or 1 if a condition of --fail-if is true. A condition is a key of --json, one of > >= < <=
+    == !=, and a number or text. A number of seconds may end in s, m, h or d, one of bytes in KiB, MiB or
+    GiB. An eta_s that is null counts as endless. Where nothing is known, as of a queue not adopted yet,
+    every condition is true. With --watch, the first condition that is true ends it.
     """
     conditions = [understand(expression, NOTHING, {"state": STATES}) for expression in expressions]
     path = context.queue_path
@@ -101,7 +115,7 @@ def status(context: Context, as_json: bool, watch: bool, expressions: tuple[str,
 def gather(path: str) -> dict[str, Any]:
     """All keys of ``status --json`` for the queue in *path*."""
     queue = spool.at(path)
-    found = {**NOTHING, "queue_path": path, "set_aside": len(queue.set_aside())}
+    found = {**NOTHING, "requests": {}, "queue_path": path, "set_aside": len(queue.set_aside())}
     try:
         with queue.view() as view:
             figures = view.figures()
@@ -113,24 +127,36 @@ def gather(path: str) -> dict[str, Any]:
         found[key] = getattr(figures, key)
     found["exists"] = True
     found["last_delivery_at"] = instant(figures.last_delivery_at)
-    if figures.waiting:
+    if figures.due:
         oldest_at = figures.oldest_waiting_at
         found["oldest_waiting_s"] = round(since(oldest_at, now), 3) if oldest_at is not None else 0.0
     daemon = daemon_state.read(queue)
     if daemon:
-        for key in ("state", "state_reason", "in_flight", "last_error", "pid", "connections", "orphaned"):
+        for key in (
+            "state",
+            "state_reason",
+            "in_flight",
+            "last_error",
+            "pid",
+            "connections",
+            "orphaned",
+            "requests",
+        ):
             found[key] = getattr(daemon, key)
         found["last_error_at"] = instant(daemon.last_error_at or None)
         # What the daemon says of itself may be a moment older than the figures.
-        found["in_flight"] = min(found["in_flight"], figures.waiting)
+        found["in_flight"] = min(found["in_flight"], figures.due)
     elif figures.paused:
         found["state_reason"] = "no daemon runs, and delivery is paused (`forwarder resume`)"
     else:
         found["state_reason"] = "no daemon runs"
-    found["rate_1m"] = round(figures.rate_1m, 2)
-    if figures.waiting:
-        moves = figures.rate_1m and found["state"] in _MOVING
-        found["eta_s"] = round(figures.waiting / figures.rate_1m, 1) if moves else None
+    found["rate_1m"], found["accepted_1m"] = round(figures.rate_1m, 2), round(figures.accepted_1m, 2)
+    if figures.took_s:
+        for key, part in (("request_p50_s", 0.5), ("request_p95_s", 0.95)):
+            found[key] = round(figures.took_s[int(len(figures.took_s) * part)], 3)
+    if figures.due:
+        net = figures.rate_1m - figures.accepted_1m
+        found["eta_s"] = round(figures.due / net, 1) if net > 0 and found["state"] == "running" else None
     return found | {key: found[key] or None for key in _NULL_WHEN_EMPTY}
 
 
@@ -153,7 +179,7 @@ def _condition(found: Mapping[str, Any]) -> str:
     if not found["exists"]:
         return as_sentence(printable(found["state_reason"]))
     state, reason = found["state"], printable(found["state_reason"]).rstrip(".")
-    waiting = found["waiting"]
+    waiting = found["waiting"] - found["held"]
     waits = (
         f"{counted(waiting, 'event')} {'waits' if waiting == 1 else 'wait'}" if waiting else "nothing waits"
     )
@@ -169,27 +195,42 @@ def _condition(found: Mapping[str, Any]) -> str:
     return f"{state.capitalize()}{because}; {waits}."
 
 
-def describe(found: Mapping[str, Any]) -> Iterator[str]:
-    """The lines for a person: a sentence, the table, the books."""
-    first, mark, rest = sentence(found).partition(":" if found["exists"] else "\0")
-    colour = _COLOURS.get(found["state"])
-    yield (styled(first, fg=colour, bold=True) if colour else first) + mark + rest
+def describe(found: Mapping[str, Any], width: int | None) -> Iterator[str]:
+    """The lines for a person, of *width* columns at most: a sentence, the table, the books."""
+    first, *others = wrapped(sentence(found), width)
+    if colour := _COLOURS.get(found["state"]):
+        head = first.partition(":")[0]
+        first = styled(head, fg=colour, bold=True) + first[len(head) :]
+    yield from (first, *others)
     if not found["exists"]:
         return
     yield ""
     for name, text in _table(found):
-        yield f"{name:<15}{text}"
+        if width is None or width >= NARROW:
+            yield from wrapped(f"{name:<15}{text}", width, " " * 15)
+        else:
+            yield name
+            yield from wrapped(f"  {text}", width, "  ")
     yield ""
-    yield (
+    yield from wrapped(
         f"accepted {found['accepted']:,} = delivered {found['delivered']:,} + dead-lettered "
-        f"{found['dead_lettered']:,} + deleted {found['deleted']:,} + waiting {found['waiting']:,}"
+        f"{found['dead_lettered']:,} + deleted {found['deleted']:,} + waiting {found['waiting']:,}",
+        width,
     )
 
 
 def _table(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     now = time.time()
-    yield "waiting", f"{counted(found['waiting'], 'event')}, {found['in_flight']:,} of them in flight"
-    yield "rate", f"{_rate(found['rate_1m'])} over the last minute{_until_done(found)}"
+    held = f", {found['held']:,} held (`forwarder waiting list --held`)" if found["held"] else ""
+    yield "waiting", f"{counted(found['waiting'], 'event')}, {found['in_flight']:,} of them in flight{held}"
+    rates = f"{_rate(found['rate_1m'])} delivered, {_rate(found['accepted_1m'])} accepted"
+    yield "last minute", f"{rates}{_trend(found)}"
+    if found["requests"]:
+        took = ""
+        if found["request_p50_s"] is not None:
+            took = f"; half took up to {found['request_p50_s']:g} s, 95 % up to {found['request_p95_s']:g} s"
+        by_outcome = ", ".join(f"{count:,} {outcome}" for outcome, count in found["requests"].items())
+        yield "requests", f"{by_outcome}{took}"
     yield "last delivery", _when(found["last_delivery_at"], now)
     if found["last_error"]:
         yield "last error", f"{printable(found['last_error'])}{_ago(found['last_error_at'], now)}"
@@ -197,7 +238,8 @@ def _table(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if found["dead_letters"]:
         dead += " (`forwarder dead-letters summary`)"
     if found["retried"] or found["discarded"]:
-        dead += f"; {found['retried']:,} were retried, {found['discarded']:,} discarded"
+        were = "was" if found["retried"] == 1 else "were"
+        dead += f"; {found['retried']:,} {were} retried, {found['discarded']:,} discarded"
     yield "dead letters", dead
     if found["short"]:
         yield "short", f"{counted(found['short'], 'event')} delivered that Mixpanel did not count"
@@ -234,15 +276,18 @@ def _rate(rate: float) -> str:
     return f"{rate:,.{0 if rate >= 10 else 1}f} events/s"
 
 
-def _until_done(found: Mapping[str, Any]) -> str:
-    # A slow rate says how seldom events come, unless many wait.
-    if not found["eta_s"] or (found["rate_1m"] < 1 and found["waiting"] < MANY):
+def _trend(found: Mapping[str, Any]) -> str:
+    """Where it goes with what waits; "" where that is only what is on its way."""
+    net = found["rate_1m"] - found["accepted_1m"]
+    if found["waiting"] - found["held"] < MANY or found["state"] == "stopped":
         return ""
-    return f", done in about {duration(found['eta_s'])}"
+    if found["eta_s"]:
+        return f"; done in about {duration(found['eta_s'])}"
+    return "; the queue grows" if net < 0 else ""
 
 
 def _show_once(found: Mapping[str, Any], as_json: bool, conditions: list[Condition]) -> int:
-    click.echo(json.dumps(found) if as_json else "\n".join(describe(found)))
+    click.echo(json.dumps(found) if as_json else "\n".join(describe(found, terminal_width())))
     return _judge(found, conditions)
 
 
@@ -278,7 +323,7 @@ def _watch(path: str, as_json: bool, conditions: list[Condition]) -> int:
     with Live(auto_refresh=False) as live:
         while True:
             found = gather(path)
-            live.update(Text.from_ansi("\n".join(describe(found))), refresh=True)
+            live.update(Text.from_ansi("\n".join(describe(found, terminal_width()))), refresh=True)
             if conditions and (not found["known"] or any(one.holds(found) for one in conditions)):
                 break
             time.sleep(WATCH_S)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,16 +19,19 @@ from forwarder.errors import printable
 PAGE = 250
 # A longer cell is shown whole, but does not make its column any wider.
 WIDEST = 40
+# On a terminal, names are cut to this, where the last column has less than that part of the line.
+NARROWEST, LAST_PART = 12, 0.4
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column's title and whether its cells stand to the right."""
+    """A column's title, whether its cells stand to the right, and may be cut for the sake of the last one."""
 
     title: str
     right: bool = False
+    shrinks: bool = False
 
 
 def counted(count: int, noun: str) -> str:
@@ -48,7 +52,7 @@ def duration(seconds: float) -> str:
 
 def since(at: float, now: float) -> float:
     """The seconds from *at* to *now*; 0 if a clock was set back, or if *at* is no time at all."""
-    # What a stranger wrote into a row's timestamp may be any value.
+    # What an external producer wrote into a row's timestamp may be any value.
     return max(0.0, now - at) if isinstance(at, (int, float)) and abs(at) < 1e12 else 0.0
 
 
@@ -79,21 +83,68 @@ def print_lines(lines: Iterable[str]) -> None:
         click.echo("\n".join(page))
 
 
-def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> bool:
-    """Print *rows* under their titles; on a terminal a line is cut to its width. False: there was no row.
+def terminal_width() -> int | None:
+    """The width of the terminal that standard output is, in columns; None: it is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
-    Rows are read and printed some at a time, so there may be any number of them.
+
+def wrapped(text: str, width: int | None, indent: str = "") -> list[str]:
+    """*text* in lines of *width* at most, broken between words, the later ones behind *indent*."""
+    if width is None:
+        return [text]
+    return textwrap.wrap(
+        text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    ) or [""]
+
+
+def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> bool:
+    """Print *rows* under their titles. False: there was no row.
+
+    On a terminal a line is cut to its width, names first; and how all cells of the last column begin, where
+    they do not fit, is said once above. Rows are read and printed some at a time, so there may be any number.
     """
-    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    room = terminal_width()
     widths = [0] * len(columns)
     titles: list[list[str]] = [[column.title for column in columns]]
+    start = ""
     for page in batched(rows):
-        cells = titles + [[c if c.isprintable() else printable(c) for c in row] for row in page]
-        for row in cells:
+        cells = [[c if c.isprintable() else printable(c) for c in row] for row in page]
+        for row in titles + cells:
             widths = [max(old, min(_width(cell), WIDEST)) for old, cell in zip(widths, row, strict=True)]
-        click.echo("\n".join(_cut(_line(columns, widths, row), room) for row in cells))
+        if room is not None:
+            widths = _shrunk(columns, widths, room)
+            last_room = room - sum(widths[:-1]) - 2 * len(widths[:-1])
+            if titles and (start := _common_start([row[-1] for row in cells], last_room)):
+                click.echo("\n".join(wrapped(f"{columns[-1].title} begins with: {start}", room)))
+            for row in cells:
+                row[:-1] = [_cut(cell, width) for cell, width in zip(row, widths[:-1], strict=False)]
+                if start and row[-1].startswith(start):
+                    row[-1] = f"…{row[-1][len(start) :]}"
+        lines = (_line(columns, widths, row) for row in titles + cells)
+        click.echo("\n".join(line if room is None else _cut(line, room) for line in lines))
         titles = []
     return not titles
+
+
+def _shrunk(columns: Sequence[Column], widths: Sequence[int], room: int) -> list[int]:
+    """The *widths*, less where the last column would have too little of the *room*."""
+    found = list(widths)
+    least = min(found[-1], int(room * LAST_PART))
+    for index, column in enumerate(columns[:-1]):
+        over = sum(found[:-1]) + 2 * len(found[:-1]) + least - room
+        if column.shrinks and over > 0:
+            found[index] = min(found[index], max(found[index] - over, NARROWEST))
+    return found
+
+
+def _common_start(cells: Sequence[str], room: int) -> str:
+    """The words that all of several *cells* begin with, where some cell does not fit in the *room*."""
+    if len(cells) < 2 or all(_width(cell) <= room for cell in cells):
+        return ""
+    start = os.path.commonprefix(cells)  # noqa: RUF071 - of characters, which is meant
+    if any(cell != start for cell in cells):
+        start = start[: start.rfind(" ") + 1]
+    return start if len(start) > room // 3 else ""
 
 
 def _line(columns: Sequence[Column], widths: Sequence[int], row: Sequence[str]) -> str:
@@ -104,14 +155,14 @@ def _line(columns: Sequence[Column], widths: Sequence[int], row: Sequence[str]) 
     return "  ".join(parts).rstrip()
 
 
-def _cut(line: str, room: int | None) -> str:
-    if room is None or _width(line) <= room:
-        return line
-    if line.isascii():
-        return line[: room - 1] + "…"
+def _cut(text: str, room: int) -> str:
+    if _width(text) <= room:
+        return text
+    if text.isascii():
+        return text[: room - 1] + "…"
     from rich.cells import set_cell_size
 
-    return set_cell_size(line, room - 1) + "…"
+    return set_cell_size(text, room - 1) + "…"
 
 
 def _width(text: str) -> int:

@@ -57,6 +57,9 @@ class Kind(Protocol):
     def name_of(self, data: bytes | str | None) -> tuple[str, str]:
         """A name and an id, to know a dead letter by; empty where they can't be read."""
 
+    def concerns(self, data: bytes | None, user: str) -> bool:
+        """Whether stored *data* belong to a user of this id, by whichever of its ids."""
+
     def pack(self, records: Sequence[bytes]) -> bytes:
         """A request's body, gzip; the same bytes for the same records."""
 

@@ -11,8 +11,9 @@ from forwarder.salvage.pages import Cell, Pages
 from forwarder.spool.sqlite import schema
 from forwarder.spool.sqlite.dead_letters import Letter
 from forwarder.spool.sqlite.schema import ACK_FAILED, ACKED, INITED, READY, UNACK
+from forwarder.spool.values import HELD
 
-_STATUSES = frozenset({INITED, READY, UNACK, ACKED, ACK_FAILED})
+_STATUSES = frozenset({INITED, READY, UNACK, ACKED, ACK_FAILED, HELD})
 
 
 @dataclass(frozen=True, slots=True)

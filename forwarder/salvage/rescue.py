@@ -18,7 +18,7 @@ from forwarder.records import EVENTS
 from forwarder.salvage.found import Books, Row, found
 from forwarder.salvage.pages import Losses, Pages
 from forwarder.spool.errors import DamagedError, NoQueueError
-from forwarder.spool.sqlite import schema
+from forwarder.spool.sqlite import schema, waiting
 from forwarder.spool.sqlite.database import Database
 from forwarder.spool.sqlite.dead_letters import Letter, add
 from forwarder.spool.sqlite.directory import DATABASE, LOG, Identity, identity_of, size_of
@@ -26,6 +26,7 @@ from forwarder.spool.sqlite.errors import translated
 from forwarder.spool.sqlite.schema import READY
 from forwarder.spool.sqlite.set_aside import damaged, mark_salvaged, salvaged_name
 from forwarder.spool.sqlite.view import View
+from forwarder.spool.values import HELD
 
 CHUNK_ROWS = 500
 
@@ -160,7 +161,9 @@ def _bring_back(connection: sqlite3.Connection, item: Row | Letter, books: Books
         reason = f"damaged on disk: {error}"
         _bury(connection, Letter(0, item.data, name, insert_id, reason, "", None, put_at, now))
     else:
-        connection.execute(schema.INSERT, (data, put_at, READY))
+        row_id = connection.execute(schema.INSERT, (data, put_at, READY)).lastrowid
+        if item.status == HELD and row_id is not None:
+            waiting.hold_rows(connection, [row_id])
 
 
 def _bury(connection: sqlite3.Connection, letter: Letter) -> None:

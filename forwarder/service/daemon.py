@@ -249,6 +249,9 @@ class Daemon:
             last_error_at=self._journal.last_error_at,
             failures=self.dispatcher.flow.tries,
             orphaned=self._worker.orphaned,
+            requests={
+                verdict.value: count for verdict, count in self._worker.tally.requests().items() if count
+            },
             started_at=self._started_at,
         )
         trouble = self._storage_error or ("" if self._stop_at is None else "the daemon is about to end")

@@ -42,13 +42,14 @@ _COUNTERS = {
     "accepted": ("events_accepted", "Events taken in since the queue was made; a retried one once more."),
     "delivered": ("events_delivered", "Events that Mixpanel said yes to."),
     "dead_lettered": ("events_dead_lettered", "Events that were refused and became dead letters."),
-    "deleted": ("events_deleted", "Waiting events that other consumers of the queue took out."),
+    "deleted": ("events_deleted", "Waiting events that a person, or another consumer, deleted."),
     "short": ("events_short", "Events delivered that Mixpanel took without counting them."),
     "retried": ("dead_letters_retried", "Dead letters that were put back into the queue."),
     "discarded": ("dead_letters_discarded", "Dead letters that were deleted."),
 }
 _GAUGES = {
     "waiting": ("waiting_events", "Events in the queue, those in flight included."),
+    "held": ("held_events", "Waiting events that a person keeps from delivery."),
     "dead_letters": ("dead_letters", "Dead letters that are kept now."),
     "db_bytes": ("db_bytes", "Size of the queue's database file."),
     "wal_bytes": ("wal_bytes", "Size of the database's write-ahead log."),
@@ -152,7 +153,7 @@ def _loop(pulse: Pulse) -> Iterator[Metric]:
 def _age_s(figures: Figures) -> float:
     at = figures.oldest_waiting_at
     # A clock that was set back makes no negative age.
-    return max(time.time() - at, 0.0) if figures.waiting and at is not None else 0.0
+    return max(time.time() - at, 0.0) if figures.due and at is not None else 0.0
 
 
 def _label(verdict: Verdict) -> str:

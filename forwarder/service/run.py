@@ -190,7 +190,7 @@ def _waiting(queue: Spool, patience: _Patience) -> int:
     """How many wait in the database that is at the path now: the one before may have been set aside."""
     try:
         with queue.view(patience.lock_timeout_s) as view:
-            return view.figures().waiting
+            return view.figures().due
     except NoQueueError:
         return 0
 
@@ -200,7 +200,7 @@ def _watch_drain(queue: Spool, patience: _Patience, failures_before: int) -> Dra
         try:
             with queue.view(patience.lock_timeout_s) as view:
                 figures = view.figures()
-                left, paused = figures.waiting, figures.paused
+                left, paused = figures.due, figures.paused
         except NoQueueError:
             left, paused = 0, False
         state = state_file.read(queue)

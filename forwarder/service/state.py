@@ -7,7 +7,8 @@ while the daemon that has told it delivers.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 
 from forwarder import spool
 from forwarder.config import Settings
@@ -26,7 +27,8 @@ class DaemonState:
 
     ``state`` is one of ``running``, ``backing_off``, ``blocked``, ``paused``; ``in_flight`` counts events,
     ``failures`` the tries in a row that failed; ``orphaned`` says what only files hold that were moved,
-    deleted or replaced under the daemon. As it is read, ``pid`` is 0 where the process can't be seen.
+    deleted or replaced under the daemon; ``requests`` counts those since its start by their outcome. As it
+    is read, ``pid`` is 0 where the process can't be seen.
     """
 
     pid: int
@@ -38,6 +40,7 @@ class DaemonState:
     last_error_at: float = 0.0
     failures: int = 0
     orphaned: str = ""
+    requests: Mapping[str, int] = field(default_factory=dict)
     started_at: float = 0.0
     updated_at: float = 0.0
 
@@ -130,5 +133,5 @@ def _figures(path: str) -> str:
             found = view.figures()
     except (ForwarderError, OSError):
         return ""
-    wait = "event waits" if found.waiting == 1 else "events wait"
-    return f": {found.waiting:,} {wait}, {found.rate_1m:,.1f} delivered a second over the last minute"
+    wait = "event waits" if found.due == 1 else "events wait"
+    return f": {found.due:,} {wait}, {found.rate_1m:,.1f} delivered a second over the last minute"

@@ -28,6 +28,7 @@ from forwarder.spool.errors import (
 )
 from forwarder.spool.queue import EventQueue, at
 from forwarder.spool.values import (
+    DUE,
     FAIL,
     OK,
     WARNING,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from forwarder.spool.sqlite.ackqueue import AckQueue
 
 __all__ = [
+    "DUE",
     "FAIL",
     "OK",
     "WARNING",

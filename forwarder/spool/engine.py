@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, Self
 
 from forwarder.spool.values import (
+    DUE,
     Brief,
     Claim,
     Control,
@@ -144,8 +145,14 @@ class View(DeadLetters, Protocol):
     def used_bytes(self) -> int:
         """The space that holds something, as ``queue.max_bytes`` counts it."""
 
-    def peek(self, count: int, after_id: int = 0) -> list[Waiting]:
-        """The next *count* rows in the order of delivery, behind *after_id*."""
+    def peek(self, count: int, after_id: int = 0, where: Selection = DUE) -> list[Waiting]:
+        """The next *count* waiting events behind *after_id* that fit, in the order of delivery."""
+
+    def newest_waiting(self) -> int:
+        """The id of the newest waiting event; 0: none waits."""
+
+    def count_waiting(self, where: Selection) -> int:
+        """How many waiting events fit."""
 
     def check(self) -> list[Finding]:
         """Whether what is stored is sound, and the totals balance with what is there."""
@@ -224,6 +231,18 @@ class Spool(Protocol):
 
     def delete_dead_letters(self, ids: Sequence[int]) -> int:
         """Delete dead letters for good. Returns how many there were of *ids*."""
+
+    def hold(self, ids: Sequence[int]) -> int:
+        """Keep waiting events from delivery until `release`, but what is sent just now. Returns how many."""
+
+    def release(self, ids: Sequence[int]) -> int:
+        """Let held events go to the end of the queue, with new ids. Returns how many."""
+
+    def delete_waiting(self, ids: Sequence[int]) -> int:
+        """Delete waiting events for good, held ones too. Returns how many there were of *ids*.
+
+        What is sent just now may be delivered all the same, but counts as deleted.
+        """
 
     def take(self) -> Presence:
         """Be the one that delivers.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 OK, WARNING, FAIL = "ok", "warning", "FAIL"
+HELD = 7  # beside the numbers of persist-queue
 
 
 @dataclass(slots=True)
@@ -110,7 +111,11 @@ class Figures:
     """The durable figures, as of one instant.
 
     ``accepted = delivered + dead_lettered + deleted + waiting``, where a retried dead letter is accepted
-    again, and ``dead_lettered = dead_letters + retried + discarded``. Instants are seconds since the epoch.
+    again, and ``dead_lettered = dead_letters + retried + discarded``. ``held`` of the waiting ones are kept
+    from delivery by a person; ``oldest_waiting_at`` is of the others. Instants are seconds since the epoch.
+
+    Of the last minute: ``rate_1m`` events were delivered a second and ``accepted_1m`` accepted, and the
+    requests that got an answer took ``took_s``, sorted; the newest thousand at most.
     """
 
     accepted: int
@@ -118,6 +123,7 @@ class Figures:
     dead_lettered: int
     deleted: int
     waiting: int
+    held: int
     dead_letters: int
     retried: int
     discarded: int
@@ -126,15 +132,22 @@ class Figures:
     oldest_waiting_at: float | None
     last_delivery_at: float | None
     rate_1m: float
+    accepted_1m: float
+    took_s: Sequence[float]
     db_bytes: int
     wal_bytes: int
     disk_free_bytes: int
     created_at: float
 
+    @property
+    def due(self) -> int:
+        """How many wait for delivery."""
+        return self.waiting - self.held
+
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A row of the queue, as it stands there; ``status`` as persist-queue numbers it.
+    """A waiting event, as it is stored; ``status`` as persist-queue numbers it, or `HELD` by a person.
 
     ``data`` is cut short where ``size_bytes`` are too many for an event.
     """
@@ -144,6 +157,11 @@ class Waiting:
     accepted_at: float
     status: int | None
     size_bytes: int
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a person keeps it from delivery."""
+        return self.status == HELD
 
     @property
     def is_cut(self) -> bool:
@@ -177,16 +195,24 @@ class Brief(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which dead letters: those that fit every part that is given.
+    """Which dead letters, or waiting events: those that fit every part that is given.
 
-    ``reason`` is a part of the reason's text, ``event`` an event's whole name, ``since`` the earliest
-    time of death in seconds since the epoch.
+    ``reason`` is a part of a dead letter's reason, ``event`` an event's whole name, ``user`` one that it
+    belongs to, by any of its ids. From ``since`` until before ``before``, seconds since the epoch, it was
+    refused or accepted. ``held`` waiting events only, or only others.
     """
 
     ids: tuple[int, ...] | None = None
     reason: str | None = None
     event: str | None = None
+    user: str | None = None
     since: float | None = None
+    before: float | None = None
+    held: bool | None = None
+
+
+# What waits for delivery.
+DUE = Selection(held=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from forwarder.errors import EventError
 from forwarder.records import EVENTS
 from forwarder.spool import (
+    DUE,
     FAIL,
     OK,
     Brief,
@@ -27,6 +28,7 @@ from forwarder.spool import (
     Waiting,
 )
 from forwarder.spool import engine as verbs
+from forwarder.spool.values import HELD
 
 
 @dataclass
@@ -36,7 +38,10 @@ class Store:
     rows: dict[int, tuple[bytes, float]] = field(default_factory=dict)
     letters: dict[int, DeadLetter] = field(default_factory=dict)
     exists: bool = False
+    held: dict[int, tuple[bytes, float]] = field(default_factory=dict)
     accepted: int = 0
+    baseline: int = 0
+    deleted: int = 0
     dead_lettered: int = 0
     delivered: int = 0
     retried: int = 0
@@ -120,6 +125,8 @@ class Consumer:
         store, now = self._store, time.time()
         dead = {each.event_id: each for each in settlement.dead}
         for row_id in settlement.ids:
+            if row_id not in store.rows:
+                continue
             data, accepted_at = store.rows.pop(row_id)
             if row_id not in dead:
                 store.delivered += 1
@@ -176,19 +183,38 @@ class View:
         store = self._store
         oldest = next(iter(store.rows.values()), (b"", None))[1]
         return Figures(
-            accepted=store.accepted, delivered=store.delivered, dead_lettered=store.dead_lettered, deleted=0,
-            waiting=len(store.rows), dead_letters=len(store.letters), retried=store.retried,
+            accepted=store.accepted - store.baseline, delivered=store.delivered,
+            dead_lettered=store.dead_lettered, deleted=store.deleted, held=len(store.held),
+            waiting=len(store.rows) + len(store.held), dead_letters=len(store.letters), retried=store.retried,
             discarded=store.discarded, short=store.short, paused=store.paused, oldest_waiting_at=oldest,
-            last_delivery_at=store.last_delivery_at, rate_1m=0.0, db_bytes=0, wal_bytes=0, disk_free_bytes=0,
+            last_delivery_at=store.last_delivery_at, rate_1m=0.0,
+            accepted_1m=store.accepted / 60, took_s=(), db_bytes=0, wal_bytes=0, disk_free_bytes=0,
             created_at=store.created_at,
         )  # fmt: skip
 
     def used_bytes(self):
         return self._store.used_bytes
 
-    def peek(self, count, after_id=0):
-        rows = [(row_id, *row) for row_id, row in self._store.rows.items() if row_id > after_id]
-        return [Waiting(row_id, data, at, 1, len(data)) for row_id, data, at in rows[:count]]
+    def peek(self, count, after_id=0, where=DUE):
+        return [row for row in self._waiting(where) if row.id > after_id][:count]
+
+    def newest_waiting(self):
+        return max([*self._store.rows, *self._store.held], default=0)
+
+    def count_waiting(self, where):
+        return len(self._waiting(where))
+
+    def _waiting(self, where):
+        rows = {(row_id, 1): row for row_id, row in self._store.rows.items()}
+        rows |= {(row_id, HELD): row for row_id, row in self._store.held.items()}
+        return [
+            Waiting(row_id, data, at, status, len(data))
+            for (row_id, status), (data, at) in sorted(rows.items())
+            if where.held in (None, status == HELD)
+            and (where.ids is None or row_id in where.ids)
+            and (where.event is None or where.event == EVENTS.name_of(data)[0])
+            and _is_between(where, data, at)
+        ]
 
     def newest_dead_letter(self):
         return max(self._store.letters, default=0)
@@ -214,7 +240,7 @@ class View:
 
     def check(self):
         found = self.figures()
-        balances = found.accepted == found.delivered + found.dead_lettered + found.waiting
+        balances = found.accepted == found.delivered + found.dead_lettered + found.deleted + found.waiting
         return [Finding("books", OK if balances else FAIL, "")]
 
     def _fitting(self, where):
@@ -224,7 +250,7 @@ class View:
             if (where.ids is None or each.id in where.ids)
             and (where.reason is None or where.reason.lower() in each.reason.lower())
             and (where.event is None or where.event == each.event)
-            and (where.since is None or each.dead_at >= where.since)
+            and _is_between(where, each.data, each.dead_at)
         ]
 
 
@@ -294,6 +320,27 @@ class Spool(verbs.Spool):
     def delete_dead_letters(self, ids):
         return _delete(self._store, ids)
 
+    def hold(self, ids):
+        return self._move(ids, self._store.rows, self._store.held.__setitem__)
+
+    def release(self, ids):
+        def put(_, row):
+            self._store.put(row[0])
+            self._store.baseline += 1
+
+        return self._move(ids, self._store.held, put)
+
+    def delete_waiting(self, ids):
+        count = sum(self._move(ids, rows, lambda *_: None) for rows in (self._store.rows, self._store.held))
+        self._store.deleted += count
+        return count
+
+    def _move(self, ids, rows, put):
+        found = [row_id for row_id in ids if row_id in rows]
+        for row_id in found:
+            put(row_id, rows.pop(row_id))
+        return len(found)
+
     def take(self):
         return Presence(self._store)
 
@@ -307,6 +354,14 @@ class Spool(verbs.Spool):
     def findings(self, *, max_bytes, min_free_bytes, briefly=False):
         if not briefly:
             yield from self.view().check()
+
+
+def _is_between(where, data, at):
+    return (
+        (where.user is None or EVENTS.concerns(data, where.user))
+        and (where.since is None or at >= where.since)
+        and (where.before is None or at < where.before)
+    )
 
 
 def _delete(store, ids):

@@ -55,8 +55,12 @@ def record(number, name="signup"):
     return json.dumps({"event": name, "properties": {"time": 1, "$insert_id": f"id-{number}"}}).encode()
 
 
+def number_of(data):
+    return int(json.loads(data)["properties"]["$insert_id"][3:])
+
+
 def numbers(claim):
-    return [int(json.loads(data)["properties"]["$insert_id"][3:]) for data in claim.events]
+    return [number_of(data) for data in claim.events]
 
 
 def figures(spool):
@@ -345,6 +349,91 @@ def test_dead_letters_are_deleted(spool, consumer):
 # Who delivers
 
 
+# Waiting events in a person's hands
+
+
+def belonging(number, **users):
+    return record(number)[:-2] + b"," + json.dumps(users).encode()[1:] + b"}"
+
+
+def test_waiting_events_are_found(spool, producer):
+    """By id, name, any of the user's ids, and when they were accepted; each part that is given has to fit."""
+    users = [
+        {"distinct_id": "ada"},
+        {"$user_id": 7},
+        {"$device_id": "ada"},
+        {"distinct_id": "adam"},
+        {"x": "ada"},
+    ]
+    ids = [producer.append([belonging(number, **user)]) for number, user in enumerate(users)]
+    ids.append(producer.append([record(5, name="login")]))
+    with spool.view() as view:
+        rows = view.peek(10)
+        wanted = {
+            Selection(): ids,
+            Selection(ids=(ids[1], ids[3], 99)): [ids[1], ids[3]],
+            Selection(event="login"): ids[5:],
+            Selection(event="log"): [],
+            Selection(user="ada"): [ids[0], ids[2]],
+            Selection(user="7"): [ids[1]],
+            Selection(user="None"): [],
+            Selection(since=rows[3].accepted_at, before=rows[5].accepted_at): ids[3:5],
+            Selection(event="signup", user="ada", ids=tuple(ids[1:])): [ids[2]],
+            Selection(held=True): [],
+        }
+        for where, expected in wanted.items():
+            assert [row.id for row in view.peek(10, 0, where)] == expected, where
+            assert view.count_waiting(where) == len(expected)
+        assert [row.id for row in view.peek(1, ids[0], Selection(user="ada"))] == [ids[2]]
+        assert view.newest_waiting() == ids[5]
+
+
+def test_held_events_are_not_delivered(spool, consumer):
+    """They wait, and are in no claim; released, they come as the bytes they were, behind all others."""
+    with spool.view() as view:
+        rows = view.peek(10)
+        assert spool.hold([rows[0].id, rows[4].id, 99]) == 2
+        assert spool.hold([rows[0].id]) == 0
+        assert [row.id for row in view.peek(10, 0, Selection(held=True))] == [rows[0].id, rows[4].id]
+        assert len(view.peek(10, 0, Selection())) == 10
+        assert len(view.peek(10)) == 8
+    found = figures(spool)
+    assert (found.waiting, found.held, found.due) == (10, 2, 8)
+    assert found.oldest_waiting_at == rows[1].accepted_at
+    claim = consumer.claim(4, MIB)
+    assert numbers(claim) == [1, 2, 3, 5]
+    consumer.settle(Settlement(claim.ids))
+    assert spool.release([rows[4].id, rows[0].id, rows[1].id]) == 2
+    consumer.arrivals()
+    assert numbers(consumer.claim(9, MIB)) == [6, 7, 8, 9, 4, 0]
+    found = figures(spool)
+    assert (found.accepted, found.waiting, found.held) == (10, 6, 0)
+
+
+def test_waiting_events_are_deleted(spool, consumer):
+    """Held ones too. They count as deleted, and not once more when an answer to them comes later."""
+    claim = consumer.claim(4, MIB)
+    assert spool.hold(claim.ids[:2]) == 2
+    assert spool.delete_waiting([claim.ids[0], claim.ids[2], 99]) == 2
+    consumer.settle(Settlement(claim.ids, [Dead(claim.ids[2], claim.events[2], "bad")]))
+    found = figures(spool)
+    assert (found.deleted, found.delivered, found.dead_lettered, found.held, found.waiting) == (2, 1, 0, 1, 7)
+    assert numbers(consumer.read_again(claim.ids, MIB)) == []
+    assert spool.delete_waiting(claim.ids) == 1
+
+
+def test_dead_letters_of_a_user(spool, producer):
+    """A user's dead letters are found by any of the user's ids."""
+    producer.append([belonging(0, distinct_id="ada"), belonging(1, distinct_id="bob")])
+    with closing(spool.consumer()) as consumer:
+        consumer.arrivals()
+        refuse(spool, consumer, "bad", "bad")
+    with spool.view() as view:
+        (letter,) = view.dead_letters(Selection(user="ada"))
+        assert json.loads(letter.data)["properties"]["distinct_id"] == "ada"
+        assert view.count_dead_letters(Selection(user="ada", before=letter.dead_at)) == 0
+
+
 def test_one_delivers(spool):
     """Nobody else may meanwhile; others see who it is once it is announced, and what it has told."""
     presence = spool.take()
@@ -376,14 +465,38 @@ def test_all_is_in_place(spool, producer):
 # All together
 
 
+def letters_by_hand(spool, step):
+    """Retry or delete three dead letters; returns the numbers of those that were retried."""
+    with spool.view() as view:
+        letters = view.dead_letters(ALL, limit=3)
+    ids = [letter.id for letter in letters]
+    if step == "delete":
+        assert spool.delete_dead_letters(ids) == len(ids)
+        return set()
+    assert len(spool.retry_dead_letters(ids, lambda data, _: data)[0]) == len(ids)
+    return {number_of(letter.data) for letter in letters}
+
+
+def by_hand(spool, rng, step):
+    """Hold, release or erase two events that wait; returns the numbers of those that are gone."""
+    with spool.view() as view:
+        rows = view.peek(10**6, 0, Selection(held={"hold": False, "release": True}.get(step)))
+    rows = rng.sample(rows, min(2, len(rows)))
+    act = {"hold": spool.hold, "release": spool.release, "erase": spool.delete_waiting}[step]
+    assert act([row.id for row in rows]) == len(rows)
+    return {number_of(row.data) for row in rows} if step == "erase" else set()
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_whatever_comes_the_books_balance(spool, producer, seed):
     """A hundred steps at random: each record ends in one place, and the figures say how many in which."""
     rng = random.Random(seed)
     consumer, claimed, offered = spool.consumer(), {}, 0
-    delivered, dead = set(), set()
+    delivered, dead, deleted = set(), set(), set()
     for _ in range(100):
-        step = rng.choice(["append", "claim", "settle", "retry", "delete", "crash", "house"])
+        step = rng.choice(
+            ["append", "claim", "settle", "retry", "delete", "crash", "house", "hold", "release", "erase"]
+        )
         if step == "append":
             count = rng.randrange(1, 5)
             producer.append([record(offered + n) for n in range(count)])
@@ -396,32 +509,32 @@ def test_whatever_comes_the_books_balance(spool, producer, seed):
         elif step == "settle" and claimed:
             ids = rng.sample(sorted(claimed), rng.randrange(1, len(claimed) + 1))
             bad = [row_id for row_id in ids if rng.random() < 0.3]
-            consumer.settle(Settlement(sorted(ids), [Dead(n, claimed[n][1], "bad") for n in sorted(bad)]))
-            dead |= {claimed[row_id][0] for row_id in bad}
-            delivered |= {claimed.pop(row_id)[0] for row_id in ids} - dead
-        elif step in ("retry", "delete"):
             with spool.view() as view:
-                letters = view.dead_letters(ALL, limit=3)
-            ids = [letter.id for letter in letters]
-            gone = {int(letter.insert_id[3:]) for letter in letters}
-            if step == "retry":
-                assert len(spool.retry_dead_letters(ids, lambda data, _: data)[0]) == len(ids)
-                consumer.arrivals()
-                dead -= gone
-            else:
-                assert spool.delete_dead_letters(ids) == len(ids)
+                there = {row.id for row in view.peek(10**6)}
+            consumer.settle(Settlement(sorted(ids), [Dead(n, claimed[n][1], "bad") for n in sorted(bad)]))
+            dead |= {claimed[row_id][0] for row_id in bad if row_id in there}
+            delivered |= {claimed[row_id][0] for row_id in ids if row_id in there and row_id not in bad}
+            claimed = {row_id: claimed[row_id] for row_id in claimed if row_id not in ids}
+        elif step in ("retry", "delete"):
+            dead -= letters_by_hand(spool, step)
+            consumer.arrivals()
         elif step == "crash":
             consumer.close()
             consumer, claimed = spool.consumer(), {}
             consumer.arrivals()
         elif step == "house":
             consumer.keep_house(at_rest=not claimed)
+        elif step in ("hold", "release", "erase"):
+            deleted |= by_hand(spool, rng, step)
+            consumer.arrivals()
         found = figures(spool)
         assert found.accepted == offered + found.retried
         with spool.view() as view:
-            waiting = {int(json.loads(row.data)["properties"]["$insert_id"][3:]) for row in view.peek(10**6)}
+            waiting = {number_of(row.data) for row in view.peek(10**6, 0, ALL)}
             letters = {int(letter.insert_id[3:]) for letter in view.dead_letters(ALL)}
         assert not waiting & letters
-        assert waiting | letters | delivered | dead == set(range(offered))
+        assert not deleted & (waiting | letters)
+        assert waiting | letters | delivered | dead | deleted == set(range(offered))
         assert (len(waiting), len(letters)) == (found.waiting, found.dead_letters)
+        assert (len(delivered), len(deleted)) == (found.delivered, found.deleted)
     consumer.close()

@@ -352,11 +352,11 @@ LETTER = "event_id, data, event, insert_id, reason, field, accepted_at, dead_at"
             "5 dead-lettered, the totals 2: 3 apart",
         ),
         ("UPDATE deliveries SET ids = '4-5,11'", "deliveries", "event 11 was settled, but 10 is"),
-        ("UPDATE deliveries SET ids = '1' WHERE id = 1", "deliveries", "1 batch of another number of events"),
+        ("UPDATE deliveries SET ids = '1' WHERE id = 1", "deliveries", "1 batch of more events than"),
         (
             "UPDATE deliveries SET ids = '1-' WHERE id = 1",
             "deliveries",
-            "1 batch of another number of events",
+            "1 batch of more events than",
         ),
         ("DELETE FROM deliveries WHERE id = 2", "deliveries", "1 row too few in the log"),
         (

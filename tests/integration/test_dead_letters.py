@@ -14,8 +14,8 @@ from contextlib import closing
 
 import pytest
 
-from forwarder.cli import main
-from forwarder.cli.selection import Wanted
+from forwarder.cli import main, table
+from forwarder.cli.selection import DEAD_LETTERS, Wanted
 from forwarder.spool import Dead, EventQueue, Selection, Settlement
 from forwarder.spool.sqlite import books
 from forwarder.spool.sqlite import dead_letters as stored
@@ -387,7 +387,7 @@ def test_those_that_die_meanwhile_are_left_alone(queue_path):
     bury(queue_path, STORED[:3] * 200)
     seen = []
     with View(queue_path) as view:
-        for page in Wanted(Selection(), everything=True).pages(view):
+        for page in Wanted(DEAD_LETTERS, Selection(), everything=True).pages(view):
             seen += [letter.id for letter in page]
             bury(queue_path, STORED[:3] * 100)
 
@@ -489,6 +489,28 @@ def test_on_a_terminal_it_asks(answer, left, graves):
     assert b"Delete 5 dead letters for good?" in seen
     assert (process.returncode, len(dead_ids(graves))) == ((1, 5) if left else (0, 0))
     assert (b"5 dead letters deleted." in out) == (not left)
+
+
+LONG = "properties.plan is not one of the values that the schema of this project allows: "
+
+
+@pytest.mark.parametrize("command", ["list", "summary"])
+def test_the_reason_can_be_read_on_80_columns(command, run, queue_path, monkeypatch):
+    """Names are cut, and what all reasons begin with is said once; in a pipe nothing is cut."""
+    name = "An Event Whose Name Is Much Longer Than It Has To Be"
+    event = b'{"event":"%s","properties":{"time":1,"$insert_id":"x"}}' % name.encode()
+    for word in ("gold", "silver", "gold"):
+        bury(queue_path, [event], f"{LONG}was {word}", field="")
+    assert all(text in run(command)[1] for text in (name, f"{LONG}was silver"))
+    monkeypatch.setattr(table, "terminal_width", lambda: 80)
+    lines = run(command)[1].splitlines()
+    title = next(index for index, line in enumerate(lines) if "EVENT" in line)
+    assert " ".join(lines[:title]) == f"REASON begins with: {LONG}was"
+    assert all(len(line) <= 80 for line in lines)
+    assert {line.split()[-1] for line in lines[title + 1 :]} == {"…gold", "…silver"}
+    assert all("An Event Wh" in line and name not in line for line in lines[title + 1 :])
+    monkeypatch.setattr(table, "terminal_width", lambda: 300)
+    assert f"{LONG}was silver" in run(command)[1]
 
 
 def test_delete(run, graves):

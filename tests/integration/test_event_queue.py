@@ -430,14 +430,32 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize("version", [schema_module.VERSION - 1, schema_module.VERSION + 1])
+def test_queue_of_an_older_version_is_brought_up_to_date(queue_path, sql, forwarder, figures):
+    """What is in it stays, and a look before that says who does it."""
+    with EventQueue(queue_path) as queue:
+        queue.put_many([EVENT] * 3)
+    sql(queue_path, "ALTER TABLE ledger DROP COLUMN held")
+    sql(queue_path, "ALTER TABLE deliveries DROP COLUMN put_at")
+    sql(queue_path, "DROP TABLE held")
+    sql(queue_path, "PRAGMA user_version = 1")
+    looked = forwarder("status")
+    assert "has not been used by this version of the forwarder yet" in looked.stdout
+    assert "`forwarder run` or `forwarder enqueue`" in looked.stdout
+    forwarder("enqueue", "-e", "E")
+    assert forwarder.json("status")["accepted"] == 4
+    assert forwarder("waiting", "hold", "1", "4").returncode == 0
+    assert forwarder.json("status")["held"] == 2
+    assert figures(queue_path).due == 2
+
+
+@pytest.mark.parametrize("version", [0, schema_module.VERSION + 1])
 def test_queue_of_another_version_is_left_alone(version, queue_path, sql, forwarder):
     """Readers, writers and every command refuse a database of another version, say which it is, and change
     nothing."""
     EventQueue(queue_path).close()
     sql(queue_path, f"PRAGMA user_version = {version}")
     before = snapshot(queue_path)["data.db"]
-    said = f"made by another version: it has version {version}, this forwarder knows {schema_module.VERSION}"
+    said = f"has version {version}, and this forwarder knows versions up to {schema_module.VERSION}"
     for use in (lambda path: EventQueue(path).put(EVENT), View, Consumer):
         with pytest.raises(ConfigError, match=said):
             use(queue_path)
@@ -685,7 +703,9 @@ def test_nothing_is_read_that_grows(queue_path, sql, steps):
     assert min(few) > 20
     sql(queue_path, add, (200_000, 1))
     sql(queue_path, add, (200_000, 5))
-    assert [steps(put), steps(claim), steps(look)] == few
+    assert [steps(put), steps(claim)] == few[:2]
+    # One id is looked for in a sorted list: 18 doublings.
+    assert steps(look) < few[2] + 18 * 20
 
 
 def test_synced_at_each_commit(queue_path):
@@ -701,7 +721,7 @@ def test_new_queue_can_give_disk_back(queue_path):
     """A queue of ours is made so that free space can be given back without rewriting the file."""
     queue = AckQueue(queue_path)
     assert queue.connect().execute("PRAGMA auto_vacuum").fetchone() == (2,)
-    assert schema_module.is_ours(queue.connect())
+    assert schema_module.version_of(queue.connect()) == schema_module.VERSION
     queue.close()
 
 

@@ -18,8 +18,9 @@ import pytest
 
 from forwarder.cli import main
 from forwarder.cli.conditions import beginnings, understand
-from forwarder.cli.status import NOTHING, STATES, describe, sentence
+from forwarder.cli.status import NOTHING, STATES, describe, gather, sentence
 from forwarder.sandbox import Fault
+from forwarder.service import state as daemon_state
 from forwarder.spool import Dead, EventQueue, Settlement
 from forwarder.spool.sqlite import control, dead_letters
 from forwarder.spool.sqlite.consumer import Consumer
@@ -216,24 +217,92 @@ def test_the_sentence_fits_the_state(figures, told):
 @pytest.mark.parametrize(
     ("figures", "told"),
     [
-        ({"rate_1m": 0.0}, "0 events over the last minute"),
-        ({"rate_1m": 0.02, "waiting": 1, "eta_s": 60.0}, "1 event over the last minute"),
-        ({"rate_1m": 0.5, "waiting": 1999, "eta_s": 3998.0}, "30 events over the last minute"),
+        ({}, "0 events delivered, 0 events accepted"),
+        ({"rate_1m": 0.02, "waiting": 1, "eta_s": 60.0}, "1 event delivered, 0 events accepted"),
+        ({"rate_1m": 0.5, "waiting": 1999, "eta_s": 3998.0}, "30 events delivered, 0 events accepted"),
         (
-            {"rate_1m": 0.5, "waiting": 2000, "eta_s": 4000.0},
-            "30 events over the last minute, done in about 66 min",
+            {"rate_1m": 0.5, "waiting": 2000, "eta_s": 4000.0, "state": "running"},
+            "30 events delivered, 0 events accepted; done in about 66 min",
         ),
         (
-            {"rate_1m": 2.5, "eta_s": 2.0},
-            "2.5 events/s over the last minute, done in about 2 s",
+            {"rate_1m": 1.5, "accepted_1m": 2.5, "waiting": 2000, "eta_s": None, "state": "running"},
+            "1.5 events/s delivered, 2.5 events/s accepted; the queue grows",
         ),
-        ({"rate_1m": 1234.5, "eta_s": None}, "1,234 events/s over the last minute"),
+        (
+            {"rate_1m": 1234.5, "waiting": 2000, "held": 1, "eta_s": 2.0, "state": "running"},
+            "1,234 events/s delivered, 0 events accepted",
+        ),
     ],
 )
 def test_the_rate_makes_sense_when_little_moves(figures, told):
     """A rate below one a second is told as a count, and makes no forecast for what is on its way."""
-    lines = describe({**NOTHING, "exists": True, **figures})
-    assert [line.removeprefix("rate").strip() for line in lines if line.startswith("rate ")] == [told]
+    lines = describe({**NOTHING, "exists": True, "requests": {}, **figures}, None)
+    assert [line[15:] for line in lines if line.startswith("last minute ")] == [told]
+
+
+def row_put(sql, queue_path, ids, seconds_ago):
+    first, last = ids
+    sql(
+        queue_path,
+        "UPDATE ack_queue_default SET timestamp = ? WHERE _id BETWEEN ? AND ?",
+        (time.time() - seconds_ago, first, last),
+    )
+
+
+def test_accepted_in_the_last_minute(queue_path, sql):
+    """Counted by when events were put, whether they wait or are gone; events of before are not counted."""
+    fill(queue_path, waiting=30, delivered=0, dead=0)
+    row_put(sql, queue_path, (1, 18), 100)
+    assert gather(queue_path)["accepted_1m"] == round(12 / 60, 2)
+    with closing(Consumer(queue_path)) as consumer:
+        claim = consumer.claim_behind(0, 10, 10**6)
+        consumer.settle(Settlement(claim.ids, http_status=200, took_s=0.5))
+        assert gather(queue_path)["accepted_1m"] == round(12 / 60, 2)
+        claim = consumer.claim_behind(10, 10**3, 10**6)
+        consumer.settle(Settlement(claim.ids[:12], http_status=200, took_s=1.5))
+        assert gather(queue_path)["accepted_1m"] == round(20 / 60, 2), "since the last batch of before"
+        consumer.settle(Settlement(claim.ids[12:], http_status=200, took_s=2.5))
+    found = gather(queue_path)
+    assert (found["waiting"], found["accepted_1m"], found["rate_1m"]) == (0, round(20 / 60, 2), 0.5)
+    assert (found["request_p50_s"], found["request_p95_s"]) == (1.5, 2.5)
+
+
+@pytest.mark.parametrize(("accepted", "eta_s"), [(0, 140 / 1.0), (6, 140 / 0.9), (80, None)])
+def test_the_forecast_is_from_the_net(queue_path, sql, accepted, eta_s, monkeypatch):
+    """From what was delivered in the last minute less what was accepted; none where that is not less."""
+    monkeypatch.setattr(daemon_state, "read", lambda _: daemon_state.DaemonState(1))
+    fill(queue_path, waiting=200, delivered=0, dead=0)
+    row_put(sql, queue_path, (1, 200 - accepted), 100)
+    with closing(Consumer(queue_path)) as consumer:
+        consumer.settle(Settlement(consumer.claim_behind(0, 60, 10**6).ids, http_status=200))
+    assert gather(queue_path)["eta_s"] == (eta_s and round(eta_s, 1))
+    for state in ("backing_off", "blocked", "paused"):
+        monkeypatch.setattr(daemon_state, "read", lambda _, state=state: daemon_state.DaemonState(1, state))
+        assert gather(queue_path)["eta_s"] is None
+
+
+@pytest.mark.parametrize("width", [30, 80, 200])
+def test_nothing_wraps_amid_a_word(queue_path, width):
+    """On any terminal each line fits, but for a word that is longer, and each word is whole."""
+    fill(queue_path)
+    found = gather(queue_path) | {
+        "last_error": "503 from Mixpanel: " + "overloaded " * 20,
+        "orphaned": "1 event",
+    }
+    lines = list(describe(found, width))
+    words = "\n".join(describe(found, None)).split()
+    assert "\n".join(lines).split() == words
+    assert all(len(line) <= width for line in lines if len(line.split()) > 1)
+
+
+def test_requests_by_outcome(forwarder, far_end, until):
+    """What came of the daemon's requests is counted since its start, and told."""
+    forwarder.daemon()
+    far_end.inject(Fault.server_error(), times=1)
+    forwarder("enqueue", "-e", "E")
+    until(lambda: forwarder.json("status")["requests"] == {"unreachable": 1, "delivered": 1})
+    found = forwarder("status").stdout
+    assert "requests       1 delivered, 1 unreachable; half took up to" in found
 
 
 def test_the_last_error_has_its_time(forwarder, far_end, until):
@@ -252,7 +321,7 @@ def test_retried_and_discarded_have_one_name_everywhere(run, queue_path):
     fill(queue_path)
     dead_letters.delete(queue_path, [1])
     dead_letters.retry(queue_path, [2], lambda data, _: data)
-    assert "; 1 were retried, 1 discarded" in run()[1]
+    assert "; 1 was retried, 1 discarded" in run()[1]
 
 
 @pytest.mark.parametrize(

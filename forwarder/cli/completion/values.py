@@ -8,7 +8,7 @@ completes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -18,7 +18,9 @@ from forwarder.errors import ForwarderError
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from forwarder.spool import Brief
+    from forwarder.spool import Brief, View, Waiting
+
+T = TypeVar("T")
 
 # More, nobody reads in a terminal.
 MOST = 200
@@ -41,6 +43,27 @@ def dead_letter_ids(ctx: click.Context, param: click.Parameter, incomplete: str)
 def event_names(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of the events among the latest dead letters."""
     return _beginning_so(incomplete, (letter.event for letter in _latest(ctx)))
+
+
+def waiting_ids(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Ids of the newest waiting events that begin so, but those that are on the line already."""
+    from click.shell_completion import CompletionItem
+
+    from forwarder.cli.stored import glance
+
+    given = ctx.params.get(param.name or "") or ()
+    return [
+        CompletionItem(str(row.id), help=glance(row.data)[0])
+        for row in _newest_waiting(ctx)
+        if str(row.id).startswith(incomplete) and str(row.id) not in given
+    ]
+
+
+def waiting_event_names(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of the newest waiting events."""
+    from forwarder.cli.stored import glance
+
+    return _beginning_so(incomplete, (glance(row.data)[0] for row in _newest_waiting(ctx)))
 
 
 def reasons(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -85,11 +108,21 @@ def _kind(word: str) -> str:
 
 
 def _latest(ctx: click.Context, digits: str = "") -> list[Brief]:
+    return _seen(ctx, lambda view: view.latest_dead_letters(MOST, digits))
+
+
+def _newest_waiting(ctx: click.Context) -> list[Waiting]:
+    from forwarder.spool import Selection
+
+    return _seen(ctx, lambda view: view.peek(MOST, max(view.newest_waiting() - MOST, 0), Selection()))
+
+
+def _seen(ctx: click.Context, look: Callable[[View], list[T]]) -> list[T]:
     from forwarder import config, spool
 
     try:
         path = config.load(ctx.ensure_object(Context).config_file, used=("queue",)).queue.path
         with spool.at(path).view(LOCKED_S) as view:
-            return view.latest_dead_letters(MOST, digits)
+            return look(view)
     except ForwarderError:
         return []

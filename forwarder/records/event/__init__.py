@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from forwarder.records.event.accept import accept, accept_many, complete
 from forwarder.records.event.encoding import encode
 from forwarder.records.event.rules import MAX_EVENT_BYTES
-from forwarder.records.event.stored import are_final, is_final, name_of
+from forwarder.records.event.stored import are_final, concerns, is_final, name_of
 from forwarder.records.lines import pack
 
 if TYPE_CHECKING:
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 # All of it, or mypy would not find in this module what a `Kind` has.
 __all__ = [
-    "accept", "accept_many", "advice", "are_final", "blames_future", "complete", "content_type", "encode",
-    "endpoint", "is_final", "judge", "max_bytes", "max_records", "max_request_bytes", "name", "name_of",
-    "noun", "pack", "probe", "query",
+    "accept", "accept_many", "advice", "are_final", "blames_future", "complete", "concerns", "content_type",
+    "encode", "endpoint", "is_final", "judge", "max_bytes", "max_records", "max_request_bytes", "name",
+    "name_of", "noun", "pack", "probe", "query",
 ]  # fmt: skip
 
 name = noun = "events"

@@ -27,6 +27,18 @@ class _Properties(msgspec.Struct):
     insert_id: str = msgspec.field(default="", name="$insert_id")
 
 
+class _Users(msgspec.Struct):
+    # https://docs.mixpanel.com/docs/tracking-methods/id-management: the first in the original API, the others
+    # in the simplified one.
+    distinct_id: str | int | float | None = None
+    user_id: str | int | float | None = msgspec.field(default=None, name="$user_id")
+    device_id: str | int | float | None = msgspec.field(default=None, name="$device_id")
+
+
+class _Belonging(msgspec.Struct):
+    properties: _Users
+
+
 class _Named(msgspec.Struct):
     event: str = ""
     properties: _Properties = msgspec.field(default_factory=_Properties)
@@ -37,6 +49,7 @@ _event = re.compile(rf"""["']event["']{_text}""").search
 _id = re.compile(rf"""["']\$insert_id["']{_text}""").search
 _final = msgspec.json.Decoder(_Final)
 _decode = msgspec.json.Decoder(_Named).decode
+_belonging = msgspec.json.Decoder(_Belonging).decode
 
 
 def are_final(text: bytes, count: int) -> bool:
@@ -72,6 +85,16 @@ def name_of(data: bytes | str | None) -> tuple[str, str]:
         text = data if isinstance(data, str) else (data or b"")[:MAX_EVENT_BYTES].decode(errors="replace")
         return _found(_event, text), _found(_id, text)
     return named.event, named.properties.insert_id
+
+
+def concerns(data: bytes | None, user: str) -> bool:
+    """Whether an event belongs to *user*; one that can't be read, if the id stands in it in quotes."""
+    try:
+        users = _belonging(data or b"").properties
+    except _FAULTS:
+        return msgspec.json.encode(user) in (data or b"")
+    ids = users.distinct_id, users.user_id, users.device_id
+    return any(str(each) == user for each in ids if each is not None)
 
 
 def _found(member: Callable[[str], re.Match[str] | None], text: str) -> str:

@@ -56,7 +56,7 @@ def _check_integrity(view: View) -> Finding:
         faults = _quick_check(connection, "quick_check(5)")
         if faults is None:
             # The queue comes first, and took all the time. The totals have to be sound in any case.
-            tables = ("ledger", "control", "deliveries", "retries", "dead_letters")
+            tables = ("ledger", "control", "held", "deliveries", "retries", "dead_letters")
             each = [_quick_check(connection, f"quick_check({table})") for table in tables]
             faults = [fault for found in each for fault in found or () if fault != "ok"]
             if not faults:
@@ -151,13 +151,19 @@ def _some(count: int, noun: str) -> str:
 def _check_waiting(view: View) -> tuple[str, Sequence[str]]:
     before = view.figures()
     counted = _count(view.connection, schema.TABLE, "_id")
+    held = _count(view.connection, schema.HELD_TABLE, "_id")
     after = view.figures()
     # Of the rows counted, those settled meanwhile may be missing; those added between the two first
     # reads may be there on top.
     left = (after.delivered - before.delivered) + (after.dead_lettered - before.dead_lettered)
     left += after.deleted - before.deleted
-    least, most = before.waiting - left, before.waiting + after.accepted - before.accepted
+    # Those that a person holds or releases meanwhile may be counted twice or not at all.
+    moved = abs(after.held - before.held)
+    counted.rows, counted.unread = counted.rows + held.rows, counted.unread + held.unread
+    least, most = before.waiting - left - moved, before.waiting + after.accepted - before.accepted + moved
     faults = [*_used_up(view.connection), *_negative(before), *_compare(counted, least, most)]
+    if not held.unread and abs(held.rows - before.held) > moved:
+        faults.append(f"{before.held} were counted as held, and {held.rows} are")
     below, above = view.connection.execute(
         f"SELECT (SELECT count(*) FROM {schema.TABLE} WHERE _id < 1),"
         f" (SELECT count(*) FROM {schema.TABLE} WHERE _id > {schema.SEQUENCE})"
@@ -179,7 +185,7 @@ def _used_up(connection: sqlite3.Connection) -> Iterator[str]:
 
 
 def _negative(figures: Figures) -> Iterator[str]:
-    names = ("accepted", "delivered", "dead_lettered", "deleted", "waiting", "dead_letters")
+    names = ("accepted", "delivered", "dead_lettered", "deleted", "waiting", "held", "dead_letters")
     for name in (*names, "retried", "discarded", "short"):
         if getattr(figures, name) < 0:
             yield f"{name} is {getattr(figures, name)}"
@@ -275,7 +281,7 @@ _DELIVERIES = f"""
     FROM ledger, (
         SELECT count(*), coalesce(min(id), 1), coalesce(sum(delivered), 0), coalesce(sum(dead), 0),
             coalesce(sum(short), 0), coalesce(max(last), 0), coalesce(sum(waits), 0),
-            coalesce(sum(events <> delivered + dead), 0)
+            coalesce(sum(events < delivered + dead), 0)
         FROM (
             SELECT batch.id, delivered, dead, short, max({_LAST}) AS last,
                 sum({_LAST} - {_FIRST} + 1) AS events,
@@ -307,7 +313,7 @@ def _check_deliveries(view: View) -> tuple[str, Sequence[str]]:
     if unsettled:
         faults.append(f"{_some(unsettled, 'batch')} settled, of which a row still waits")
     if unlike:
-        faults.append(f"{_some(unlike, 'batch')} of another number of events than have their ids in it")
+        faults.append(f"{_some(unlike, 'batch')} of more events than have their ids in it")
     part = "all" if is_whole else f"the newest of {written}"
     return (
         f"{_some(rows, 'settled batch')}, {part}: delivered {log_delivered}, dead-lettered {log_dead}",

@@ -28,7 +28,7 @@ _INSERT = (
     " dead_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 # As `claiming.Origin` reads it: where a row has no time, it is the queue's own.
-_PUT_AT = f"SELECT coalesce((SELECT {PUT_AT} FROM {TABLE} WHERE _id = ?), created_at) FROM ledger"
+_PUT_AT = f"SELECT coalesce({PUT_AT}, created_at) FROM {TABLE}, ledger WHERE _id = ?"
 
 
 class Letter(NamedTuple):
@@ -45,12 +45,14 @@ class Letter(NamedTuple):
     dead_at: float
 
 
-def letter_of(connection: sqlite3.Connection, dead: Dead, now: float) -> Letter:
-    """What is to be added, with what only the event's row tells, while that is there."""
-    (put_at,) = connection.execute(_PUT_AT, (dead.event_id,)).fetchone()
+def letter_of(connection: sqlite3.Connection, dead: Dead, now: float) -> Letter | None:
+    """What is to be added, with what only the event's row tells; None: that is gone."""
+    row = connection.execute(_PUT_AT, (dead.event_id,)).fetchone()
+    if row is None:
+        return None
     event, insert_id = EVENTS.name_of(dead.data)
     return Letter(
-        dead.event_id, dead.data, event, insert_id, dead.reason, dead.field, dead.http_status, put_at, now
+        dead.event_id, dead.data, event, insert_id, dead.reason, dead.field, dead.http_status, row[0], now
     )
 
 
@@ -59,8 +61,8 @@ def add(connection: sqlite3.Connection, letters: Iterable[Letter]) -> None:
     connection.executemany(_INSERT, letters)
 
 
-class DeadLetters(engine.DeadLetters):
-    """Looking at them, for `view.View`.
+class Reader:
+    """What all looking needs.
 
     Attributes:
         path: The queue's directory.
@@ -74,10 +76,31 @@ class DeadLetters(engine.DeadLetters):
         with translated(self.path):
             return self.connection.execute(query, values).fetchall()
 
+    def _chunks(self, table: str, key: str, where: Selection, after_id: int = 0) -> Iterator[tuple[int, int]]:
+        """The ids to look through, from and to: in short reads, as a long one would keep the log from being
+        checkpointed."""
+        last = int(self._rows(f"SELECT coalesce(max({key}), 0) FROM {table}")[0][0])
+        if where.ids is not None:
+            yield after_id + 1, last  # only these are looked up, however many there are between them
+            return
+        while after_id < last:
+            # The first that is there: between two ids there may be any number that is not.
+            first = self._rows(f"SELECT min({key}) FROM {table} WHERE {key} > ?", (after_id,))[0][0]
+            if first is None:
+                return
+            after_id = min(first + _CHUNK_IDS - 1, last)
+            yield first, after_id
+
+
+class DeadLetters(Reader, engine.DeadLetters):
+    """Looking at them, for `view.View`."""
+
     def count_dead_letters(self, where: Selection) -> int:
         condition, values = _condition(where)
         query = f"SELECT count(*) FROM dead_letters WHERE id BETWEEN ? AND ? AND {condition}"
-        return sum(self._rows(query, (*chunk, *values))[0][0] for chunk in self._chunks(where))
+        return sum(
+            self._rows(query, (*chunk, *values))[0][0] for chunk in self._chunks("dead_letters", "id", where)
+        )
 
     def newest_dead_letter(self) -> int:
         return int(self._rows("SELECT coalesce(max(id), 0) FROM dead_letters")[0][0])
@@ -93,7 +116,7 @@ class DeadLetters(engine.DeadLetters):
             f" WHERE id BETWEEN ? AND ? AND {condition} ORDER BY id LIMIT ?"
         )
         found: list[DeadLetter] = []
-        for chunk in self._chunks(where, after_id):
+        for chunk in self._chunks("dead_letters", "id", where, after_id):
             rows = self._rows(query, (*chunk, *values, limit - len(found)))
             found += [DeadLetter(row[0], row[1], as_bytes(row[2]), *row[3:]) for row in rows]
             if len(found) == limit:
@@ -122,7 +145,7 @@ class DeadLetters(engine.DeadLetters):
         condition, values = _condition(where)
         groups: dict[tuple[object, ...], Group] = {}
         others: Group | None = None
-        for chunk in self._chunks(where):
+        for chunk in self._chunks("dead_letters", "id", where):
             rows = self._rows(
                 "SELECT reason, field, http_status, event, count(*), min(dead_at), max(dead_at), min(id)"
                 f" FROM dead_letters WHERE id BETWEEN ? AND ? AND {condition}"
@@ -136,21 +159,6 @@ class DeadLetters(engine.DeadLetters):
                 small = groups.pop(key)
                 others = others.merged(small) if others else small.among_others()
         return [groups[key] for key in _by_size(groups)] + ([others] if others else [])
-
-    def _chunks(self, where: Selection, after_id: int = 0) -> Iterator[tuple[int, int]]:
-        """The ids to look through, from and to: in short reads, as a long one would keep the log from being
-        checkpointed."""
-        last = self.newest_dead_letter()
-        if where.ids is not None:
-            yield after_id + 1, last  # only these are looked up, however many there are between them
-            return
-        while after_id < last:
-            # The first that is there: between two ids there may be any number that is not.
-            first = self._rows("SELECT min(id) FROM dead_letters WHERE id > ?", (after_id,))[0][0]
-            if first is None:
-                return
-            after_id = min(first + _CHUNK_IDS - 1, last)
-            yield first, after_id
 
 
 def retry(
@@ -237,21 +245,16 @@ def discard(connection: sqlite3.Connection, ids: Sequence[int]) -> int:
 
 def _condition(where: Selection) -> tuple[str, list[object]]:
     """As SQL, with its parameters."""
-    parts: list[str] = ["1"]
-    values: list[object] = []
-    if where.ids is not None:
-        parts.append("id IN (SELECT value FROM json_each(?))")
-        values.append(str(list(where.ids)))
-    if where.reason is not None:
-        parts.append("instr(lower(reason), lower(?))")
-        values.append(where.reason)
-    if where.event is not None:
-        parts.append("event = ?")
-        values.append(where.event)
-    if where.since is not None:
-        parts.append("dead_at >= ?")
-        values.append(where.since)
-    return " AND ".join(parts), values
+    parts = {
+        "id IN (SELECT value FROM json_each(?))": None if where.ids is None else str(list(where.ids)),
+        "instr(lower(reason), lower(?))": where.reason,
+        "event = ?": where.event,
+        "concerns(CAST(data AS BLOB), ?)": where.user,
+        "dead_at >= ?": where.since,
+        "dead_at < ?": where.before,
+    }
+    given = {part: value for part, value in parts.items() if value is not None}
+    return " AND ".join(("1", *given)), list(given.values())
 
 
 def _by_size(groups: dict[tuple[object, ...], Group]) -> list[tuple[object, ...]]:

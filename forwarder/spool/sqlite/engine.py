@@ -60,6 +60,21 @@ class Spool(engine.Spool):
 
         return dead_letters.delete(self.place, ids)
 
+    def hold(self, ids: Sequence[int]) -> int:
+        from forwarder.spool.sqlite import waiting
+
+        return waiting.hold(self.place, ids)
+
+    def release(self, ids: Sequence[int]) -> int:
+        from forwarder.spool.sqlite import waiting
+
+        return waiting.release(self.place, ids)
+
+    def delete_waiting(self, ids: Sequence[int]) -> int:
+        from forwarder.spool.sqlite import waiting
+
+        return waiting.delete(self.place, ids)
+
     def take(self) -> Presence:
         from forwarder.spool.sqlite.presence import Presence
 

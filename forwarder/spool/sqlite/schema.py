@@ -5,6 +5,7 @@ All of it is in one database, so that what must agree is settled in one transact
 - ``ack_queue_default``: persist-queue's table, one row per waiting event (`persistqueue.SQLiteAckQueue`);
 - ``ledger``: one row, the durable totals;
 - ``control``: one row, the mark of the newest consumer;
+- ``held``: events that a person keeps from delivery, each as the row it was;
 - ``dead_letters``: refused events, each with its reason; the data last, so that SQLite neither reads it on
   its way to another column nor needs it in one piece;
 - ``deliveries``: one row per settled batch, with exactly its ids (``1-2000,2003``) and how long its request
@@ -27,7 +28,7 @@ from forwarder.spool.sqlite import errors, room
 from forwarder.spool.sqlite.directory import DATABASE, refuse_links, sync_way
 
 APPLICATION_ID = 0x4D_50_46_51  # "MPFQ"
-VERSION = 1
+VERSION = 2
 JOURNAL_SIZE_LIMIT = 8 * 1024 * 1024
 KEPT_ENTRIES = 100_000
 
@@ -44,13 +45,15 @@ INSERT_SET = (
 # is the year 5138).
 PUT_AT = "iif(timestamp BETWEEN 0 AND 1e11, timestamp, NULL)"
 # Text need not be UTF-8, and Python would fail on it.
-ROW = (
+_ROW = (
     f"SELECT _id, CAST(data AS BLOB) AS data, {PUT_AT} AS put_at,"
-    f" iif(typeof(status) = 'integer', status, NULL) AS status FROM {TABLE}"
+    " iif(typeof(status) = 'integer', status, NULL) AS status FROM "
 )
+HELD_TABLE = "held"
+ROW, HELD_ROW = _ROW + TABLE, _ROW + HELD_TABLE
 # After an id, up to another, and at most so many.
 ROWS = f"{ROW} WHERE _id > ? AND _id <= ? ORDER BY _id LIMIT ?"
-# The statuses of a row, as persist-queue numbers them (`persistqueue.AckStatus`).
+# The statuses of a row, as persist-queue numbers them (`persistqueue.AckStatus`); beside them `values.HELD`.
 INITED = 0  # put by plain persist-queue: not checked yet
 READY = 1  # put by us: checked and complete
 UNACK = 2  # a plain consumer has taken it and not said more
@@ -113,7 +116,19 @@ _CREATE = (
         position INTEGER NOT NULL
     )""",
 )
-TABLES = (TABLE, "ledger", "control", "dead_letters", "deliveries", "retries", "salvages")
+# What came with version 2.
+_ADD = (
+    "ALTER TABLE ledger ADD COLUMN held INTEGER NOT NULL DEFAULT 0",
+    # When the newest event of the batch was put.
+    "ALTER TABLE deliveries ADD COLUMN put_at REAL",
+    f"""CREATE TABLE {HELD_TABLE} (
+        _id INTEGER PRIMARY KEY,
+        data BLOB NOT NULL,
+        timestamp REAL NOT NULL,
+        status INTEGER NOT NULL
+    )""",
+)
+TABLES = (TABLE, "ledger", "control", HELD_TABLE, "dead_letters", "deliveries", "retries", "salvages")
 
 # All events ever accepted: AUTOINCREMENT keeps this in the transaction of each insert, foreign ones included.
 SEQUENCE = f"coalesce((SELECT seq FROM sqlite_sequence WHERE name = '{TABLE}'), 0)"
@@ -123,22 +138,21 @@ SEQUENCE = f"coalesce((SELECT seq FROM sqlite_sequence WHERE name = '{TABLE}'), 
 MOST_ID = 1 << 53
 
 
-def is_ours(connection: sqlite3.Connection) -> bool:
-    """Whether the database has been prepared already.
+def version_of(connection: sqlite3.Connection) -> int:
+    """The version of the tables; 0: the database is not ours yet. Below `VERSION` it is to be prepared.
 
     Raises:
-        ConfigError: by another version of the forwarder.
+        ConfigError: a newer forwarder has made it.
     """
     if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-        return False
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version != VERSION:
+        return 0
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if not 1 <= version <= VERSION:
         raise ConfigError(
-            f"the queue's database was made by another version: it has version {version}, this forwarder"
-            f" knows {VERSION}",
+            f"the queue's database has version {version}, and this forwarder knows versions up to {VERSION}",
             "Nothing was changed; use the forwarder that made it",
         )
-    return True
+    return version
 
 
 def refuse_others(connection: sqlite3.Connection, path: str) -> None:
@@ -164,16 +178,25 @@ def refuse_others(connection: sqlite3.Connection, path: str) -> None:
 
 
 def _make_tables(connection: sqlite3.Connection, path: str) -> None:
-    """Make an empty database ours, or adopt a queue that plain persist-queue made, as it is.
+    """Make an empty database ours, or adopt a queue that plain persist-queue made, as it is; add to an older
+    one of ours what it lacks.
 
     What an adopted queue has had before counts as nobody's: its waiting rows are the first accepted.
     To be called inside a write transaction.
 
     Raises:
-        ConfigError: it was made by something else, or by another version.
+        ConfigError: it was made by something else, or by a newer version.
     """
-    if is_ours(connection):
-        return
+    version = version_of(connection)
+    if not version:
+        _adopt(connection, path)
+    if version < VERSION:
+        for statement in _ADD:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _adopt(connection: sqlite3.Connection, path: str) -> None:
     refuse_others(connection, path)
     # Only here, as it takes a third of the time that a producer needs to start.
     from persistqueue import SQLiteAckQueue as Upstream
@@ -188,7 +211,6 @@ def _make_tables(connection: sqlite3.Connection, path: str) -> None:
     )
     connection.execute("INSERT INTO control (id) VALUES (1)")
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
 def opened(
@@ -207,8 +229,10 @@ def opened(
     refuse_links(file)
     connection = sqlite3.connect(file, timeout=timeout_s, isolation_level=None, check_same_thread=False)
     try:
-        if not is_ours(connection):
+        version = version_of(connection)
+        if not version:
             refuse_others(connection, file)
+        if version < VERSION:
             with turn():
                 _prepare(connection, path)
         # With a rollback journal, which a person may have set, EXTRA syncs the directory, too.

@@ -12,47 +12,52 @@ from dataclasses import replace
 from itertools import pairwise
 
 from forwarder.spool.sqlite import dead_letters
-from forwarder.spool.sqlite.schema import KEPT_ENTRIES, SEQUENCE, TABLE
+from forwarder.spool.sqlite.schema import KEPT_ENTRIES, PUT_AT, SEQUENCE, TABLE
 from forwarder.spool.values import Dead, Settlement
 
 # What others have deleted from the table, which has to be empty for that.
 MISSING = (
-    f"coalesce((SELECT max({SEQUENCE} - baseline - delivered - dead_lettered - deleted, 0) FROM ledger"
+    f"coalesce((SELECT max({SEQUENCE} - baseline - delivered - dead_lettered - deleted - held, 0) FROM ledger"
     f" WHERE NOT EXISTS (SELECT 1 FROM {TABLE})), 0)"
 )
 PIECE_BYTES = 256 * 1024
 _DELETE = f"DELETE FROM {TABLE} WHERE _id BETWEEN ? AND ?"
+_PUT_AT = f"SELECT {PUT_AT} FROM {TABLE} WHERE _id = ?"
 VACUUM_PAGES = 1000  # 4 MB of log at most, as much as the reserve
 
 
 def settle(connection: sqlite3.Connection, settlement: Settlement) -> None:
-    """Rows out, dead letters in, totals, delivery log."""
+    """Rows out, dead letters in, totals, delivery log.
+
+    What a person has deleted or held meanwhile is counted as that, not here.
+    """
     now = time.time()
-    dead, ids = settlement.dead, settlement.ids
-    delivered = len(ids) - len(dead)
-    letters = [dead_letters.letter_of(connection, each, now) for each in dead]
+    runs = _runs(settlement.ids)
+    found = (dead_letters.letter_of(connection, each, now) for each in settlement.dead)
+    letters = [letter for letter in found if letter]
+    put_at = connection.execute(_PUT_AT, (runs[-1][1],)).fetchone()
     # Deleted first: on a full disk a dead letter has to find its place in what the row leaves.
-    runs = _runs(ids)
-    connection.executemany(_DELETE, runs)
+    delivered = connection.executemany(_DELETE, runs).rowcount - len(letters)
     dead_letters.add(connection, letters)
     connection.execute(
         "UPDATE ledger SET delivered = delivered + ?, dead_lettered = dead_lettered + ?,"
         " short = short + ?, last_delivery_at = iif(?, ?, last_delivery_at)",
-        (delivered, len(dead), settlement.short, delivered > 0, now),
+        (delivered, len(letters), settlement.short, delivered > 0, now),
     )
     entry = connection.execute(
         "INSERT INTO deliveries (ids, delivered, dead, short, size_bytes, http_status,"
-        " tries, took_s, settled_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " tries, took_s, settled_at, put_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs),
             delivered,
-            len(dead),
+            len(letters),
             settlement.short,
             settlement.size_bytes,
             settlement.http_status,
             settlement.tries,
             settlement.took_s,
             now,
+            *(put_at or (None,)),
         ),
     ).lastrowid
     assert entry is not None

@@ -14,22 +14,23 @@ from forwarder.records import EVENTS
 from forwarder.spool import engine
 from forwarder.spool.errors import NoQueueError, UnusedQueueError
 from forwarder.spool.sqlite import control, schema
-from forwarder.spool.sqlite.dead_letters import DeadLetters, as_bytes
+from forwarder.spool.sqlite.dead_letters import DeadLetters
 from forwarder.spool.sqlite.directory import DATABASE, LOG, refuse_links, size_of
 from forwarder.spool.sqlite.errors import damaged, has_no_space, translated
 from forwarder.spool.sqlite.room import is_emptied
-from forwarder.spool.values import Figures, Finding, Waiting
+from forwarder.spool.sqlite.waiting import WaitingEvents
+from forwarder.spool.values import Figures, Finding
 
 RATE_WINDOW_S = 60.0
-_NEWEST_DELIVERIES = 20_000
-_START_BYTES = 4096
-_PEEK = (
-    f"SELECT _id, iif(length(data) > {EVENTS.max_bytes}, substr(data, 1, {_START_BYTES}), data), put_at,"
-    f" status, length(data) FROM ({schema.ROW}) WHERE _id > ? ORDER BY _id LIMIT ?"
-)
+_NEWEST_DELIVERIES, _NEWEST_REQUESTS = 20_000, 1000
+_LATEST = "SELECT * FROM deliveries ORDER BY id DESC LIMIT ?"
 
 
-class View(DeadLetters, engine.View):
+def _is_named(data: bytes, name: str) -> bool:
+    return EVENTS.name_of(data)[0] == name
+
+
+class View(DeadLetters, WaitingEvents, engine.View):
     """The queue in a directory, read-only; a lock on it is waited for *timeout_s* at most.
 
     Attributes:
@@ -79,12 +80,17 @@ class View(DeadLetters, engine.View):
         )
 
     def _verify(self) -> None:
-        if not schema.is_ours(self.connection):
-            schema.refuse_others(self.connection, self._file)
+        version = schema.version_of(self.connection)
+        if version < schema.VERSION:
+            if not version:
+                schema.refuse_others(self.connection, self._file)
+            by = "this version of the forwarder" if version else "the forwarder"
             raise UnusedQueueError(
-                f"the queue in {self.path} has not been used by the forwarder yet",
+                f"the queue in {self.path} has not been used by {by} yet",
                 "`forwarder run` or `forwarder enqueue` will adopt it as it is",
             )
+        self.connection.create_function("is_named", 2, _is_named, deterministic=True)
+        self.connection.create_function("concerns", 2, EVENTS.concerns, deterministic=True)
 
     def close(self) -> None:
         """Close the file."""
@@ -100,13 +106,26 @@ class View(DeadLetters, engine.View):
         with self._reading():
             row = self.connection.execute(
                 f"SELECT {schema.SEQUENCE} - baseline, delivered, dead_lettered, deleted, retried, discarded,"
-                " short, last_delivery_at, created_at,"
+                " short, last_delivery_at, created_at, held,"
                 f" (SELECT {schema.PUT_AT} FROM {schema.TABLE} ORDER BY _id LIMIT 1) FROM ledger"
             ).fetchone()
-            rate = self._rate(time.time())
+            now = time.time()
+            rate, accepted_rate, took_s = self._rate(now), self._accepted_rate(now), self._took_s(now)
         if row is None:
             raise damaged(self.path, "it has lost its books")
-        accepted, delivered, dead_lettered, deleted, retried, discarded, short, last, created, oldest = row
+        (
+            accepted,
+            delivered,
+            dead_lettered,
+            deleted,
+            retried,
+            discarded,
+            short,
+            last,
+            created,
+            held,
+            oldest,
+        ) = row
         disk = os.statvfs(self.path)
         return Figures(
             accepted=accepted,
@@ -114,6 +133,7 @@ class View(DeadLetters, engine.View):
             dead_lettered=dead_lettered,
             deleted=deleted,
             waiting=accepted - delivered - dead_lettered - deleted,
+            held=held,
             dead_letters=dead_lettered - retried - discarded,
             retried=retried,
             discarded=discarded,
@@ -122,18 +142,13 @@ class View(DeadLetters, engine.View):
             oldest_waiting_at=oldest,
             last_delivery_at=last,
             rate_1m=rate,
+            accepted_1m=accepted_rate,
+            took_s=took_s,
             db_bytes=size_of(self.path, DATABASE),
             wal_bytes=size_of(self.path, LOG),
             disk_free_bytes=disk.f_bavail * disk.f_frsize,
             created_at=created,
         )
-
-    def peek(self, count: int, after_id: int = 0) -> list[Waiting]:
-        """Of what is too large for an event, the first bytes."""
-        return [
-            Waiting(row_id, as_bytes(start), at or 0.0, status, len(as_bytes(None)) if size is None else size)
-            for row_id, start, at, status, size in self._rows(_PEEK, (after_id, count))
-        ]
 
     def check(self) -> list[Finding]:
         from forwarder.spool.sqlite import books
@@ -146,11 +161,38 @@ class View(DeadLetters, engine.View):
 
     def _rate(self, now: float) -> float:
         (count,) = self.connection.execute(
-            "SELECT coalesce(sum(delivered), 0) FROM (SELECT delivered, settled_at FROM deliveries"
-            " ORDER BY id DESC LIMIT ?) WHERE settled_at BETWEEN ? AND ?",
+            f"SELECT coalesce(sum(delivered), 0) FROM ({_LATEST}) WHERE settled_at BETWEEN ? AND ?",
             (_NEWEST_DELIVERIES, now - RATE_WINDOW_S, now),
         ).fetchone()
         return float(count) / RATE_WINDOW_S
+
+    def _took_s(self, now: float) -> list[float]:
+        query = (
+            f"SELECT took_s FROM ({_LATEST}) WHERE http_status IS NOT NULL AND settled_at BETWEEN ? AND ?"
+            " ORDER BY took_s"
+        )
+        rows = self.connection.execute(query, (_NEWEST_REQUESTS, now - RATE_WINDOW_S, now))
+        return [took_s for (took_s,) in rows]
+
+    def _accepted_rate(self, now: float) -> float:
+        """All behind the newest id that was accepted before: in the delivery log, or of what waits."""
+        since = now - RATE_WINDOW_S
+        query = (
+            f"SELECT {schema.SEQUENCE}, baseline, (SELECT ids FROM ({_LATEST})"
+            " WHERE coalesce(put_at, settled_at) < ? LIMIT 1) FROM ledger"
+        )
+        newest, baseline, ids = self.connection.execute(query, (_NEWEST_DELIVERIES, since)).fetchone()
+        last = max(baseline, int(ids.replace("-", ",").rsplit(",")[-1]) if ids else 0)
+        query = f"SELECT _id, {schema.PUT_AT} FROM {schema.TABLE} WHERE _id >= ? ORDER BY _id LIMIT 1"
+        end = newest
+        while last < end:
+            middle = (last + end + 1) // 2
+            row_id, put_at = self.connection.execute(query, (middle,)).fetchone() or (0, None)
+            if put_at is not None and put_at < since:
+                last = row_id
+            else:
+                end = middle - 1
+        return float(newest - last) / RATE_WINDOW_S
 
     @contextmanager
     def _reading(self) -> Iterator[None]:

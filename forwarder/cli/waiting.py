@@ -1,0 +1,116 @@
+"""``forwarder waiting``: list, hold, release and delete events that wait for delivery."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import click
+
+from forwarder import spool
+from forwarder.cli.bulk import NOT_FOUND, change
+from forwarder.cli.command import Context, Group, config_option, json_option, pass_context, yes_option
+from forwarder.cli.peek import COLUMNS, as_json_line, cells
+from forwarder.cli.selection import WAITING, Wanted, flat, selecting
+from forwarder.cli.stored import open_view
+from forwarder.cli.table import Column, counted, print_lines, print_table
+from forwarder.service import state as daemon_state
+from forwarder.spool import Waiting
+
+held_option = click.option("--held", "only_held", is_flag=True, help="Those that are held.")
+
+
+@click.group("waiting", cls=Group)
+@config_option
+def waiting() -> None:
+    """List, hold, release and delete events that wait for delivery.
+
+    Select events by ids, as arguments or with - on standard input, or by options; an event has to fit all of
+    them. A held event stays in the queue and is not sent until it is released. Deleted events count as
+    deleted in `forwarder status`.
+
+    \b
+      forwarder waiting list --user 1042
+      forwarder waiting hold --event Purchase --since 1h
+      forwarder waiting delete --before 30d
+
+    An event that is being sent at this moment may be delivered although it is held or deleted. To rule that
+    out, `forwarder pause` first, and wait until `forwarder status` says that none is in flight.
+
+    Ids that do not wait are named on standard error; the rest is done, and the exit code is 1.
+    """
+
+
+def subcommand(name: str) -> Callable[[Callable[..., Any]], click.Command]:
+    """Declare a command of the group, with what all of them have."""
+
+    def declare(function: Callable[..., Any]) -> click.Command:
+        return waiting.command(name)(config_option(json_option(pass_context(function))))
+
+    return declare
+
+
+@subcommand("list")
+@selecting(WAITING)
+@held_option
+def list_(context: Context, wanted: Wanted[Waiting], as_json: bool) -> int:
+    """List waiting events, oldest first: all, or those selected. Each line begins with the id.
+
+    With --json as `forwarder peek`, and held.
+    """
+    with open_view(context.queue_path) as view:
+        found = flat(wanted.pages(view))
+        if as_json:
+            print_lines(as_json_line(row, held=row.is_held) for row in found)
+            return NOT_FOUND if wanted.missing() else 0
+        now = time.time()
+        columns = (*COLUMNS[:2], Column("STATE"), *COLUMNS[2:])
+        rows = ((cells(row, now), "held" if row.is_held else "due") for row in found)
+        if not print_table(columns, ((*row[:2], held, *row[2:]) for row, held in rows)) and view:
+            wanted.say_none()
+    return NOT_FOUND if wanted.missing() else 0
+
+
+@subcommand("hold")
+@selecting(WAITING, held=False)
+def hold(context: Context, wanted: Wanted[Waiting], as_json: bool) -> int:
+    """Keep waiting events from delivery until they are released. They still count as waiting."""
+    return _act(context, wanted, "hold", "held", as_json)
+
+
+@subcommand("release")
+@selecting(replace(WAITING, name="held event"), held=True)
+def release(context: Context, wanted: Wanted[Waiting], as_json: bool) -> int:
+    """Let held events be delivered. They go to the end of the queue and get new ids."""
+    return _act(context, wanted, "release", "released", as_json)
+
+
+@subcommand("delete")
+@selecting(WAITING)
+@held_option
+@yes_option
+def delete(context: Context, wanted: Wanted[Waiting], as_json: bool, yes: bool) -> int:
+    """Delete waiting events for good, held ones too."""
+    return _act(context, wanted, "delete", "deleted", as_json, ask=not yes)
+
+
+def _act(
+    context: Context, wanted: Wanted[Waiting], verb: str, done: str, as_json: bool, ask: bool = False
+) -> int:
+    wanted.require(verb)
+    queue = spool.at(context.queue_path)
+    act = {"hold": queue.hold, "release": queue.release, "delete": queue.delete_waiting}[verb]
+    with open_view(context.queue_path) as view:
+        if ask and wanted.is_broad and not wanted.is_confirmed("Delete {} for good?", view, yes=False):
+            return NOT_FOUND
+        daemon = daemon_state.read(queue)
+        if daemon and daemon.in_flight and verb != "release":
+            sent = (
+                f"{counted(daemon.in_flight, 'event')} {'is' if daemon.in_flight == 1 else 'are'} being sent"
+            )
+            click.echo(
+                f"forwarder: warning: {sent}; such an event may be delivered although {done}.", err=True
+            )
+        return change(wanted, view, done, act, as_json)

@@ -1,0 +1,134 @@
+"""``forwarder waiting``: events that wait, in a person's hands."""
+
+import json
+import os
+
+import pytest
+
+from forwarder.cli import main
+from forwarder.sandbox import Fault
+from forwarder.spool import EventQueue
+from forwarder.spool.sqlite.view import View
+
+
+@pytest.fixture
+def run(queue_path, monkeypatch, capsys):
+    """Run ``forwarder waiting`` in this process; returns exit code, output and errors."""
+
+    def waiting(*arguments):
+        monkeypatch.setenv("FORWARDER_QUEUE_PATH", queue_path)
+        with pytest.raises(SystemExit) as ended:
+            main(["waiting", *arguments])
+        return ended.value.code, *capsys.readouterr()
+
+    return waiting
+
+
+@pytest.fixture
+def filled(queue_path):
+    """A queue in which six events wait: A of ada and of bob, B of ada, ..."""
+    with EventQueue(queue_path) as queue:
+        for number in range(6):
+            user = "ada" if number % 2 == 0 else "bob"
+            queue.put({"event": "AAB"[number % 3], "properties": {"distinct_id": user, "n": number}})
+    return queue_path
+
+
+def ids(out):
+    return [int(line.split()[0]) for line in out.splitlines() if line.split()[0].isdecimal()]
+
+
+def test_list(run, filled):
+    """All, or those that fit, with what `peek` shows of them, and whether they are held."""
+    run("hold", "3")
+    code, out, err = run("list")
+    assert (code, err, ids(out)) == (0, "", [1, 2, 3, 4, 5, 6])
+    assert out.splitlines()[0].split() == ["ID", "AGE", "STATE", "EVENT", "DISTINCT_ID", "SIZE"]
+    assert [line.split()[3] for line in out.splitlines()[1:4]] == ["due", "due", "held"]
+    for options, expected in {
+        ("--event", "A"): [1, 2, 4, 5],
+        ("--user", "ada", "--event", "A"): [1, 5],
+        ("--held",): [3],
+        ("--before", "1h"): [],
+        ("--since", "1h", "4", "6"): [4, 6],
+    }.items():
+        assert ids(run("list", *options)[1]) == expected, options
+    (line,) = run("list", "--held", "--json")[1].splitlines()
+    assert (json.loads(line)["id"], json.loads(line)["held"]) == (3, True)
+    assert json.loads(line)["event"]["properties"]["n"] == 2
+    assert run("list", "--user", "eve")[1] == "No waiting event fits.\n"
+    code, _, err = run("list", "3", "9")
+    assert (code, err) == (1, "forwarder: there is no waiting event 9.\n")
+
+
+def test_hold_and_release(run, filled, figures):
+    """Held events are neither delivered nor counted as the oldest; released, they go to the end."""
+    assert run("hold", "--user", "ada") == (0, "3 waiting events held.\n", "")
+    assert run("hold", "--user", "ada") == (0, "No waiting event fits.\n", "")
+    with View(filled) as view:
+        assert [row.id for row in view.peek(9)] == [2, 4, 6]
+    assert figures(filled).held == 3
+    code, out, err = run("release", "1", "2", "--json")
+    assert (code, json.loads(out)) == (1, {"released": 1, "missing": [2]})
+    assert err == "forwarder: there is no held event 2.\n"
+    assert run("release", "--all")[:2] == (0, "2 held events released.\n")
+    assert run("release", "--all")[1] == "There are no held events.\n"
+    with View(filled) as view:
+        assert [json.loads(row.data)["properties"]["n"] for row in view.peek(9)] == [1, 3, 5, 0, 2, 4]
+
+
+def test_delete(run, filled, figures):
+    """By a filter only when a person says so; deleted events, held ones too, count as that."""
+    code, _, err = run("delete", "--user", "ada")
+    assert (code, "Delete 3 waiting events for good?" in err, "--yes" in err) == (64, True, True)
+    run("hold", "1")
+    assert run("delete", "--user", "ada", "--yes")[:2] == (0, "3 waiting events deleted.\n")
+    assert run("delete", "2", "2")[:2] == (0, "1 waiting event deleted.\n")
+    found = figures(filled)
+    assert (found.accepted, found.deleted, found.waiting, found.held) == (6, 4, 2, 0)
+    for command in ("delete", "hold", "release"):
+        code, _, err = run(command)
+        assert (code, f"nothing is selected to {command}" in err) == (64, True)
+    assert figures(filled).waiting == 2
+
+
+def test_nothing_is_held_in_a_queue_that_is_not_there(run, queue_path):
+    """Without a queue it is said that there is none, and none is made."""
+    assert "no queue" in run("hold", "--all")[2]
+    assert not os.path.exists(queue_path)
+
+
+def test_what_is_in_flight(forwarder, far_end, until, figures, queue_path):
+    """What is held or deleted while it is being sent counts as that, and once; a person is told of it."""
+    hanging = far_end.inject(Fault.hang(taken=True), times=1)
+    forwarder("pause")
+    for name in "ABC":
+        forwarder("enqueue", "-e", name)
+    forwarder.daemon()
+    forwarder("resume")
+    until(lambda: hanging.used and forwarder.json("status")["in_flight"] == 3)
+    done = forwarder("waiting", "delete", "1")
+    assert "being sent; such an event may be delivered although deleted." in done.stderr
+    assert forwarder("waiting", "hold", "2").returncode == 0
+    far_end.release()
+    until(lambda: forwarder.json("status")["delivered"] == 1)
+    found = figures(queue_path)
+    assert (found.accepted, found.deleted, found.held, found.delivered, found.waiting) == (3, 1, 1, 1, 1)
+    drained = forwarder("drain")
+    assert (drained.returncode, drained.stdout) == (0, "Nothing is left to deliver; 1 event is held.\n")
+    forwarder("waiting", "release", "--all")
+    until(lambda: forwarder.json("status")["delivered"] == 2)
+    assert figures(queue_path).waiting == 0
+
+
+def test_a_damaged_database_keeps_what_was_held(filled, run, tmp_path, forwarder):
+    """Salvage brings held events back as held ones."""
+    run("hold", "--event", "B")
+    os.makedirs(tmp_path / "old")
+    for name in ("data.db", "data.db-wal"):
+        if os.path.exists(f"{filled}/{name}"):
+            os.rename(f"{filled}/{name}", tmp_path / "old" / name)
+    done = forwarder("salvage", str(tmp_path / "old" / "data.db"), "--apply")
+    assert done.returncode == 0, done
+    found = forwarder.json("status")
+    assert (found["waiting"], found["held"]) == (6, 2)
