@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+from dataclasses import replace
 
 import click
 
@@ -35,6 +38,10 @@ def drain(context: Context, timeout_s: float | None, as_json: bool) -> int:
     from forwarder.service.run import drain as drain_queue
 
     settings = context.settings
+    is_auto = settings.log.format == "auto"
+    if is_auto and not as_json and log.style("auto", sys.stderr, os.environ) == "json":
+        # In a pipe, such as cron's mail, the log speaks as the result does: to a person.
+        settings = replace(settings, log=replace(settings.log, format="console"))
     log.configure(settings.log.level, settings.log.format)
     try:
         done = drain_queue(settings, timeout_s)

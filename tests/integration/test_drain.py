@@ -252,6 +252,20 @@ def test_outage_that_ends_is_waited_out(forwarder, far_end, offer):
     assert [request.status for request in far_end.ledger.requests] == [503, 503, 503, 200]
 
 
+def test_it_speaks_with_one_voice_in_a_pipe(forwarder, far_end, offer):
+    """In a pipe, such as cron's mail, all that it says is text; with --json all is JSON."""
+    del forwarder.environ["FORWARDER_LOG_FORMAT"]
+    far_end.inject(Fault.server_error(), times=1)
+    offer(1)
+    done = forwarder("drain")
+    assert "503" in done.stderr
+    assert "{" not in done.stdout + done.stderr
+    far_end.inject(Fault.server_error(), times=1)
+    offer(1)
+    done = forwarder("drain", "--json")
+    assert [type(json.loads(line)) for line in (done.stdout + done.stderr).splitlines()[:2]] == [dict, dict]
+
+
 # Of a damaged database
 
 

@@ -264,6 +264,12 @@ def _enqueue(root: Root) -> None:
     root.run("forwarder", "enqueue", user="producer", stdin=EVENT)
 
 
+def _hold(root: Root) -> None:
+    _enqueue(root)
+    root.run("forwarder", "waiting", "hold", "--all")
+    _enqueue(root)
+
+
 def _set_aside(root: Root) -> None:
     root.run("forwarder", "pause")
     root.run("mkdir", f"{QUEUE}/damaged-2026")
@@ -280,8 +286,9 @@ def _lose_content(root: Root) -> None:
 @pytest.mark.parametrize(
     ("fill", "what"),
     [
-        (_enqueue, "1 undelivered events and 0 dead letters"),
-        (_bury, "0 undelivered events and 1 dead letters"),
+        (_enqueue, f"{QUEUE} holds 1 undelivered event and 0 dead letters"),
+        (_hold, f"{QUEUE} holds 2 undelivered events and 0 dead letters"),
+        (_bury, f"{QUEUE} holds 0 undelivered events and 1 dead letter"),
         (_set_aside, f"there is more than a queue in {QUEUE}: damaged-2026"),
         (_spoil, "can't be told"),
         (_lose_content, "lost its content"),
