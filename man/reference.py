@@ -36,6 +36,7 @@ EXITS = {
     "resume": "",
     "flush": "69 no daemon runs",
     "check": "that of the first failure; 1 the books; 69, 78 ``--online``",
+    "report": "73 the file exists, or can't be made",
     "salvage": "66 no such file; 74, 75, 77; 78 the queue's own database is sound",
     "config": "64 no such setting; 78",
     "completion": "",
