@@ -193,7 +193,7 @@ def test_each_part_is_where_the_machine_looks_for_it(installed: Root, package: P
     assert (
         installed.run("stat", "-c", "%a %U %G", "/etc/forwarder/forwarder.toml").stdout == "644 root root\n"
     )
-    for page in ("1 forwarder", "5 forwarder.toml"):
+    for page in ("1 forwarder", "5 forwarder.toml", "1 forwarder-enqueue", "1 forwarder-dead-letters"):
         assert installed.run("man", "-w", *page.split()).stdout.startswith("/usr/share/man/")
     script = ". /usr/share/bash-completion/completions/forwarder; complete -p forwarder"
     assert "-F" in installed.run("bash", "-c", script).stdout
