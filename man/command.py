@@ -43,7 +43,7 @@ FILES = {
     "/etc/forwarder/forwarder.toml": "The settings, unless another file is named.",
     "/var/lib/forwarder": "The queue's directory, unless `queue.path` names another.",
     "/usr/share/doc/mixpanel-forwarder": "The documents, if the Debian package is installed: "
-    "`README.rst.gz`, and pages in `docs`. Else they are in the source.",
+    "`README.rst.gz`, pages in `docs`, and the files that they name. Else they are in the source.",
 }
 
 
