@@ -10,7 +10,8 @@ All of it is in one database, so that what must agree is settled in one transact
 - ``deliveries``: one row per settled batch, with exactly its ids (``1-2000,2003``) and how long its request
   took; the newest `KEPT_ENTRIES` of them;
 - ``retries``: which event a retried dead letter has become; the newest `KEPT_ENTRIES`;
-- ``salvages``: how much of each damaged database has been brought back.
+- ``salvages``: how much of each damaged database has been brought back;
+- ``refusals``: how many events producers were refused, by reason; made by the first (`refused`).
 """
 
 from __future__ import annotations
