@@ -1,4 +1,4 @@
-"""``python -m man DIRECTORY``: write the pages ``forwarder.1`` and ``forwarder.toml.5``."""
+"""``python -m man DIRECTORY``: write the pages, ``forwarder.1``, ``forwarder.toml.5`` and one a command."""
 
 import sys
 from pathlib import Path
@@ -7,5 +7,5 @@ from man import command, settings
 
 directory = Path(sys.argv[1])
 directory.mkdir(parents=True, exist_ok=True)
-(directory / "forwarder.1").write_text(command.page(), "ascii")
-(directory / "forwarder.toml.5").write_text(settings.page(), "ascii")
+for name, page in {**command.pages(), "forwarder.toml.5": settings.page()}.items():
+    (directory / name).write_text(page, "ascii")

@@ -1,4 +1,4 @@
-"""The page of the command, ``forwarder(1)``: each subcommand's help as a subsection."""
+"""The pages of the command: ``forwarder(1)``, and one for each command, such as ``forwarder-enqueue(1)``."""
 
 from __future__ import annotations
 
@@ -7,11 +7,32 @@ from collections.abc import Iterator
 import click
 
 from forwarder import errors
-from forwarder.cli import cli
+from forwarder.cli import COMMANDS, cli
 from man import roff
 
 # Those that all commands have are documented once.
 COMMON = ("--config", "--help", "--version")
+# Besides 0, and what the command line itself can be wrong in (64).
+EXITS = {
+    "enqueue": "65 a line was refused; 66, 77 a file can't be read; 73, 74, 75",
+    "run": "69 ``metrics.listen`` is taken; 75 another daemon runs; 77, 78",
+    "drain": "69 blocked or paused; 74 something is left in a damaged database; 75 in the queue",
+    "status": "1 if ``--fail-if`` holds",
+    "peek": "",
+    "waiting": "1 an id does not wait",
+    "dead-letters": "1 an id does not exist; 65 some stay refused",
+    "pause": "",
+    "resume": "",
+    "flush": "69 no daemon runs",
+    "check": "that of the first failure; 1 the books; 69, 78 ``--online``",
+    "report": "73 the file exists, or can't be made",
+    "salvage": "66 no such file; 74, 75, 77; 78 the queue's own database is sound",
+    "config": "64 no such setting; 78",
+    "completion": "",
+    "bench": "73 no such directory; 75 no room",
+    "sandbox": "69 the port is taken",
+    "demo": "70 it did not work",
+}
 ENVIRONMENT = {
     "FORWARDER_CONFIG": "The settings file, where `--config` names none.",
     "FORWARDER_<SECTION>_<KEY>": "A setting, such as `FORWARDER_QUEUE_PATH`; it wins over the file. See "
@@ -23,13 +44,24 @@ FILES = {
     "/etc/forwarder/forwarder.toml": "The settings, unless another file is named.",
     "/var/lib/forwarder": "The queue's directory, unless `queue.path` names another.",
     "/usr/share/doc/mixpanel-forwarder": "The documents, if the Debian package is installed: "
-    "`README.rst.gz`, and pages in `docs`. Else they are in the source.",
+    "`README.rst.gz`, pages in `docs`, and the files that they name. Else they are in the source.",
 }
 
 
-def page() -> str:
-    """The whole page."""
+def pages() -> dict[str, str]:
+    """Each page by the name of its file."""
     top = click.Context(cli, info_name="forwarder", **cli.context_settings)
+    found = {"forwarder.1": _overview(top)}
+    for name, (_, _, line) in COMMANDS.items():
+        command = cli.get_command(top, name)
+        assert command is not None
+        context = click.Context(command, info_name=name, parent=top)
+        found[f"forwarder-{name}.1"] = _page(context, line.rstrip("."), EXITS[name])
+    return found
+
+
+def _overview(top: click.Context) -> str:
+    links = {name: roff.link(f"forwarder-{name}", 1) for name in COMMANDS}
     return "".join(
         [
             roff.head("forwarder", 1, "a durable queue between local programs and Mixpanel"),
@@ -41,7 +73,7 @@ def page() -> str:
             *(_option(top, option) for option in cli.params),
             _option(top, cli.get_help_option(top)),
             roff.heading("COMMANDS"),
-            *(_section(context) for context in commands(top)),
+            *(roff.entry(links[name], roff.prose(line)) for name, (_, _, line) in COMMANDS.items()),
             roff.heading("EXIT STATUS"),
             *(roff.entry(roff.bold(str(code)), roff.prose(text)) for code, text in sorted(codes())),
             roff.heading("ENVIRONMENT"),
@@ -49,7 +81,30 @@ def page() -> str:
             roff.heading("FILES"),
             *(roff.entry(roff.bold(name), roff.prose(text)) for name, text in FILES.items()),
             roff.heading("SEE ALSO"),
-            f"{roff.bold('forwarder.toml')}(5)\n",
+            ",\n".join([*links.values(), roff.link("forwarder.toml", 5)]) + "\n",
+        ]
+    )
+
+
+def _page(context: click.Context, line: str, exits: str) -> str:
+    """The page of one command; those of a group are in the group's."""
+    inner = list(commands(context)) if isinstance(context.command, click.Group) else []
+    options = _options(context)
+    return "".join(
+        [
+            roff.head(context.command_path.replace(" ", "-"), 1, line),
+            roff.heading("SYNOPSIS"),
+            f"{_synopsis(context)}\n",
+            roff.heading("DESCRIPTION"),
+            roff.paragraphs(context.command.help or ""),
+            roff.heading("OPTIONS") if options else "",
+            *options,
+            roff.heading("COMMANDS") if inner else "",
+            *(_section(one) for one in inner),
+            roff.heading("EXIT STATUS"),
+            roff.prose(f"0{exits and f'; else {exits}'}. All codes are explained in `forwarder`(1)."),
+            roff.heading("SEE ALSO"),
+            f"{roff.link('forwarder', 1)},\n{roff.link('forwarder.toml', 5)}\n",
         ]
     )
 
@@ -73,20 +128,22 @@ def _synopsis(context: click.Context) -> str:
 
 
 def _section(context: click.Context) -> str:
-    command = context.command
-    options = [
-        option
-        for option in command.params
-        if isinstance(option, click.Option) and not set(option.opts) & set(COMMON)
-    ]
     return "".join(
         [
             roff.subheading(context.command_path),
             f"{_synopsis(context)}\n",
-            roff.PARAGRAPH + roff.paragraphs(command.help or ""),
-            *(_option(context, option) for option in options),
+            roff.PARAGRAPH + roff.paragraphs(context.command.help or ""),
+            *_options(context),
         ]
     )
+
+
+def _options(context: click.Context) -> list[str]:
+    return [
+        _option(context, option)
+        for option in context.command.params
+        if isinstance(option, click.Option) and not set(option.opts) & set(COMMON)
+    ]
 
 
 def _option(context: click.Context, option: click.Parameter | None) -> str:

@@ -16,34 +16,14 @@ import click
 from forwarder.cli import COMMANDS, cli
 from forwarder.config.kinds import Kind
 from forwarder.config.settings import SECTIONS, SETTINGS, Setting
-from man.command import COMMON, ENVIRONMENT, codes, commands
+from man.command import COMMON, ENVIRONMENT, EXITS, codes, commands
 
 WIDTH = 110
 MADE = ".. Made by `make docs` from the program itself; a change here is lost.\n\n"
 COMMANDS_TEXT = """
 ``forwarder COMMAND --help`` prints the same text as this page. ``--json`` prints JSON, one object a line.
-The same is in the manual page ``forwarder(1)``.
+The same is in the manual pages, from ``forwarder(1)`` on.
 """
-# Besides 0, and what the command line itself can be wrong in (64).
-EXITS = {
-    "enqueue": "65 a line was refused; 66, 77 a file can't be read; 73, 74, 75",
-    "run": "69 ``metrics.listen`` is taken; 75 another daemon runs; 77, 78",
-    "drain": "69 blocked or paused; 74 something is left in a damaged database; 75 in the queue",
-    "status": "1 if ``--fail-if`` holds",
-    "peek": "",
-    "waiting": "1 an id does not wait",
-    "dead-letters": "1 an id does not exist; 65 some stay refused",
-    "pause": "",
-    "resume": "",
-    "flush": "69 no daemon runs",
-    "check": "that of the first failure; 1 the books; 69, 78 ``--online``",
-    "salvage": "66 no such file; 74, 75, 77; 78 the queue's own database is sound",
-    "config": "64 no such setting; 78",
-    "completion": "",
-    "bench": "73 no such directory; 75 no room",
-    "sandbox": "69 the port is taken",
-    "demo": "70 it did not work",
-}
 CODES_TEXT = """
 Two more kinds come from signals and pipes:
 

@@ -25,6 +25,11 @@ def bold(text: str) -> str:
     return f"\\fB{escape(text)}\\fR"
 
 
+def link(name: str, section: int) -> str:
+    """Another page, to stand within a line."""
+    return f"{bold(name)}({section})"
+
+
 def prose(text: str) -> str:
     """A line of running text, in which ``code`` between backticks is bold."""
     pieces = re.split(r"(`+)(.+?)\1", " ".join(text.split()))

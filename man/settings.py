@@ -41,7 +41,7 @@ def page() -> str:
             roff.heading("FILES"),
             f"{roff.bold('/etc/forwarder/forwarder.toml')}\n",
             roff.heading("SEE ALSO"),
-            f"{roff.bold('forwarder')}(1)\n",
+            f"{roff.link('forwarder', 1)}\n",
         ]
     )
 

@@ -36,6 +36,7 @@ COMMANDS = {
     "resume": ("control", "resume", "Start delivery again after a pause."),
     "flush": ("control", "flush", "Forget the present wait and try now."),
     "check": ("check", "check", "Check settings, permissions, disk, database and books."),
+    "report": ("report", "report", "Write all about this installation into a file, without secrets."),
     "salvage": ("salvage", "salvage", "Bring back what a damaged database holds."),
     "config": ("config", "config", "Show the effective settings."),
     "completion": ("completion", "completion", "Print what makes a shell complete command lines."),

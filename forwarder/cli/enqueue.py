@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from io import FileIO
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,8 +22,10 @@ from forwarder.errors import EventError, ForwarderError, UsageError
 from forwarder.records import EVENTS
 from forwarder.records.reading import StoppedError
 
+if TYPE_CHECKING:
+    from forwarder.spool import Producer
+
 LOCK_TIMEOUT_S = 10.0
-Store = Callable[[list[bytes]], object]
 
 
 @command("enqueue", short_help="Put events into the queue.")
@@ -106,7 +109,7 @@ def enqueue(
 
 
 @contextmanager
-def _store(context: Context, check: bool) -> Iterator[Store | None]:
+def _store(context: Context, check: bool) -> Iterator[Producer | None]:
     """What commits events; None if they are only checked, for which there need be no queue."""
     if check:
         yield None
@@ -118,24 +121,26 @@ def _store(context: Context, check: bool) -> Iterator[Store | None]:
         max_bytes=queue.max_bytes, min_free_bytes=queue.min_free_bytes, lock_timeout_s=LOCK_TIMEOUT_S
     )
     with closing(producer):
-        yield producer.append
+        yield producer
 
 
-def _take_one(line: bytes, store: Store | None, rules: bool, as_json: bool) -> int:
+def _take_one(line: bytes, store: Producer | None, rules: bool, as_json: bool) -> int:
     try:
         record = EVENTS.accept(line, time.time_ns() // 1_000_000, rules)
     except EventError as error:
+        if store:
+            store.refuse({EVENTS.word_for(str(error)): 1})
         echo(f"forwarder: the event is refused: {error}", err=True)
         _print_counts(0, 1, 1, store is None, as_json)
         return error.exit_code
     if store:
-        store([record])
+        store.append([record])
     _print_counts(1, 0, 1, store is None, as_json)
     return 0
 
 
 def _take_files(
-    names: Sequence[str], store: Store | None, rules: bool, skip: int, keep: FileIO | None, as_json: bool
+    names: Sequence[str], store: Producer | None, rules: bool, skip: int, keep: FileIO | None, as_json: bool
 ) -> int:
     if "-" in names and sys.stdin is not None and sys.stdin.isatty():
         echo("Reading events from the terminal, one JSON object a line; Ctrl-D ends.", err=True)

@@ -8,14 +8,19 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from forwarder.cli.progress import Progress
 from forwarder.cli.refusals import Refusals, Refused
 from forwarder.errors import InputError, printable
 from forwarder.records import EVENTS
 from forwarder.records.reading import BrokenInputError, Chunk, Source, read_chunks, take_apart
+
+if TYPE_CHECKING:
+    from forwarder.spool import Producer
 
 STDIN = "<stdin>"
 _is_heading = re.compile(rb'[ "]*[A-Za-z_$][\w $.-]*[ "]*').fullmatch
@@ -36,7 +41,7 @@ class Intake:
     """Takes events in and counts.
 
     Args:
-        store: Commits accepted events; None to check them only.
+        store: Commits accepted events, and counts refused ones; None to check them only.
         rules: Whether Mixpanel's rules are checked.
         skip: How many lines to pass over at the start of the first file and on.
         progress: Told how far it is, and what can't be read.
@@ -53,7 +58,7 @@ class Intake:
 
     def __init__(
         self,
-        store: Callable[[list[bytes]], object] | None,
+        store: Producer | None,
         *,
         rules: bool,
         skip: int,
@@ -146,12 +151,14 @@ class Intake:
             refused[0] = (1, f"{refused[0][1]}. {likeness}", refused[0][2])
         self._refusals.keep(shown, refused)
         if records and self._store:
-            self._store(records)
+            self._store.append(records)
         self.lines += len(chunk.lines)
         self.accepted += len(records)
         if refused:
             self.refused += len(refused)
             self.exit_code = max(self.exit_code, 65)
+            if self._store:
+                self._store.refuse(Counter(EVENTS.word_for(reason) for _, reason, _ in refused))
             self._refusals.tell(shown, refused)
 
 

@@ -26,14 +26,15 @@ TELL_EACH_S = 60.0
 
 # What one refusal has and another, of the same kind, has not: numbers, and quoted text that is no path.
 _detail = re.compile(
-    r"('(?:properties|event|time|distinct_id|\$insert_id)\b(?:[^'\\]|\\.)*')|'(?:[^'\\]|\\.)*'|\d+"
+    r"('(?:properties|event|time|distinct_id|\$insert_id)\b(?:[^'\\]|\\.)*')|'(?:[^'\\]|\\.)*'"
+    r'|"(?:[^"\\]|\\.)*"|\d+'
 ).sub
 _index = re.compile(r"\d+").sub
 
 
-def _kind(reason: str) -> str:
-    """*reason* without what differs between equal mistakes."""
-    return _detail(lambda found: _index("", found[1] or ""), reason)
+def kind_of(reason: str) -> str:
+    """*reason* without what differs between equal mistakes, and so without values of the event."""
+    return _detail(lambda found: _index("…", found[1] or "…"), reason)
 
 
 class Refusals:
@@ -73,7 +74,7 @@ class Refusals:
         if shown := refused[:room]:
             self._say("\n".join(f"{file}:{number}: {printable(reason)}" for number, reason, _ in shown))
         for _, reason, _ in refused[room:]:
-            kind = _kind(reason)
+            kind = kind_of(reason)
             if kind not in self._examples:
                 if len(self._examples) == _MOST_COUNTED:
                     kind = ""

@@ -48,6 +48,7 @@ NOTHING: Mapping[str, Any] = {
     "retried": 0,
     "discarded": 0,
     "short": 0,
+    "refused": 0,
     "last_error_at": "",
     "set_aside": 0,
     "orphaned": "",
@@ -118,13 +119,14 @@ def gather(path: str) -> dict[str, Any]:
     found = {**NOTHING, "requests": {}, "queue_path": path, "set_aside": len(queue.set_aside())}
     try:
         with queue.view() as view:
-            figures = view.figures()
+            figures, refused = view.figures(), view.refused()
     except NoQueueError as error:
         is_known = not isinstance(error, UnusedQueueError)
         return {**found, "state_reason": str(error), "known": is_known, **dict.fromkeys(_NULL_WHEN_EMPTY)}
     now = time.time()
     for key in NOTHING.keys() & set(figures.__slots__):
         found[key] = getattr(figures, key)
+    found["refused"] = sum(refused.values())
     found["exists"] = True
     found["last_delivery_at"] = instant(figures.last_delivery_at)
     if figures.due:

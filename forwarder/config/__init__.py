@@ -10,7 +10,7 @@ Everything is checked before anything is done, and all that is wrong is told at 
 
 from __future__ import annotations
 
-from forwarder.config.credentials import Credentials, find_secret, load_credentials
+from forwarder.config.credentials import Credentials, find_secret, known_secrets, load_credentials
 from forwarder.config.listing import Shown, describe
 from forwarder.config.reading import load
 from forwarder.config.settings import SETTINGS, Settings
@@ -23,6 +23,7 @@ __all__ = [
     "describe",
     "endpoint_url",
     "find_secret",
+    "known_secrets",
     "load",
     "load_credentials",
 ]

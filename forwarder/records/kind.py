@@ -16,6 +16,7 @@ class Kind(Protocol):
         content_type: Of a request's body, before it is compressed.
         max_bytes: The most that one record may have.
         max_records, max_request_bytes: The most that one request may hold; bytes before they are compressed.
+        reasons: The words for why a record is refused, to count by.
         probe: A made-up record that the endpoint refuses by name and never stores: it asks whether records
             are judged, without delivering one.
         advice: What a person is to do about a status that the endpoint gives a meaning of its own.
@@ -30,6 +31,7 @@ class Kind(Protocol):
     max_bytes: int
     max_records: int
     max_request_bytes: int
+    reasons: Sequence[str]
     probe: bytes
     advice: Mapping[int, str]
     blames_future: Sequence[bytes]
@@ -44,6 +46,9 @@ class Kind(Protocol):
         self, lines: Sequence[bytes], now_ms: int, rules: bool = True
     ) -> tuple[list[bytes], list[tuple[int, str]]]:
         """`accept` for many lines: the final bytes, and (index, reason) of each refused one."""
+
+    def word_for(self, reason: str) -> str:
+        """The one of `reasons` that fits the *reason* which `accept` has given."""
 
     def complete(self, data: object, accepted_at: float, queue_id: str, row_id: int) -> bytes:
         """`accept` for what an external producer has put into the queue: the same bytes each time."""

@@ -28,6 +28,7 @@ from prometheus_client.registry import Collector
 import forwarder
 from forwarder import spool
 from forwarder.errors import ForwarderError
+from forwarder.records import EVENTS
 from forwarder.records.verdict import Verdict
 from forwarder.service.listener import Page, Pages
 from forwarder.service.state import Pulse
@@ -88,13 +89,18 @@ class Queue(Collector):
         queue = spool.at(pulse.settings.queue.path)
         try:
             with queue.view(LOCK_TIMEOUT_S) as view:
-                figures, used_bytes = view.figures(), view.used_bytes()
+                figures, used_bytes, refused = view.figures(), view.used_bytes(), view.refused()
         except ForwarderError:
             yield _gauge("queue_readable", "Whether the queue's database could be read: 1 if so.", 0)
             return
         yield _gauge("queue_readable", "Whether the queue's database could be read: 1 if so.", 1)
         for key, (name, doc) in _COUNTERS.items():
             yield _counter(name, doc, getattr(figures, key))
+        doc = "Events that producers offered and were refused, by reason; they are in no other figure."
+        counts = CounterMetricFamily("forwarder_refused", doc, labels=["reason"])
+        for reason in EVENTS.reasons:
+            counts.add_metric([reason], refused.get(reason, 0))
+        yield counts
         for key, (name, doc) in _GAUGES.items():
             yield _gauge(name, doc, getattr(figures, key))
         yield _gauge("queue_used_bytes", "Space taken up in the database, which its limit binds.", used_bytes)

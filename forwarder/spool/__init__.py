@@ -80,7 +80,15 @@ __all__ = [
     "View",
     "Waiting",
     "at",
+    "engine_version",
 ]
+
+
+def engine_version() -> str:
+    """What keeps the events, and its version, for people."""
+    from sqlite3 import sqlite_version
+
+    return f"SQLite {sqlite_version}"
 
 
 def __getattr__(name: str) -> Any:

@@ -38,6 +38,12 @@ class Producer(Protocol):
             TryAgainError, StorageError, NotPermittedError: it can't be stored now, or here.
         """
 
+    def refuse(self, counts: Mapping[str, int]) -> None:
+        """Count records that were refused, by a word for the reason; durable at some later time.
+
+        Costs no commit, and never fails: where it can't be kept, it is not counted.
+        """
+
     def close(self) -> None:
         """Give back what is held; a later call takes it again."""
 
@@ -141,6 +147,9 @@ class View(DeadLetters, Protocol):
 
     def figures(self) -> Figures:
         """The durable figures, read in one instant."""
+
+    def refused(self) -> dict[str, int]:
+        """How many records producers were refused, by a word for the reason; see `Producer.refuse`."""
 
     def used_bytes(self) -> int:
         """The space that holds something, as ``queue.max_bytes`` counts it."""

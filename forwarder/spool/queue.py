@@ -75,7 +75,7 @@ class EventQueue:
                 which has interrupted a call of this queue.
             StorageError: the disk answers with an error.
         """
-        return self._producer.append([EVENTS.accept(encode(event), _now_ms(), self._rules)])
+        return self._producer.append([self._accepted(event, _now_ms())])
 
     def put_many(self, events: Iterable[Mapping[str, Any]]) -> int:
         """Store events durably: all of them, or none. Returns how many.
@@ -85,10 +85,17 @@ class EventQueue:
         now_ms, records = _now_ms(), []
         for event in events:
             try:
-                records.append(EVENTS.accept(encode(event), now_ms, self._rules))
+                records.append(self._accepted(event, now_ms))
             except EventError as error:
                 raise EventError(f"events[{len(records)}]: {error}; nothing was stored") from None
         return self.append(records)
+
+    def _accepted(self, event: Mapping[str, Any], now_ms: int) -> bytes:
+        try:
+            return EVENTS.accept(encode(event), now_ms, self._rules)
+        except EventError as error:
+            self._producer.refuse({EVENTS.word_for(str(error)): 1})
+            raise
 
     def append(self, records: Sequence[bytes]) -> int:
         """Store what ``forwarder.records.EVENTS.accept`` has returned: all of it durably, or nothing.

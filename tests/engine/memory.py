@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from collections import Counter
 from dataclasses import dataclass, field, replace
 
 from forwarder.errors import EventError
@@ -46,6 +47,7 @@ class Store:
     delivered: int = 0
     retried: int = 0
     discarded: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
     short: int = 0
     last_delivery_at: float | None = None
     created_at: float = field(default_factory=time.time)
@@ -76,6 +78,9 @@ class Producer:
         for data in records:
             self._store.put(data)
         return self._store.accepted
+
+    def refuse(self, counts):
+        self._store.refused.update(counts)
 
     def close(self):
         pass
@@ -191,6 +196,9 @@ class View:
             accepted_1m=store.accepted / 60, took_s=(), db_bytes=0, wal_bytes=0, disk_free_bytes=0,
             created_at=store.created_at,
         )  # fmt: skip
+
+    def refused(self):
+        return dict(self._store.refused)
 
     def used_bytes(self):
         return self._store.used_bytes

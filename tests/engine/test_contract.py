@@ -136,6 +136,17 @@ def test_append_refuses_what_does_not_fit(spool, producer):
 # The way out
 
 
+def test_refusals_are_counted(spool, producer):
+    """What was refused is counted by its word, once for all, and is none of the rows."""
+    producer.refuse({"time": 2, "value": 1})
+    producer.append([record(1)])
+    producer.refuse({"time": 1})
+    producer.close()
+    with spool.view() as view:
+        assert view.refused() == {"time": 3, "value": 1}
+    assert figures(spool).accepted == 1
+
+
 def test_each_row_is_claimed_once(consumer):
     """Oldest first, at most so many, until none is left; what comes later is claimed next."""
     assert numbers(consumer.claim(4, MIB)) == [0, 1, 2, 3]

@@ -437,6 +437,7 @@ def test_queue_of_an_older_version_is_brought_up_to_date(queue_path, sql, forwar
     sql(queue_path, "ALTER TABLE ledger DROP COLUMN held")
     sql(queue_path, "ALTER TABLE deliveries DROP COLUMN put_at")
     sql(queue_path, "DROP TABLE held")
+    sql(queue_path, "DROP TABLE refusals")
     sql(queue_path, "PRAGMA user_version = 1")
     looked = forwarder("status")
     assert "has not been used by this version of the forwarder yet" in looked.stdout

@@ -19,7 +19,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from forwarder import config
-from forwarder.errors import NotPermittedError
+from forwarder.errors import EventError, NotPermittedError
+from forwarder.records import EVENTS
 from forwarder.sandbox import Fault
 from forwarder.service import listener, state
 from forwarder.service.listener import Listener, Page
@@ -139,6 +140,18 @@ def test_figures_are_those_of_status_and_survive_a_restart(forwarder, serving, f
     durable = [name for name in DURABLE.values() if name.endswith("_total")]
     assert len(durable) == 7
     assert {name: after[name] for name in durable} == {name: before[name] for name in durable}
+
+
+def test_what_producers_were_refused_is_told_by_reason(serving, queue_path, sql):
+    """forwarder_refused_total has each reason there can be, at 0 too, and none besides."""
+    url = serving()
+    with EventQueue(queue_path, min_free_bytes=0) as queue:
+        for _ in range(3):
+            with pytest.raises(EventError):
+                queue.put({"event": "", "properties": {}})
+    sql(queue_path, "INSERT INTO refusals VALUES ('something else', 1)")
+    found = {name[1]: n for name, n in scrape(url).items() if name[0] == "forwarder_refused_total"}
+    assert found == {**dict.fromkeys(EVENTS.reasons, 0), "event_name": 3}
 
 
 def test_the_age_of_the_oldest_waiting_event_is_told(serving, queue_path, sql, forwarder, until):

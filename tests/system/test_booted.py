@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from docutils import nodes
+from docutils.core import publish_doctree
 
 sys.path.insert(0, str(Path(__file__).parent))
-from box import booted
+from box import ROOT, booted
 from installed import PORT, TOKEN, Service, install
 
 # A hang that no timer would notice: the loop's own work stands still once the file is there.
@@ -63,6 +65,40 @@ def test_it_is_ready_once_lock_storage_and_settings_are_good(service, until):
 
     until(lambda: service["ActiveState"] == "active")
     assert service.logged("daemon.started")
+
+
+def _units_of(section: str) -> list[str]:
+    """The units' lines that a section of the operators' page has."""
+    page = publish_doctree((ROOT / "docs/operate.rst").read_text())
+    (found,) = (node for node in page.findall(nodes.section) if section in node["ids"])
+    return [block.astext() for block in found.findall(nodes.literal_block)]
+
+
+def test_a_failure_is_told_by_the_unit_of_the_page(service, until):
+    """What the page has for OnFailure= sends a message for wrong settings, and none when it is killed."""
+    notify, change = _units_of("a-message-when-it-fails")
+    box = service.box
+    box.write("/etc/systemd/system/notify@.service", notify)
+    box.write("/etc/systemd/system/forwarder.service.d/override.conf", change)
+    box.write(
+        "/usr/local/bin/mail",
+        '#!/bin/sh\n{ echo "to: $*"; cat; } >>/run/mail.new; cp /run/mail.new /run/mail\n',
+        0o755,
+    )
+    box.run("systemctl", "daemon-reload")
+    service.systemctl("start")
+    box.run("systemctl", "kill", "-s", "KILL", "forwarder")
+    until(lambda: service["NRestarts"] == "1" and service["ActiveState"] == "active", "started again")
+    assert not (box.root / "run/mail").exists()
+
+    service.systemctl("stop")
+    service.configure('[log]\nlevel = "loud"\n')
+    assert service.systemctl("start", check=False) != 0
+
+    mail = until(lambda: (box.root / "run/mail").exists() and (box.root / "run/mail").read_text(), "mailed")
+    assert mail.startswith("to: -s forwarder.service failed on ")
+    assert mail.count("to: ") == 1, "once, and not of the kill"
+    assert "log.level = 'loud'" in mail
 
 
 @pytest.mark.parametrize(

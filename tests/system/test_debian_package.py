@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from docutils import nodes
+from docutils.core import publish_doctree
 
 sys.path.insert(0, str(Path(__file__).parent))
 from box import booted
@@ -36,6 +38,21 @@ mkdir -p "$1/root/packages"
 mount --bind "$4" "$1/root/packages"
 """
 QUEUE = "/var/lib/forwarder"
+DOC = "/usr/share/doc/mixpanel-forwarder"
+# Pages for those who change the program, and the parts of the source that only they have.
+FOR_DEVELOPERS = {"CHANGELOG.rst", "CONTRIBUTING.rst", "docs/architecture.rst"}
+IN_THE_SOURCE = {".venv", "benchmarks", "dist", "forwarder", "simulation", "tests"}
+# What the pages tell a person to make, or the first event makes.
+MADE_LATER = {
+    "/etc/forwarder/secret",
+    "/etc/forwarder/shop.secret",
+    "/etc/forwarder/shop.toml",
+    "/etc/forwarder/token",
+    "/srv/queue",
+    "/var/backups/forwarder.db",
+    "/var/lib/forwarder-shop",
+    "/var/lib/forwarder/data.db",
+}
 EVENT = json.dumps({"event": "Installed", "properties": {"distinct_id": "u-1"}})
 
 
@@ -193,7 +210,7 @@ def test_each_part_is_where_the_machine_looks_for_it(installed: Root, package: P
     assert (
         installed.run("stat", "-c", "%a %U %G", "/etc/forwarder/forwarder.toml").stdout == "644 root root\n"
     )
-    for page in ("1 forwarder", "5 forwarder.toml"):
+    for page in ("1 forwarder", "5 forwarder.toml", "1 forwarder-enqueue", "1 forwarder-dead-letters"):
         assert installed.run("man", "-w", *page.split()).stdout.startswith("/usr/share/man/")
     script = ". /usr/share/bash-completion/completions/forwarder; complete -p forwarder"
     assert "-F" in installed.run("bash", "-c", script).stdout
@@ -214,9 +231,48 @@ def test_the_documents_come_along(package: Path) -> None:
     ).stdout
     pages = ["README.rst", "CONTRIBUTING.rst", "SECURITY.rst"]
     pages += [f"docs/{page.name}" for page in (ROOT / "docs").glob("*.rst")]
-    assert [page for page in pages if f"/usr/share/doc/mixpanel-forwarder/{page}.gz\n" not in names] == []
+    assert [page for page in pages if f"{DOC}/{page}.gz\n" not in names] == []
     said = (ROOT / "debian/postinst").read_text()
     assert '"/usr/share/doc/mixpanel-forwarder/docs/install.rst.gz."' in said
+
+
+def _named_paths(page: str) -> set[str]:
+    """The paths that a page names or links to; those of the source as they are called there."""
+    tree = publish_doctree((ROOT / page).read_text(), settings_overrides={"report_level": 5})
+    for section in list(tree.findall(nodes.section)):
+        if "from-a-clone" in section["ids"]:
+            section.parent.remove(section)
+    links = [str(node.get("refuri", "")).partition("#")[0] for node in tree.findall(nodes.reference)]
+    found = {os.path.normpath(os.path.join(os.path.dirname(page), link)) for link in links if ":" not in link}
+    text = "\n".join(
+        [
+            *(" ".join(node.astext().split()) for node in tree.findall(nodes.literal)),
+            *(node.astext() for node in tree.findall(nodes.literal_block)),
+        ]
+    )
+    found |= set(re.findall(r"(?<![\w.~$/-])/(?:etc|opt|srv|usr|var)/[\w./-]*\w", text))
+    inside = {path.name for path in ROOT.iterdir()}
+    named = re.findall(r"(?<![\w.~$/-])([\w.-]+)((?:/[\w.-]+)+)", text)
+    return found - {"."} | {first + rest for first, rest in named if first in inside}
+
+
+def test_what_the_documents_name_is_on_a_host_with_the_package(installed: Root) -> None:
+    """Each path in a page for users leads somewhere: at its place, or as in the source beside the pages."""
+    pages = {"README.rst", "SECURITY.rst", *(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.rst"))}
+    named = set().union(*map(_named_paths, pages - FOR_DEVELOPERS))
+    named = {path for path in named if path.split("/")[0] not in IN_THE_SOURCE}
+    assert {
+        "etc/prometheus-rules.yml",
+        "LICENSE",
+        "docs/operate.rst",
+        "/etc/forwarder/forwarder.toml",
+    } <= named
+    places = {path: path if path.startswith("/") else f"{DOC}/{path}" for path in named}
+    missing = {path for path, at in places.items() if not installed.has(at) and not installed.has(f"{at}.gz")}
+    assert missing == MADE_LATER
+    # Links within the package lead to what is there.
+    installed.run("find", "-L", DOC, "-type", "l", "-exec", "false", "{}", "+")
+    assert "MIT" in installed.run("cat", f"{DOC}/LICENSE").stdout
 
 
 def test_lintian_finds_no_error(package: Path) -> None:

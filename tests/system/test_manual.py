@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -11,11 +12,12 @@ from pathlib import Path
 import click
 import pytest
 
-from forwarder.cli import cli
+from forwarder.cli import COMMANDS, cli
 from forwarder.config import SETTINGS
+from man.command import EXITS
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("forwarder.1", "forwarder.toml.5")
+PAGES = ("forwarder.1", *(f"forwarder-{name}.1" for name in COMMANDS), "forwarder.toml.5")
 
 
 @pytest.fixture(scope="module")
@@ -51,15 +53,31 @@ def _commands(context: click.Context) -> Iterator[click.Context]:
             yield from _commands(click.Context(command, info_name=name, parent=context))
 
 
-def test_each_command_and_option_is_in_the_manual(pages: Path) -> None:
-    """The page of the command has a subsection for each, with its usage, its help and its options."""
+def test_the_page_of_the_program_leads_to_those_of_its_commands(pages: Path) -> None:
+    """forwarder(1) has its own options, and each command with its page and what it does."""
     text = _read(pages / "forwarder.1")
-    top, *inner = _commands(click.Context(cli, info_name="forwarder"))
-    assert "forwarder dead-letters retry" in {context.command_path for context in inner}
-    bodies = text.replace("\n   forwarder", "\0forwarder").split("\0")
-    sections = {body.partition("\n")[0]: body for body in bodies[1:]}
-    assert set(sections) == {context.command_path for context in inner}
-    for context in inner:
+    for option in cli.params:
+        assert all(name in text for name in option.opts)
+    body, _, also = " ".join(text.split()).partition(" SEE ALSO ")
+    for name, (_, _, line) in COMMANDS.items():
+        assert f" forwarder-{name}(1) {line} " in body
+        assert f"forwarder-{name}(1)" in also
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_and_option_is_in_the_manual(pages: Path, name: str) -> None:
+    """The page of a command, and a subsection for each of a group, has usage, help and options."""
+    top = click.Context(cli, info_name="forwarder", **cli.context_settings)
+    command = cli.get_command(top, name)
+    assert command is not None
+    text = _read(pages / f"forwarder-{name}.1")
+    assert f"forwarder-{name} - {COMMANDS[name][2].rstrip('.')}\n" in text
+    main, *bodies = text.replace("\n   forwarder", "\0forwarder").split("\0")
+    sections = {body.partition("\n")[0]: body for body in bodies} | {f"forwarder {name}": main}
+    contexts = list(_commands(click.Context(command, info_name=name, parent=top)))
+    assert set(sections) == {context.command_path for context in contexts}
+    assert (name == "dead-letters") == ("forwarder dead-letters retry" in sections)
+    for context in contexts:
         body = " ".join(sections[context.command_path].split())
         assert context.get_usage().removeprefix("Usage: ") in body
         for option in context.command.params:
@@ -67,8 +85,8 @@ def test_each_command_and_option_is_in_the_manual(pages: Path) -> None:
                 assert all(name in body for name in option.opts), (context.command_path, option.opts)
         first = (context.command.help or "").partition("\n\n")[0].replace("`", "")
         assert " ".join(first.split()) in body
-    for option in top.command.params:
-        assert all(name in text for name in option.opts)
+    assert all(code in text for code in re.findall(r"\d\d", EXITS[name]))
+    assert "SEE ALSO\n       forwarder(1), forwarder.toml(5)" in text
 
 
 def test_each_setting_is_in_the_manual(pages: Path) -> None:

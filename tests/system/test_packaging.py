@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import forwarder as forwarder_package
+from forwarder.cli import COMMANDS
 
 sys.path.insert(0, str(Path(__file__).parent))
 from source_copy import make
@@ -56,7 +57,7 @@ def test_the_sdist_holds_all_that_the_repository_is_for(built: Path) -> None:
     expected |= {"etc/prometheus-rules.yml", "etc/grafana-dashboard.json"}
     expected |= {f"systemd/forwarder.{end}" for end in ("service", "sysusers.conf", "tmpfiles.conf")}
     expected |= {"CONTRIBUTING.rst", "SECURITY.rst", ".editorconfig", ".pre-commit-config.yaml"}
-    expected |= {"man/forwarder.1", "man/forwarder.toml.5"}
+    expected |= {"man/forwarder.1", "man/forwarder.toml.5", *(f"man/forwarder-{name}.1" for name in COMMANDS)}
     folders = [ROOT / name for name in ("debian", "docs", "etc", "man", "systemd", "tests")]
     files = {path for folder in folders for path in folder.rglob("*") if path.is_file()}
     expected |= {str(path.relative_to(ROOT)) for path in files if path.suffix != ".pyc"}

@@ -196,7 +196,7 @@ def test_each_file_and_target_that_is_named_exists() -> None:
     paths = {
         path for path in re.findall(r"(?<![\w/])[\w.-]+(?:/[\w.-]+)+", text) if path.split("/")[0] in inside
     }
-    assert {"etc/forwarder.toml", "systemd/forwarder.service"} <= paths
+    assert {"etc/forwarder.toml", "systemd/forwarder.sysusers.conf"} <= paths
     assert [path for path in paths if not (ROOT / path).exists()] == []
     modules = {path for path in _literals() if path.endswith(".py") and "/" in path}
     roots = (ROOT / "forwarder", ROOT)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from forwarder.records.event.accept import accept, accept_many, complete
 from forwarder.records.event.encoding import encode
+from forwarder.records.event.reasons import REASONS, word_for
 from forwarder.records.event.rules import MAX_EVENT_BYTES
 from forwarder.records.event.stored import are_final, concerns, is_final, name_of
 from forwarder.records.lines import pack
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "accept", "accept_many", "advice", "are_final", "blames_future", "complete", "concerns", "content_type",
     "encode", "endpoint", "is_final", "judge", "max_bytes", "max_records", "max_request_bytes", "name",
-    "name_of", "noun", "pack", "probe", "query",
+    "name_of", "noun", "pack", "probe", "query", "reasons", "word_for",
 ]  # fmt: skip
 
 name = noun = "events"
@@ -35,6 +36,7 @@ probe = b'{"event":"","properties":{}}'
 advice: Mapping[int, str] = {
     403: "Mixpanel's import does not answer 403: look for a firewall, a proxy, a block of this address"
 }
+reasons: Sequence[str] = REASONS
 blames_future: Sequence[bytes] = (b"must not be in the future",)
 
 

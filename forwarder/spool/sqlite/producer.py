@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from forwarder.spool import engine
@@ -13,6 +13,7 @@ from forwarder.spool.errors import SpoolFullError
 from forwarder.spool.sqlite.database import Database
 from forwarder.spool.sqlite.directory import DATABASE, LOG, size_of
 from forwarder.spool.sqlite.errors import full, used_up
+from forwarder.spool.sqlite.refused import Refused, save
 from forwarder.spool.sqlite.schema import INSERT, INSERT_SET, MOST_ID, READY, SIZE_BITS, used_bytes
 
 PIECE_BYTES = 8 << 20
@@ -34,15 +35,30 @@ class Producer(engine.Producer):
         self._max_bytes = max_bytes
         self._min_free_bytes = min_free_bytes
         self._database = Database(path, timeout=lock_timeout_s)
+        self._refused = Refused(self._database.path)
 
     def append(self, records: Sequence[bytes]) -> int:
-        return self._database.write(partial(self._insert, records))
+        refused = self._refused.take() if self._refused else {}
+        try:
+            return self._database.write(partial(self._insert, records, refused))
+        except BaseException:
+            if refused:
+                self._refused.add(refused)
+            raise
+
+    def refuse(self, counts: Mapping[str, int]) -> None:
+        self._refused.add(counts)
 
     def close(self) -> None:
+        self._refused.write()
         self._database.close()
 
-    def _insert(self, records: Sequence[bytes], connection: sqlite3.Connection) -> int:
+    def _insert(
+        self, records: Sequence[bytes], refused: Mapping[str, int], connection: sqlite3.Connection
+    ) -> int:
         self._check_room(connection, sum(map(len, records)))
+        if refused:
+            save(connection, refused)
         now = time.time()
         row_id: int | None = None
         if len(records) == 1:

@@ -11,7 +11,8 @@ All of it is in one database, so that what must agree is settled in one transact
 - ``deliveries``: one row per settled batch, with exactly its ids (``1-2000,2003``) and how long its request
   took; the newest `KEPT_ENTRIES` of them;
 - ``retries``: which event a retried dead letter has become; the newest `KEPT_ENTRIES`;
-- ``salvages``: how much of each damaged database has been brought back.
+- ``salvages``: how much of each damaged database has been brought back;
+- ``refusals``: how many events producers were refused, by reason.
 """
 
 from __future__ import annotations
@@ -127,8 +128,21 @@ _ADD = (
         timestamp REAL NOT NULL,
         status INTEGER NOT NULL
     )""",
+    "CREATE TABLE refusals (reason TEXT PRIMARY KEY, count INTEGER NOT NULL)",
 )
-TABLES = (TABLE, "ledger", "control", HELD_TABLE, "dead_letters", "deliveries", "retries", "salvages")
+TABLES = (
+    *(
+        TABLE,
+        "ledger",
+        "control",
+        HELD_TABLE,
+        "dead_letters",
+        "deliveries",
+        "retries",
+        "salvages",
+        "refusals",
+    ),
+)
 
 # All events ever accepted: AUTOINCREMENT keeps this in the transaction of each insert, foreign ones included.
 SEQUENCE = f"coalesce((SELECT seq FROM sqlite_sequence WHERE name = '{TABLE}'), 0)"

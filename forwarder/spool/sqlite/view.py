@@ -13,7 +13,7 @@ from urllib.parse import quote
 from forwarder.records import EVENTS
 from forwarder.spool import engine
 from forwarder.spool.errors import NoQueueError, UnusedQueueError
-from forwarder.spool.sqlite import control, schema
+from forwarder.spool.sqlite import control, refused, schema
 from forwarder.spool.sqlite.dead_letters import DeadLetters
 from forwarder.spool.sqlite.directory import DATABASE, LOG, refuse_links, size_of
 from forwarder.spool.sqlite.errors import damaged, has_no_space, translated
@@ -154,6 +154,10 @@ class View(DeadLetters, WaitingEvents, engine.View):
         from forwarder.spool.sqlite import books
 
         return books.check(self)
+
+    def refused(self) -> dict[str, int]:
+        with self._reading():
+            return refused.read(self.connection)
 
     def used_bytes(self) -> int:
         with translated(self.path):
