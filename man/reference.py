@@ -186,7 +186,8 @@ def _paragraphs(text: str) -> str:
 def _pieces(text: str) -> Iterator[str]:
     for paragraph in re.split(r"\n\s*\n", text.strip("\n")):
         if paragraph.lstrip().startswith("\b"):
-            lines = paragraph.partition("\n")[2].splitlines()
+            # Python 3.13 and later take the white space at the end of a docstring away.
+            lines = paragraph.rstrip().partition("\n")[2].splitlines()
             yield "::\n\n" + "".join(f"    {line.strip()}\n" for line in lines) + "\n"
         else:
             yield f"{_filled(_prose(paragraph))}\n"

@@ -71,7 +71,9 @@ def entry(term: str, text: str) -> str:
 def paragraphs(text: str) -> str:
     """Paragraphs of a command's help; one that begins with ``\\b`` keeps its lines, as click has it."""
     return PARAGRAPH.join(
-        block(paragraph.partition("\n")[2]) if paragraph.lstrip().startswith("\b") else prose(paragraph)
+        block(paragraph.rstrip().partition("\n")[2])
+        if paragraph.lstrip().startswith("\b")
+        else prose(paragraph)
         for paragraph in re.split(r"\n\s*\n", text.strip("\n"))
     )
 
