@@ -48,6 +48,7 @@ MADE_LATER = {
     "/etc/forwarder/shop.secret",
     "/etc/forwarder/shop.toml",
     "/etc/forwarder/token",
+    "/etc/systemd/system/notify@.service",
     "/srv/queue",
     "/var/backups/forwarder.db",
     "/var/lib/forwarder-shop",
@@ -250,7 +251,7 @@ def _named_paths(page: str) -> set[str]:
             *(node.astext() for node in tree.findall(nodes.literal_block)),
         ]
     )
-    found |= set(re.findall(r"(?<![\w.~$/-])/(?:etc|opt|srv|usr|var)/[\w./-]*\w", text))
+    found |= set(re.findall(r"(?<![\w.~$/-])/(?:etc|opt|srv|usr|var)/[\w./@-]*\w", text))
     inside = {path.name for path in ROOT.iterdir()}
     named = re.findall(r"(?<![\w.~$/-])([\w.-]+)((?:/[\w.-]+)+)", text)
     return found - {"."} | {first + rest for first, rest in named if first in inside}
