@@ -153,11 +153,11 @@ def _check_daemon(queue: Spool) -> Finding:
 
 
 def _ask_mixpanel(settings: Settings) -> Finding:
-    from forwarder.delivery.wire.asking import ask
+    from forwarder.delivery.wire.credential_check import check_credentials
     from forwarder.records import EVENTS
 
     try:
-        found = ask(settings, EVENTS)
+        found = check_credentials(settings, EVENTS)
     except ForwarderError as error:
         return _failed("Mixpanel", error)
     if found.taken:

@@ -84,10 +84,10 @@ def _told(found: Salvage, act: bool) -> list[str]:
 
 
 def _by_its_books(found: Salvage) -> Iterator[str]:
-    if found.waiting is None or found.buried is None:
+    if found.waiting is None or found.dead_lettered is None:
         yield "How many there should be can't be read."
         return
-    there = f"{counted(found.waiting, 'event')} and {counted(found.buried, 'dead letter')}"
+    there = f"{counted(found.waiting, 'event')} and {counted(found.dead_lettered, 'dead letter')}"
     missing = f"{found.missing:,} of these can't be read" if found.missing else "none of these is missing"
     yield f"By its own books there should be {there}: {missing}."
 
@@ -99,7 +99,7 @@ def _as_json(file: str, found: Salvage, act: bool) -> dict[str, Any]:
         "events": found.events,
         "dead_letters": found.dead_letters,
         "waiting_by_books": found.waiting,
-        "dead_letters_by_books": found.buried,
+        "dead_letters_by_books": found.dead_lettered,
         "missing": found.missing,
         "brought_back_before": found.before,
         "unreadable_rows": found.losses.rows,

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 
 from forwarder.config.settings import Delivery
-from forwarder.delivery.pace import WINDOW_S, Pace
+from forwarder.delivery.rate_limit import WINDOW_S, RateLimit
 
 # So many failures in a row without a success that was sent later: nothing gets through.
 SEVERAL = 5
@@ -65,7 +65,7 @@ class Flow:
         self._settings = settings
         self._random = random
         # Nobody is to wait longer between requests than between tries.
-        self._pace = Pace(min(WINDOW_S, settings.retry_max_s))
+        self._rate_limit = RateLimit(min(WINDOW_S, settings.retry_max_s))
         self._connections = Connections(settings.connections)
         self.size = Size(settings.batch_bytes)
         self.out = self.tries = 0
@@ -103,7 +103,7 @@ class Flow:
     @property
     def note(self) -> str:
         """For a person: that a pace is kept which is felt; else ""."""
-        pace = self._pace.per_minute
+        pace = self._rate_limit.per_minute
         if pace > NOTICED_PER_MINUTE:
             return ""
         return f'at most {max(pace, 1):.0f} requests a minute, as Mixpanel has said "too many requests"'
@@ -111,7 +111,7 @@ class Flow:
     @property
     def next_at(self) -> float:
         """When the next request may start."""
-        return max(self.opens_at, self._pace.due_at)
+        return max(self.opens_at, self._rate_limit.due_at)
 
     def has_passed_since(self, number: int) -> bool:
         """Whether the server has judged something that was sent after request *number*."""
@@ -143,7 +143,7 @@ class Flow:
         """Request *number* starts."""
         self._sent = number
         self.out += 1
-        self._pace.sent(now, self._random())
+        self._rate_limit.sent(now, self._random())
 
     def ended(self) -> None:
         """All that follows from a request's end has been done."""
@@ -151,7 +151,7 @@ class Flow:
 
     def passed(self, number: int, now: float, imported: int = 0) -> None:
         """The server has judged request *number* event by event, and imported so many."""
-        self._pace.succeeded(now)
+        self._rate_limit.succeeded(now)
         self._passed = max(self._passed, number)
         if imported:
             self._imported = max(self._imported, number)
@@ -187,7 +187,7 @@ class Flow:
 
     def refused(self, number: int, words: str, now: float) -> None:
         """Request *number*, of one event, was refused without a reason."""
-        self._pace.succeeded(now)
+        self._rate_limit.succeeded(now)
         self._refusals += 1
         self._missed = max(self._missed, number)
         self._back_off(
@@ -203,7 +203,7 @@ class Flow:
 
         *is_news*: it had not failed before while others got through.
         """
-        self._pace.failed(now)
+        self._rate_limit.failed(now)
         if number < self._passed:
             return
         self._missed = max(self._missed, number)
@@ -219,7 +219,7 @@ class Flow:
         if number > self._missed:
             self._connections.throttled(self._sent, now)
         self._back_off("backing_off", words, now, floor_s)
-        self._pace.throttled(now, self._random())
+        self._rate_limit.throttled(now, self._random())
         self.opens_at = max(self.opens_at, self.retry_at)
         # A success of what was out already does not end the wait.
         self._missed = self._sent
@@ -227,7 +227,7 @@ class Flow:
     def flush(self) -> None:
         """Forget the present waits, but not why."""
         self.retry_at = self.opens_at = -math.inf
-        self._pace.flush()
+        self._rate_limit.flush()
 
     def _back_off(self, state: str, words: str, now: float, floor_s: float = 0.0) -> None:
         """Wait, longer each time; at least *floor_s*.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from forwarder.salvage.pages import Cell, Pages
 from forwarder.spool.sqlite import schema
-from forwarder.spool.sqlite.dead_letters import Letter
+from forwarder.spool.sqlite.dead_letters import NewDeadLetter
 from forwarder.spool.sqlite.schema import ACK_FAILED, ACKED, INITED, READY, UNACK
 from forwarder.spool.values import HELD
 
@@ -50,11 +50,11 @@ class Books:
         return max(self.sequence - self.settled - self.acked, 0)
 
 
-def found(pages: Pages, books: Books) -> Iterator[Row | Letter]:
+def found(pages: Pages, books: Books) -> Iterator[Row | NewDeadLetter]:
     """What is to be brought back, each row once; what the books said is put into *books* on the way."""
     seen = _Seen()
     for cell in pages.cells(schema.TABLE):
-        item = None if _noted(cell, books) else _row(cell) or _letter(cell)
+        item = None if _noted(cell, books) else _row(cell) or _dead_letter(cell)
         if item and seen.add(cell.rowid, isinstance(item, Row), item.data or b""):
             if isinstance(item, Row) and item.status == ACKED:
                 books.acked += 1
@@ -71,7 +71,7 @@ def _row(cell: Cell) -> Row | None:
     return None
 
 
-def _letter(cell: Cell) -> Letter | None:
+def _dead_letter(cell: Cell) -> NewDeadLetter | None:
     match cell.columns:
         case (
             None,
@@ -86,7 +86,7 @@ def _letter(cell: Cell) -> Letter | None:
             bytes() | str() | None as data,
         ):
             stored = None if data is None else _bytes(data)
-            return Letter(
+            return NewDeadLetter(
                 event_id, stored, event, insert_id, reason, field, http_status, accepted_at, dead_at
             )
     return None

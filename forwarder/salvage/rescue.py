@@ -20,7 +20,7 @@ from forwarder.salvage.pages import Losses, Pages
 from forwarder.spool.errors import DamagedError, NoQueueError
 from forwarder.spool.sqlite import schema, waiting
 from forwarder.spool.sqlite.database import Database
-from forwarder.spool.sqlite.dead_letters import Letter, add
+from forwarder.spool.sqlite.dead_letters import NewDeadLetter, add
 from forwarder.spool.sqlite.directory import DATABASE, LOG, Identity, identity_of, size_of
 from forwarder.spool.sqlite.errors import translated
 from forwarder.spool.sqlite.schema import READY
@@ -37,7 +37,7 @@ class Salvage:
 
     Attributes:
         events, dead_letters: How many of each can be read.
-        waiting, buried: How many of each should be there by its own books; None: these can't be read.
+        waiting, dead_lettered: How many of each should be there by its own books; None: these can't be read.
         losses: What can't be read.
         before: How many of them were brought back already, by an earlier try that was broken off.
     """
@@ -45,16 +45,16 @@ class Salvage:
     events: int = 0
     dead_letters: int = 0
     waiting: int | None = None
-    buried: int | None = None
+    dead_lettered: int | None = None
     losses: Losses = field(default_factory=Losses)
     before: int = 0
 
     @property
     def missing(self) -> int | None:
         """How many fewer events and dead letters can be read than there should be; None: it is not known."""
-        if self.waiting is None or self.buried is None:
+        if self.waiting is None or self.dead_lettered is None:
             return None
-        return max(self.waiting - self.events, 0) + max(self.buried - self.dead_letters, 0)
+        return max(self.waiting - self.events, 0) + max(self.dead_lettered - self.dead_letters, 0)
 
 
 def plan(file: str) -> Salvage:
@@ -129,7 +129,7 @@ def _position(connection: sqlite3.Connection, source: str) -> int:
     return row[0] if row else 0
 
 
-def _items(file: str, result: Salvage, books: Books) -> Iterator[Row | Letter]:
+def _items(file: str, result: Salvage, books: Books) -> Iterator[Row | NewDeadLetter]:
     try:
         pages = Pages(file)
     except OSError as error:
@@ -138,20 +138,20 @@ def _items(file: str, result: Salvage, books: Books) -> Iterator[Row | Letter]:
         yield from found(pages, books)
     finally:
         pages.close()
-    result.losses, result.waiting, result.buried = pages.losses, books.waiting, books.dead_letters
+    result.losses, result.waiting, result.dead_lettered = pages.losses, books.waiting, books.dead_letters
 
 
-def _count(item: Row | Letter, result: Salvage) -> None:
+def _count(item: Row | NewDeadLetter, result: Salvage) -> None:
     if isinstance(item, Row):
         result.events += 1
     else:
         result.dead_letters += 1
 
 
-def _bring_back(connection: sqlite3.Connection, item: Row | Letter, books: Books) -> None:
+def _bring_back(connection: sqlite3.Connection, item: Row | NewDeadLetter, books: Books) -> None:
     now = time.time()
-    if isinstance(item, Letter):
-        _bury(connection, item)
+    if isinstance(item, NewDeadLetter):
+        _add_dead_letter(connection, item)
         return
     put_at = item.put_at or books.created_at or now
     try:
@@ -159,14 +159,16 @@ def _bring_back(connection: sqlite3.Connection, item: Row | Letter, books: Books
     except EventError as error:
         name, insert_id = EVENTS.name_of(item.data)
         reason = f"damaged on disk: {error}"
-        _bury(connection, Letter(0, item.data, name, insert_id, reason, "", None, put_at, now))
+        _add_dead_letter(
+            connection, NewDeadLetter(0, item.data, name, insert_id, reason, "", None, put_at, now)
+        )
     else:
         row_id = connection.execute(schema.INSERT, (data, put_at, READY)).lastrowid
         if item.status == HELD and row_id is not None:
             waiting.hold_rows(connection, [row_id])
 
 
-def _bury(connection: sqlite3.Connection, letter: Letter) -> None:
+def _add_dead_letter(connection: sqlite3.Connection, letter: NewDeadLetter) -> None:
     """As a dead letter of this queue: accepted here, and dead at once, or the books would not balance."""
     row_id = connection.execute(schema.INSERT, (letter.data or b"", letter.accepted_at, READY)).lastrowid
     assert row_id is not None

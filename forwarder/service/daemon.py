@@ -17,11 +17,11 @@ from forwarder.delivery.wire.client import new_client
 from forwarder.errors import ForwarderError
 from forwarder.records import EVENTS
 from forwarder.records.verdict import Outcome
-from forwarder.service.journal import Journal
+from forwarder.service.daemon_log import DaemonLog
 from forwarder.service.listener import Listener
 from forwarder.service.notify import Supervisor, notify
 from forwarder.service.senders import Senders
-from forwarder.service.state import DaemonState, Publisher, Pulse, summary
+from forwarder.service.state import DaemonState, Heartbeat, Publisher, summary
 from forwarder.service.worker import Worker
 from forwarder.spool import Presence, TakenError
 
@@ -59,18 +59,20 @@ class Daemon:
         self._load = load
         client, warnings = new_client(settings, EVENTS)
         self._inbox: queue.SimpleQueue[tuple[Batch, Outcome] | signal.Signals] = queue.SimpleQueue()
-        self._journal = Journal(passing)
-        self._worker = Worker(settings, presence, self._journal, lock_timeout_s)
-        tally = self._worker.tally
-        self._senders = Senders(client, lambda batch, outcome: self._inbox.put((batch, outcome)), tally.timed)
-        self._journal.secrets_warned(warnings)
+        self._daemon_log = DaemonLog(passing)
+        self._worker = Worker(settings, presence, self._daemon_log, lock_timeout_s)
+        counters = self._worker.counters
+        self._senders = Senders(
+            client, lambda batch, outcome: self._inbox.put((batch, outcome)), counters.timed
+        )
+        self._daemon_log.secrets_warned(warnings)
         self._publisher = Publisher(presence)
         self._supervisor = Supervisor(lambda: summary(self.settings.queue.path, *self.condition))
         self._pid, self._started_at = os.getpid(), time.time()
         self._storage_ok_at = 0.0
         self._storage_error = ""
         self._stop_at: float | None = None
-        self._pulse = self._beat(time.monotonic())
+        self._heartbeat = self._beat(time.monotonic())
         self._listener = None if passing else self._listen()
 
     def _listen(self) -> Listener | None:
@@ -88,13 +90,13 @@ class Daemon:
     def start(self) -> None:
         """Say that all is ready."""
         if self._listener:
-            self._pulse = self._beat(time.monotonic())
+            self._heartbeat = self._beat(time.monotonic())
             # Prometheus' library takes memory and time, which those who don't use it need not spend.
             from forwarder.service.metrics import pages
 
-            self._listener.serve(pages(lambda: self._pulse, self._worker.tally))
-            self._journal.listening(self._listener.url)
-        self._journal.started(self.settings, self._senders.client.proxy)
+            self._listener.serve(pages(lambda: self._heartbeat, self._worker.counters))
+            self._daemon_log.listening(self._listener.url)
+        self._daemon_log.started(self.settings, self._senders.client.proxy)
         self._supervisor.tell()
         notify("READY=1")
 
@@ -102,7 +104,7 @@ class Daemon:
         """Send nothing new; what is in flight has `STOP_S`, or no time at all at the second call."""
         hurry = self._stop_at is not None
         self._stop_at = time.monotonic() + (0.0 if hurry else STOP_S)
-        self._journal.stopping(self.dispatcher.in_flight, hurry)
+        self._daemon_log.stopping(self.dispatcher.in_flight, hurry)
         notify("STOPPING=1")
 
     @property
@@ -142,7 +144,7 @@ class Daemon:
             self._listener.close()
         self._senders.close()
         self._senders.client.close()
-        self._journal.stopped(self.dispatcher.in_flight)
+        self._daemon_log.stopped(self.dispatcher.in_flight)
         self._worker.close()
 
     def wait_for_locks(self, timeout_s: float) -> None:
@@ -159,20 +161,20 @@ class Daemon:
             settings = self._load()
             client, warnings = new_client(settings, EVENTS)
         except ForwarderError as error:
-            self._journal.reload_failed(error)
+            self._daemon_log.reload_failed(error)
             return
         if settings.queue.path != self.settings.queue.path:
-            self._journal.needs_restart("queue.path")
+            self._daemon_log.needs_restart("queue.path")
             settings = replace(settings, queue=replace(settings.queue, path=self.settings.queue.path))
         if settings.metrics != self.settings.metrics:
-            self._journal.needs_restart("metrics.listen")
+            self._daemon_log.needs_restart("metrics.listen")
             settings = replace(settings, metrics=self.settings.metrics)
         # The old client is not closed: its requests in flight go on, and it goes with the last of them.
         self._senders.client = client
         log.configure(settings.log.level, settings.log.format)
         self._worker.apply(settings)
         self.settings = settings
-        self._journal.reloaded(settings, warnings)
+        self._daemon_log.reloaded(settings, warnings)
 
     @property
     def dispatcher(self) -> Dispatcher:
@@ -226,18 +228,18 @@ class Daemon:
     def _storage_failed(self, error: ForwarderError, now: float) -> None:
         self._storage_error = str(error)
         self._storage_ok_at = now + STORAGE_RETRY_S
-        self._journal.storage_failed(error, now)
+        self._daemon_log.storage_failed(error, now)
 
     def _storage_recovered(self, now: float) -> None:
         if self._storage_error:
             self._storage_error = ""
-            self._journal.storage_recovered(now)
+            self._daemon_log.storage_recovered(now)
 
     def _publish(self, now: float) -> bool:
-        self._pulse = self._beat(now)
-        return self._publisher.publish(self._pulse.state, now)
+        self._heartbeat = self._beat(now)
+        return self._publisher.publish(self._heartbeat.state, now)
 
-    def _beat(self, now: float) -> Pulse:
+    def _beat(self, now: float) -> Heartbeat:
         name, reason = self.condition
         state = DaemonState(
             self._pid,
@@ -245,14 +247,14 @@ class Daemon:
             reason,
             in_flight=self.dispatcher.in_flight,
             connections=self.dispatcher.flow.connections,
-            last_error=self._journal.last_error,
-            last_error_at=self._journal.last_error_at,
+            last_error=self._daemon_log.last_error,
+            last_error_at=self._daemon_log.last_error_at,
             failures=self.dispatcher.flow.tries,
             orphaned=self._worker.orphaned,
             requests={
-                verdict.value: count for verdict, count in self._worker.tally.requests().items() if count
+                verdict.value: count for verdict, count in self._worker.counters.requests().items() if count
             },
             started_at=self._started_at,
         )
         trouble = self._storage_error or ("" if self._stop_at is None else "the daemon is about to end")
-        return Pulse(state, self.settings, trouble, now)
+        return Heartbeat(state, self.settings, trouble, now)

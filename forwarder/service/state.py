@@ -46,7 +46,7 @@ class DaemonState:
 
 
 @dataclass(frozen=True, slots=True)
-class Pulse:
+class Heartbeat:
     """What the loop says of itself at each turn, for other threads to read, as of *beat_at* (monotonic).
 
     Attributes:

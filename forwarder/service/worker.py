@@ -14,8 +14,8 @@ from forwarder.delivery.wire.outcome import CLOCK_BLOCKS_S
 from forwarder.errors import ForwarderError, TryAgainError
 from forwarder.records import EVENTS
 from forwarder.records.verdict import Outcome
-from forwarder.service.journal import Journal
-from forwarder.service.tally import Tally
+from forwarder.service.counters import Counters
+from forwarder.service.daemon_log import DaemonLog
 from forwarder.spool import Control, DamagedError, Presence, QueueReplacedError, SpoolFullError
 
 TIDY_S = 0.05
@@ -31,11 +31,11 @@ class Worker:
     Args:
         settings: What to deliver from, and how.
         presence: That it delivers; announced once the queue has turned out to be one.
-        journal: Told what happens.
+        daemon_log: Gets what happens.
         lock_timeout_s: How long to wait for other writers.
 
     Attributes:
-        tally: What it counts.
+        counters: What it counts.
         orphaned: What only files hold that were moved, deleted or replaced under it, for a person.
 
     Raises:
@@ -46,20 +46,20 @@ class Worker:
         self,
         settings: Settings,
         presence: Presence,
-        journal: Journal,
+        daemon_log: DaemonLog,
         lock_timeout_s: float,
     ) -> None:
         self._settings = settings
         self._queue = spool.at(settings.queue.path)
         self._presence = presence
-        self._journal = journal
+        self._daemon_log = daemon_log
         self._lock_timeout_s = lock_timeout_s
         self._is_hurried = False
         self._retained_at = float("-inf")
         self._is_clock_right = False
         self._tidy_at = 0.0
         self._is_damaged = False
-        self.tally = Tally()
+        self.counters = Counters()
         self._asked: Control | None = None
         self._pause_holds = False
         self.orphaned = ""
@@ -84,7 +84,7 @@ class Worker:
         self._is_new = True
         self._untidy = True
         self._is_gone = False
-        self._journal.set_aside(self._queue.set_aside())
+        self._daemon_log.set_aside(self._queue.set_aside())
 
     def close(self) -> None:
         """Close the queue."""
@@ -107,7 +107,7 @@ class Worker:
 
     def flush(self) -> None:
         """Forget the present wait and try now."""
-        self._journal.flushed()
+        self._daemon_log.flushed()
         self.dispatcher.flush()
 
     def receive(self, batch: Batch, outcome: Outcome) -> None:
@@ -151,7 +151,7 @@ class Worker:
             self._spool.close()
             if self._spool.orphaned:
                 self.orphaned += ("; " if self.orphaned else "") + self._spool.orphaned
-            self._journal.replaced(self.orphaned)
+            self._daemon_log.replaced(self.orphaned)
             raise
         except DamagedError:
             if self._is_damaged:
@@ -170,8 +170,8 @@ class Worker:
         if send:
             while (batch := self.dispatcher.next(now)) is not None:
                 send(batch)
-        self._journal.no_events(*self.dispatcher.take_dead(), now)
-        self._keep_house(now)
+        self._daemon_log.no_events(*self.dispatcher.take_dead(), now)
+        self._maintain(now)
         if error:
             raise error
 
@@ -196,8 +196,8 @@ class Worker:
                     break
             else:
                 is_settled = True
-                self._journal.settled(report, now)
-                self.tally.settled(outcome, is_retry=report.is_retry)
+                self._daemon_log.settled(report, now)
+                self.counters.settled(outcome, is_retry=report.is_retry)
                 skew_s = outcome.clock_skew_s
                 if skew_s is not None:
                     self._is_clock_right = abs(skew_s) <= CLOCK_BLOCKS_S
@@ -222,12 +222,12 @@ class Worker:
         paused = asked.paused or self._pause_holds
         if paused != self.dispatcher.paused:
             self.dispatcher.paused = paused
-            self._journal.paused(paused)
+            self._daemon_log.paused(paused)
         self._asked = asked
 
-    def _keep_house(self, now: float) -> None:
+    def _maintain(self, now: float) -> None:
         at_rest = self._untidy and self.dispatcher.is_idle and now >= self._tidy_at
-        has_more = self._spool.keep_house(at_rest=at_rest)
+        has_more = self._spool.maintain(at_rest=at_rest)
         if at_rest:
             self._untidy = has_more
             self._tidy_at = now + TIDY_S
@@ -235,7 +235,7 @@ class Worker:
         # A clock a year ahead, as before it is set by network, makes every dead letter old.
         if days and self._is_clock_right and now >= self._retained_at + RETENTION_S:
             self._retained_at = now
-            self._journal.discarded(self._spool.discard_dead_letters(time.time() - days * DAY_S))
+            self._daemon_log.discarded(self._spool.discard_dead_letters(time.time() - days * DAY_S))
 
 
 class Watch:

@@ -89,7 +89,7 @@ class Consumer(Protocol):
     def discard_dead_letters(self, before: float) -> int:
         """Delete dead letters older than *before* (seconds since the epoch). Returns how many."""
 
-    def keep_house(self, *, at_rest: bool) -> bool:
+    def maintain(self, *, at_rest: bool) -> bool:
         """What has to be done from time to time, in a step short enough to hinder nobody.
 
         To be called after each turn; *at_rest*: nothing is in flight, so that there is time for more.

@@ -240,7 +240,7 @@ def test_drained_queue_gives_the_disk_back(disk, queue_path, figures):
         empty(consumer)
         for _ in range(10):
             with suppress(TryAgainError):
-                consumer.keep_house(at_rest=True)
+                consumer.maintain(at_rest=True)
         assert os.statvfs(disk.path).f_bavail * 4096 > 8 * MIB
         queue.put(EVENT)
     figures(queue_path)

@@ -43,23 +43,23 @@ def bench(context: Context, directory: str | None, each_s: float, as_json: bool)
     """
     # Here, not above: `forwarder --help` imports every command.
     from forwarder.cli.bench import meaning, measures
-    from forwarder.cli.stage import opened
+    from forwarder.cli.scratch import opened
 
     place = os.path.abspath(directory or context.queue_path)
     _check_room(place, measures.NEEDED_BYTES, 0 if directory else context.settings.queue.min_free_bytes)
-    with opened("bench", place) as stage:
+    with opened("bench", place) as scratch:
         if not as_json:
             click.echo(
                 f"Measuring the disk under {place}, and this machine, for about {5 * each_s + 5:.0f} s.\n",
                 err=True,
             )
-        sync = measures.sync(stage.directory, each_s)
+        sync = measures.sync(scratch.directory, each_s)
         _show_disk(sync, as_json)
         intakes = []
-        for intake in measures.intake(stage.path("intake"), each_s):
+        for intake in measures.intake(scratch.path("intake"), each_s):
             intakes.append(intake)
             _show_intake(intake, as_json)
-        delivery = measures.delivery(stage)
+        delivery = measures.delivery(scratch)
         _show_delivery(delivery, as_json)
     sentences = meaning.of_disk(sync) + meaning.of_intake(intakes) + meaning.of_delivery(delivery)
     if as_json:

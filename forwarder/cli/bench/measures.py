@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from forwarder import spool
-from forwarder.cli.stage import Stage
+from forwarder.cli.scratch import Scratch
 from forwarder.records.event import encode
 from forwarder.service import state as daemon_state
 from forwarder.spool import EventQueue
@@ -92,29 +92,29 @@ def intake(path: str, seconds: float) -> Iterator[Intake]:
             yield Intake(batch, events_per_s, Spread.of(times))
 
 
-def delivery(stage: Stage) -> Delivery:
+def delivery(scratch: Scratch) -> Delivery:
     """Have the daemon deliver a queue of its own to ``forwarder sandbox``, for `DELIVERY_S` at most.
 
     Raises:
         ForwarderError: that did not work.
     """
-    with EventQueue(stage.queue_path, min_free_bytes=0) as queue:
+    with EventQueue(scratch.queue_path, min_free_bytes=0) as queue:
         for first in range(0, DELIVERED_EVENTS, 10_000):
             queue.append([encode(_event(number)) for number in range(first, first + 10_000)])
-    place = spool.at(stage.queue_path)
+    place = spool.at(scratch.queue_path)
     place.pause()
-    stage.start("far-end", ["-m", "forwarder", "sandbox", "--port", "0", "--json"])
-    ready = stage.until(lambda: stage.read("far-end.out").partition("\n")[0], "the stand-in is ready")
+    scratch.start("far-end", ["-m", "forwarder", "sandbox", "--port", "0", "--json"])
+    ready = scratch.until(lambda: scratch.read("far-end.out").partition("\n")[0], "the stand-in is ready")
     far_end = json.loads(ready)
-    stage.environment |= {"FORWARDER_MIXPANEL_URL": far_end["url"]}
-    stage.environment |= {"FORWARDER_MIXPANEL_TOKEN": far_end["token"]}
-    daemon = stage.start("daemon", ["-m", "forwarder", "run"])
-    stage.until(lambda: daemon_state.read(place), "the daemon is ready")
+    scratch.environment |= {"FORWARDER_MIXPANEL_URL": far_end["url"]}
+    scratch.environment |= {"FORWARDER_MIXPANEL_TOKEN": far_end["token"]}
+    daemon = scratch.start("daemon", ["-m", "forwarder", "run"])
+    scratch.until(lambda: daemon_state.read(place), "the daemon is ready")
     with place.view() as view:
         cpu_before, began_at = _cpu_s(daemon.pid), time.perf_counter()
         place.resume()
         ends_at = began_at + DELIVERY_S
-        stage.until(lambda: not view.figures().waiting or time.perf_counter() > ends_at, "all is delivered")
+        scratch.until(lambda: not view.figures().waiting or time.perf_counter() > ends_at, "all is delivered")
         took_s, cpu_s = time.perf_counter() - began_at, _cpu_s(daemon.pid) - cpu_before
         delivered = view.figures().delivered
     return Delivery(delivered / took_s, cpu_s / max(delivered, 1) * 1e6, cpu_s / took_s)

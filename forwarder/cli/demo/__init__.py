@@ -18,7 +18,7 @@ def demo(_context: Context) -> None:
     """
     # Here, not above: `forwarder --help` imports every command.
     from forwarder.cli.demo.acts import play
-    from forwarder.cli.stage import opened
+    from forwarder.cli.scratch import opened
 
-    with opened("demo") as stage:
-        play(stage)
+    with opened("demo") as scratch:
+        play(scratch)

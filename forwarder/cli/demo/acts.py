@@ -16,7 +16,7 @@ from forwarder.cli.demo import programs
 from forwarder.cli.demo.accounts import present
 from forwarder.cli.demo.narrator import Narrator
 from forwarder.cli.demo.programs import Program, Run
-from forwarder.cli.stage import Stage
+from forwarder.cli.scratch import Scratch
 from forwarder.cli.table import counted
 from forwarder.errors import ForwarderError
 from forwarder.sandbox import Exchange, Fault, Sandbox
@@ -32,7 +32,7 @@ SHORT_WAITS = {
 }
 
 
-def play(stage: Stage) -> None:
+def play(scratch: Scratch) -> None:
     """Play all acts.
 
     Raises:
@@ -48,9 +48,9 @@ def play(stage: Stage) -> None:
 
     narrator = Narrator()
     with Sandbox(token=TOKEN, on_request=served) as far_end:
-        demo = Demo(stage, narrator, far_end, requests)
+        demo = Demo(scratch, narrator, far_end, requests)
         demo.begin()
-        with spool.at(stage.queue_path).view() as view:
+        with spool.at(scratch.queue_path).view() as view:
             demo.hand_over(view)
             demo.go_down(view)
             demo.repair(view)
@@ -67,32 +67,32 @@ class Demo:
     """
 
     def __init__(
-        self, stage: Stage, narrator: Narrator, far_end: Sandbox, requests: queue.SimpleQueue[Exchange]
+        self, scratch: Scratch, narrator: Narrator, far_end: Sandbox, requests: queue.SimpleQueue[Exchange]
     ) -> None:
         self.runs: list[Run] = []
-        self._stage = stage
+        self._scratch = scratch
         self._narrator = narrator
         self._far_end = far_end
         self._requests = requests
         self._running: list[Run] = []
         self._daemon: subprocess.Popen[bytes] | None = None
         self._reasons: list[str] = []
-        stage.environment |= SHORT_WAITS
-        stage.environment |= {"FORWARDER_MIXPANEL_URL": far_end.url, "FORWARDER_MIXPANEL_TOKEN": TOKEN}
-        stage.watch = self._watch
+        scratch.environment |= SHORT_WAITS
+        scratch.environment |= {"FORWARDER_MIXPANEL_URL": far_end.url, "FORWARDER_MIXPANEL_TOKEN": TOKEN}
+        scratch.watch = self._watch
 
     def begin(self) -> None:
         """Start the daemon."""
-        narrator, stage = self._narrator, self._stage
+        narrator, scratch = self._narrator, self._scratch
         narrator.says(
             "From programs to Mixpanel through a durable queue: all of it on this machine, with a stand-in "
             "for Mixpanel. It takes about ten seconds and leaves nothing behind."
         )
         narrator.heading("A far end, a queue and a daemon")
         narrator.happens("far end", f"{self._far_end.url} checks and answers as Mixpanel's /import does")
-        narrator.happens("queue", f"{stage.queue_path}, a directory of its own")
-        daemon = self._daemon = stage.start("daemon", ["-m", "forwarder", "run"])
-        stage.until(lambda: self._state().updated_at > 0, "the daemon is ready")
+        narrator.happens("queue", f"{scratch.queue_path}, a directory of its own")
+        daemon = self._daemon = scratch.start("daemon", ["-m", "forwarder", "run"])
+        scratch.until(lambda: self._state().updated_at > 0, "the daemon is ready")
         narrator.happens("daemon", f"`forwarder run` is ready as process {daemon.pid}")
         linger_s, initial_s, longest_s = SHORT_WAITS.values()
         narrator.adds(
@@ -108,43 +108,43 @@ class Demo:
             "Only legacy and worker are not checked: there the far end finds the bad ones."
         )
         self._start(
-            programs.shop(self._stage, 1, 4003, spoilt=True),
-            programs.app(self._stage, 1, 3001, spoilt=True),
-            programs.worker(self._stage, 1000),
-            programs.legacy(self._stage, 2000),
+            programs.shop(self._scratch, 1, 4003, spoilt=True),
+            programs.app(self._scratch, 1, 3001, spoilt=True),
+            programs.worker(self._scratch, 1000),
+            programs.legacy(self._scratch, 2000),
             programs.cron(1, 3),
         )
-        self._stage.until(lambda: not self._running, "the programs have ended")
+        self._scratch.until(lambda: not self._running, "the programs have ended")
         self._wait_until_empty(view)
         self._narrator.happens("queue", "is empty: what was accepted is delivered, or a dead letter")
 
     def go_down(self, view: View) -> None:
         """An outage in the middle of a batch, and the way out of it."""
-        narrator, stage = self._narrator, self._stage
+        narrator, scratch = self._narrator, self._scratch
         narrator.heading("The far end goes down in the middle of a batch, and more events come")
         narrator.says("The programs notice nothing of it. The daemon tries again, for as long as it takes.")
         self._far_end.inject(Fault.reset_after(), times=1)
-        self._start(programs.shop(stage, 4004, 8003, spoilt=False))
-        stage.until(lambda: not self._far_end.listening, "the far end has gone down")
-        self._start(programs.app(stage, 3002, 6001, spoilt=False), programs.cron(4, 6))
-        stage.until(lambda: not self._running, "the programs have ended")
-        stage.until(lambda: self._reasons, "the daemon backs off")
+        self._start(programs.shop(scratch, 4004, 8003, spoilt=False))
+        scratch.until(lambda: not self._far_end.listening, "the far end has gone down")
+        self._start(programs.app(scratch, 3002, 6001, spoilt=False), programs.cron(4, 6))
+        scratch.until(lambda: not self._running, "the programs have ended")
+        scratch.until(lambda: self._reasons, "the daemon backs off")
         narrator.happens("you", "forwarder status")
-        narrator.adds(stage.forwarder("status", "status").splitlines()[0])
+        narrator.adds(scratch.forwarder("status", "status").splitlines()[0])
         overload = self._far_end.inject(Fault.server_error(503), times=2)
         self._far_end.listen_again()
         narrator.happens("far end", "is reachable again, but not well yet")
-        stage.until(lambda: overload.over, "the daemon tries again")
+        scratch.until(lambda: overload.over, "the daemon tries again")
         began_at = time.monotonic()
         self._wait_until_empty(view)
-        stage.until(lambda: self._state().state == "running", "the daemon is running again")
+        scratch.until(lambda: self._state().state == "running", "the daemon is running again")
         narrator.happens(
             "daemon", f"has delivered all that waited, {time.monotonic() - began_at:.1f} s later"
         )
 
     def repair(self, view: View) -> None:
         """What was refused, and one of it made good."""
-        narrator, stage = self._narrator, self._stage
+        narrator, scratch = self._narrator, self._scratch
         narrator.heading("What the far end refused is kept, with the reason, and can be repaired")
         groups = view.summary(Selection())
         dead = counted(sum(group.count for group in groups), "dead letter")
@@ -156,7 +156,7 @@ class Demo:
         now_s = int(time.time())
         repair = ["dead-letters", "retry", str(letter.id), "--set", f"properties.time:={now_s}"]
         narrator.happens("you", f"forwarder {' '.join(repair)}")
-        narrator.adds(stage.forwarder("retry", *repair).strip())
+        narrator.adds(scratch.forwarder("retry", *repair).strip())
         for run in self.runs:
             if event := run.program.accepted.get(("worker", 250)):
                 event["properties"]["time"] = now_s
@@ -167,7 +167,7 @@ class Demo:
         daemon, self._daemon = self._daemon, None
         assert daemon is not None
         daemon.send_signal(signal.SIGTERM)
-        self._stage.until(lambda: daemon.poll() is not None, "the daemon has ended")
+        self._scratch.until(lambda: daemon.poll() is not None, "the daemon has ended")
         if daemon.returncode:
             raise ForwarderError(f"the daemon has ended with {daemon.returncode}")
         self._narrator.happens("daemon", "stops when it is asked to")
@@ -175,15 +175,15 @@ class Demo:
     def _start(self, *wanted: Program) -> None:
         for program in wanted:
             self._narrator.happens(program.name, program.shown)
-            run = Run.start(self._stage, program)
+            run = Run.start(self._scratch, program)
             self.runs.append(run)
             self._running.append(run)
 
     def _wait_until_empty(self, view: View) -> None:
-        self._stage.until(lambda: view.figures().waiting == 0, "the queue is empty")
+        self._scratch.until(lambda: view.figures().waiting == 0, "the queue is empty")
 
     def _state(self) -> daemon_state.DaemonState:
-        return daemon_state.read(spool.at(self._stage.queue_path)) or daemon_state.DaemonState(0)
+        return daemon_state.read(spool.at(self._scratch.queue_path)) or daemon_state.DaemonState(0)
 
     def _watch(self) -> None:
         """Tell what has happened since."""
@@ -210,7 +210,7 @@ class Demo:
         self._narrator.happens("far end", taken, "yellow" if exchange.fault else "")
 
     def _tell_end(self, run: Run) -> None:
-        run.read(self._stage)
+        run.read(self._scratch)
         name, refused = run.program.name, f", refused {run.refused}" if run.refused else ""
         self._narrator.happens(name, f"accepted {counted(run.accepted, 'event')}{refused}")
         for reason in run.reasons:

@@ -161,7 +161,7 @@ class Client:
         took_s = time.monotonic() - began
         self._keep(connection, response.status)
         if response.status == http.HTTPStatus.PROXY_AUTHENTICATION_REQUIRED and self._route.is_forwarded:
-            place = self._route.gate
+            place = self._route.first_hop
         return Reply(
             response.status,
             headers,

@@ -84,10 +84,10 @@ class Route:
     @property
     def place(self) -> str:
         """Who answers, for people."""
-        return f"{self.server} through {self.gate}" if self.proxy else self.server
+        return f"{self.server} through {self.first_hop}" if self.proxy else self.server
 
     @property
-    def gate(self) -> str:
+    def first_hop(self) -> str:
         """Who takes the connection, for people."""
         return f"the proxy {self.proxy}" if self.proxy else self.server
 
@@ -142,7 +142,9 @@ class Connection(HTTPConnection):
             super().connect()
         except (OSError, ValueError) as problem:
             # What comes before TLS has its own words, in the methods below.
-            place = self._route.gate if self.proxy and not self.has_connected_to_proxy else self._route.place
+            place = (
+                self._route.first_hop if self.proxy and not self.has_connected_to_proxy else self._route.place
+            )
             raise ConnectError(_no_tls(problem, place), place) from problem
 
     def post(self, target: str, headers: Mapping[str, str], body: bytes) -> None:
@@ -205,7 +207,7 @@ class Connection(HTTPConnection):
         try:
             found = socket.getaddrinfo(self._dns_host, self.port, 0, socket.SOCK_STREAM)
         except (OSError, UnicodeError) as problem:
-            raise ConnectError(_not_found(problem, route.gate), route.gate) from problem
+            raise ConnectError(_not_found(problem, route.first_hop), route.first_hop) from problem
         now = time.monotonic()
         last: OSError | None = None
         for entry in sorted(found, key=lambda entry: route.dead.get(entry[4], 0.0) > now):
@@ -217,22 +219,22 @@ class Connection(HTTPConnection):
             else:
                 route.dead.pop(entry[4], None)
                 return sock
-        raise ConnectError(_not_connected(last, route.gate), route.gate) from last
+        raise ConnectError(_not_connected(last, route.first_hop), route.first_hop) from last
 
     def _tunnel(self) -> None:
         assert self.sock is not None
-        gate = self._route.gate
+        hop = self._route.first_hop
         self._patience = _Patience(self.sock, self._route)
         try:
             super()._tunnel()
         except (OSError, ValueError, http.client.HTTPException) as problem:
             said = re.fullmatch(r"Tunnel connection failed: ((\d+).*)", str(problem), re.DOTALL)
             if not said:
-                raise ConnectError(explain(problem, gate), gate) from problem
+                raise ConnectError(explain(problem, hop), hop) from problem
             status = int(said[2])
             raise ConnectError(
-                f"{gate} refused to connect to {self._route.server}: {said[1]}",
-                gate,
+                f"{hop} refused to connect to {self._route.server}: {said[1]}",
+                hop,
                 status if 400 <= status < 500 else None,
             ) from problem
         self.sock.settimeout(self._route.connect_timeout_s)  # for TLS, which comes next
@@ -272,15 +274,15 @@ def _socks(route: Route, proxy: Proxy) -> socket.socket:
             socket_options=OPTIONS,
         )
     except socks.ProxyConnectionError as problem:
-        text = _not_connected(problem.socket_err, route.gate)
-        raise ConnectError(text, route.gate) from problem
+        text = _not_connected(problem.socket_err, route.first_hop)
+        raise ConnectError(text, route.first_hop) from problem
     except socks.ProxyError as problem:
         cause = problem.socket_err or problem
         if isinstance(cause, socks.ProxyError):
-            text = f"{route.gate} refused to connect to {route.server}: {cause.msg}"
+            text = f"{route.first_hop} refused to connect to {route.server}: {cause.msg}"
         else:
-            text = explain(cause, route.gate)
-        raise ConnectError(text, route.gate) from problem
+            text = explain(cause, route.first_hop)
+        raise ConnectError(text, route.first_hop) from problem
     except (OSError, UnicodeError) as problem:
         # The proxy's name, or with socks4 and socks5 the server's.
         text = _not_found(problem, route.place)

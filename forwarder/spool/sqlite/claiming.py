@@ -90,7 +90,7 @@ class Reader:
         ids: list[int] = []
         events: list[bytes] = []
         dead: list[Dead] = []
-        swept: list[int] = []
+        acked: list[int] = []
         claim = Rows(ids, events, last_id=after_id)
         read_bytes = 0
         self._is_bound_by_bytes = False
@@ -108,10 +108,10 @@ class Reader:
                     events.append(final)
                     claim.size_bytes += size_bytes
                 elif final is None:
-                    swept.append(row_id)
+                    acked.append(row_id)
                 else:
                     dead.append(final)
-        return claim, dead, swept
+        return claim, dead, acked
 
 
 def _in_one_piece(

@@ -195,18 +195,18 @@ class Consumer(engine.Consumer):
         """As `claim`, of the rows behind *after_id*.
 
         Rows that are no events go to the dead letters at once, rows a plain
-        consumer has acked are swept: they count as read, but are not in the claim. Where there is no room
-        for that they stay in the queue, and are taken out by `keep_house` or the next consumer.
+        consumer has acked are acked: they count as read, but are not in the claim. Where there is no room
+        for that they stay in the queue, and are taken out by `maintain` or the next consumer.
 
         Returns:
             the claim; its ``last_id`` is what to go on from (*after_id*: nothing is left). Also without
             an event in it there may be more behind.
         """
         with translated(self._path):
-            claim, dead, swept = self._reader.read(self._connect(), after_id, max_events, max_bytes)
+            claim, dead, acked = self._reader.read(self._connect(), after_id, max_events, max_bytes)
         try:
-            if swept:
-                self._free(partial(settling.sweep, ids=swept))
+            if acked:
+                self._free(partial(settling.delete_acked, ids=acked))
             for part in settling.parts(Settlement([letter.event_id for letter in dead], dead)):
                 self._free(partial(settling.settle, settlement=part))
                 claim.dead += len(part.dead)
@@ -264,7 +264,7 @@ class Consumer(engine.Consumer):
                 return count
             after_id = last_id
 
-    def keep_house(self, *, at_rest: bool) -> bool:
+    def maintain(self, *, at_rest: bool) -> bool:
         """Shorten a log that has grown long; and *at_rest* what `_tidy` does."""
         now = time.monotonic()
         if self._long_log.is_due(now):

@@ -31,7 +31,7 @@ _INSERT = (
 _PUT_AT = f"SELECT coalesce({PUT_AT}, created_at) FROM {TABLE}, ledger WHERE _id = ?"
 
 
-class Letter(NamedTuple):
+class NewDeadLetter(NamedTuple):
     """A dead letter without an id of its own; instants in seconds since the epoch."""
 
     event_id: int
@@ -45,18 +45,18 @@ class Letter(NamedTuple):
     dead_at: float
 
 
-def letter_of(connection: sqlite3.Connection, dead: Dead, now: float) -> Letter | None:
+def new_dead_letter(connection: sqlite3.Connection, dead: Dead, now: float) -> NewDeadLetter | None:
     """What is to be added, with what only the event's row tells; None: that is gone."""
     row = connection.execute(_PUT_AT, (dead.event_id,)).fetchone()
     if row is None:
         return None
     event, insert_id = EVENTS.name_of(dead.data)
-    return Letter(
+    return NewDeadLetter(
         dead.event_id, dead.data, event, insert_id, dead.reason, dead.field, dead.http_status, row[0], now
     )
 
 
-def add(connection: sqlite3.Connection, letters: Iterable[Letter]) -> None:
+def add(connection: sqlite3.Connection, letters: Iterable[NewDeadLetter]) -> None:
     """Add dead letters, inside a write transaction."""
     connection.executemany(_INSERT, letters)
 

@@ -33,7 +33,7 @@ def settle(connection: sqlite3.Connection, settlement: Settlement) -> None:
     """
     now = time.time()
     runs = _runs(settlement.ids)
-    found = (dead_letters.letter_of(connection, each, now) for each in settlement.dead)
+    found = (dead_letters.new_dead_letter(connection, each, now) for each in settlement.dead)
     letters = [letter for letter in found if letter]
     put_at = connection.execute(_PUT_AT, (runs[-1][1],)).fetchone()
     # Deleted first: on a full disk a dead letter has to find its place in what the row leaves.
@@ -64,7 +64,7 @@ def settle(connection: sqlite3.Connection, settlement: Settlement) -> None:
     connection.execute("DELETE FROM deliveries WHERE id <= ?", (entry - KEPT_ENTRIES,))
 
 
-def sweep(connection: sqlite3.Connection, ids: Sequence[int]) -> None:
+def delete_acked(connection: sqlite3.Connection, ids: Sequence[int]) -> None:
     """Take out what a plain consumer has acked."""
     connection.executemany(_DELETE, _runs(ids))
     connection.execute("UPDATE ledger SET deleted = deleted + ?", (len(ids),))

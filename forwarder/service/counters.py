@@ -10,7 +10,7 @@ from forwarder.records.verdict import Outcome, Verdict
 BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
-class Tally:
+class Counters:
     """Requests by outcome, their durations, and how wrong the clock is; counted by several threads.
 
     Attributes:

@@ -299,15 +299,15 @@ def test_rows_that_a_plain_consumer_clears_are_accounted(consumer, queue, plain,
     for _ in range(10):
         plain.ack(plain.get())
     plain.clear_acked_data(max_delete=0, keep_latest=0)
-    consumer.keep_house(at_rest=True)
+    consumer.maintain(at_rest=True)
     with View(queue_path) as view:
         assert (view.figures().waiting, view.figures().deleted) == (20, 0), "rows are there still"
     assert list(drain(consumer)) == list(range(11, 21))
-    consumer.keep_house(at_rest=True)
+    consumer.maintain(at_rest=True)
     found = figures(queue_path)
     assert (found.accepted, found.delivered, found.deleted, found.waiting) == (20, 10, 10, 0)
     queue.put(event(20))
-    consumer.keep_house(at_rest=True)
+    consumer.maintain(at_rest=True)
     assert (figures(queue_path).deleted, figures(queue_path).waiting) == (10, 1)
 
 
@@ -413,7 +413,7 @@ def test_a_daemon_delivers_what_it_can_before_the_ids_are_used_up(implausible, q
     consumer = Consumer(queue_path)
     assert list(drain(consumer)) == [1, 2, 3]
     with pytest.raises(DamagedError, match="no queue comes to"):
-        consumer.keep_house(at_rest=True)
+        consumer.maintain(at_rest=True)
     with View(queue_path) as view:
         assert (view.figures().delivered, view.figures().deleted) == (3, 0), "nothing of it was made up"
     consumer.close()

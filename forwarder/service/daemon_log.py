@@ -24,7 +24,7 @@ _AWAY = (Verdict.THROTTLED, Verdict.UNREACHABLE, Verdict.MISCONFIGURED)
 _REFUSED = (Verdict.REFUSED, Verdict.TOO_LARGE)
 
 
-class Journal:
+class DaemonLog:
     """Turns what happens into log lines, and remembers the last error for `status`.
 
     Args:
@@ -133,7 +133,7 @@ class Journal:
         if count:
             self._dead += count
             more = " (the first of them)" if count > 1 else ""
-            self._bury("no event", count, now, reason=f"{reason}{more}")
+            self._dead_lettered("no event", count, now, reason=f"{reason}{more}")
 
     def settled(self, report: Report, now: float) -> None:
         """A reply has been acted on."""
@@ -180,11 +180,13 @@ class Journal:
         for field, count in counts.items():
             if field:
                 # Without the words, which may quote an event's values.
-                self._bury(field, count, now, field=field, status=report.outcome.status)
+                self._dead_lettered(field, count, now, field=field, status=report.outcome.status)
             else:
-                self._bury("no field named", count, now, words, reason=words, status=report.outcome.status)
+                self._dead_lettered(
+                    "no field named", count, now, words, reason=words, status=report.outcome.status
+                )
 
-    def _bury(self, cause: str, count: int, now: float, words: str = "", **fields: object) -> None:
+    def _dead_lettered(self, cause: str, count: int, now: float, words: str = "", **fields: object) -> None:
         told = self._causes.add(cause, count, now, words)
         if told:
             detail = "`forwarder dead-letters summary` says why"

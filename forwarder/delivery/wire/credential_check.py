@@ -12,7 +12,7 @@ from forwarder.records.verdict import Verdict
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class CredentialCheck:
     """Whether Mixpanel takes the credentials: *detail* is a sentence for a person.
 
     Neither *taken* nor *misconfigured*: it could not be asked, and may take the credentials later.
@@ -23,7 +23,7 @@ class Standing:
     detail: str
 
 
-def ask(settings: Settings, kind: Kind) -> Standing:
+def check_credentials(settings: Settings, kind: Kind) -> CredentialCheck:
     """Send the *kind*'s probe: credentials are looked at first, and nothing is stored.
 
     Raises:
@@ -40,5 +40,5 @@ def ask(settings: Settings, kind: Kind) -> Standing:
         url += f" through the proxy {client.proxy}"
     # Refused in Mixpanel's words, whatever they are: the credentials have passed.
     if outcome.is_plain_no or outcome.verdict in (Verdict.DELIVERED, Verdict.SHORT, Verdict.REFUSED):
-        return Standing(True, False, f"{url} takes the credentials")
-    return Standing(False, outcome.verdict is Verdict.MISCONFIGURED, f"{url}: {outcome.detail}")
+        return CredentialCheck(True, False, f"{url} takes the credentials")
+    return CredentialCheck(False, outcome.verdict is Verdict.MISCONFIGURED, f"{url}: {outcome.detail}")

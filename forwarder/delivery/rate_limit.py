@@ -19,7 +19,7 @@ TELLING = 30
 TRIED, RAISED = 1.5, 1.05
 
 
-class Pace:
+class RateLimit:
     """A rate in requests per second, found as TCP finds its own; without limit until the first "too many".
 
     Then it is what the server took within the minute before: be it that one forwarder has the limit for

@@ -48,7 +48,7 @@ class Interruption:
             raise SystemExit(128 + self._number)
 
 
-class Stage:
+class Scratch:
     """A directory, the processes started in it, and the wait for what they do.
 
     Attributes:
@@ -146,8 +146,8 @@ class Stage:
 
 
 @contextmanager
-def opened(name: str, parent: str | None = None) -> Iterator[Stage]:
-    """A stage for *name*; in the end its processes are gone, and its directory too unless that has failed.
+def opened(name: str, parent: str | None = None) -> Iterator[Scratch]:
+    """A scratch for *name*; in the end its processes are gone, and its directory too unless that has failed.
 
     Args:
         parent: Where its directory is made; None: where temporary files are.
@@ -161,29 +161,29 @@ def opened(name: str, parent: str | None = None) -> Iterator[Stage]:
     heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, interruption) for number in heeded}
     try:
-        stage = _make_stage(interruption, name, parent)
+        scratch = _make_scratch(interruption, name, parent)
         is_kept = False
         try:
-            yield stage
+            yield scratch
         except (BrokenPipeError, OutputError):
             raise
         except Exception as error:
             is_kept = True
-            raise _failure(error, name, stage.directory) from error
+            raise _failure(error, name, scratch.directory) from error
         finally:
-            stage.end_processes()
+            scratch.end_processes()
             if not is_kept:
-                shutil.rmtree(stage.directory)
+                shutil.rmtree(scratch.directory)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _make_stage(interruption: Interruption, name: str, parent: str | None) -> Stage:
+def _make_scratch(interruption: Interruption, name: str, parent: str | None) -> Scratch:
     directory = ""
     try:
         directory = tempfile.mkdtemp(prefix=f"forwarder-{name}-", dir=parent)
-        return Stage(directory, interruption)
+        return Scratch(directory, interruption)
     except OSError as error:
         shutil.rmtree(directory, ignore_errors=True)
         raise CannotCreateError(
