@@ -80,7 +80,7 @@ def test_an_entry_has_a_sentence_a_priority_and_every_field(journal, stderr):
     assert journal() == {
         "PRIORITY": "4",
         "SYSLOG_IDENTIFIER": "forwarder",
-        "MESSAGE": "Mixpanel counted 3 events fewer than it took, twice, as with a drop filter [batch.short]",
+        "MESSAGE": "Mixpanel counted 3 events fewer than it took, twice; drop filters do this [batch.short]",
         "FORWARDER_EVENT": "batch.short",
         "FORWARDER_PART": "daemon",
         "FORWARDER_SHORT": "3",
