@@ -280,7 +280,7 @@ def test_indented_object_that_is_broken_is_told_the_remedy(desk, name, remedy):
         (b'"event";"time"\n"E";1700000000\n', "It looks like CSV; .* mlr --icsv --ifs semicolon --ojsonl"),
         (
             b'{"events": [%s, %s]}' % (event(0), event(1)),
-            r"one event a line with jq -c '\.events\[\]'",
+            r"one event per line with jq -c '\.events\[\]'",
         ),
         (b'{"type":"track","event":"E","userId":"u","properties":{}}', "looks like an event of Segment"),
     ],
@@ -517,7 +517,7 @@ def test_endless_line_takes_no_memory(desk):
         status = Path(f"/proc/{process.pid}/status").read_text()
         out, err = process.communicate(b"\n" + event(1), timeout=DEADLINE_S)
     assert (out, process.returncode) == (b"accepted 2 events, refused 1\n", 65)
-    assert err == b"<stdin>:2: longer than 1000000 bytes, the most that Mixpanel takes\n"
+    assert err == b"<stdin>:2: longer than 1000000 bytes, Mixpanel's limit\n"
     assert int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) < 100 * 1024
 
 

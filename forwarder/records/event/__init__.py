@@ -46,14 +46,14 @@ def query(strict: bool, geolocate: bool, project_id: str) -> dict[str, str]:
     if project_id:
         found["project_id"] = project_id
     if not geolocate:
-        # Without it, Mixpanel looks up this host's address and stamps its place on every event.
+        # Without it, Mixpanel gives each event the location of this host's address.
         found["ip"] = "0"
     return found
 
 
 def judge(status: int, body: bytes, records: Sequence[bytes], strict: bool, hide: Hide) -> Outcome:
     """As `Kind` says."""
-    # Not for producers, who would load it in vain.
+    # Not at the top: producers don't need it.
     from forwarder.records.event import judgement
 
     return judgement.judge(status, body, records, strict, hide)

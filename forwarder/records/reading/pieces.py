@@ -1,4 +1,4 @@
-"""A line that is no event by itself: what it certainly holds."""
+"""What a line that is not one event certainly contains."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _decoder = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refu
 
 
 def take_apart(line: bytes) -> list[bytes] | None:
-    """Take apart a line that was refused as one event.
+    """Split a line that was refused as one event.
 
-    An array is its elements, and objects one after the other are each by itself. A byte order mark, a comma
-    at either end and the NULs that a crash leaves in a file are passed over; NULs end what comes before.
+    An array becomes its elements; objects that follow each other become one piece each. A byte order mark,
+    a comma at either end and the NULs that a crash leaves in a file are skipped; NULs end the piece before.
 
     Returns:
-        the pieces, in order, each as it is written; None: the line is one piece, whatever is wrong with it.
+        the pieces, in order, each as written; None: the line is one piece, whatever is wrong with it.
     """
     found = [piece for part in line.split(b"\0") for piece in _of_part(part)]
     return None if found == [line.strip()] else found
