@@ -73,8 +73,8 @@ def _skips_one(self: Backlog, max_events: int, max_bytes: int) -> Batch | None:
     return _CLAIM(self, max_events, max_bytes)
 
 
-def _never_ends_a_turn(_self: Deferred, _now: float, *, is_in_vain: bool) -> None:
-    del is_in_vain
+def _never_ends_a_turn(_self: Deferred, _now: float, *, has_failed: bool) -> None:
+    del has_failed
 
 
 def _paced_for_ever(self: RateLimit, now: float, draw: float) -> None:

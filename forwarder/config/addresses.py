@@ -92,7 +92,7 @@ class Url(Kind):
         try:
             _parts(url)
         except ValueError:
-            return True  # a password may stand where the port should
+            return True  # there may be a password in place of the port
         return any(mark in url for mark in "@?#")
 
 

@@ -19,7 +19,7 @@ BOTH_WAYS = (
     "or $FORWARDER_MIXPANEL_TOKEN)"
 )
 
-# No key of Mixpanel's comes near it; a larger file is some other file.
+# Mixpanel's keys are far shorter; a larger file is another file.
 MOST_SECRET_BYTES = 4096
 
 
@@ -71,7 +71,7 @@ def _is_given(credential: str) -> bool:
     try:
         return os.stat(credential).st_size > len("\n")
     except OSError:
-        return os.path.lexists(credential)  # a link to nowhere is a mistake, and told as such
+        return os.path.lexists(credential)  # a broken link is a mistake, and reported
 
 
 def known_secrets(settings: Settings | None, environ: Mapping[str, str] | None = None) -> list[str]:

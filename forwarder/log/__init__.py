@@ -34,7 +34,7 @@ from forwarder.log.repeats import Repeat, Repeats
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-# How long a line may take that is begun and then stuck, as its reader is slow.
+# How long to wait for a slow reader in the middle of a line.
 STUCK_S = 0.05
 
 __all__ = ["Repeat", "Repeats", "configure", "get", "style"]
@@ -74,7 +74,7 @@ def configure(level: str = "info", format: str = "auto", stream: IO[str] | None 
         processors=[line],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=lambda *_: sink,
-        cache_logger_on_first_use=False,  # a logger got before a reload follows it
+        cache_logger_on_first_use=False,  # a logger made before a reload follows it
     )
 
     class Libraries(logging.Handler):

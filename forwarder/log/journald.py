@@ -23,7 +23,7 @@ from forwarder.log.lines import INFORMATIONAL, PRIORITIES, Fields
 from forwarder.log.sentences import sentence
 
 SOCKET = "/run/systemd/journal/socket"
-# A journal that takes nothing for so long, as when it is stopped, must not hold up delivery.
+# A journal that is stopped and takes nothing must not hold up delivery.
 SEND_TIMEOUT_S = 0.005
 PREFIX = "FORWARDER_"
 MOST_NAME = 64  # journald drops a field with a longer name

@@ -13,10 +13,10 @@ from forwarder.records.verdict import Hide
 
 NOT_SHOWN = "(not shown: it repeats the key)"
 TEXT_MAX = 300
-READ_MAX = 1200  # of a text that is cut to TEXT_MAX
+READ_MAX = 1200  # characters of a text that is cut to TEXT_MAX
 SAMPLE_MAX = 80
 
-# Beyond msgspec's own: an integer of thousands of digits, and nesting without end.
+# Beyond msgspec's own: an integer of thousands of digits, and endless nesting.
 NOT_JSON = (msgspec.MsgspecError, ValueError, RecursionError)
 _decode = msgspec.json.Decoder().decode
 _PLAIN_MOST_BYTES = 64

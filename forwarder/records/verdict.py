@@ -6,7 +6,7 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 
-# Makes a text fit to be shown, by replacing what repeats a secret.
+# Makes a text safe to show: replaces what repeats a secret.
 Hide = Callable[[str], str]
 
 

@@ -30,7 +30,7 @@ _insert_id = INSERT_ID.fullmatch
 _fraction = re.compile(rb'"time"\s*:\s*([0-9]+\.[0-9]+)(?=[\s,}])').search
 _to_value = re.compile(rb'[\s,]*"(?:[^"\\]++|\\.)*+"\s*:\s*', re.DOTALL).match
 _OPENING, _OPENING_SPACED = b'"properties":{', b'"properties": {'
-# As numbers they are found four times as fast.
+# As numbers they are found four times faster.
 _BACKSLASH, _LINE_FEED, _RETURN = b"\\\n\r"
 
 

@@ -12,12 +12,12 @@ from forwarder.errors import EventError
 from forwarder.records.event import when
 from forwarder.records.event.rules import HALF_A_PAIR, MAX_DEPTH, is_whole, path_to
 
-# Not to be asked whether they are a Mapping, which takes as long as to encode them.
+# Asking whether these are a Mapping would take as long as encoding them.
 _PLAIN = frozenset([str, int, bool, type(None)])
 _TIME = "properties.time"
 # As Mixpanel's own library for Python writes them; read as UTC.
 _DATETIME = "%Y-%m-%dT%H:%M:%S"
-# What to call, by the type's name.
+# What to call instead, by the type's name.
 _REMEDIES = {
     "bytes": ".decode() it",
     "bytearray": ".decode() it",
@@ -54,7 +54,7 @@ def encode(event: Mapping[str, Any]) -> bytes:
         if _is_plain(event):
             return msgspec.json.encode(event)
     except (RecursionError, UnicodeEncodeError):
-        pass  # to be named
+        pass  # named below
     except (TypeError, ValueError) as error:
         raise EventError(f"not JSON: {error}") from None
     plain = _plain(event, "", MAX_DEPTH)
@@ -117,7 +117,7 @@ def _converted(value: Any, where: str, levels: int) -> Any:
     kind = type(value).__name__
     if isinstance(value, enum.Enum):
         return _plain(value.value, where, levels)
-    if hasattr(value, "dtype") and getattr(value, "shape", None) == ():  # a scalar of numpy, or as good
+    if hasattr(value, "dtype") and getattr(value, "shape", None) == ():  # a scalar of numpy or similar
         return _plain(value.item(), where, levels)
     if isinstance(value, int):
         return int(value)

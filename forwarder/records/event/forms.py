@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-# Never beside `properties`: Mixpanel would take the event for one of now, without a user, and of no id.
+# Never beside `properties`: Mixpanel would give the event the present time, no user and no id.
 NEVER_BESIDE = frozenset(["time", "distinct_id", "$insert_id"])
 _MOST_NAMED = 5
 
-# Of whom an object is that has one of these keys.
+# The tracker whose events have one of these keys.
 _TRACKERS = (
     (
         "Segment or RudderStack",

@@ -57,7 +57,7 @@ def _refusal(body: bytes, events: Sequence[bytes], hide: Hide) -> Outcome:
 
 
 # Mixpanel's query API answers a wrong region with 400 "invalid project id for cluster". What /import
-# says is not documented; such words are never about one event, and halving would dead-letter them all.
+# says is not documented. Such words are never about one event; halving would dead-letter all of them.
 _BLAMES_THE_PROJECT = re.compile(
     r"invalid project|for cluster|invalid credentials|unauthorized", re.IGNORECASE
 )

@@ -27,7 +27,7 @@ MAX_EVENT_BYTES = 1_000_000
 MAX_MEMBERS = 255
 MAX_DEPTH = 100
 HALF_A_PAIR = "the string holds half of a surrogate pair (\\ud800-\\udfff); write the whole character"
-# Disallowed as distinct_id and as $insert_id, whatever the case ("Import Events").
+# Disallowed as distinct_id and as $insert_id, case-insensitive ("Import Events").
 BAD_IDS = frozenset(
     [
         "00000000-0000-0000-0000-000000000000",

@@ -33,12 +33,12 @@ _COMPRESSED = {
     b"\xfd7zX": "xzcat",
     b"\x28\xb5\x2f\xfd": "zstdcat",
 }
-# Where the NULs are in the first four bytes of ASCII in UTF-16 and UTF-32; a crash leaves them elsewhere.
+# Where ASCII in UTF-16 and UTF-32 has NULs in its first four bytes; a crash leaves them elsewhere.
 _WIDE = [[0, 2], [1, 3], [0, 1, 2], [1, 2, 3]]
-# So much of this may come before the [ of an array: white space, NULs, a byte order mark.
+# What may come before the [ of an array, and how much: white space, NULs, a byte order mark.
 _LEAD_BYTES = 64 << 10
 _LEAD = b" \t\r\n\0" + codecs.BOM_UTF8
-# The most that an array may have which stands on one line beside others.
+# The size limit of an array that shares a line with others.
 _MOST_ARRAY_BYTES = 16 << 20
 _nuls = re.compile(b"\0+").sub
 

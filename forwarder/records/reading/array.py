@@ -10,10 +10,10 @@ import msgspec
 from forwarder.records.reading.source import BrokenInputError
 
 CHUNK_LINES = 10_000
-# So much longer than the longest record may a line or element be, for the sake of white space.
+# A line or element may be this much longer than the longest record, because of white space.
 SPARE_BYTES = 64 << 10
 
-# Input in numbered pieces: the pieces, and (index, reason) where one is refused and stands there as b"".
+# Input in numbered pieces: the pieces, and (index, reason) of each refused one, which is b"" there.
 Lines = tuple[list[bytes], list[tuple[int, str]]]
 
 _QUOTE = ord('"')
@@ -26,11 +26,11 @@ _between = re.compile(rb"\}\s*,\s*\{").match
 _raw_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 _list_inside = re.compile(rb'\s*(?:\{\s*"(\w+)"\s*:\s*)?\[').match
-# So much is looked at of what is too long.
+# How much is examined of what is too long.
 BEGIN_BYTES = 200
 
 _FIRST, _VALUE, _COMMA, _END = range(4)
-# Many elements at once are looked for in this much of the input, while at least so much is there.
+# Many elements at once are searched for in this much of the input, while at least this much is there.
 _WINDOW_BYTES = 1 << 20
 _WINDOW_MIN_BYTES = 32 << 10
 _TRIES = 3

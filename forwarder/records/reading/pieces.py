@@ -9,7 +9,7 @@ import re
 import msgspec
 
 _raw_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
-# What stands around values that were written one after the other: white space, commas, and the sign that
+# What may be between values that follow each other: white space, commas, and the character that
 # begins a record in a JSON text sequence (RFC 7464).
 _AROUND = " \t\r\n,\x1e"
 _around = re.compile(f"[{_AROUND}\ufeff]*").match
@@ -19,7 +19,7 @@ def _refuse(name: str) -> None:
     raise ValueError(name)
 
 
-# Only to see where a value ends: nothing is converted, so numbers may have any length.
+# Only to find the end of a value: nothing is converted, so numbers may have any length.
 _decoder = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse)
 
 

@@ -9,7 +9,7 @@ import time
 from forwarder.errors import InputError
 
 BLOCK_BYTES = 2 << 20
-# So long more is waited for after the first bytes of a block: what trickles in is committed 25 times a
+# How long to wait for more after the first bytes of a block: a slow stream is committed 25 times a
 # second, and within 0.1 s of a pause.
 GATHER_S = 0.04
 
