@@ -41,7 +41,7 @@ STATES = ("running", "backing_off", "blocked", "paused")
 # Durable figure: name behind the prefix, and what it says.
 _COUNTERS = {
     "accepted": ("events_accepted", "Events taken in since the queue was made; a retried one once more."),
-    "delivered": ("events_delivered", "Events that Mixpanel said yes to."),
+    "delivered": ("events_delivered", "Events that Mixpanel accepted."),
     "dead_lettered": ("events_dead_lettered", "Events that were refused and became dead letters."),
     "deleted": ("events_deleted", "Waiting events that a person, or another consumer, deleted."),
     "short": ("events_short", "Events delivered that Mixpanel took without counting them."),
@@ -149,7 +149,7 @@ def _loop(heartbeat: Heartbeat) -> Iterator[Metric]:
         state.add_metric([name], float(heartbeat.state.state == name))
     yield state
     yield _gauge("in_flight_events", "Events sent and not answered for.", heartbeat.state.in_flight)
-    doc = "Requests that may be out at once, as the far end bears."
+    doc = "Requests that may be in flight at once."
     yield _gauge("connections", doc, heartbeat.state.connections)
     yield _gauge("failures", "Tries in a row that failed, up to now.", heartbeat.state.failures)
     beat_s = max(time.monotonic() - heartbeat.beat_at, 0.0)
