@@ -316,7 +316,7 @@ def test_producer_with_a_limit_on_files(forwarder, far_end, queue_path, oracle, 
     stdin = "\n".join(texts)
     first = limited(forwarder, resource.RLIMIT_FSIZE, MIB, "enqueue", stdin=stdin)
     assert first.returncode in (EX_IOERR, EX_TEMPFAIL), first.stderr
-    is_told(first, first.returncode, "larger than|size of files|ulimit|File too large|answers with an error")
+    is_told(first, first.returncode, "larger than|size of files|ulimit|File too large|reports an error")
     found = re.search(r"--skip (\d+)", first.stderr)
     skip = int(found[1]) if found else 0
     assert len(rows(queue_path)) == skip < len(texts)
