@@ -1,4 +1,4 @@
-"""What is done with many dead letters or waiting events, page by page, and told however it ends."""
+"""Changing many dead letters or waiting events, page by page, with a report however it ends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from forwarder.spool import DeadLetter, View
 
 REFUSED, NOT_FOUND = 65, 1
 
-# From the stored bytes and when they were accepted to the bytes to queue.
+# Takes the stored bytes and the time of acceptance, and returns the bytes to queue.
 Edit = Callable[[bytes, float], bytes]
 
 
@@ -30,7 +30,7 @@ class Done:
 
 
 def put_back(path: str, wanted: Wanted[DeadLetter], view: View | None, edit: Edit) -> Done:
-    """Put those dead letters back into the queue that *edit* does not refuse."""
+    """Put dead letters back into the queue, unless *edit* refuses them."""
     with _reporting(wanted, "put back into the queue") as done:
         for page in wanted.pages(view, with_data=False):
             new_ids, stayed = spool.at(path).retry_dead_letters([letter.id for letter in page], edit)
@@ -42,10 +42,10 @@ def put_back(path: str, wanted: Wanted[DeadLetter], view: View | None, edit: Edi
 def change(
     wanted: Wanted[Row], view: View | None, verb: str, act: Callable[[list[int]], int], as_json: bool
 ) -> int:
-    """Do with all that are wanted what *act* does with some ids; it returns how many there were.
+    """Apply *act* to all wanted rows. It takes some ids, and returns how many of them existed.
 
     Args:
-        verb: What that is, in one word, such as "deleted".
+        verb: The action in one word, such as "deleted".
 
     Returns:
         the exit code.
@@ -67,22 +67,22 @@ def _reporting(wanted: Wanted[Row], verb: str) -> Iterator[Done]:
     try:
         yield done
     except BaseException:
-        # Each page is a transaction of its own: those before the one that failed are done.
+        # Each page is its own transaction: the pages before the failed one are done.
         if done.count:
             click.echo(f"forwarder: {wanted.noun.counted(done.count)} {verb} before it stopped:", err=True)
         raise
 
 
 def tell_stayed(stayed: list[tuple[int, str]]) -> None:
-    """Name those that stay, and why, on standard error."""
+    """Print the dead letters that stay, and why, on standard error."""
     for letter_id, reason in stayed[:MOST_NAMED]:
         click.echo(f"forwarder: dead letter {letter_id} stays: {printable(reason)}", err=True)
     if len(stayed) > MOST_NAMED:
-        click.echo(f"forwarder: and {len(stayed) - MOST_NAMED:,} more; --dry-run tells why.", err=True)
+        click.echo(f"forwarder: and {len(stayed) - MOST_NAMED:,} more; --dry-run shows why.", err=True)
 
 
 def rehearse(found: Iterator[DeadLetter], edit: Edit, as_json: bool) -> int:
-    """Show each before and after, and change nothing; returns the exit code that doing it would have."""
+    """Show each before and after; nothing is changed. Returns the exit code that a real run would have."""
     code = 0
     for letter in found:
         try:

@@ -61,7 +61,7 @@ def test_all_in_order(run, queue):
     code, found = run()
 
     assert code == 0
-    assert found["daemon"] == ("warning", "none runs; events are taken in, and wait")
+    assert found["daemon"] == ("warning", "none runs; new events are accepted and wait")
     assert {name for name, (result, _) in found.items() if result != "ok"} == {"daemon"}
     looked_at = {"settings", "key", "directory", "disk", "room", "integrity", "books: queue"}
     assert looked_at | {"books: dead letters"} <= found.keys()
@@ -493,7 +493,7 @@ def test_a_daemon_that_this_user_may_not_see(run, queue, monkeypatch):
 
     monkeypatch.setattr(presence, "holder", may_not)
 
-    assert run()[1]["daemon"] == ("warning", "can't be seen by this user")
+    assert run()[1]["daemon"] == ("warning", "this user can't see whether one runs")
 
 
 def test_a_running_daemon(forwarder, queue_path):

@@ -402,7 +402,7 @@ def test_command_done_twice(fill, queue_path, forwarder, rows):
     moved = file.replace("damaged-", "salvaged-")
     again = forwarder("salvage", moved, "--apply")
     assert again.returncode == 0
-    assert "3,003 of them were brought back by an earlier try." in again.stdout
+    assert "3,003 of them were recovered by an earlier try." in again.stdout
     assert rows(queue_path) == before
 
 

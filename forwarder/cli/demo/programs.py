@@ -1,4 +1,4 @@
-"""The programs that put events into the demo's queue, and what each of them offers."""
+"""The programs that put events into the demo's queue, and the events of each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from forwarder.cli.scratch import Scratch
 from forwarder.errors import EventError, ForwarderError
 
-# The name of the program and the event's number in it: in each event's properties.
+# The name of the program and the event's number in it; both are in each event's properties.
 Key = tuple[str, int]
 Event = dict[str, Any]
 
@@ -74,14 +74,14 @@ print(json.dumps({"accepted": last + 1 - first, "refused": 0}))
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A program that runs as one or more processes, and what it offers to the queue.
+    """A program that runs as one or more processes, and the events that it offers to the queue.
 
     Attributes:
         name: As in its events.
-        shown: How to start it, for the audience.
+        shown: How to start it, for the reader.
         commands: The arguments of Python for each process.
-        accepted: The events that the queue is expected to take, as they are offered.
-        refused: Those that it is expected to refuse.
+        accepted: The events that the queue is expected to accept, as offered.
+        refused: The events that it is expected to refuse.
     """
 
     name: str
@@ -93,7 +93,7 @@ class Program:
 
 @dataclass(slots=True)
 class Run:
-    """A program's processes, and what they were told."""
+    """A program's processes, and what the queue reported to them."""
 
     program: Program
     files: Sequence[str]
@@ -117,7 +117,7 @@ class Run:
         return all(process.poll() is not None for process in self.processes)
 
     def read(self, scratch: Scratch) -> None:
-        """Read what the processes were told, as they have printed it.
+        """Read what the queue reported to the processes, from their output.
 
         Raises:
             ForwarderError: one has failed.
@@ -133,7 +133,7 @@ class Run:
 
 
 def shop(scratch: Scratch, first: int, last: int, spoilt: bool) -> Program:
-    """``forwarder enqueue`` of a file; if *spoilt*, three of its lines are no good."""
+    """``forwarder enqueue`` of a file; if *spoilt*, three of its lines are invalid."""
     now_s = int(time.time())
     events: dict[Key, Event] = {}
     for number in range(first, last + 1):
@@ -154,7 +154,7 @@ def shop(scratch: Scratch, first: int, last: int, spoilt: bool) -> Program:
 
 
 def legacy(scratch: Scratch, last: int) -> Program:
-    """``forwarder enqueue --no-check`` of a file: what Mixpanel refuses is for Mixpanel to find."""
+    """``forwarder enqueue --no-check`` of a file: Mixpanel has to find the invalid events."""
     events = {("legacy", number): _event("legacy", number) for number in range(1, last + 1)}
     events["legacy", last // 4]["properties"]["$insert_id"] = "view #500"
     for number in (last // 2, last // 2 + 1):
