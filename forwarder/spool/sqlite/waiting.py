@@ -122,7 +122,7 @@ def hold_rows(connection: sqlite3.Connection, ids: Sequence[int]) -> int:
 
 def _release(connection: sqlite3.Connection, ids: Sequence[int]) -> int:
     rows = [(row_id,) for row_id in ids]
-    # A row with a new id, because the daemon has passed the old one. It was accepted before: move the baseline.
+    # A row with a new id, because the daemon has passed the old one. It is not new: the baseline moves.
     connection.executemany(
         f"INSERT INTO {TABLE} (data, timestamp, status)"
         f" SELECT data, timestamp, {READY} FROM {HELD_TABLE} WHERE _id = ?",
