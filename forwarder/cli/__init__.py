@@ -32,7 +32,7 @@ COMMANDS = {
     "peek": ("peek", "peek", "Show the next events, without touching them."),
     "waiting": ("waiting", "waiting", "List, hold, release or delete waiting events."),
     "dead-letters": ("dead_letters", "dead_letters", "Look at refused events, retry or delete them."),
-    "pause": ("control", "pause", "Stop delivery; events are still taken in."),
+    "pause": ("control", "pause", "Stop delivery; new events are still accepted."),
     "resume": ("control", "resume", "Start delivery again after a pause."),
     "flush": ("control", "flush", "Forget the current wait and try now."),
     "check": ("check", "check", "Check settings, permissions, disk, database and books."),

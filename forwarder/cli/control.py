@@ -12,7 +12,7 @@ from forwarder.errors import UnavailableError
 from forwarder.spool import DamagedError, Holder, NoQueueError, Spool
 
 
-@command("pause", short_help="Stop delivery; events are still taken in.")
+@command("pause", short_help="Stop delivery; new events are still accepted.")
 @json_option
 def pause(context: Context, as_json: bool) -> None:
     """Stop delivery until `forwarder resume`, also over restarts. New events are still accepted.

@@ -46,7 +46,7 @@ LOCK_TIMEOUT_S = 10.0
     "--time",
     "at",
     metavar="T",
-    help="When it happened: epoch seconds or ms, or ISO 8601 with Z or an offset [default: now].",
+    help="The event's time: epoch seconds or ms, or ISO 8601 with Z or an offset [default: now].",
 )
 @click.option("--insert-id", metavar="ID", help="The event's $insert_id [default: a new one].")
 @click.option("--check", is_flag=True, help="Only check; store nothing.")
