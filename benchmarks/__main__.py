@@ -24,7 +24,7 @@ from benchmarks import (
     memory,
     puts,
     quiet,
-    slow_far_end,
+    slow_server,
     table,
     trouble,
 )
@@ -35,7 +35,7 @@ Measure = Callable[[str, argparse.Namespace], Iterator[Number]]
 # Each is given a directory, and what is left in it is removed.
 PARTS: dict[str, Measure] = {
     "delivery": lambda place, given: delivery.measure(place, given.events, given.rounds),
-    "slow_far_end": lambda place, given: slow_far_end.measure(place, given.events),
+    "slow_server": lambda place, given: slow_server.measure(place, given.events),
     "trouble": lambda place, _given: trouble.measure(place),
     "uplink": lambda place, _given: trouble.uplink(place),
     "fairness": lambda _place, _given: fairness.measure(),
@@ -73,7 +73,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure, print the table, and write the JSON."""
     given = arguments()
-    # What was told to end removes its files, too.
+    # What is asked to end removes its files, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     found: list[Number] = []
     for name in given.parts or PARTS:

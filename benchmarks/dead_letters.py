@@ -18,7 +18,7 @@ BATCH_EVENTS, BATCH_BYTES = 2000, 2 << 20
 def measure(place: str, count: int) -> Iterator[Number]:
     """*count* dead letters exported and then deleted; that these cost the same each is proved by a test."""
     path = os.path.join(place, "dead")
-    bury(path, count)
+    add_dead_letters(path, count)
     for what, command, target in (
         ("export", ("export", "--all"), "<= 30"),
         ("delete", ("delete", "--all", "--yes"), "<= 60"),
@@ -29,7 +29,7 @@ def measure(place: str, count: int) -> Iterator[Number]:
     shutil.rmtree(path)
 
 
-def bury(path: str, count: int) -> None:
+def add_dead_letters(path: str, count: int) -> None:
     """A queue with *count* dead letters."""
     events.fill(path, count)
     with closing(Consumer(path)) as consumer:

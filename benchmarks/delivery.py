@@ -1,4 +1,4 @@
-"""N1 and N3: delivery by the daemon, by the bare loop and by plain persist-queue; the far end is free."""
+"""N1 and N3: delivery by the daemon, by the bare loop and by plain persist-queue; the server is free."""
 
 from __future__ import annotations
 

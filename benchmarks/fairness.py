@@ -118,7 +118,7 @@ class Row:
 
     Attributes:
         steady: Over the measured time.
-        more: What else is told of it.
+        more: What else to say of it.
     """
 
     name: str

@@ -35,5 +35,5 @@ def measure(place: str, seconds: float, puts: int) -> Iterator[Number]:
             wait_until(lambda number=number: sink.taken().events >= number)
             beyond_ms.append((sink.taken().last_at - put_at - LINGER_S) * 1e3)
     middle, worst = statistics.median(beyond_ms), max(beyond_ms)
-    yield Number("N9", "put to far end beyond linger_s, ms, median", middle, "", middle)
+    yield Number("N9", "put to server beyond linger_s, ms, median", middle, "", middle)
     yield Number("N9", f"the same, the worst of {puts}", worst, "<= 100", worst)

@@ -1,4 +1,4 @@
-"""A far end that costs next to nothing: takes POSTs, counts lines, answers as Mixpanel does."""
+"""A server that costs next to nothing: takes POSTs, counts lines, answers as Mixpanel does."""
 
 from __future__ import annotations
 

@@ -1,25 +1,25 @@
-"""What a person is told when something can't be done.
+"""The errors that a person sees.
 
-Every error says what is wrong and where, then the remedy, and carries the exit code
-(``sysexits.h``) that the command ends with::
+Each error says what is wrong and where, then the remedy. It has the exit code (``sysexits.h``)
+of the command::
 
-    ForwarderError                 70  a bug, or no better name for it
+    ForwarderError                 70  a bug, or an error of no other kind
     ├── UsageError                 64  the command line can't be understood
-    ├── EventError                 65  an event that is refused
-    ├── InputError                 66  a file of events that can't be read
-    ├── UnavailableError           69  the daemon or the far end is not there
-    ├── CannotCreateError          73  a file or directory that can't be made
-    ├── StorageError               74  the disk or the database answers with an error
-    ├── TryAgainError              75  full, locked or held by another: the same call may work later
-    ├── NotPermittedError           77  this user may not
-    └── ConfigError                78  a setting, or a file that is not ours
+    ├── EventError                 65  an event is refused
+    ├── InputError                 66  a file of events can't be read
+    ├── UnavailableError           69  the daemon or Mixpanel is not available
+    ├── CannotCreateError          73  a file or directory can't be created
+    ├── StorageError               74  the disk or the database reports an error
+    ├── TryAgainError              75  full, locked or in use: the same call may work later
+    ├── NotPermittedError          77  this user has no permission
+    └── ConfigError                78  a wrong setting, or a file that is not the forwarder's
 
-Outcomes of a delivery are not errors: they are returned (see :mod:`forwarder.delivery`).
+The outcome of a delivery is not an error but a return value (see :mod:`forwarder.delivery`).
 """
 
 
 class ForwarderError(Exception):
-    """What is wrong and, after it, the *remedy*, as sentences for a person.
+    """What is wrong and then the *remedy*, as sentences for a person.
 
     Args:
         what: What is wrong and where; no full stop at the end.
@@ -56,7 +56,7 @@ class InputError(ForwarderError):
 
 
 class UnavailableError(ForwarderError):
-    """The daemon or the far end is not available."""
+    """The daemon or Mixpanel is not available."""
 
     exit_code = 69
 
@@ -68,36 +68,36 @@ class CannotCreateError(ForwarderError):
 
 
 class StorageError(ForwarderError):
-    """The disk or the database answers with an error."""
+    """The disk or the database reports an error."""
 
     exit_code = 74
 
 
 class TryAgainError(ForwarderError):
-    """Full, locked or held by another; the same call may work later."""
+    """Full, locked or in use; the same call may work later."""
 
     exit_code = 75
 
 
 class NotPermittedError(ForwarderError):
-    """This user may not."""
+    """This user has no permission."""
 
     exit_code = 77
 
 
 class ConfigError(ForwarderError):
-    """A setting is wrong, or a file is not what the forwarder made."""
+    """A setting is wrong, or a file is not the forwarder's."""
 
     exit_code = 78
 
 
 def printable(text: str) -> str:
-    """*text* from elsewhere on one line, safe for a terminal: control characters are shown escaped."""
+    """Foreign *text* on one line, safe for a terminal: control characters are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def size(count: int) -> str:
-    """*count* bytes, in the largest unit of which there is one."""
+    """*count* bytes, in the largest unit that is not below 1."""
     if count < 1024:
         return f"{count} B"
     value, unit = count / 1024, "KiB"

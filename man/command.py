@@ -154,7 +154,7 @@ def _option(context: click.Context, option: click.Parameter | None) -> str:
 def codes() -> Iterator[tuple[int, str]]:
     """Each exit code there is, and what it means."""
     yield 0, "Done."
-    yield 1, "Not so: a condition that holds, an id that is not there, books that do not balance."
+    yield 1, "A `--fail-if` condition is true, an id does not exist, or the books do not balance."
     for kind in (errors.ForwarderError, *errors.ForwarderError.__subclasses__()):
         if kind.__module__ == errors.__name__:
             doc = "A bug." if kind is errors.ForwarderError else kind.__doc__

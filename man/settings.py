@@ -11,7 +11,7 @@ The settings of `forwarder`(1), in TOML: sections in brackets, and in each a lin
 one named by `--config`, else by `$FORWARDER_CONFIG`, else `/etc/forwarder/forwarder.toml` if it is there.
 
 Every key can also be given as an environment variable, `FORWARDER_<SECTION>_<KEY>`, which wins over the file;
-an empty one counts as not set. An unknown key and a bad value are errors, all of them told at once, and the
+an empty one counts as not set. An unknown key and a bad value are errors, all reported at once, and the
 command ends with 78. `forwarder config show` prints what is in effect, and where each value came from.
 
 No secret stands in the file: see `secret_file` and `token_file`.

@@ -191,7 +191,7 @@ class Day:
             start = random.uniform(0, DAY_S * 0.9)
             end = start + random.choice([30, 600, 3600, 4 * 3600])
             name, behaviour = self._trouble()
-            # A yes to some, before others have their say, would make those random ones, see `_trouble`.
+            # A success of some, before others are judged, would make those random ones, see `_trouble`.
             place = 99 if name == "short counts" else 0
             self._at(start, name, lambda at=place, each=behaviour: self.server.behaviours.insert(at, each))
             self._at(end, f"no more {name}", lambda each=behaviour: self.server.behaviours.remove(each))

@@ -17,7 +17,7 @@ from forwarder.delivery.batch import Batch
 from forwarder.delivery.deferred import Deferred
 from forwarder.delivery.dispatcher import Dispatcher
 from forwarder.delivery.flow import Flow
-from forwarder.delivery.pace import Pace
+from forwarder.delivery.rate_limit import RateLimit
 from forwarder.records.verdict import Verdict
 from simulation.days import day
 
@@ -73,11 +73,11 @@ def _skips_one(self: Backlog, max_events: int, max_bytes: int) -> Batch | None:
     return _CLAIM(self, max_events, max_bytes)
 
 
-def _never_ends_a_turn(_self: Deferred, _now: float, *, is_in_vain: bool) -> None:
-    del is_in_vain
+def _never_ends_a_turn(_self: Deferred, _now: float, *, has_failed: bool) -> None:
+    del has_failed
 
 
-def _paced_for_ever(self: Pace, now: float, draw: float) -> None:
+def _paced_for_ever(self: RateLimit, now: float, draw: float) -> None:
     del draw
     self.due_at = now + 1e9
 
@@ -108,7 +108,7 @@ FAULTS: dict[str, tuple[Any, str, Any]] = {
     "one refusal kills": (dispatcher, "REFUSALS", 1),
     "a turn that never ends": (Deferred, "end_turn", _never_ends_a_turn),
     "no wait between tries": (flow, "delay_s", lambda *_: 0.0),
-    "a pace for ever": (Pace, "throttled", _paced_for_ever),
+    "a pace for ever": (RateLimit, "throttled", _paced_for_ever),
 }
 
 

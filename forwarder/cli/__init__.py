@@ -1,4 +1,4 @@
-"""The command ``forwarder``: how people drive it. One module per noun, each loaded when it is called for."""
+"""The command ``forwarder``. One module per noun, each loaded only when it is used."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from forwarder.errors import ForwarderError
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-# Set by a shell that asks for completions, in click's way.
+# Set by a shell that asks for completions, as click defines it.
 COMPLETE = "_FORWARDER_COMPLETE"
-# 128 and the number of SIGPIPE, as a shell shows it of other programs.
+# 128 and the number of SIGPIPE, as a shell shows it for other programs.
 NOBODY_READS = 141
 
 # name: (module, attribute, line of the overview)
 COMMANDS = {
     "enqueue": ("enqueue", "enqueue", "Put events into the queue."),
-    "run": ("run", "run", "Deliver what waits, until stopped: the daemon."),
-    "drain": ("drain", "drain", "Deliver what waits, then exit."),
+    "run": ("run", "run", "Deliver waiting events until stopped: the daemon."),
+    "drain": ("drain", "drain", "Deliver waiting events, then exit."),
     "status": ("status", "status", "How the queue and the daemon are."),
     "peek": ("peek", "peek", "Show the next events, without touching them."),
     "waiting": ("waiting", "waiting", "List, hold, release or delete waiting events."),
     "dead-letters": ("dead_letters", "dead_letters", "Look at refused events, retry or delete them."),
-    "pause": ("control", "pause", "Stop delivery; events are still taken in."),
+    "pause": ("control", "pause", "Stop delivery; new events are still accepted."),
     "resume": ("control", "resume", "Start delivery again after a pause."),
-    "flush": ("control", "flush", "Forget the present wait and try now."),
+    "flush": ("control", "flush", "Forget the current wait and try now."),
     "check": ("check", "check", "Check settings, permissions, disk, database and books."),
     "report": ("report", "report", "Write all about this installation into a file, without secrets."),
-    "salvage": ("salvage", "salvage", "Bring back what a damaged database holds."),
+    "salvage": ("salvage", "salvage", "Recover events from a damaged database."),
     "config": ("config", "config", "Show the effective settings."),
-    "completion": ("completion", "completion", "Print what makes a shell complete command lines."),
-    "bench": ("bench", "bench", "Measure what this disk and machine give."),
+    "completion": ("completion", "completion", "Print a shell completion script."),
+    "bench": ("bench", "bench", "Measure how fast this disk and machine are."),
     "sandbox": ("sandbox", "sandbox", "Run a stand-in for Mixpanel's /import."),
-    "demo": ("demo", "demo", "Show the whole way of an event on this machine."),
+    "demo": ("demo", "demo", "Show the way of events from end to end on this machine."),
 }
 
 
@@ -60,7 +60,7 @@ class LazyGroup(Group):
         return found
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        # click.Group would import all commands to ask them for a line.
+        # click.Group would import all commands to get their help lines.
         from click.shell_completion import CompletionItem
 
         found = [(name, line) for name, (_, _, line) in COMMANDS.items() if name.startswith(incomplete)]
@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
             if sys.stdout is not None:
                 sys.stdout.flush()
         except BrokenPipeError:
-            # The reader of our output went away (`| head`): nothing to say, and nobody to say it to.
+            # The reader of our output is gone (`| head`): end without a message.
             discard_rest()
             code = NOBODY_READS
         except OutputError as error:
@@ -122,7 +122,7 @@ def _run(arguments: list[str] | None) -> int:
         click.echo(f"forwarder: {error}", err=True)
         code = error.exit_code
     except Exception:
-        # A bug: with all there is to know, for the report.
+        # A bug: print everything for the report.
         traceback.print_exc()
         click.echo("forwarder: this is a bug; please report it with the lines above.", err=True)
         code = 70

@@ -1,4 +1,4 @@
-"""What is done with many dead letters or waiting events, page by page, and told however it ends."""
+"""Changing many dead letters or waiting events, page by page, with a report however it ends."""
 
 from __future__ import annotations
 
@@ -17,72 +17,72 @@ from forwarder.spool import DeadLetter, View
 
 REFUSED, NOT_FOUND = 65, 1
 
-# From the stored bytes and when they were accepted to the bytes to queue.
+# Takes the stored bytes and the time of acceptance, and returns the bytes to queue.
 Edit = Callable[[bytes, float], bytes]
 
 
 @dataclass(slots=True)
-class Tally:
+class Done:
     """What has been done so far: *count* of them, and (id, reason) of each that *stayed*."""
 
     count: int = 0
     stayed: list[tuple[int, str]] = field(default_factory=list)
 
 
-def put_back(path: str, wanted: Wanted[DeadLetter], view: View | None, edit: Edit) -> Tally:
-    """Put those dead letters back into the queue that *edit* does not refuse."""
-    with _telling(wanted, "put back into the queue") as tally:
+def put_back(path: str, wanted: Wanted[DeadLetter], view: View | None, edit: Edit) -> Done:
+    """Put dead letters back into the queue, unless *edit* refuses them."""
+    with _reporting(wanted, "put back into the queue") as done:
         for page in wanted.pages(view, with_data=False):
             new_ids, stayed = spool.at(path).retry_dead_letters([letter.id for letter in page], edit)
-            tally.count += len(new_ids)
-            tally.stayed += stayed
-    return tally
+            done.count += len(new_ids)
+            done.stayed += stayed
+    return done
 
 
 def change(
-    wanted: Wanted[Row], view: View | None, done: str, act: Callable[[list[int]], int], as_json: bool
+    wanted: Wanted[Row], view: View | None, verb: str, act: Callable[[list[int]], int], as_json: bool
 ) -> int:
-    """Do with all that are wanted what *act* does with some ids; it returns how many there were.
+    """Apply *act* to all wanted rows. It takes some ids, and returns how many of them existed.
 
     Args:
-        done: What that is, in one word, such as "deleted".
+        verb: The action in one word, such as "deleted".
 
     Returns:
         the exit code.
     """
-    with _telling(wanted, done) as tally:
+    with _reporting(wanted, verb) as done:
         for page in wanted.pages(view, with_data=False):
-            tally.count += act([row.id for row in page])
+            done.count += act([row.id for row in page])
     missing = wanted.missing()
     if as_json:
-        click.echo(json.dumps({done: tally.count, "missing": missing}))
-    elif tally.count or not wanted.say_none():
-        click.echo(f"{wanted.noun.counted(tally.count)} {done}.")
+        click.echo(json.dumps({verb: done.count, "missing": missing}))
+    elif done.count or not wanted.say_none():
+        click.echo(f"{wanted.noun.counted(done.count)} {verb}.")
     return NOT_FOUND if missing else 0
 
 
 @contextmanager
-def _telling(wanted: Wanted[Row], done: str) -> Iterator[Tally]:
-    tally = Tally()
+def _reporting(wanted: Wanted[Row], verb: str) -> Iterator[Done]:
+    done = Done()
     try:
-        yield tally
+        yield done
     except BaseException:
-        # Each page is a transaction of its own: those before the one that failed are done.
-        if tally.count:
-            click.echo(f"forwarder: {wanted.noun.counted(tally.count)} {done} before it stopped:", err=True)
+        # Each page is its own transaction: the pages before the failed one are done.
+        if done.count:
+            click.echo(f"forwarder: {wanted.noun.counted(done.count)} {verb} before it stopped:", err=True)
         raise
 
 
 def tell_stayed(stayed: list[tuple[int, str]]) -> None:
-    """Name those that stay, and why, on standard error."""
+    """Print the dead letters that stay, and why, on standard error."""
     for letter_id, reason in stayed[:MOST_NAMED]:
         click.echo(f"forwarder: dead letter {letter_id} stays: {printable(reason)}", err=True)
     if len(stayed) > MOST_NAMED:
-        click.echo(f"forwarder: and {len(stayed) - MOST_NAMED:,} more; --dry-run tells why.", err=True)
+        click.echo(f"forwarder: and {len(stayed) - MOST_NAMED:,} more; --dry-run shows why.", err=True)
 
 
 def rehearse(found: Iterator[DeadLetter], edit: Edit, as_json: bool) -> int:
-    """Show each before and after, and change nothing; returns the exit code that doing it would have."""
+    """Show each before and after; nothing is changed. Returns the exit code that a real run would have."""
     code = 0
     for letter in found:
         try:

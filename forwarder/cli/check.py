@@ -1,4 +1,4 @@
-"""``forwarder check``: whether everything is in place, and what is not."""
+"""``forwarder check``: what is in order, and what is not."""
 
 from __future__ import annotations
 
@@ -32,24 +32,27 @@ _PRIORITIES = {OK: 6, WARNING: 4, FAIL: 3}
 
 
 @command("check", short_help="Check settings, permissions, disk, database and books.")
-@click.option("--online", is_flag=True, help="Also ask Mixpanel whether it takes the key; nothing is stored.")
-@click.option("--settings", "briefly", is_flag=True, help="Only what `run` can't do without, at once.")
+@click.option(
+    "--online", is_flag=True, help="Also ask Mixpanel whether it accepts the key; nothing is stored."
+)
+@click.option("--settings", "briefly", is_flag=True, help="Quick check: only what `run` needs to start.")
 @json_option
 def check(context: Context, online: bool, briefly: bool, as_json: bool) -> int:
     """Check settings, key, permissions, disk, database and books, and whether a daemon runs.
 
-    Each is a line: ok, warning or FAIL, then its name. Nothing is changed, and the daemon may go on. The
-    database is read through; where millions wait, what takes too long is left out, and that is said.
+    Each check is a line: ok, warning or FAIL, then its name. Nothing is changed, and the daemon keeps
+    running. The database is read as a whole. If millions of events wait, what takes too long is left out; the
+    line says so.
 
-    With --settings only settings, key and permissions are checked, without which no daemon can run, however
-    full or broken the queue is: what a unit asks before it starts or reloads one.
+    With --settings only settings, key and permissions are checked. A systemd unit does this before it starts
+    or reloads the daemon; it passes even if the queue is full or damaged.
 
-    Exit code: 0 if nothing fails, else that of the first that does: 78 settings or key, 77 permissions, 75
-    no room, 74 a damaged database, 1 books that do not balance; with --online 78 if Mixpanel does not take
-    the key or the address is wrong, 69 if it can't be reached.
+    Exit code: 0 if nothing fails, else that of the first failure: 78 settings or key, 77 permissions, 75 no
+    room, 74 a damaged database, 1 books that do not balance. With --online: 78 if Mixpanel does not accept
+    the key or the address is wrong, 69 if it is not reachable.
     """
     if briefly and online:
-        raise UsageError("--settings and --online exclude each other", "Give one of them")
+        raise UsageError("--settings and --online exclude each other", "Use one of them")
     code = 0
     for found in examine(context, online, briefly):
         code = code or found.exit_code
@@ -65,20 +68,20 @@ def _line(found: Finding) -> str:
 
     lines = (printable(line).strip() for line in found.detail.splitlines())
     if log.style("auto", sys.stdout, os.environ) == "journal":
-        # Each line is an entry there, with the priority that stands in front of it.
+        # In the journal each line is an entry, with the priority in front of it.
         return f"<{_PRIORITIES[found.result]}>{found.result} {found.name}: {' '.join(lines)}"
     word = styled(f"{found.result:<7}", fg=_COLOURS[found.result])
     return f"{word} {found.name}: " + "\n        ".join(lines)
 
 
 def examine(context: Context, online: bool, briefly: bool = False) -> Iterator[Finding]:
-    """Check one thing after the other; without good settings there is nothing to check."""
+    """Check one thing after the other. Without valid settings nothing else can be checked."""
     try:
         settings = context.settings
     except ForwarderError as error:
         yield _failed("settings", error)
         return
-    yield Finding("settings", OK, settings.file or "there is no settings file; defaults and environment")
+    yield Finding("settings", OK, settings.file or "no settings file; defaults and environment")
     yield from _check_listen(settings.metrics.listen)
     queue = spool.at(settings.queue.path)
     key = list(_check_key(settings, queue, online))
@@ -100,8 +103,8 @@ def _check_listen(listen: str) -> Iterator[Finding]:
     from forwarder.config.addresses import host_and_port, is_loopback
 
     if listen and not is_loopback(host_and_port(listen)[0]):
-        detail = f"metrics.listen is {listen}: whoever reaches it from the network can read the figures"
-        yield Finding("metrics", WARNING, f"{detail}; 127.0.0.1 is for this host alone")
+        detail = f"metrics.listen is {listen}: anyone who reaches it over the network can read the figures"
+        yield Finding("metrics", WARNING, f"{detail}; 127.0.0.1 is for this host only")
 
 
 def _check_key(settings: Settings, queue: Spool, online: bool) -> Iterator[Finding]:
@@ -112,9 +115,9 @@ def _check_key(settings: Settings, queue: Spool, online: bool) -> Iterator[Findi
     except ForwarderError as error:
         given = any(find_secret(settings, kind) for kind in ("secret", "token"))
         is_hidden = not given or isinstance(error, NotPermittedError)
-        # systemd.exec(5): set for what runs beside the daemon, as in a reload, which sees no credentials.
+        # systemd.exec(5): set for commands beside the daemon, as in a reload, which get no credentials.
         if is_hidden and not online and (os.environ.get("MAINPID") or _is_held(queue)):
-            yield Finding("key", OK, "not checked here: only the daemon, which runs, can read it")
+            yield Finding("key", OK, "not checked here: only the running daemon can read it")
         else:
             yield _failed("key", error)
         return
@@ -137,11 +140,11 @@ def _check_daemon(queue: Spool) -> Finding:
     try:
         daemon = state.read(queue)
     except NotPermittedError:
-        return Finding("daemon", WARNING, "can't be seen by this user")
+        return Finding("daemon", WARNING, "this user can't see whether one runs")
     except ForwarderError as error:
         return Finding("daemon", WARNING, str(error))
     if daemon is None:
-        return Finding("daemon", WARNING, "none runs; events are taken in, and wait")
+        return Finding("daemon", WARNING, "none runs; new events are accepted and wait")
     if daemon.orphaned:
         detail = (
             f"files of the queue were moved or replaced under it; only the old ones hold {daemon.orphaned}"
@@ -153,11 +156,11 @@ def _check_daemon(queue: Spool) -> Finding:
 
 
 def _ask_mixpanel(settings: Settings) -> Finding:
-    from forwarder.delivery.wire.asking import ask
+    from forwarder.delivery.wire.credential_check import check_credentials
     from forwarder.records import EVENTS
 
     try:
-        found = ask(settings, EVENTS)
+        found = check_credentials(settings, EVENTS)
     except ForwarderError as error:
         return _failed("Mixpanel", error)
     if found.taken:

@@ -21,18 +21,18 @@ def config() -> None:
     """Show the effective settings."""
 
 
-@config.command("show", short_help="Print every setting and where it came from.")
+@config.command("show", short_help="Print every setting and its source.")
 @click.argument("keys", metavar="[KEY]...", nargs=-1, shell_complete=values.settings)
 @config_option
 @json_option
 @pass_context
 def show(context: Context, keys: tuple[str, ...], as_json: bool) -> None:
-    """Print every setting with its value and where it came from: a file, a $VARIABLE or its default.
+    """Print every setting with its value and its source: a file, a $VARIABLE or its default.
 
     KEY is one setting, such as queue.path, or a section: only these are printed.
 
-    The last two lines tell where the service account's secret and the project's token would come
-    from. No secret is read or printed.
+    The last two lines say where the service account's secret and the project's token come from. No
+    secret is read or printed.
     """
     from forwarder.config import describe
 
@@ -47,7 +47,7 @@ def show(context: Context, keys: tuple[str, ...], as_json: bool) -> None:
 
 
 def _wanted(rows: list[Shown], keys: Iterable[str]) -> list[Shown]:
-    """Those of *keys*, or all if there are none."""
+    """The rows of *keys*, or all if there are none."""
     known = {name for row in rows for name in (row.key, row.key.partition(".")[0])}
     for key in keys:
         if key not in known:

@@ -1,4 +1,4 @@
-"""``forwarder pause``, ``resume`` and ``flush``: what a person asks of the daemon."""
+"""``forwarder pause``, ``resume`` and ``flush``: a person's requests to the daemon."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from forwarder.errors import UnavailableError
 from forwarder.spool import DamagedError, Holder, NoQueueError, Spool
 
 
-@command("pause", short_help="Stop delivery; events are still taken in.")
+@command("pause", short_help="Stop delivery; new events are still accepted.")
 @json_option
 def pause(context: Context, as_json: bool) -> None:
-    """Stop delivery until `forwarder resume`, over restarts too. Events are still taken in.
+    """Stop delivery until `forwarder resume`, also over restarts. New events are still accepted.
 
-    What is on its way to Mixpanel at this moment is settled. Where there is no queue yet, one is made, so
-    that the first daemon to come begins paused.
+    Requests in flight are finished. If there is no queue yet, one is created, so that the first daemon
+    starts paused.
     """
     queue = spool.at(context.queue_path)
     before = queue.pause()
     daemon = queue.holder()
-    first = "Delivery was paused already" if before else "Delivery is paused"
-    rest = "" if daemon else "; no daemon runs, and one that is started will not deliver either"
-    _tell(as_json, f"{first}{rest}. `forwarder resume` goes on.", True, daemon)
+    first = "Delivery was already paused" if before else "Delivery is paused"
+    rest = "" if daemon else "; no daemon runs, and one started now would not deliver"
+    _tell(as_json, f"{first}{rest}. `forwarder resume` continues it.", True, daemon)
 
 
 @command("resume", short_help="Start delivery again after a pause.")
@@ -37,19 +37,19 @@ def resume(context: Context, as_json: bool) -> None:
     is_there = before or _is_there(queue)
     daemon = queue.holder()
     if not is_there:
-        text = f"Delivery was not paused: the forwarder has not used a queue in {queue.place} yet"
+        text = f"Delivery was not paused: there is no queue of the forwarder in {queue.place} yet"
     else:
         text = "Delivery is no longer paused" if before else "Delivery was not paused"
     rest = "" if daemon or not is_there else "; no daemon runs: `forwarder run` starts one"
     _tell(as_json, f"{text}{rest}.", False, daemon)
 
 
-@command("flush", short_help="Forget the present wait and try now.")
+@command("flush", short_help="Forget the current wait and try now.")
 @json_option
 def flush(context: Context, as_json: bool) -> None:
-    """Let the daemon forget its present wait, for company or after a failure, and try now.
+    """Let the daemon forget its current wait, for a full batch or after a failure, and try now.
 
-    Exit code: 0 when the daemon has been told, 69 if none runs.
+    Exit code: 0 if the daemon got the request, 69 if none runs.
     """
     queue = spool.at(context.queue_path)
     daemon = queue.holder()
@@ -61,12 +61,12 @@ def flush(context: Context, as_json: bool) -> None:
     queue.request_flush()
     with queue.view() as view:
         paused = view.figures().paused
-    rest = "; but delivery is paused: `forwarder resume` goes on" if paused else " and tries now"
+    rest = "; but delivery is paused: `forwarder resume` continues it" if paused else " and tries now"
     _tell(as_json, f"The daemon ({daemon.name}) has the request{rest}.", paused, daemon)
 
 
 def _is_there(queue: Spool) -> bool:
-    """Whether there is a queue of ours, be it damaged."""
+    """Whether there is a queue of the forwarder, also a damaged one."""
     try:
         with queue.view():
             pass

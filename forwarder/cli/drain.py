@@ -1,4 +1,4 @@
-"""``forwarder drain``: deliver what waits, then exit; for cron."""
+"""``forwarder drain``: deliver waiting events, then exit; for cron."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ from forwarder.spool import NoQueueError
 )
 @json_option
 def drain(context: Context, timeout_s: float | None, as_json: bool) -> int:
-    """Deliver what waits, without lingering, then exit.
+    """Deliver waiting events, without lingering, then exit.
 
-    Exits with 0 when the queue is empty, with 75 when something is left, and with 69 at once when
-    delivery is blocked or paused. With 74 when nothing is left but in damaged databases that were set
-    aside: `forwarder salvage` brings it back. Without --timeout it gives up after a minute in which
-    nothing got through, but not while a request is out that may still be answered. While a daemon runs,
-    that one is told to try now and is waited for.
+    If a daemon runs, drain asks it to try now and waits for it. Without --timeout, drain runs while events
+    are being delivered. It gives up after a minute in which nothing got through, but not while a request in
+    flight may still be answered.
 
-    With --json: left, how many events are left, and reason, why, also when it exits with 69 or 74; ""
-    when none is.
+    Exit code: 0 if the queue is empty, 75 if events are left, 69 at once if delivery is blocked or paused.
+    74 if the queue is empty but damaged databases with events were set aside: `forwarder salvage` recovers
+    them.
+
+    With --json: left, how many events are left, and reason, why; "" if none is. Also with exit code 69 or 74.
     """
     from forwarder import log
     from forwarder.service.run import SetAsideError, StuckError

@@ -1,4 +1,4 @@
-"""``--set`` and ``--unset``: change members of an event, and leave all others as they are written."""
+"""``--set`` and ``--unset``: change members of an event, and keep all others as written."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from forwarder.errors import EventError, UsageError
 from forwarder.records import EVENTS
 
 REMEDY = "A path is `event`, or `properties.` and a name; a dot in a name is written \\."
-BY_HAND = "; export it with --with-reason, mend the text and enqueue it"
-# What is refused beside `properties`, and so may be taken away there.
+BY_HAND = "; export it with --with-reason, fix the text and enqueue it"
+# Members that are refused beside `properties`, and so may be removed there.
 BESIDE = [("time",), ("distinct_id",), ("$insert_id",)]
 EVENT = "the event"
 TIME = ("properties", "time")
@@ -24,15 +24,15 @@ def _refuse_constant(name: str) -> None:
 
 
 _gap = re.compile(r"[ \t\r\n]*").match
-# Only to see that it is one JSON value: nothing is converted, so numbers may have any length.
+# Only to check that it is one JSON value: nothing is converted, so numbers may have any length.
 _check_json = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse_constant).decode
-# Only to see where a value ends; that may be NaN, which an edit can replace.
+# Only to find the end of a value; NaN is allowed, since an edit can replace it.
 _decoder = json.JSONDecoder(parse_int=str, parse_float=str)
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """Give the member at *path* the JSON text *value*; None takes it away."""
+    """Set the member at *path* to the JSON text *value*; None removes it."""
 
     path: tuple[str, ...]
     value: str | None
@@ -42,7 +42,7 @@ def understand(sets: Iterable[str], unsets: Iterable[str]) -> tuple[Edit, ...]:
     """Read the options: ``PATH=TEXT`` and ``PATH:=JSON`` of --set, ``PATH`` of --unset.
 
     Raises:
-        UsageError: one can't be understood, or two are about the same member.
+        UsageError: one is invalid, or two change the same member.
     """
     edits = [_understand_set(given) for given in sets]
     for given in unsets:
@@ -55,7 +55,7 @@ def understand(sets: Iterable[str], unsets: Iterable[str]) -> tuple[Edit, ...]:
     paths = [edit.path for edit in edits]
     for path in paths:
         if any(other[: len(path)] == path for other in paths if other is not path):
-            raise UsageError(f"two edits are about {'.'.join(path)}, or a part of it", "Keep one of them")
+            raise UsageError(f"two edits change {'.'.join(path)}, or a part of it", "Keep one of them")
     return tuple(edits)
 
 
@@ -63,8 +63,8 @@ def apply(data: bytes, edits: Sequence[Edit]) -> bytes:
     """The stored bytes of an event, edited.
 
     Raises:
-        EventError: *data* is no JSON object, or a part that an edit leads through is none; or there is
-            nothing to take away beside ``properties``.
+        EventError: *data*, or a part on an edit's path, is not a JSON object; or the member to remove beside
+            ``properties`` does not exist.
     """
     if not edits:
         return data
@@ -76,18 +76,18 @@ def apply(data: bytes, edits: Sequence[Edit]) -> bytes:
     except UnicodeDecodeError:
         raise EventError("can't be edited: it is not UTF-8") from None
     except RecursionError:
-        raise EventError("can't be edited: it is nested too deep") from None
+        raise EventError("can't be edited: it is nested too deeply") from None
     except ValueError as error:
         raise EventError(f"can't be edited: it is not JSON ({error}){BY_HAND}") from None
 
 
 def renew(data: bytes, accepted_at: float, edits: Sequence[Edit], now_ms: int, rules: bool) -> bytes:
-    """A dead letter's bytes, edited, checked and completed for another delivery.
+    """A dead letter's bytes, edited, checked and completed for a new delivery.
 
     ``$insert_id`` stays as it is; ``time``, where it is missing, becomes *accepted_at*.
 
     Raises:
-        EventError: with the reason why it can't be delivered like this.
+        EventError: with the reason why it can't be delivered.
     """
     renewed = EVENTS.accept(apply(data, edits), int(accepted_at * 1000), False)
     return EVENTS.accept(renewed, now_ms, True) if rules else renewed
@@ -164,13 +164,13 @@ def _apply(text: str, path: tuple[str, ...], value: str | None, where: str) -> s
         value = _apply(members[found[0]][1] if found else "{}", rest, value, f"{name!r} in {where}")
     slot = found[0] if found else len(members)
     new = [] if value is None else [(json.dumps(name, ensure_ascii=False), value)]
-    # Nothing that stands before the slot is taken out, so it stays where it is.
+    # Nothing before this member is removed, so its place does not change.
     kept = [member for index, member in enumerate(members) if index not in found]
     return "{" + ",".join(f"{key}:{raw}" for key, raw in kept[:slot] + new + kept[slot:]) + "}"
 
 
 def _split(text: str, where: str) -> list[tuple[str, str]]:
-    """The members of a JSON object, keys and values as they are written."""
+    """The members of a JSON object, keys and values as written."""
     at = _skip(text, 0)
     if text[at : at + 1] != "{":
         raise EventError(f"can't be edited: {where} is not an object")

@@ -46,19 +46,17 @@ LOCK_TIMEOUT_S = 10.0
     "--time",
     "at",
     metavar="T",
-    help="When it happened: epoch seconds or ms, or ISO 8601 with Z or an offset [default: now].",
+    help="The event's time: epoch seconds or ms, or ISO 8601 with Z or an offset [default: now].",
 )
 @click.option("--insert-id", metavar="ID", help="The event's $insert_id [default: a new one].")
 @click.option("--check", is_flag=True, help="Only check; store nothing.")
 @click.option("--no-check", is_flag=True, help="Check the structure only; Mixpanel judges the rest.")
-@click.option(
-    "--skip", metavar="N", type=click.IntRange(min=0), default=0, help="Pass over the first N lines."
-)
+@click.option("--skip", metavar="N", type=click.IntRange(min=0), default=0, help="Skip the first N lines.")
 @click.option(
     "--rejects",
     metavar="FILE",
     shell_complete=any_file,
-    help="Append what is refused to FILE: a line of JSON each, with file, line, reason and event.",
+    help="Append refused lines to FILE as JSON, one per line, with file, line, reason and event.",
 )
 @json_option
 def enqueue(
@@ -75,22 +73,23 @@ def enqueue(
     rejects: str | None,
     as_json: bool,
 ) -> int:
-    """Put events into the queue, durably, and print how many.
+    """Put events into the queue durably, and print how many.
 
-    Each FILE holds one JSON event a line, or JSON arrays of events, or events over several lines, or gzip of
-    these; "-" or no FILE is standard input, which may be a live stream. Or give one event by options:
+    Each FILE has one JSON event per line, JSON arrays of events, or events over several lines, or gzip of
+    these. "-" or no FILE means standard input, which may be a live stream. Options describe a single event:
 
     \b
       forwarder enqueue events.ndjson more.json.gz
       tail -F app.log | forwarder enqueue
       forwarder enqueue -e "Signed Up" -d user-1 -p plan=pro -p seats:=3
 
-    A line that is refused is reported as FILE:LINE: reason and does not stop the others. The first 20 are
-    reported, the others counted by reason; --rejects keeps them all, also with --check. In an array over
-    several lines its elements are counted in place of lines, here and for --skip.
+    A refused line is reported as FILE:LINE: reason and does not stop the others. After the first 20, refused
+    lines are counted by reason; --rejects keeps them all, also with --check. In an array over several lines,
+    elements are counted instead of lines, also for --skip.
 
-    Exit code: 0; 65 if a line was refused; 66 or 77 if a file could not be read, the others were; 75 if
-    the queue is full or locked, 130 or 143 when interrupted, both saying how to go on.
+    Exit code: 0 if all events were accepted; 65 if a line was refused; 66 or 77 if a file could not be read,
+    though the others were; 75 if the queue is full or locked; 130 or 143 if interrupted. With the last three
+    it says how to continue.
     """
     single = any(given is not None for given in (distinct_id, at, insert_id)) or bool(properties)
     if name is None and single:
@@ -98,7 +97,7 @@ def enqueue(
     if name is not None and (files or skip or rejects is not None):
         raise UsageError(
             "-e gives one event, so there is no FILE, no --skip and no --rejects",
-            "Leave out one or the other",
+            "Remove one or the other",
         )
     line = None if name is None else build_event(name, distinct_id, properties, at, insert_id)
     names = files or ("-",)
@@ -110,7 +109,7 @@ def enqueue(
 
 @contextmanager
 def _store(context: Context, check: bool) -> Iterator[Producer | None]:
-    """What commits events; None if they are only checked, for which there need be no queue."""
+    """What commits events; None if they are only checked, which needs no queue."""
     if check:
         yield None
         return
@@ -158,7 +157,7 @@ def _take_files(
         except ForwarderError as error:
             last_words, code = f"forwarder: {error}", error.exit_code
             if intake.lines > skip:
-                # Its remedy is for who has stored nothing at all.
+                # Its remedy is for the case that nothing was stored.
                 last_words = f"forwarder: {error.what}.\n{intake.how_to_go_on()}"
         finally:
             refusals.tell_counts()
@@ -170,7 +169,7 @@ def _take_files(
 
 
 def _print_counts(accepted: int, refused: int, lines: int, only_checked: bool, as_json: bool) -> None:
-    """The last word on standard output; with *as_json*, ``lines`` is what --skip would go on from."""
+    """The result on standard output; with *as_json*, ``lines`` is the number for --skip."""
     events = "1 event" if accepted == 1 else f"{accepted:,} events"
     text = f"would accept {events}" if only_checked else f"accepted {events}"
     if refused:
@@ -178,6 +177,6 @@ def _print_counts(accepted: int, refused: int, lines: int, only_checked: bool, a
     try:
         echo(json.dumps({"accepted": accepted, "refused": refused, "lines": lines}) if as_json else text)
     except OutputError:
-        # The exit code will speak of the output, but the events are in.
+        # The exit code will be that of the output, but the events are stored.
         echo(text, err=True)
         raise

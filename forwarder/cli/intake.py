@@ -1,4 +1,4 @@
-"""Files of events into the queue: chunk by chunk, each in one commit, and always knowing how far it is."""
+"""Files of events into the queue: chunk by chunk, each in one commit, with the position always known."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ _SEPARATORS = (
 
 
 class UnreadableError(InputError):
-    """A file that this user may not read."""
+    """This user has no permission to read a file."""
 
     exit_code = 77
 
 
 class Intake:
-    """Takes events in and counts.
+    """Reads events, stores them and counts.
 
     Args:
         store: Commits accepted events, and counts refused ones; None to check them only.
         rules: Whether Mixpanel's rules are checked.
-        skip: How many lines to pass over at the start of the first file and on.
-        progress: Told how far it is, and what can't be read.
-        refusals: Told what was refused.
-        wake_fd: Becomes readable when the intake is to stop.
+        skip: How many lines to skip, from the start of the first file.
+        progress: Gets the position, and what can't be read.
+        refusals: Gets what was refused.
+        wake_fd: Becomes readable when the intake must stop.
 
     Attributes:
-        accepted: Events that were stored, or found good.
-        refused: Events, or lines that are none, that were refused.
-        lines: Lines that are settled, skipped ones included.
-        exit_code: 0, 65 if anything was refused, 66 if a file can't be read, 77 if that was for want of
+        accepted: How many events were stored, or are valid.
+        refused: How many events, or lines without an event, were refused.
+        lines: How many lines are done, skipped ones included.
+        exit_code: 0, 65 if anything was refused, 66 if a file can't be read, 77 if that was a lack of
             permission: the highest that applies.
     """
 
@@ -73,30 +73,30 @@ class Intake:
         self._progress = progress
         self._refusals = refusals
         self._wake_fd = wake_fd
-        self._read_bytes = 0  # of the files before the present one
+        self._read_bytes = 0  # of the files before the current one
         self._left_out: list[str] = []
         self._left_out_lines = 0
 
     def take(self, names: Sequence[str]) -> None:
-        """Take in the files *names* in order; one that can't be read does not stop the others.
+        """Store the events of the files *names* in order; an unreadable file does not stop the others.
 
         Raises:
-            StoppedError: when woken; complete lines that were read by then are in.
-            ForwarderError: if a chunk can't be stored; the ones before it are in.
+            StoppedError: woken; the complete lines that were read are stored.
+            ForwarderError: a chunk can't be stored; the ones before it are stored.
         """
         for name in names:
             self._take_file(name)
         if self._skip > self.lines:
             raise InputError(
                 f"--skip {self._skip}: the input has no more than {_lines(self.lines)}",
-                "Nothing was taken in; is it the same input as before?",
+                "Nothing was stored; is it the same input as before?",
             )
 
     def how_to_go_on(self) -> str:
-        """What is in, and how to take in the rest, when it had to end early."""
+        """What is stored, and how to store the rest, after an early end."""
         verb = "is" if self.lines == 1 else "are"
-        remedy = f"{_lines(self.lines)} {verb} {'in' if self._store else 'checked'}"
-        remedy += f"; go on with --skip {self.lines - self._left_out_lines}"
+        remedy = f"{_lines(self.lines)} {verb} {'done' if self._store else 'checked'}"
+        remedy += f"; continue with --skip {self.lines - self._left_out_lines}"
         if self._left_out:
             remedy += f", leaving out {' '.join(map(printable, self._left_out))}"
         return remedy
@@ -122,9 +122,11 @@ class Intake:
             text = f"{shown}: {error}"
             if done:
                 again = f"--skip {done}" if name == "-" else f"--skip {done} {shown}"
-                text = f"{shown}:{done + 1}: {error}. The rest was not read; once mended, go on with {again}"
+                text = (
+                    f"{shown}:{done + 1}: {error}. The rest was not read; fix it, then continue with {again}"
+                )
             elif isinstance(error, BrokenInputError):
-                text = f"{shown}:1: {error}. Nothing of it was taken in"
+                text = f"{shown}:1: {error}. Nothing of it was stored"
             self._progress.say(text)
 
     def _take_chunk(self, shown: str, chunk: Chunk) -> None:
@@ -163,38 +165,38 @@ class Intake:
 
 
 def _likeness(shown: str, lines: Sequence[bytes]) -> str:
-    """What a file looks like whose first line is refused, and the command that makes events of it; or ""."""
+    """What a file with a refused first line looks like, and the command that converts it; or ""."""
     from shlex import quote
 
     first, second = lines[0].strip(), lines[1] if len(lines) > 1 else b""
     file = "" if shown == STDIN or shown.endswith(".gz") else f" {quote(shown)}"
     if first == b"{":
-        return f"One event a line is expected: jq -c .{file} | forwarder enqueue"
+        return f"One event per line is expected: jq -c .{file} | forwarder enqueue"
     for separator, name, options in _SEPARATORS:
         if separator in first and first.count(separator) == second.count(separator):
             if not all(map(_is_heading, first.split(separator))):
                 return ""
             convert = f"mlr {options} --ojsonl cat{file} | jq -c '{{event, properties: del(.event)}}'"
-            return f"It looks like {name}; where a column is called event: {convert} | forwarder enqueue"
+            return f"It looks like {name}; if it has a column named event: {convert} | forwarder enqueue"
     return ""
 
 
 def _lines(count: int) -> str:
-    # As --skip takes it.
+    # In the form that --skip takes.
     return "1 line" if count == 1 else f"{count} lines"
 
 
 class Interrupts:
-    """While entered, SIGINT and SIGTERM only make `fd` readable: nothing is cut off in its middle.
+    """While entered, SIGINT and SIGTERM only make `fd` readable, so that nothing is cut off halfway.
 
-    A second signal changes nothing; wrappers often send the terminal's Ctrl-C on, so that it comes twice.
+    A second signal changes nothing: wrappers often forward the terminal's Ctrl-C, so that it comes twice.
     """
 
     def __enter__(self) -> Interrupts:
         self.fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        # The interpreter writes the signal's number there at once: no gap between looking and waiting.
+        # The interpreter writes the signal's number there at once: no gap between checking and waiting.
         self._wakeup_before = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
-        # One that is ignored, as in the background of a shell script, stays so.
+        # A signal that is ignored, as in the background of a shell script, stays ignored.
         heeded = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) is not signal.SIG_IGN]
         self._before = {signum: signal.signal(signum, lambda *_: None) for signum in heeded}
         return self
@@ -219,7 +221,7 @@ def _opened(name: str) -> Iterator[int]:
         yield 0
         return
     try:
-        # Not blocking, or opening a FIFO would wait for its writer, deaf to signals.
+        # Not blocking, or opening a FIFO would wait for its writer and ignore signals.
         fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except PermissionError:
         raise UnreadableError("can't be read: permission denied") from None

@@ -17,7 +17,7 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-# Only to see that it is one JSON value: numbers of any length pass, and nothing is converted.
+# Only to check that it is one JSON value: numbers of any length pass, and nothing is converted.
 _check_json = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse_constant).decode
 
 
@@ -27,12 +27,11 @@ def build_event(
     """The JSON text of one event.
 
     Args:
-        properties: ``key=value`` for a string, ``key:=JSON`` for any JSON value, which is kept as it is
-            written.
+        properties: ``key=value`` for a string, ``key:=JSON`` for any JSON value, which is kept as written.
         time: Seconds or milliseconds since the epoch, or ISO 8601 with an offset.
 
     Raises:
-        UsageError: if an option can't be understood or a property is given twice.
+        UsageError: an option is invalid, or a property is given twice.
     """
     members: dict[str, str] = {}
     if distinct_id is not None:
@@ -82,7 +81,7 @@ def _time(given: str) -> str:
         ) from None
     if moment.tzinfo is None:
         raise UsageError(
-            f"--time {given!r} does not say in which time zone",
+            f"--time {given!r} has no time zone",
             "Add Z for UTC or an offset like +02:00",
         )
     return str(when.from_moment(moment))

@@ -1,4 +1,4 @@
-"""Standard output that says why it can't be written, and standard error that never fails."""
+"""Standard output that reports why it can't be written, and standard error that never fails."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Output(io.FileIO):
         try:
             return super().write(data)
         except BrokenPipeError:
-            # Without its errno: click would take that for a reason to exit with 1.
+            # Without its errno: click would exit with 1 because of it.
             raise BrokenPipeError("standard output has no reader any more") from None
         except OSError as error:
             raise OutputError(f"can't write to standard output: {error.strerror}") from None
@@ -32,18 +32,18 @@ class _Errors(io.FileIO):
         try:
             return super().write(data)
         except OSError:
-            # There is nobody to tell; the exit code still says what became of the command.
+            # There is no one to tell; the exit code still says how the command ended.
             return memoryview(data).nbytes
 
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Within it, printing raises `BrokenPipeError` or `OutputError`, and nothing else of the system's.
+    """Inside it, printing raises `BrokenPipeError` or `OutputError`, and no other system error.
 
-    A standard output or error that is not this process's own, as within a test, is left alone.
+    A standard output or error that is not this process's own, as in a test, is left alone.
     """
     before = sys.stdout, sys.stderr
-    # None: closed when the process began.
+    # None: closed when the process started.
     if (out := sys.__stdout__) and out is sys.stdout:
         sys.stdout = _wrapped(_Output, out)
     if (err := sys.__stderr__) and err is sys.stderr:
@@ -55,7 +55,7 @@ def guarded() -> Iterator[None]:
 
 
 def discard_rest() -> None:
-    """Send what is still buffered for standard output nowhere, or the interpreter would fail at its exit."""
+    """Discard what is still buffered for standard output, or the interpreter would fail at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

@@ -1,4 +1,4 @@
-"""How far a long intake has come: a bar on a terminal, and lines of text that don't tear it."""
+"""The progress of a long intake: a bar on a terminal, and lines of text that don't break it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REFRESH_S = 0.1
 
 
 class Progress:
-    """A bar on standard error, once it took `SHOW_AFTER_S`, if that is a terminal and input is not.
+    """A bar on standard error, after `SHOW_AFTER_S`, if that is a terminal and input is not.
 
     Args:
         names: The files that will be read; ``-`` is standard input.
@@ -34,7 +34,7 @@ class Progress:
         self._next_at = time.monotonic() + SHOW_AFTER_S
 
     def update(self, read_bytes: int, events: int) -> None:
-        """Say that *read_bytes* have been read of all files, and *events* of them taken in."""
+        """Show that *read_bytes* of all files were read, and *events* events stored."""
         if self._names and time.monotonic() >= self._next_at:
             if self._bar is None:
                 self._bar = _make_bar(_total_bytes(self._names))
@@ -42,21 +42,21 @@ class Progress:
             self._next_at = time.monotonic() + REFRESH_S
 
     def say(self, text: str) -> None:
-        """Print *text* on standard error, above the bar; silently not, once its reader has gone."""
+        """Print *text* on standard error, above the bar; print nothing once its reader is gone."""
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
             echo(text, err=True)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
 
 def echo(text: str, err: bool = False) -> None:
-    """Print *text*; what is in the queue does not depend on whether anyone still reads us."""
+    """Print *text*; a reader that is gone does not stop the intake."""
     try:
         click.echo(text, err=err)
     except BrokenPipeError:
@@ -64,7 +64,7 @@ def echo(text: str, err: bool = False) -> None:
 
 
 def _total_bytes(names: Sequence[str]) -> int | None:
-    """How long all files together are; None if that can't be known, as with a pipe."""
+    """The size of all files together; None: not known, as with a pipe."""
     total = 0
     for name in names:
         try:

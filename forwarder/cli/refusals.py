@@ -1,4 +1,4 @@
-"""What was refused of an input: the first are shown, more are counted, and all can be kept in a file."""
+"""The refused lines of an input: the first are shown, the rest counted, and all can be kept in a file."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from io import FileIO
 from forwarder.cli.stored import json_line, json_text
 from forwarder.errors import CannotCreateError, StorageError, UsageError, printable
 
-# Line number, reason, and the line; None: it was not read, as it is too long.
+# Line number, reason, and the line; None: it was too long to be read.
 Refused = tuple[int, str, bytes | None]
 
 MOST_SHOWN = 20
 MOST_REASONS = 20
-# So many different reasons are told apart while they are counted.
+# How many different reasons are counted separately.
 _MOST_COUNTED = 1000
-# A live stream has no end to count up to.
+# A live stream has no end, so counts are shown at intervals.
 TELL_EACH_S = 60.0
 
-# What one refusal has and another, of the same kind, has not: numbers, and quoted text that is no path.
+# What differs between refusals of the same kind: numbers, and quoted text that is not a path.
 _detail = re.compile(
     r"('(?:properties|event|time|distinct_id|\$insert_id)\b(?:[^'\\]|\\.)*')|'(?:[^'\\]|\\.)*'"
     r'|"(?:[^"\\]|\\.)*"|\d+'
@@ -33,16 +33,16 @@ _index = re.compile(r"\d+").sub
 
 
 def kind_of(reason: str) -> str:
-    """*reason* without what differs between equal mistakes, and so without values of the event."""
+    """*reason* without what differs between mistakes of one kind, so without the event's values."""
     return _detail(lambda found: _index("…", found[1] or "…"), reason)
 
 
 class Refusals:
-    """Tells of refused lines, and keeps them.
+    """Reports refused lines, and keeps them.
 
     Args:
         say: Prints lines on standard error.
-        keep: A file that gets them all; None to keep none.
+        keep: A file that gets them all; None: none are kept.
     """
 
     def __init__(self, say: Callable[[str], None], keep: FileIO | None = None) -> None:
@@ -54,7 +54,7 @@ class Refusals:
         self._tell_at = 0.0
 
     def keep(self, file: str, refused: Sequence[Refused]) -> None:
-        """Write *refused* lines of *file* into the file that gets them all, if there is one.
+        """Write *refused* lines of *file* into the file that gets all, if there is one.
 
         Raises:
             StorageError: they can't be written.
@@ -68,7 +68,7 @@ class Refusals:
                 raise StorageError(f"can't write to the file of --rejects: {error.strerror}") from None
 
     def tell(self, file: str, refused: Sequence[Refused]) -> None:
-        """Show *refused* lines of *file*, or count them; at times the counts are shown."""
+        """Show *refused* lines of *file*, or count them; show the counts at intervals."""
         room = max(0, MOST_SHOWN - self._count)
         self._count += len(refused)
         if shown := refused[:room]:
@@ -88,7 +88,7 @@ class Refusals:
             self._tell_at = now + TELL_EACH_S
 
     def tell_counts(self) -> None:
-        """Say how many were refused since the last time, and how many for each reason, by an example."""
+        """Show how many were refused since the last time, and how many for each reason, with an example."""
         if not self._untold:
             return
         remedy = "" if self._keep else "; --rejects FILE keeps them all"
@@ -115,7 +115,7 @@ def open_rejects(path: str | None, inputs: Sequence[str]) -> Iterator[FileIO | N
         yield None
         return
     if any(os.path.exists(path) and os.path.exists(name) and os.path.samefile(path, name) for name in inputs):
-        raise UsageError(f"--rejects {path}: it is also read", "Give another file")
+        raise UsageError(f"--rejects {path}: this file is also an input", "Use another file")
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
     except (OSError, ValueError) as error:

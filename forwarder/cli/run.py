@@ -7,11 +7,11 @@ from forwarder.cli.command import Context, command
 
 @command("run")
 def run(context: Context) -> None:
-    """Deliver what waits, until stopped: the daemon, in the foreground.
+    """Deliver waiting events until stopped: the daemon, in the foreground.
 
-    SIGTERM and SIGINT let requests in flight finish and end it, a second one hurries; SIGHUP reloads
-    settings and secrets; SIGUSR1 tries now. One daemon per queue: a second one says who has it and
-    exits with 75.
+    SIGTERM and SIGINT stop it once the requests in flight are finished; a second one stops it at once.
+    SIGHUP reloads settings and secrets; SIGUSR1 tries now. Only one daemon per queue: a second one says
+    which process delivers and exits with 75.
     """
     from forwarder.service.signals import Early, handled
 
@@ -25,7 +25,7 @@ def run(context: Context) -> None:
 
         settings = context.settings
         with suppress(OSError, ValueError, RuntimeError):  # no standard error
-            # Where it hung, when systemd's watchdog ends it by SIGABRT.
+            # Shows where it hung if systemd's watchdog ends it with SIGABRT.
             faulthandler.enable()
         log.configure(settings.log.level, settings.log.format)
         run_daemon(settings, lambda: config.load(context.config_file), early)

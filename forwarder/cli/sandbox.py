@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 @command("sandbox")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=8087, show_default=True, help="0: any free one."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8087,
+    show_default=True,
+    help="Port to listen on; 0: any free one.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--token", default="sandbox-token", show_default=True, help="Project token to accept.")
@@ -31,7 +35,7 @@ if TYPE_CHECKING:
     type=click.Choice(["simplified", "original"]),
     default="simplified",
     show_default=True,
-    help="simplified: refuses identity events; original: takes them, and requires a distinct_id.",
+    help="simplified: refuses identity events; original: accepts them, and requires a distinct_id.",
 )
 @click.option(
     "--fault",
@@ -39,15 +43,15 @@ if TYPE_CHECKING:
     multiple=True,
     metavar="NAME[:KEY=VALUE,…]",
     shell_complete=values.one_of(NAMES),
-    help=f"Begin with this fault, one of {', '.join(NAMES)}. A wrong KEY lists those of a fault.",
+    help=f"Start with this fault, one of {', '.join(NAMES)}. A wrong KEY lists the keys of a fault.",
 )
-@click.option("--latency-ms", type=click.IntRange(0), default=0, help="Let each request take so long.")
+@click.option("--latency-ms", type=click.IntRange(0), default=0, help="Let each request take this long.")
 @click.option(
     "--max-body-bytes",
     type=click.IntRange(1),
     default=10 * 1024 * 1024,
     show_default=True,
-    help="The largest request that is taken, unpacked; a larger one gets 413.",
+    help="The largest accepted request, unpacked; a larger one gets 413.",
 )
 @json_option
 def sandbox(
@@ -63,17 +67,17 @@ def sandbox(
 ) -> None:
     """Run a stand-in for Mixpanel's /import on this machine, until interrupted.
 
-    It checks and answers as Mixpanel does, drops repeats, and prints a line for each request. Faults are
-    chosen with --fault, for instance --fault throttle:times=3,retry_after_s=2 or --fault slow:delay_s=0.25,
-    or while it runs by POST to /sandbox/faults.
+    It checks and answers as Mixpanel does, drops repeats, and prints a line for each request. Inject faults
+    with --fault, such as --fault throttle:times=3,retry_after_s=2 or --fault slow:delay_s=0.25; or while it
+    runs, with POST to /sandbox/faults.
     """
     from forwarder.sandbox import Sandbox
 
-    # Before the first line is printed: who waits for it may stop us at once.
+    # Before the first line is printed: a program that waits for it may stop us at once.
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    far_end = Sandbox(
+    server = Sandbox(
         port,
         host=host,
         token=token,
@@ -84,42 +88,42 @@ def sandbox(
         on_request=_printer(as_json, stop),
     )
     try:
-        far_end.start()
+        server.start()
     except OSError as error:
         raise UnavailableError(
             f"can't listen on {host} port {port}: {error.strerror}",
-            "Choose another --port; 0 takes a free one.",
+            "Choose another --port; 0 is any free one.",
         ) from None
     try:
-        _inject(far_end, faults)
-        _say_ready(far_end, as_json)
+        _inject(server, faults)
+        _say_ready(server, as_json)
         stop.wait()
     finally:
-        far_end.close()
-    _say_summary(far_end, as_json)
+        server.close()
+    _say_summary(server, as_json)
 
 
-def _inject(far_end: Sandbox, faults: tuple[str, ...]) -> None:
+def _inject(server: Sandbox, faults: tuple[str, ...]) -> None:
     from forwarder.sandbox import control
 
     for text in faults:
         try:
-            control.inject(far_end, control.parse_fault(text))
+            control.inject(server, control.parse_fault(text))
         except ValueError as error:
             raise UsageError(f"--fault {text}: {error}") from None
 
 
-def _say_ready(far_end: Sandbox, as_json: bool) -> None:
-    endpoint = far_end.endpoint
+def _say_ready(server: Sandbox, as_json: bool) -> None:
+    endpoint = server.endpoint
     username, secret, project_id = endpoint.account
     if as_json:
-        ready = {"url": far_end.url, "token": endpoint.token, "service_account": username}
+        ready = {"url": server.url, "token": endpoint.token, "service_account": username}
         click.echo(
             json.dumps({**ready, "secret": secret, "project_id": project_id, "project": endpoint.project})
         )
     else:
         accounts = f"service account {username}, secret {secret}, project {project_id}"
-        click.echo(f"Sandbox ready at {far_end.url} - token {endpoint.token}, or {accounts}")
+        click.echo(f"Sandbox ready at {server.url} - token {endpoint.token}, or {accounts}")
 
 
 def _printer(as_json: bool, stop: threading.Event) -> Any:
@@ -127,7 +131,7 @@ def _printer(as_json: bool, stop: threading.Event) -> Any:
         try:
             click.echo(json.dumps(_record(exchange)) if as_json else _line(exchange))
         except OSError:
-            stop.set()  # whoever read our lines has gone
+            stop.set()  # the reader of our output is gone
 
     return say
 
@@ -141,14 +145,14 @@ def _line(exchange: Exchange) -> str:
     outcome = str(exchange.status) if exchange.status else "---"
     words = [clock, exchange.method, printable(exchange.path.partition("?")[0]), outcome]
     if exchange.is_probe:
-        return " ".join([*words, "a probe: an event without a name, refused as it is meant to be"])
+        return " ".join([*words, "a probe: an event without a name, refused as intended"])
     words += [f"{counted(exchange.events, 'event')},", f"{exchange.new} new, {exchange.repeats} repeated,"]
     words += [f"{exchange.failed} failed, {exchange.size_bytes} bytes, {exchange.took_s * 1000:.0f} ms"]
     return " ".join([*words, f"[{exchange.fault}]"] if exchange.fault else words)
 
 
-def _say_summary(far_end: Sandbox, as_json: bool) -> None:
-    figures = far_end.ledger.figures()
+def _say_summary(server: Sandbox, as_json: bool) -> None:
+    figures = server.ledger.figures()
     del figures["version"], figures["in_progress"]
     if as_json:
         click.echo(json.dumps({"summary": figures}))

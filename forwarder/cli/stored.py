@@ -1,4 +1,4 @@
-"""What stands in the queue, for people and programs to look at: shown as it is, never written anew."""
+"""What stands in the queue, for people and programs to look at: shown as it is, never rewritten."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@
 >>> config.load(environ={"FORWARDER_QUEUE_MAX_BYTES": "2GiB"}).queue.max_bytes  # doctest: +SKIP
 2147483648
 
-Everything is checked before anything is done, and all that is wrong is told at once
+Everything is checked before anything is done. One error names all that is wrong
 (:func:`load`). The settings themselves are the table in :mod:`forwarder.config.settings`.
 """
 
@@ -37,6 +37,6 @@ HOSTS = {
 
 
 def endpoint_url(settings: Settings, path: str) -> str:
-    """Where what belongs to the endpoint *path* is posted to."""
+    """The URL of the endpoint *path*."""
     base = settings.mixpanel.url or HOSTS[settings.mixpanel.region]
     return base.rstrip("/") + path

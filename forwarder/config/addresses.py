@@ -1,4 +1,4 @@
-"""Kinds that name a place or an account: the ones into which people paste a secret by mistake."""
+"""Kinds that name a place or an account. People paste secrets into these by mistake."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from forwarder.config.kinds import Kind, UnfitError
 
 
 class Path(Kind):
-    """An absolute path. *secret*: of a file that holds a secret; a wrong value may be the secret itself."""
+    """An absolute path. *secret*: the file holds a secret, so a wrong value may be the secret itself."""
 
-    remedy = "Give an absolute path, one that begins with /"
+    remedy = "Give an absolute path: it begins with /"
 
     def __init__(self, *, optional: bool = True, secret: bool = False) -> None:
         self.optional, self.secret = optional, secret
@@ -28,7 +28,7 @@ class Path(Kind):
 
 
 class ProjectId(Kind):
-    """A project's number, as a number or as text; never repeated when wrong, since it may be the token."""
+    """A project's number, as a number or text. A wrong value is never shown, since it may be the token."""
 
     remedy = "Give the project's number from Mixpanel's project settings, not its token"
 
@@ -52,7 +52,7 @@ class Username(Kind):
     def check(self, value: object) -> str:
         name = str(super().check(value))
         if re.search(r"[:\s]", name):
-            raise UnfitError("holds a colon or a space, which no username does")
+            raise UnfitError("contains a colon or a space, which no username has")
         return name
 
     def hides(self, value: object) -> bool:
@@ -60,7 +60,7 @@ class Username(Kind):
 
 
 class Url(Kind):
-    """The base of an API: https, or http to this very host, without user, password, query or fragment."""
+    """The base of an API: https, or http to this host. No user, password, query or fragment."""
 
     remedy = "Give the API's base, such as https://api-eu.mixpanel.com"
 
@@ -74,17 +74,17 @@ class Url(Kind):
             raise UnfitError("is not a URL") from None
         if "@" in url:
             raise UnfitError(
-                "holds a user or password, and a secret has no place in the settings",
-                "Take out what stands before the @; give service_account and secret_file, or token_file",
+                "contains a user or password; secrets don't belong in the settings",
+                "Remove all before the @; give service_account and secret_file, or token_file",
             )
         if scheme not in ("http", "https") or not host or port == 0 or re.search(r"[\s\\]", url):
             raise UnfitError("is not an http or https URL")
         if "?" in url or "#" in url:
             raise UnfitError("has a query or a fragment")
         if path.rstrip("/").endswith("/import"):
-            raise UnfitError("ends in /import, which is added to it", "Leave /import out")
+            raise UnfitError("ends in /import, which the forwarder adds itself", "Remove /import")
         if scheme == "http" and not is_loopback(host):
-            raise UnfitError("is not encrypted: the key would travel in the clear", "Use https://")
+            raise UnfitError("is not encrypted: the key would be sent in clear text", "Use https://")
         return url.rstrip("/")
 
     def hides(self, value: object) -> bool:
@@ -92,7 +92,7 @@ class Url(Kind):
         try:
             _parts(url)
         except ValueError:
-            return True  # a password may stand where the port should
+            return True  # there may be a password in place of the port
         return any(mark in url for mark in "@?#")
 
 
@@ -105,7 +105,7 @@ def _parts(url: str) -> tuple[str, str | None, int | None, str]:
 
 
 class Listen(Kind):
-    """An address of this host and a port, to serve at; port 0 is any free one. No name is looked up."""
+    """An address of this host and a port to listen on; port 0 is any free one. No name is looked up."""
 
     remedy = 'Give an address of this host and a port, such as "127.0.0.1:9464", or "" to serve nothing'
 
@@ -140,7 +140,7 @@ def _is_address(host: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether *host* is this host's own: localhost, 127.0.0.0/8 or ::1. Looks no name up."""
+    """Whether *host* is this host: localhost, 127.0.0.0/8 or ::1. No name is looked up."""
     from ipaddress import ip_address
 
     try:

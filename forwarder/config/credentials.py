@@ -19,13 +19,13 @@ BOTH_WAYS = (
     "or $FORWARDER_MIXPANEL_TOKEN)"
 )
 
-# No key of Mixpanel's comes near it; a larger file is some other file.
+# Mixpanel's keys are far shorter; a larger file is another file.
 MOST_SECRET_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Credentials:
-    """What HTTP's Basic scheme sends; the text form shows none of the secrets.
+    """What HTTP's Basic scheme sends; its ``repr`` shows no secret.
 
     With a service account: its *username*, its secret as *password*, and the *project_id*.
     With a project's token: the token as *username*, an empty *password* and no *project_id*.
@@ -52,7 +52,7 @@ class Origin(NamedTuple):
 
 
 def find_secret(settings: Settings, kind: str, environ: Mapping[str, str] | None = None) -> Origin | None:
-    """Where the secret of *kind* (``secret`` or ``token``) would come from, without reading it."""
+    """Where the secret of *kind* (``secret`` or ``token``) comes from. It is not read."""
     environ = os.environ if environ is None else environ
     directory = environ.get("CREDENTIALS_DIRECTORY", "")
     path: str = settings.mixpanel.secret_file if kind == "secret" else settings.mixpanel.token_file
@@ -60,7 +60,7 @@ def find_secret(settings: Settings, kind: str, environ: Mapping[str, str] | None
         guarded = bool(directory) and os.path.dirname(path) == directory.rstrip("/")
         return Origin(f"mixpanel.{kind}_file {path!r}", path=path, guarded=guarded)
     credential = os.path.join(directory, f"mixpanel-{kind}")
-    # The unit offers both ways to sign in, and an empty one where the host has no such file.
+    # The unit passes both credentials; the one whose file the host does not have is empty.
     if directory and _is_given(credential):
         return Origin(f"systemd credential mixpanel-{kind}", path=credential, guarded=True)
     variable = f"FORWARDER_MIXPANEL_{kind}".upper()
@@ -71,7 +71,7 @@ def _is_given(credential: str) -> bool:
     try:
         return os.stat(credential).st_size > len("\n")
     except OSError:
-        return os.path.lexists(credential)  # a link to nowhere is a mistake, and told as such
+        return os.path.lexists(credential)  # a broken link is a mistake, and reported
 
 
 def known_secrets(settings: Settings | None, environ: Mapping[str, str] | None = None) -> list[str]:
@@ -96,15 +96,15 @@ def known_secrets(settings: Settings | None, environ: Mapping[str, str] | None =
 def load_credentials(
     settings: Settings, environ: Mapping[str, str] | None = None
 ) -> tuple[Credentials, list[str]]:
-    """The key that requests are signed with, and warnings about how it is kept.
+    """The key that signs requests, and warnings about how it is stored.
 
-    Each secret comes from its file, else its systemd credential, else its environment variable: the first
-    that is given counts, and must be good.
+    Each secret comes from its file, else its systemd credential, else its environment variable. The first
+    one that is given is used, and must be valid.
 
     Raises:
-        ConfigError: when there is no key, or more than one way to sign in, or a key's file is not there,
-            empty or not one printable word. No message repeats a secret.
-        NotPermittedError: when this user can't read a key's file.
+        ConfigError: there is no key, or more than one way to sign in; or a key's file is missing, empty
+            or not one printable word. No message shows a secret.
+        NotPermittedError: this user can't read a key's file.
     """
     environ = os.environ if environ is None else environ
     warnings: list[str] = []
@@ -146,34 +146,34 @@ def _read(origin: Origin, environ: Mapping[str, str], warnings: list[str]) -> st
     except PermissionError:
         raise NotPermittedError(
             f"this user can't read the key's file ({origin.name})",
-            "Make it the property of the daemon's user, mode 0600",
+            "Make the daemon's user its owner, mode 0600",
         ) from None
     except (FileNotFoundError, NotADirectoryError):
         raise ConfigError(
-            f"the key's file ({origin.name}) is not there", "Put the key into it, mode 0600"
+            f"the key's file ({origin.name}) does not exist", "Put the key into it, mode 0600"
         ) from None
     except OSError as error:
         raise ConfigError(f"the key's file ({origin.name}) can't be read: {error.strerror}") from None
     if mode & 0o044 and not origin.guarded:
-        warnings.append(f"Others than its owner can read the key's file ({origin.name}): chmod 600 it")
+        warnings.append(f"Other users can read the key's file ({origin.name}): chmod 600 it")
     if len(content) > MOST_SECRET_BYTES:
         raise ConfigError(
             f"the key's file ({origin.name}) is larger than any key", "Name the file that holds the key"
         )
-    # Not ASCII becomes a character that is not printable, and is refused as such.
+    # What is not ASCII becomes an unprintable character, which is refused.
     return _one_word(content.decode("ascii", "replace").replace("\ufffd", "\0"), origin.name)
 
 
 def _content(origin: Origin) -> tuple[int, bytes]:
-    """The mode of a key's file, and what it holds, up to a byte more than any key has."""
-    # Not blocking: to open a FIFO would wait for its writer, at the start as at each reload.
+    """The mode of a key's file and its content, cut one byte behind the longest key."""
+    # Not blocking: opening a FIFO would wait for its writer, at the start and at each reload.
     fd = os.open(origin.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         mode = os.fstat(fd).st_mode
         if not stat.S_ISREG(mode):
             raise ConfigError(
                 f"the key's file ({origin.name}) is not a regular file",
-                "Put the key into a file of its own, or name a symbolic link to one",
+                "Put the key into a regular file; a symbolic link to one is fine",
             )
         return mode, os.read(fd, MOST_SECRET_BYTES + 1)
     finally:
@@ -183,10 +183,10 @@ def _content(origin: Origin) -> tuple[int, bytes]:
 def _one_word(text: str, name: str) -> str:
     text = text.removesuffix("\n").removesuffix("\r")
     if not text:
-        raise ConfigError(f"the key ({name}) is empty", "Put the key there, on one line")
+        raise ConfigError(f"the key ({name}) is empty", "Put the key into it, on one line")
     if not text.isascii() or not text.isprintable() or " " in text:
         raise ConfigError(
-            f"the key ({name}) has more than one line, or spaces or unprintable characters in it",
-            "Put the key there alone, on one line",
+            f"the key ({name}) contains spaces, unprintable characters or more than one line",
+            "Put only the key into it, on one line",
         )
     return text

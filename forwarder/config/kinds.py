@@ -1,7 +1,7 @@
-"""What values a setting takes: how they are read, checked and shown.
+"""The kinds of values that settings take: how they are read, checked and shown.
 
-A kind gets a value as TOML gives it, or the text of an environment variable, and returns it in
-the form that the program uses: sizes in bytes, durations in seconds, names in lower case.
+A kind takes a value from TOML, or the text of an environment variable. It returns the form that the
+program uses: sizes in bytes, durations in seconds, names in lower case.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SIZE_UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2*
 
 
 class UnfitError(ValueError):
-    """A value doesn't fit; *what* goes on from "KEY = VALUE (SOURCE) ", *remedy* is a sentence."""
+    """A value is wrong. *what* continues "KEY = VALUE (SOURCE) "; *remedy* is a sentence."""
 
     def __init__(self, what: str, remedy: str = "") -> None:
         super().__init__(what)
@@ -28,7 +28,7 @@ class UnfitError(ValueError):
 
 
 def type_name(value: object) -> str:
-    """What a person calls the type of a TOML value."""
+    """The name of a TOML value's type, for people."""
     names = {
         bool: "true/false",
         int: "a number",
@@ -41,38 +41,38 @@ def type_name(value: object) -> str:
 
 
 class Kind:
-    """Any text; the other kinds narrow it."""
+    """Any text; the other kinds are stricter."""
 
     remedy = "Give text in quotes"
 
     def read(self, text: str) -> object:
-        """What TOML would have given for the *text* of an environment variable."""
+        """The *text* of an environment variable as the value that TOML would give."""
         return text
 
     def check(self, value: object) -> Any:
         """Return *value* in the program's form.
 
         Raises:
-            UnfitError: when it doesn't fit.
+            UnfitError: it is not allowed.
         """
         if not isinstance(value, str):
             raise UnfitError(f"is {type_name(value)}, not text")
         if not value.isprintable():
-            raise UnfitError("holds a control character")
+            raise UnfitError("contains a control character")
         return value
 
     def show(self, value: Any) -> str:
-        """The checked *value* as it stands in a TOML file."""
+        """The checked *value* as written in a TOML file."""
         quoted = str(value).replace("\\", "\\\\").replace('"', '\\"')
         return f'"{quoted}"'
 
     def hides(self, _value: object) -> bool:
-        """Whether *value* may hold a secret, so that no message must repeat it."""
+        """Whether *value* may contain a secret. If so, no message may show it."""
         return False
 
 
 class Choice(Kind):
-    """One of a few words, in either case."""
+    """One of a few words, case-insensitive."""
 
     def __init__(self, *words: str) -> None:
         self.words = words
@@ -134,7 +134,7 @@ class Whole(Kind):
 
 
 class Number(Kind):
-    """A finite number from *low* (or above it, if not *allow_low*) to *high*, in *unit*."""
+    """A finite number from *low* to *high*, in *unit*. *low* itself is allowed if *allow_low*."""
 
     def __init__(self, low: float, high: float, unit: str, *, allow_low: bool = True) -> None:
         self.low, self.high, self.allow_low = low, high, allow_low

@@ -1,4 +1,4 @@
-"""The effective settings for a person to read: what they are and where each came from."""
+"""The effective settings for a person to read: each value and its source."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HIDDEN = "(not shown)"
 
 
 class Shown(NamedTuple):
-    """A setting as it may be shown: *value* has sizes in bytes and durations in seconds, and no secret."""
+    """A setting to show: *value* has sizes in bytes, durations in seconds, and no secret."""
 
     key: str
     value: Any
@@ -20,7 +20,7 @@ class Shown(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The line of a TOML file, ``section.key = value``; a comment for what is no setting."""
+        """A line of a TOML file, ``section.key = value``; a comment if it is not a setting."""
         if self.key not in SETTINGS:
             return f"# {self.key}"
         return f"{self.key} = {SETTINGS[self.key].kind.show(self.value)}"
@@ -29,7 +29,7 @@ class Shown(NamedTuple):
 def describe(settings: Settings, environ: Mapping[str, str] | None = None) -> list[Shown]:
     """All settings in the order of the table, then ``mixpanel.secret`` and ``mixpanel.token``.
 
-    The last two are not settings: they tell where the secret would come from. No secret is read.
+    The last two are not settings: they say where the secrets come from. No secret is read.
     """
     rows = []
     for key, setting in SETTINGS.items():

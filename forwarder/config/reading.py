@@ -1,4 +1,4 @@
-"""Settings from a file and the environment, checked as a whole before anything is done with them."""
+"""Settings from a file and the environment, all checked before any is used."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _OF_KUBERNETES = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_.*)?)$")
 
 
 class Given(NamedTuple):
-    """A value as somebody gave it, not checked yet."""
+    """A value as given, not checked yet."""
 
     value: object
     source: str
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong, with the remedy; *keys* are the settings it is about, *section* theirs."""
+    """One mistake, with its remedy; *keys* are the settings it is about, *section* is theirs."""
 
     what: str
     remedy: str
@@ -49,20 +49,19 @@ def load(
 ) -> Settings:
     """The effective settings.
 
-    The file is *path*, else ``$FORWARDER_CONFIG``, else ``/etc/forwarder/forwarder.toml`` if it is there;
-    a file that is named must be there. ``FORWARDER_<SECTION>_<KEY>`` overrides a key of the file; an empty
+    The file is *path*, else ``$FORWARDER_CONFIG``, else ``/etc/forwarder/forwarder.toml`` if it exists.
+    A file that is named must exist. ``FORWARDER_<SECTION>_<KEY>`` overrides a key of the file; an empty
     variable counts as not set, as in a unit or compose file that passes on what may not be there.
 
     Args:
         path: A TOML file.
         environ: The environment; the process's own when None.
-        used: The sections that matter to the caller, when not all do: what is wrong with others is no reason
-            to fail.
-        warn: Told of that instead, thing by thing; it stands at its default.
+        used: The sections that the caller needs; None: all. A mistake in another section does not fail.
+        warn: Called with each such mistake instead; the setting keeps its default.
 
     Raises:
-        ConfigError: naming everything that is wrong at once, with key, value, source and remedy.
-        NotPermittedError: when this user can't read the file.
+        ConfigError: names all mistakes at once, with key, value, source and remedy.
+        NotPermittedError: this user can't read the file.
     """
     environ = os.environ if environ is None else environ
     problems: list[Problem] = []
@@ -75,7 +74,7 @@ def load(
         sources=MappingProxyType({key: given[key].source if key in given else "default" for key in SETTINGS}),
         file=file,
     )
-    # A key that is wrong by itself stands at its default here: what it contradicts can't be known.
+    # A wrong key has its default here: what its value contradicts is not known.
     wrong = {key for problem in problems for key in problem.keys}
     problems += [problem for problem in _contradictions(settings) if not wrong.intersection(problem.keys)]
     for problem in problems:
@@ -97,28 +96,28 @@ def _error(problems: list[Problem]) -> ConfigError:
     if len(problems) == 1:
         return ConfigError(problems[0].what, problems[0].remedy)
     lines = "".join(f"\n  {problem}" for problem in problems)
-    return ConfigError(f"{len(problems)} things are wrong with the settings:{lines}")
+    return ConfigError(f"the settings have {len(problems)} mistakes:{lines}")
 
 
 def _read_file(path: str | None, environ: Mapping[str, str]) -> tuple[str | None, dict[str, Any]]:
-    """the settings file's path and what is in it; None when there is none and none was named."""
+    """The settings file's path and content; None: there is none, and none was named."""
     named = path if path is not None else environ.get("FORWARDER_CONFIG") or None
     by = "--config" if path is not None else "$FORWARDER_CONFIG"
     file = DEFAULT_FILE if named is None else os.path.abspath(named)
     try:
-        # utf-8-sig: some editors put a byte order mark first, which tomllib takes for a wrong statement.
+        # utf-8-sig: some editors write a byte order mark first, which tomllib takes for a syntax error.
         with open(file, encoding="utf-8-sig", newline="") as stream:
             text = stream.read()
     except PermissionError:
         raise NotPermittedError(
             f"this user can't read the settings file {printable(file)}",
-            "Run as a user or in a group that may",
+            "Run as a user or group that can read it",
         ) from None
     except (FileNotFoundError, NotADirectoryError):
         if named is None:
             return None, {}
         raise ConfigError(
-            f"the settings file {printable(file)}, named by {by}, is not there", "Name one that is"
+            f"the settings file {printable(file)}, named by {by}, does not exist", "Name another one"
         ) from None
     except UnicodeDecodeError:
         raise ConfigError(f"the settings file {printable(file)} is not UTF-8", "Save it as UTF-8") from None
@@ -134,10 +133,10 @@ def _parse(text: str, file: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        # TOMLDecodeError names line and column, and repeats nothing of a value; int() refuses 4300 digits.
+        # TOMLDecodeError names line and column, and shows no value; int() refuses 4300 digits.
         raise ConfigError(
             f"the settings file {printable(file)} is not TOML: {printable(str(error))}",
-            'Text stands in quotes: region = "eu"',
+            'Put text in quotes: region = "eu"',
         ) from None
 
 
@@ -148,7 +147,7 @@ def _given_by_file(table: dict[str, Any], file: str, problems: list[Problem]) ->
             problems.append(_unknown_section(section, content, file))
         elif not isinstance(content, dict):
             what = f"{section} ({printable(file)}) is {type_name(content)}, not a section"
-            remedy = f"Write [{section}] on a line of its own, and its keys below"
+            remedy = f"Write [{section}] on its own line, and its keys below it"
             problems.append(Problem(what, remedy, section=section))
         else:
             for name, value in content.items():
@@ -177,7 +176,7 @@ def _given_by_environment(environ: Mapping[str, str], problems: list[Problem]) -
 
 
 def _check(given: Mapping[str, Given], problems: list[Problem]) -> dict[str, dict[str, Any]]:
-    """Checked values by section and name; what is wrong goes to *problems* and is left out."""
+    """Checked values by section and name. Wrong ones are left out and go to *problems*."""
     values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     for key, (value, source) in given.items():
         setting = SETTINGS[key]
@@ -215,7 +214,7 @@ def _contradictions(settings: Settings) -> Iterator[Problem]:
             f"{most} = {delivery.retry_max_s} ({printable(settings.source(most))}) is below "
             f"{initial} = {delivery.retry_initial_s} ({printable(settings.source(initial))})"
         )
-        yield Problem(what, "The longest wait can't be shorter than the first", (most, initial))
+        yield Problem(what, "Raise the longest wait, or lower the first", (most, initial))
 
 
 def _unknown_section(section: str, content: object, file: str) -> Problem:
@@ -223,7 +222,7 @@ def _unknown_section(section: str, content: object, file: str) -> Problem:
     if not isinstance(content, dict):
         homes = [setting.section for setting in SETTINGS.values() if setting.name == section]
         remedy = f"Put it below [{homes[0]}]" if homes else "Put each key below its [section]"
-        what = f"{shown} ({printable(file)}) stands outside of any section"
+        what = f"{shown} ({printable(file)}) is outside of any section"
         return Problem(what, remedy, section=homes[0] if homes else "")
     meant = _close(section, SECTIONS)
     known = ", ".join(f"[{name}]" for name in SECTIONS)
@@ -234,7 +233,7 @@ def _unknown_section(section: str, content: object, file: str) -> Problem:
 def _unknown_key(section: str, name: str, file: str) -> Problem:
     what = f"{section}.{printable(name)} ({printable(file)}) is not a setting"
     if section == "mixpanel" and name in ("secret", "token", "password", "api_secret"):
-        remedy = "No secret stands in the settings: name its file with secret_file or token_file"
+        remedy = "Secrets don't belong in the settings: name their file with secret_file or token_file"
         return Problem(what, remedy, section=section)
     names = [setting.name for setting in SETTINGS.values() if setting.section == section]
     homes = [setting.section for setting in SETTINGS.values() if setting.name == name]
@@ -254,7 +253,7 @@ def _close(word: str, known: Iterable[str]) -> str:
 
 
 def _value(setting: Setting, value: object) -> str:
-    """`` = VALUE`` for a message: on one line, cut short, and left out where it may hold a secret."""
+    """`` = VALUE`` for a message: on one line, cut short. A possible secret is not shown."""
     if setting.kind.hides(value):
         return " = (not shown)"
     if isinstance(value, list | dict) or (isinstance(value, int) and abs(value) >= 2**63):

@@ -1,7 +1,7 @@
-"""Every setting there is: its name, default, kind and meaning, in one table.
+"""All settings: name, default, kind and meaning, in one table.
 
-Loading, checking, the names of environment variables, ``forwarder config show`` and the test of
-``etc/forwarder.toml`` are all derived from it. To add a setting, add a field here and its lines there.
+Loading, checking, the environment variables' names, ``forwarder config show`` and the test of
+``etc/forwarder.toml`` are derived from it. To add a setting, add a field here and its lines there.
 """
 
 from __future__ import annotations
@@ -25,65 +25,63 @@ MOST_BATCH_BYTES = 9_500_000
 
 
 def about(kind: Kind, doc: str) -> Mapping[str, Any]:
-    """What a setting's field carries: what it may be, and its documentation."""
+    """The metadata of a setting's field: its kind and its documentation."""
     return {"kind": kind, "doc": doc}
 
 
 @dataclass(frozen=True, slots=True)
 class Mixpanel:
-    """``[mixpanel]``: where events go, and as whom."""
+    """``[mixpanel]``: the project and the credentials."""
 
     region: str = field(
         default="us",
-        metadata=about(Choice("us", "eu", "in"), "Where the project's data is kept: us, eu or in."),
+        metadata=about(Choice("us", "eu", "in"), "Where the project's data is stored: us, eu or in."),
     )
     url: str = field(
         default="",
         metadata=about(
             Url(),
-            "The API's base, which overrides region: events are posted to {url}/import; "
-            "https, or http to this host itself.",
+            "The API's base URL, which overrides region; events are posted to {url}/import; "
+            "it is https, or http to this host.",
         ),
     )
     project_id: str = field(
         default="",
-        metadata=about(ProjectId(), "The project's number, needed with a service account."),
+        metadata=about(ProjectId(), "The project's number; required with a service account."),
     )
     service_account: str = field(
         default="",
-        metadata=about(
-            Username(), "The service account's username; without one, the project's token is used."
-        ),
+        metadata=about(Username(), "The service account's username; if empty, the project's token is used."),
     )
     secret_file: str = field(
         default="",
         metadata=about(
             Path(secret=True),
-            "The file that holds the service account's secret; when empty, the systemd credential "
-            "mixpanel-secret, else the environment variable FORWARDER_MIXPANEL_SECRET.",
+            "The file with the service account's secret; if empty, the systemd credential "
+            "mixpanel-secret is used, else the environment variable FORWARDER_MIXPANEL_SECRET.",
         ),
     )
     token_file: str = field(
         default="",
         metadata=about(
             Path(secret=True),
-            "The file that holds the project's token, instead of a service account; when empty, the systemd "
-            "credential mixpanel-token, else the environment variable FORWARDER_MIXPANEL_TOKEN.",
+            "The file with the project's token, in place of a service account; if empty, the systemd "
+            "credential mixpanel-token is used, else the environment variable FORWARDER_MIXPANEL_TOKEN.",
         ),
     )
     strict: bool = field(
         default=True,
-        metadata=about(Flag(), "Whether Mixpanel checks each event and says what is wrong with it."),
+        metadata=about(Flag(), "Whether Mixpanel checks each event and reports what is wrong with it."),
     )
     geolocate: bool = field(
         default=False,
         metadata=about(
-            Flag(), "Whether Mixpanel may place events without an ip property where this host is."
+            Flag(), "Whether Mixpanel gives events without an ip property the location of this host."
         ),
     )
     ca_file: str = field(
         default="",
-        metadata=about(Path(), "A bundle of further certificate authorities to trust, in PEM."),
+        metadata=about(Path(), "A file with more certificate authorities to trust, in PEM format."),
     )
 
 
@@ -98,14 +96,14 @@ class Queue:
     max_bytes: int = field(
         default=10 * GIB,
         metadata=about(
-            Size(MIB, 1024 * TIB), "How large the queue may grow on disk before it takes no more events."
+            Size(MIB, 1024 * TIB), "The queue's largest size on disk; beyond it, new events are refused."
         ),
     )
     min_free_bytes: int = field(
         default=256 * MIB,
         metadata=about(
             Size(0, 1024 * TIB),
-            "How much of the disk must stay free; below it the queue takes no more events.",
+            "The disk space that must stay free; below it, new events are refused.",
         ),
     )
 
@@ -117,7 +115,7 @@ class Delivery:
     batch_events: int = field(
         default=MOST_BATCH_EVENTS,
         metadata=about(
-            Whole(1, MOST_BATCH_EVENTS), "The most events in one request; Mixpanel takes no more than 2000."
+            Whole(1, MOST_BATCH_EVENTS), "The most events in one request; Mixpanel's limit is 2000."
         ),
     )
     batch_bytes: int = field(
@@ -130,92 +128,92 @@ class Delivery:
     linger_s: float = field(
         default=1.0,
         metadata=about(
-            Number(0, 3600, "seconds"), "How many seconds a part-filled batch may wait for more events."
+            Number(0, 3600, "seconds"), "How long a part-filled batch may wait for more events, in seconds."
         ),
     )
     connections: int = field(
         default=10,
-        metadata=about(
-            Whole(1, 64), "The most requests at once; the daemon finds out by itself how many are good."
-        ),
+        metadata=about(Whole(1, 64), "The most requests at once; the daemon finds the best number itself."),
     )
     connect_timeout_s: float = field(
         default=5,
         metadata=about(
-            Number(0, 300, "seconds", allow_low=False), "How many seconds a connection may take to open."
+            Number(0, 300, "seconds", allow_low=False), "How long a connection may take to open, in seconds."
         ),
     )
     read_timeout_s: float = field(
         default=60,
-        metadata=about(Number(0, 3600, "seconds", allow_low=False), "How many seconds to wait for a reply."),
+        metadata=about(
+            Number(0, 3600, "seconds", allow_low=False), "How long to wait for a reply, in seconds."
+        ),
     )
     retry_initial_s: float = field(
         default=2,
         metadata=about(
             Number(0, 3600, "seconds", allow_low=False),
-            "How many seconds to wait after the first failure; it doubles.",
+            "How long to wait after the first failure, in seconds; doubled after each further one.",
         ),
     )
     retry_max_s: float = field(
         default=60,
         metadata=about(
-            Number(0, 86400, "seconds", allow_low=False), "The most seconds to wait from one try to the next."
+            Number(0, 86400, "seconds", allow_low=False), "The longest wait between two tries, in seconds."
         ),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetters:
-    """``[dead_letters]``: what becomes of refused events."""
+    """``[dead_letters]``: how long refused events are kept."""
 
     max_age_days: float = field(
         default=0,
         metadata=about(
             Number(0, 36500, "days"),
-            "After how many days dead letters are deleted, once a reply has shown that this host's clock "
-            "is right; 0 keeps them until a person does.",
+            "After how many days dead letters are deleted, 0 for never; none is deleted before a reply "
+            "has shown that this host's clock is right.",
         ),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """``[log]``: what is told along the way, on standard error."""
+    """``[log]``: what is logged, on standard error."""
 
     level: str = field(
         default="info",
-        metadata=about(Choice("debug", "info", "warning", "error"), "The least grave messages to log."),
+        metadata=about(Choice("debug", "info", "warning", "error"), "The minimum level to log."),
     )
     format: str = field(
         default="auto",
         metadata=about(
             Choice("console", "json", "journal", "auto"),
-            "How a line looks: console for people, json for programs, journal for systemd's, with fields to "
-            "search for; auto is console on a terminal, journal where that is read, and json anywhere else.",
+            "The format of a line: console for people, json for programs, journal for systemd's journal with "
+            "fields to search for; auto is console on a terminal, journal under systemd, and json otherwise.",
         ),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """``[metrics]``: what the running daemon tells a monitor over HTTP."""
+    """``[metrics]``: what the daemon serves to monitoring over HTTP."""
 
     listen: str = field(
         default="",
         metadata=about(
             Listen(),
-            "The address and port where the daemon serves /metrics for Prometheus, /healthz and /readyz to "
-            'whoever can reach it, such as "127.0.0.1:9464"; when empty, it serves nothing.',
+            "The address and port where the daemon serves /metrics for Prometheus, /healthz and /readyz "
+            'without authentication, such as "127.0.0.1:9464"; if empty, it serves nothing.',
         ),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The effective settings; two are equal when their values are, wherever these came from.
+    """The effective settings. Two are equal if their values are; the sources don't matter.
 
     Attributes:
-        sources: ``section.key`` → where it came from: a file, a ``$VARIABLE`` or ``default``.
+        sources: ``section.key`` → its source: a file, a ``$VARIABLE`` or ``default``.
         file: The settings file that was read, or None.
     """
 
@@ -229,7 +227,7 @@ class Settings:
     file: str | None = field(default=None, compare=False)
 
     def source(self, key: str) -> str:
-        """Where the value of *key* (``section.key``) came from."""
+        """The source of the value of *key* (``section.key``)."""
         return self.sources.get(key, "default")
 
 

@@ -8,17 +8,17 @@ from dataclasses import dataclass, replace
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """Events on their way, ids and final bytes side by side, in the order of the queue.
+    """Events to send: ids and final bytes side by side, in the order of the queue.
 
-    Its owner is the dispatcher: nobody else changes it.
+    Only its owner, the dispatcher, changes it.
 
     Attributes:
         size_bytes: Of the uncompressed request body.
-        tries: How often it, or the batch it is a part of, has been sent.
-        failures, refusals: How often it got no answer of Mixpanel's, and how often it was refused without a
-            reason; each counts if something else got through since the one before.
-        number: Of its last request, see `flow.Flow.sent`.
-        patience_s: How long to wait for the answer to that.
+        tries: How often it, or the batch it was split from, has been sent.
+        failures, refusals: How often it got no answer from Mixpanel, and how often it was refused without a
+            reason. Each counts only if something else got through since the one before.
+        number: The number of its last request, see `flow.Flow.sent`.
+        patience_s: How long to wait for the answer to that request.
         is_recounted: It is sent again because the server's count was short.
     """
 
@@ -36,7 +36,7 @@ class Batch:
         return len(self.ids)
 
     def part(self, indexes: Sequence[int] | range) -> Batch:
-        """The events at *indexes* as a batch of their own, with the same past."""
+        """The events at *indexes* as a separate batch with the same history."""
         events = [self.events[index] for index in indexes]
         ids = [self.ids[index] for index in indexes]
         return replace(self, ids=ids, events=events, size_bytes=sum(map(len, events)) + len(events))

@@ -1,4 +1,4 @@
-"""What has been sent without success, and has to wait before it is sent again."""
+"""What was sent without success and waits to be sent again."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from heapq import heappop, heappush
 from forwarder.delivery.batch import Batch
 from forwarder.spool import Consumer
 
-# Refusals count against Mixpanel's rate limit: parts of what was refused go out at most this often.
+# Refusals count against Mixpanel's rate limit: parts of a refused batch are sent at most this often.
 PART_PACE_S = 0.1
-# At most a tenth of the time goes into turns, or one that times out would take up a connection.
+# Turns take at most a tenth of the time, or one that times out would occupy a connection.
 WAIT_PER_TRY = 9
 
 Heap = list[tuple[int, int, Batch]]
 
 
 class Deferred:
-    """Batches without their content, which stays in the queue and is read again when they are taken.
+    """Batches without their content, which stays in the queue and is read again for sending.
 
-    What has failed or was refused while others passed is isolated: while nothing else passes, these take
-    turns on one schedule, however many they are, and one is out at a time. Instants are the caller's
-    (monotonic).
+    What failed or was refused while others passed is isolated. While nothing else passes, all isolated
+    batches share one schedule and are sent one at a time, in turns. Instants are the caller's (monotonic).
 
     Args:
-        wait_s: How long to wait after so many turns in vain.
+        wait_s: How long to wait after that many turns without success.
 
     Attributes:
-        ready: What need not wait, the largest first.
-        parts: Parts of what was refused or fails while others pass, the smallest first, so that few wait.
+        ready: Batches that need not wait, the largest first.
+        parts: Parts of batches that were refused, or failed while others passed; the smallest first, so that
+            few wait.
         failed: Batches that may have failed by chance.
-        blamed: Parts that have failed themselves.
+        blamed: Parts that failed themselves.
         refused: Single events that were refused without a reason.
-        alone: Single events that fail again and again while others pass.
-        parts_at: When a part, or one that is blamed, may be taken.
+        alone: Single events that fail repeatedly while others pass.
+        parts_at: When a part or a blamed batch may be taken.
     """
 
     def __init__(self, spool: Consumer, wait_s: Callable[[int], float]) -> None:
@@ -50,7 +50,7 @@ class Deferred:
         self.alone: deque[Batch] = deque()
         self.parts_at = -math.inf
         self._turn_at = self._turned_at = -math.inf
-        self._turns_in_vain = 0
+        self._failed_turns = 0
         self._urgent = 0
         self._is_blamed_turn = False
 
@@ -59,42 +59,42 @@ class Deferred:
 
     @property
     def isolated(self) -> int:
-        """How many are isolated."""
+        """How many batches are isolated."""
         return len(self.blamed) + len(self.refused) + len(self.alone)
 
     @property
     def turn_at(self) -> float:
-        """When one that is isolated has its turn; infinite: none waits, or one is out."""
+        """When an isolated batch has its turn; infinite: none waits, or one is in flight."""
         return self._turn_at if self.isolated else math.inf
 
     def add_ready(self, *batches: Batch) -> None:
-        """Have *batches* sent as soon as possible."""
+        """Send *batches* as soon as possible."""
         for batch in batches:
             heappush(self.ready, (-len(batch), batch.ids[0], _emptied(batch)))
 
     def add_parts(self, *parts: Batch, now: float) -> None:
-        """Have *parts* sent at their pace."""
+        """Send *parts*, at a limited rate."""
         self.parts_at = max(self.parts_at, now + PART_PACE_S)
         for part in parts:
             heappush(self.parts, (len(part), part.ids[0], _emptied(part)))
 
     def add_failed(self, batch: Batch) -> Batch:
-        """Have *batch* sent again as it is. Returns what is kept of it."""
+        """Send *batch* again as it is. Returns what is kept of it."""
         self.failed.append(_emptied(batch))
         return self.failed[-1]
 
     def isolate(self, lane: deque[Batch], batch: Batch, now: float) -> Batch:
-        """Hold *batch* at the end of that *lane*: blamed, refused or alone. Returns what is kept of it."""
+        """Hold *batch* at the end of *lane*: blamed, refused or alone. Returns what is kept of it."""
         if not self.isolated and self._turn_at < math.inf:
-            self._turns_in_vain = max(self._turns_in_vain, 1)
-            self._turn_at = max(self._turn_at, now + self._wait_s(self._turns_in_vain))
+            self._failed_turns = max(self._failed_turns, 1)
+            self._turn_at = max(self._turn_at, now + self._wait_s(self._failed_turns))
         lane.append(_emptied(batch))
         return lane[-1]
 
     def take(self, lane: deque[Batch] | Heap, now: float, *, is_paced: bool = False) -> Batch | None:
-        """The first of a *lane*, with its content; None: it is gone, as others may delete it.
+        """The first batch of *lane*, with its content; None: others have deleted it.
 
-        *is_paced*: the next part, or one that is blamed, waits for its pace.
+        *is_paced*: the next part or blamed batch has to wait.
 
         Raises:
             ForwarderError: the queue can't be read. Nothing has changed.
@@ -112,7 +112,7 @@ class Deferred:
         return replace(held, ids=claim.ids, events=claim.events, size_bytes=claim.size_bytes)
 
     def take_turn(self, now: float) -> Batch | None:
-        """A blamed part or the single event tried longest ago, by turns; the only one until `end_turn`.
+        """By turns a blamed part, or the single event whose last try is oldest. One until `end_turn`.
 
         Raises: as `take`.
         """
@@ -126,16 +126,16 @@ class Deferred:
             self._turn_at, self._turned_at = math.inf, now
         return found
 
-    def end_turn(self, now: float, *, is_in_vain: bool) -> None:
-        """What `take_turn` gave is out no more: the next has its turn after a wait, or soon if it passed."""
-        self._turns_in_vain = (self._turns_in_vain + 1) * is_in_vain
+    def end_turn(self, now: float, *, has_failed: bool) -> None:
+        """The batch of `take_turn` is answered. The next turn comes after a wait, or soon if it passed."""
+        self._failed_turns = (self._failed_turns + 1) * has_failed
         wait_s = PART_PACE_S
-        if is_in_vain and not self._urgent:
-            wait_s = max(self._wait_s(self._turns_in_vain), WAIT_PER_TRY * (now - self._turned_at))
+        if has_failed and not self._urgent:
+            wait_s = max(self._wait_s(self._failed_turns), WAIT_PER_TRY * (now - self._turned_at))
         self._turn_at = now + wait_s
 
     def flush(self) -> None:
-        """Let each that is isolated have its turn, one soon after the other."""
+        """Give each isolated batch its turn, one soon after the other."""
         self._urgent = self.isolated
         if self._turn_at < math.inf:
             self._turn_at = -math.inf

@@ -1,4 +1,4 @@
-"""What is sent when, and what follows from a reply. No thread, no sleep, no clock of its own."""
+"""What is sent when, and what a reply leads to. No threads, no sleep, no clock of its own."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ from forwarder.records.kind import Kind
 from forwarder.records.verdict import Outcome, Verdict
 from forwarder.spool import Consumer, Dead, Settlement
 
-# An event is dead after so many refusals without a reason, with a yes to something else between each two. Of
+# An event is dead after this many refusals without a reason, with a success of others between each two. Of
 # 200 single events, while every second request was refused at random, 50 were given up with 2, 13 with 4, 3
-# with 6. Halving a batch of 2000 asks eleven times on its way.
+# with 6. Halving a batch of 2000 takes eleven requests.
 REFUSALS = 5
-# How many events may be given up so for each import, and at the most without another. After so many refusals
-# without a yes in between, none is: everything may be refused.
+# How many events may be given up so for each import, and at most without another. After this many refusals
+# without a success in between, none is given up: everything may be refused.
 DEAD_FOR_ONE, DEAD_MOST, IN_A_ROW = 3, 20, 3
-# Beside so many parts that wait to be sent, new batches go one at a time.
+# While this many parts wait to be sent, new batches go one at a time.
 MOST_PARTS = 100
-# Failures that are not by chance, however many others fail.
+# This many failures are not chance, however many others fail.
 SURELY = 1000
-# Its multiples, less their whole parts, are spread well: each sample comes from elsewhere in the batch.
+# The fractions of its multiples are spread well: each sample comes from elsewhere in the batch.
 GOLDEN = 0.618
 
 
-# How many events were delivered, have died, and were not counted by the server.
+# How many events were delivered, dead-lettered, and not counted by the server.
 _Counts = tuple[int, int, int]
 _NONE: _Counts = (0, 0, 0)
 
 
 class Dispatcher:
-    """Claims batches from a queue and settles them by what came of their requests.
+    """Claims batches from a queue and settles them by the outcome of their requests.
 
-    For one thread. Call `next` for what may be sent now, send it, and hand the outcome to `settle`, which
-    is the only place where events are acked.
+    For one thread. Call `next` for what may be sent now, send it, and pass the outcome to `settle`: only
+    there events are acked.
 
     Attributes:
         paused: Nothing is sent while it is set.
-        flow: What the server bears.
+        flow: How much the server can take.
     """
 
     def __init__(
@@ -67,9 +67,9 @@ class Dispatcher:
         self.apply(settings)
 
     def apply(self, settings: Delivery) -> None:
-        """Take new settings, and whatever server is behind them: waits and what was learned are forgotten.
+        """Use new settings. There may be another server: waits and all that was learned are forgotten.
 
-        What is out stays so, and says nothing about the new server when it fails.
+        Requests in flight continue; if they fail, that says nothing about the new server.
         """
         count = min(settings.batch_events, self._kind.max_records)
         size_bytes = min(settings.batch_bytes, self._kind.max_request_bytes)
@@ -79,12 +79,12 @@ class Dispatcher:
 
     @property
     def in_flight(self) -> int:
-        """Events that are out, samples too."""
+        """Events in flight, samples included."""
         return sum(len(batch.events) for batch in self._out)
 
     @property
     def has_sent(self) -> bool:
-        """Whether anything is out: a reply will come."""
+        """Whether a request is in flight: a reply will come."""
         return bool(self._out)
 
     @property
@@ -97,22 +97,22 @@ class Dispatcher:
         """The state of delivery, ``running``, ``backing_off`` or ``blocked``, and why, for a person."""
         state, reason = self.flow.trouble
         waits = not (self._out or self._deferred.ready or self._deferred.parts)
-        # One event may be refused for itself: what is behind it goes out next.
+        # One event may be refused because of itself: the ones behind it are sent next.
         waits = waits and not (self._backlog and state == "blocked")
         if state != "running" and (self.flow.holds_all or waits):
             return state, reason
         return "running", self.flow.note
 
     def awaits(self, batch: Batch) -> bool:
-        """Whether it is out, and a reply to it can be settled."""
+        """Whether it is in flight, so that a reply can be settled."""
         return batch in self._out
 
     def notice(self, now: float) -> None:
-        """See what has been put into the queue since."""
+        """See what has been added to the queue."""
         self._backlog.notice(now)
 
     def take_dead(self) -> tuple[int, str]:
-        """How many rows have turned out to be no events since the last call, and why the first of them."""
+        """How many rows since the last call were not events, and the reason for the first."""
         return self._backlog.take_dead()
 
     def flush(self) -> None:
@@ -125,14 +125,14 @@ class Dispatcher:
     # What is sent
 
     def wait_s(self, now: float) -> float:
-        """How long `next` has nothing to give for, if there is no news and no reply; may be infinite."""
+        """How long `next` returns nothing, unless there is news or a reply; may be infinite."""
         if self.paused:
             return math.inf
         due_at = min((due_at for due_at, _ in self._options(now)), default=math.inf)
         return max(due_at, self.flow.next_at, now) - now
 
     def next(self, now: float) -> Batch | None:
-        """The batch to send now; None: nothing now, or a step on the way to it.
+        """The batch to send now; None: there is none now, or call again.
 
         Raises:
             ForwarderError: the queue could not be read. Nothing has changed.
@@ -156,7 +156,7 @@ class Dispatcher:
         if deferred.failed:
             first = deferred.failed[0]
             has_passed = flow.has_passed_since(first.number)
-            # Alone it is tried once more as it is, before it is looked into.
+            # If it is the only one, it is tried once more as it is before it is split.
             if has_passed or first.tries == 1:
                 yield now if has_passed else flow.retry_at, partial(self._again, deferred.failed, Way.AGAIN)
             else:
@@ -185,7 +185,7 @@ class Dispatcher:
         return self._send(batch, now, Way.NEW)
 
     def _again(self, lane: deque[Batch] | Heap, way: Way, now: float) -> Batch | None:
-        """What has come back, in parts if it is larger than is allowed by now."""
+        """A deferred batch, in parts if it is now larger than allowed."""
         batch = self._deferred.take(lane, now, is_paced=way is not Way.AGAIN)
         while batch is not None and len(batch) > 1 and batch.size_bytes > self.flow.size.allowed_bytes:
             batch, other = batch.halves()
@@ -193,15 +193,15 @@ class Dispatcher:
         return self._send(batch, now, way)
 
     def _ask(self, now: float) -> Batch | None:
-        """A sample of what waits, to see whether anything gets through."""
+        """A sample of what waits, to find out whether anything gets through."""
         deferred = self._deferred
         self._asks += 1
         if self._backlog and (self._asks % 2 or not deferred):
-            # The newest, and one from anywhere, by turns: bad ones may stand side by side.
+            # The newest, and one from anywhere, by turns: bad ones may be side by side.
             place = 1.0 if self._asks % 4 == 1 else self._asks * GOLDEN % 1
             return self._send_copy(self._backlog.peek(place), now, Way.AGAIN)
         lanes = [lane for lane in (deferred.failed, deferred.ready, deferred.parts) if lane]
-        # Each has its share of them: what is in one may never pass.
+        # Each source gets its share: what is in one of them may never pass.
         if deferred.turn_at < math.inf and (not lanes or self._asks % 8 == 6):
             return self._turn(now)
         if not lanes:
@@ -210,17 +210,17 @@ class Dispatcher:
         return self._sample(deferred.take(lane, now), now, Way.AGAIN)
 
     def _turn(self, now: float) -> Batch | None:
-        """The isolated one whose turn it is, or a sample of it."""
+        """The isolated batch whose turn it is, or a sample of it."""
         return self._sample(self._deferred.take_turn(now), now, Way.TURN)
 
     def _sample(self, whole: Batch | None, now: float, way: Way) -> Batch | None:
-        """A copy of one event of *whole*: a yes to it shows that the rest fails for one of its events.
+        """A copy of one event of *whole*. If it passes, another event makes the batch fail.
 
-        Each time from elsewhere, as it may be one that fails.
+        Each time another event, because this one may be the one that fails.
         """
         if whole is None or len(whole) == 1:
             return self._send(whole, now, way)
-        # As if by chance: by any fixed step, as many requests in between may lead to the same one each time.
+        # Random: with a fixed step, the requests in between might lead to the same event each time.
         event = random.Random(self._number).choice(whole.events)  # noqa: S311  # no secret
         if way is Way.TURN:
             return self._send_copy(event, now, way, self._deferred.isolate(self._deferred.blamed, whole, now))
@@ -229,13 +229,13 @@ class Dispatcher:
     def _send_copy(
         self, event: bytes | None, now: float, way: Way, whole: Batch | None = None
     ) -> Batch | None:
-        """An event as a batch that settles nothing."""
+        """One event as a batch that settles nothing."""
         copy = None if event is None else Batch((), (event,), len(event) + 1)
         return self._send(copy, now, way, whole)
 
     @property
     def _wants_probe(self) -> bool:
-        """Whether a yes would tell more of a refused event, and none is to be had of any other."""
+        """Whether a refused event needs a success of something else, and there is nothing else to send."""
         deferred = self._deferred
         others = self._out or self._backlog or deferred.ready or deferred.parts or deferred.failed
         if others or not (deferred.refused and self._may_die):
@@ -245,7 +245,7 @@ class Dispatcher:
         return is_imported and not self._may_tell(first)
 
     def _probe(self, now: float) -> Batch | None:
-        """A made-up record that Mixpanel refuses by name, which shows that it works."""
+        """An invalid record that Mixpanel refuses by name, which shows that Mixpanel works."""
         self._probe_at = now + PART_PACE_S
         return self._send_copy(self._kind.probe, now, Way.PROBE)
 
@@ -262,10 +262,10 @@ class Dispatcher:
         batch.tries += 1
         return batch
 
-    # What follows
+    # What a reply leads to
 
     def settle(self, batch: Batch, outcome: Outcome, now: float) -> Report:
-        """Do what the *outcome* of *batch* asks for; the settled events have left the queue on return.
+        """Act on the *outcome* of *batch*; on return the settled events have left the queue.
 
         Raises:
             ForwarderError: the queue could not be written. Nothing has changed: call again with the same.
@@ -276,7 +276,7 @@ class Dispatcher:
             rule = Dispatcher._delivered
         has_passed = rule in (Dispatcher._delivered, Dispatcher._short)
         was_open = sent.flow.is_open
-        # Sent before the settings changed: that it failed says nothing.
+        # Sent before the settings changed: its failure says nothing.
         is_stale = sent.flow is not self.flow and not has_passed
         if is_stale:
             rule = Dispatcher._as_it_was
@@ -289,7 +289,7 @@ class Dispatcher:
         del self._out[batch]
         sent.flow.ended()
         if sent.way is Way.TURN:
-            self._deferred.end_turn(now, is_in_vain=not has_passed)
+            self._deferred.end_turn(now, has_failed=not has_passed)
         return Report(
             outcome, len(batch), batch.tries > 1, is_stale, *counts, *self.condition, self.wait_s(now)
         )
@@ -304,7 +304,7 @@ class Dispatcher:
     def _short(self, batch: Batch, outcome: Outcome, sent: Sent, now: float) -> _Counts:
         named = {rejection.index for rejection in outcome.rejections}
         rest = batch.without(named) if batch.ids else batch
-        # While it names more, it may be that it names only so many at a time.
+        # While each answer names more, it may name only so many at a time.
         if not batch.ids or not rest or (batch.is_recounted and not named):
             short = max(len(batch) - len(named) - outcome.imported, 0)
             return self._delivered(batch, outcome, sent, now, short)
@@ -332,7 +332,7 @@ class Dispatcher:
         if outcome.imported:
             self._may_die = min(self._may_die + DEAD_FOR_ONE, DEAD_MOST)
         if sent.whole is not None and sent.whole.tries:
-            # One of its events passes: if the rest fails once more, it is for one of them.
+            # One of its events passes: if the rest fails again, one of its events is the cause.
             sent.whole.failures = SURELY
 
     def _refused(self, batch: Batch, outcome: Outcome, sent: Sent, now: float) -> _Counts:
@@ -345,7 +345,7 @@ class Dispatcher:
             self._may_die -= 1
         if outcome.verdict is Verdict.TOO_LARGE:
             flow.size.too_large(batch.size_bytes, outcome.limit_bytes)
-        # Where a part may be good, or the same was asked before, it tells nothing new about the server.
+        # If a part may be good, or the same was refused before, it says nothing new about the server.
         if len(batch) <= 1 and (flow.is_open or sent.way not in (Way.ASK, Way.TURN)):
             flow.refused(batch.number, outcome.detail, now)
         batch.refusals = refusals
@@ -366,10 +366,10 @@ class Dispatcher:
         if not batch.failures or flow.has_passed_since(sent.before):
             batch.failures += 1
         if was_open or not sent.is_blamed:
-            # A firewall's 403 may be for one of the events: a sample will tell.
+            # A firewall's 403 may be about one of the events: a sample will show it.
             blocks = outcome.verdict is Verdict.MISCONFIGURED and (outcome.status != 403 or flow.tries > 0)
             state = "blocked" if blocks else "backing_off"
-            # That it fails again while others pass does not tell that these fail.
+            # It fails again while others pass: that says nothing about the others.
             is_news = was_open or batch.failures < 2
             flow.failed(
                 batch.number, state, outcome.detail, now, outcome.retry_after_s or 0.0, is_news=is_news
@@ -411,7 +411,7 @@ class Dispatcher:
         )
 
     def _may_tell(self, batch: Batch) -> bool:
-        """Whether one more refusal of *batch*, of one event, would tell more."""
+        """Whether another refusal of *batch*, of one event, would count."""
         return self._may_give_up and self._tells(batch.refusals, batch.number)
 
     @property
@@ -420,7 +420,7 @@ class Dispatcher:
         return self._may_die > 0 and self._refused_in_a_row < IN_A_ROW
 
     def _tells(self, refusals: int, number: int) -> bool:
-        """Whether something else has passed since request *number*; after the first refusal, an import."""
+        """Whether something else passed since request *number*; after the first refusal, an import."""
         since = self.flow.has_imported_since if refusals == 1 else self.flow.has_passed_since
         return since(number)
 

@@ -9,22 +9,22 @@ import math
 from collections.abc import Callable
 
 from forwarder.config.settings import Delivery
-from forwarder.delivery.pace import WINDOW_S, Pace
+from forwarder.delivery.rate_limit import WINDOW_S, RateLimit
 
-# So many failures in a row without a success that was sent later: nothing gets through.
+# After this many failures in a row, without a success that was sent later, nothing gets through.
 SEVERAL = 5
-# So many requests refused without a reason since the last import: nothing is imported at all.
+# After this many refusals without a reason since the last import, nothing is imported at all.
 TOO_MANY_REFUSALS = 20
-# With full batches, a fifteenth of what Mixpanel takes of a project.
+# With full batches, a fifteenth of Mixpanel's limit for a project.
 NOTICED_PER_MINUTE = 60
-# A slower answer is waited for longer, and a repeat is harmless.
+# If the answer is slower, the next try waits longer; a repeat is harmless.
 PATIENCE_S, PATIENT = 5.0, 4.0
-# A batch on its way for this part of the timeout is large enough, and twice that is too large.
+# A batch whose upload takes this part of the timeout is large enough; with twice that it is too large.
 LONG = 0.25
 HOLD_S, HOLD_MOST_S = 2.0, 60.0
-# Of what would come of it if each connection were as fast as before, more of them must bring this part.
+# More connections must bring this part of the gain that they would bring if each were as fast as before.
 GAIN = 0.3
-# Faster answers than this vary by chance, and hold up nobody.
+# Faster answers than this vary by chance, and delay nothing.
 QUICK_S = 0.05
 
 
@@ -36,27 +36,28 @@ def delay_s(tries: int, initial_s: float, maximum_s: float, jitter: float) -> fl
     jitter in proportion.
     """
     first_s = min(initial_s, maximum_s)
-    # 2**64 times any delay worth the name is past any maximum; a larger power would overflow.
+    # 2**64 times any real delay is above any maximum; a larger power would overflow.
     wait_s = min(math.ldexp(first_s, min(max(tries - 1, 0), 64)), maximum_s)
     return wait_s + min(1.0, first_s / 2) * (1 + 4 * jitter)
 
 
 class Flow:
-    """What one server bears, learned from how requests to it end. Instants are the caller's (monotonic).
+    """How much one server can take, learned from the outcome of requests.
 
-    Requests have numbers, in the order of sending. A failure counts only if nothing that was sent
-    later got through: one failed request slows down nobody while others succeed. After `SEVERAL` in a row
-    the breaker opens: nothing is sent but one request at a time, after waits that double. The next success
-    closes it. Not thread-safe.
+    Instants are the caller's (monotonic).
+    Requests have numbers, in the order of sending. A failure counts only if nothing that was sent later got
+    through, so one failed request does not slow down the others while they succeed. After `SEVERAL` in a row
+    the breaker opens: only one request is sent at a time, after waits that double. The next success closes
+    it. Not thread-safe.
 
     Args:
-        settings: The limits of all that.
+        settings: The limits.
         random: Draws from 0 to 1.
 
     Attributes:
-        out: How many requests are not answered.
-        tries: How often in a row nothing got through; those that were out together count once.
-        retry_at: When what has failed may be sent again, if nothing gets through before.
+        out: How many requests are in flight.
+        tries: How often in a row nothing got through; requests in flight together count once.
+        retry_at: When failed batches may be sent again, unless something gets through earlier.
         opens_at: When anything may be sent.
         size: How large a batch may be.
     """
@@ -64,8 +65,8 @@ class Flow:
     def __init__(self, settings: Delivery, random: Callable[[], float]) -> None:
         self._settings = settings
         self._random = random
-        # Nobody is to wait longer between requests than between tries.
-        self._pace = Pace(min(WINDOW_S, settings.retry_max_s))
+        # Requests are never further apart than tries.
+        self._rate_limit = RateLimit(min(WINDOW_S, settings.retry_max_s))
         self._connections = Connections(settings.connections)
         self.size = Size(settings.batch_bytes)
         self.out = self.tries = 0
@@ -81,52 +82,52 @@ class Flow:
 
     @property
     def connections(self) -> int:
-        """How many requests may be out at once."""
+        """How many requests may be in flight at once."""
         return 1 if self.is_open else self._connections.allowed
 
     @property
     def is_open(self) -> bool:
-        """Whether the breaker is open: nothing gets through, and one request at a time asks for more."""
+        """Whether the breaker is open: nothing gets through, and one request at a time is tried."""
         return self._misses >= SEVERAL or self._refusals >= TOO_MANY_REFUSALS
 
     @property
     def holds_all(self) -> bool:
-        """Whether everything waits, and not only what has failed."""
+        """Whether everything waits, not only what failed."""
         return self.is_open or self.opens_at > -math.inf
 
     @property
     def trouble(self) -> tuple[str, str]:
-        """``backing_off`` or ``blocked`` and why, by what failed last; ``running`` if nothing has since then
-        that got through."""
+        """``backing_off`` or ``blocked``, and the reason of the last failure; ``running`` if something got
+        through since."""
         return self._state, self._reason
 
     @property
     def note(self) -> str:
-        """For a person: that a pace is kept which is felt; else ""."""
-        pace = self._pace.per_minute
-        if pace > NOTICED_PER_MINUTE:
+        """For a person: the rate limit, if it is noticeable; else ""."""
+        limit = self._rate_limit.per_minute
+        if limit > NOTICED_PER_MINUTE:
             return ""
-        return f'at most {max(pace, 1):.0f} requests a minute, as Mixpanel has said "too many requests"'
+        return f'at most {max(limit, 1):.0f} requests a minute, because Mixpanel said "too many requests"'
 
     @property
     def next_at(self) -> float:
         """When the next request may start."""
-        return max(self.opens_at, self._pace.due_at)
+        return max(self.opens_at, self._rate_limit.due_at)
 
     def has_passed_since(self, number: int) -> bool:
-        """Whether the server has judged something that was sent after request *number*."""
+        """Whether the server has judged something sent after request *number*."""
         return self._passed > number
 
     def has_imported_since(self, number: int) -> bool:
-        """Whether the server has imported something that was sent after request *number*."""
+        """Whether the server has imported something sent after request *number*."""
         return self._imported > number
 
     def is_chance(self, failures: int) -> bool:
-        """Whether chance alone may make one batch fail so often, each time while others got through."""
+        """Whether one batch may fail that often by chance, each time while others got through."""
         return failures < 2 or self._failing**failures > 0.05
 
     def patience_s(self, tries: int) -> float:
-        """How long to wait for an answer to what has been sent *tries* times before."""
+        """How long to wait for an answer to a batch that was sent *tries* times before."""
         most_s = self._settings.read_timeout_s
         if not self._slowest_s:
             return most_s
@@ -136,22 +137,22 @@ class Flow:
     # What happens
 
     def tried(self, *, has_failed: bool) -> None:
-        """What had never been sent before has failed, or has not: the share of those is chance."""
+        """A first try has ended. The share of failed first tries is the failure rate by chance."""
         self._failing += (has_failed - self._failing) / 8
 
     def sent(self, number: int, now: float) -> None:
         """Request *number* starts."""
         self._sent = number
         self.out += 1
-        self._pace.sent(now, self._random())
+        self._rate_limit.sent(now, self._random())
 
     def ended(self) -> None:
-        """All that follows from a request's end has been done."""
+        """A request has ended, and its outcome is settled."""
         self.out -= 1
 
     def passed(self, number: int, now: float, imported: int = 0) -> None:
-        """The server has judged request *number* event by event, and imported so many."""
-        self._pace.succeeded(now)
+        """The server has judged request *number* event by event, and imported *imported* events."""
+        self._rate_limit.succeeded(now)
         self._passed = max(self._passed, number)
         if imported:
             self._imported = max(self._imported, number)
@@ -171,39 +172,37 @@ class Flow:
         upload_s: float = 0.0,
         is_telling: bool = False,
     ) -> None:
-        """Request *number* with a body of *size_bytes* took so long, *upload_s* of it on its way there.
+        """Request *number* with a body of *size_bytes* took *took_s*, of it *upload_s* for the upload.
 
         Args:
-            is_telling: It can be compared: the batch was as large as it might be, all else in use, and the
-                connection had served before, as a new one is slow at first.
+            is_telling: It can be compared: the batch had full size, all connections were in use, and this
+                one had served before; a new one is slow at first.
         """
         self._slowest_s = max(took_s, self._slowest_s * 0.98)
         upload = upload_s / self._settings.read_timeout_s
         self.size.passed(size_bytes, upload)
-        # A line that is full is no faster with more connections.
+        # A saturated uplink is no faster with more connections.
         if upload <= LONG and self.out >= self._connections.allowed and now >= self.next_at:
             speed = size_bytes / took_s if is_telling and took_s > QUICK_S else 0.0
             self._connections.succeeded(number, self._sent, speed, now)
 
     def refused(self, number: int, words: str, now: float) -> None:
         """Request *number*, of one event, was refused without a reason."""
-        self._pace.succeeded(now)
+        self._rate_limit.succeeded(now)
         self._refusals += 1
         self._missed = max(self._missed, number)
-        self._back_off(
-            "blocked", f"every event that was tried since the last import is refused: {words}", now
-        )
+        self._back_off("blocked", f"every event tried since the last import is refused: {words}", now)
         if self.is_open:
             self.opens_at = max(self.opens_at, self.retry_at)
 
     def failed(
         self, number: int, state: str, words: str, now: float, floor_s: float = 0.0, *, is_news: bool = True
     ) -> None:
-        """Request *number* got no answer of Mixpanel's; *state*: ``backing_off``, or ``blocked`` by settings.
+        """Request *number* got no answer from Mixpanel; *state*: ``backing_off``, or ``blocked`` by settings.
 
-        *is_news*: it had not failed before while others got through.
+        *is_news*: the batch had not failed before while others got through.
         """
-        self._pace.failed(now)
+        self._rate_limit.failed(now)
         if number < self._passed:
             return
         self._missed = max(self._missed, number)
@@ -215,33 +214,33 @@ class Flow:
             self.size.reset()
 
     def throttled(self, number: int, words: str, now: float, floor_s: float = 0.0) -> None:
-        """The server said "too many" to request *number*: all wait, and go on slower."""
+        """The server answered "too many" to request *number*: all wait, and continue slower."""
         if number > self._missed:
             self._connections.throttled(self._sent, now)
         self._back_off("backing_off", words, now, floor_s)
-        self._pace.throttled(now, self._random())
+        self._rate_limit.throttled(now, self._random())
         self.opens_at = max(self.opens_at, self.retry_at)
-        # A success of what was out already does not end the wait.
+        # A success of a request that was in flight already does not end the wait.
         self._missed = self._sent
 
     def flush(self) -> None:
-        """Forget the present waits, but not why."""
+        """Forget the current waits, but not their reason."""
         self.retry_at = self.opens_at = -math.inf
-        self._pace.flush()
+        self._rate_limit.flush()
 
     def _back_off(self, state: str, words: str, now: float, floor_s: float = 0.0) -> None:
-        """Wait, longer each time; at least *floor_s*.
+        """Wait, longer each time, but at least *floor_s*.
 
-        The first of the longest waits is drawn out by up to as much again, a minute at most: those that fail
-        for the same outage do not come back in step.
+        The first of the longest waits gets up to twice as long, by a minute at most: forwarders that fail in
+        the same outage do not all come back together.
         """
         self._state, self._reason = state, words
         if now < self.retry_at:
-            # One of those that were out together: they fail as one, the longest Retry-After counts.
+            # Requests in flight together fail as one; the longest Retry-After counts.
             self.retry_at = max(self.retry_at, now + floor_s)
             return
         self.tries += 1
-        # Blocked by the key or the address: after the second try it takes a person.
+        # Blocked by the key or the address: after the second try a person has to act.
         blocks = state == "blocked" and not self._refusals and self.tries > 1
         wait_s = self._wait_s(64 if blocks else self.tries, self._random())
         if self._wait_s(self.tries - 1) < self._wait_s(self.tries) == self._wait_s(self.tries + 1):
@@ -253,13 +252,13 @@ class Flow:
 
 
 class Connections:
-    """How many requests may be out at once, from 1 to *limit*: as many as make delivery faster.
+    """How many requests may be in flight at once, from 1 to *limit*: as many as make delivery faster.
 
-    It starts at 1 and doubles each round trip while all are in use. Where more at once are hardly faster
-    together than fewer were, it goes back to these, and tries half as many more after a while, each longer.
+    It starts at 1 and doubles with each round trip while all are in use. If more are hardly faster than
+    fewer, it goes back to fewer. Later it tries half as many more, after a wait that grows each time.
 
     Attributes:
-        allowed: How many.
+        allowed: The number.
     """
 
     def __init__(self, limit: int) -> None:
@@ -272,7 +271,7 @@ class Connections:
         self.allowed = 1
 
     def succeeded(self, number: int, last_number: int, speed: float, now: float) -> None:
-        """Request *number* got through while all were in use, with *speed* bytes a second; 0: not comparable.
+        """Request *number* got through at *speed* bytes/s while all were in use; 0: not comparable.
 
         *last_number* is that of the last request that was sent.
         """
@@ -282,34 +281,34 @@ class Connections:
             together = speed * self.allowed
             known = self._speeds.get(self.allowed, together)
             self._speeds[self.allowed] = known + (together - known) / 4
-            if self._is_in_vain():
+            if self._is_no_gain():
                 self._hold(now)
                 self._set(self._fewer, last_number)
                 return
-        # Where nothing can be compared, twice as many answers must do.
+        # If nothing can be compared, twice as many answers are enough.
         is_judged = self._samples > self.allowed // 2 or self._answers >= 2 * self.allowed
         if is_judged and self._answers >= self.allowed < self._limit and now >= self._held_until:
             more = self.allowed if self._is_doubling else (self.allowed + 1) // 2
             self._set(min(self.allowed + more, self._limit), last_number)
 
     def throttled(self, last_number: int, now: float) -> None:
-        """The server said "too many": half as many."""
+        """The server answered "too many": use half as many."""
         self._hold(now)
         self._set(max(self.allowed // 2, 1), last_number)
 
     def failed(self, last_number: int) -> None:
-        """Nothing gets through: one asks again."""
+        """Nothing gets through: use one."""
         self._is_doubling = True
         self._set(1, last_number)
 
     @property
     def _fewer(self) -> int:
-        """The best of the lower numbers; 0: nothing is known of any."""
+        """The best lower number; 0: none is known."""
         fewer = [level for level in self._speeds if level < self.allowed]
         return max(fewer, key=lambda level: self._speeds[level], default=0)
 
-    def _is_in_vain(self) -> bool:
-        """Whether so many at once are hardly faster than fewer: by the first answer if not at all."""
+    def _is_no_gain(self) -> bool:
+        """Whether this many are hardly faster than fewer. One answer is enough if they are no faster."""
         fewer = self._fewer
         if not fewer:
             return False
@@ -334,13 +333,13 @@ class Connections:
 
 
 class Size:
-    """How many bytes a batch may have: up to *most_bytes*, as the server and the way to it bear them.
+    """How many bytes a batch may have: up to *most_bytes*, less if the server or the network takes less.
 
-    A limit that is named is kept until the server takes more than that itself. One that is not named is found
-    by halving, and tried again in small steps: it may have been a moment's, or another event's.
+    A limit that the server has named holds until the server takes more. An unnamed limit is found by halving
+    and raised again in small steps: it may have been temporary, or caused by one event.
 
     Attributes:
-        allowed_bytes: How many.
+        allowed_bytes: The size.
     """
 
     def __init__(self, most_bytes: int) -> None:
@@ -348,24 +347,24 @@ class Size:
         self._passed_bytes = 0
 
     def too_large(self, size_bytes: int, named_bytes: int | None = None) -> None:
-        """A batch of *size_bytes* was too large; the limit is *named_bytes*, if it was said."""
+        """A batch of *size_bytes* was too large; *named_bytes* is the limit that the server named."""
         if named_bytes:
             self._limit_bytes = min(self._limit_bytes, named_bytes)
         self.allowed_bytes = min(self.allowed_bytes, named_bytes or max(size_bytes // 2, 1))
 
     def cut(self, size_bytes: int) -> bool:
-        """One of *size_bytes* was cut off. Whether that may be for its size: none as large has passed."""
+        """A batch of *size_bytes* was cut off. Whether its size may be the cause: none as large passed."""
         if size_bytes <= self._passed_bytes:
-            # It has, but that may be over.
+            # One has passed, but that may no longer hold.
             self._passed_bytes = self._passed_bytes * 9 // 10
             return False
         self.too_large(size_bytes)
         return True
 
     def passed(self, size_bytes: int, upload: float = 0.0) -> None:
-        """A batch of *size_bytes* came through: the next may be a sixteenth larger, until the limit.
+        """A batch of *size_bytes* got through: the next may be a sixteenth larger, up to the limit.
 
-        Where the way there took a large part of the timeout, *upload*, it may not; or be half as large.
+        If the upload took a large part of the timeout, *upload*, it may not; or it must be half as large.
         """
         self._passed_bytes = max(self._passed_bytes, size_bytes)
         if size_bytes > self._limit_bytes:
@@ -377,5 +376,5 @@ class Size:
             self.allowed_bytes = min(self.allowed_bytes + self.allowed_bytes // 16 + 1, self._limit_bytes)
 
     def reset(self) -> None:
-        """Nothing gets through, whatever its size: so it was not the size."""
+        """Nothing gets through, whatever its size: the size was not the cause."""
         self.allowed_bytes = self._limit_bytes

@@ -1,4 +1,4 @@
-"""What has come of a reply: for the log and for counting."""
+"""What a reply led to: for the log and for counting."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from forwarder.records.verdict import Outcome
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one reply has led to; *delivered*, *dead* and *short* count events.
+    """What one reply led to; *delivered*, *dead* and *short* count events.
 
-    *is_stale*: it was sent before the settings changed, and has come back. *state* and *reason* are those of
-    delivery now, as `Dispatcher.condition`; *wait_s* is how long the next try is away.
+    *is_stale*: the request was sent before the settings changed. *state* and *reason* are those of delivery
+    now, as `Dispatcher.condition`; *wait_s* is the time until the next try.
     """
 
     outcome: Outcome

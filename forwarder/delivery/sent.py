@@ -1,4 +1,4 @@
-"""What is known of a request that is out."""
+"""What is known of a request in flight."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from forwarder.delivery.flow import Flow
 
 
 class Way(enum.Enum):
-    """How a batch came to be sent: for the first time, as it came back, as a part of what was refused,
-    once more as others have passed since, in its turn, or as a made-up event.
+    """Why a batch was sent: for the first time, again unchanged, as a part of a refused one,
+    again because others passed since, in its turn, or as a probe.
     """
 
     NEW = enum.auto()
@@ -23,7 +23,7 @@ class Way(enum.Enum):
 
 
 class Sent(NamedTuple):
-    """A request that is out; *before*: the number of the last for the same; *whole*: what a sample is of."""
+    """A request in flight; *before*: the number of the last one for the same; *whole*: a sample's batch."""
 
     flow: Flow
     way: Way
@@ -33,5 +33,5 @@ class Sent(NamedTuple):
 
     @property
     def is_blamed(self) -> bool:
-        """Whether it, or what it is a part of, has failed while others passed: that says nothing of these."""
+        """Whether it, or the batch it is a part of, failed while others passed: so they are not affected."""
         return self.way in (Way.PART, Way.ASK, Way.TURN)

@@ -1,9 +1,9 @@
-"""How the forwarder tells what it does: one line for one thing, on standard error or in the journal.
+"""The forwarder's log: one line for one thing, on standard error or in the journal.
 
-Messages are ``noun.verb`` with fields: ``log.info("batch.delivered", events=2000)``. Whatever a field
-holds, a line stays one line: control characters are escaped. Secrets and event payloads are not logged.
-A line that can't be written now (disk full, terminal held, pipe not read) is dropped, for logging must not
-stop delivery; the next line that can be written comes after a ``log.dropped`` with their count.
+Messages are ``noun.verb`` with fields: ``log.info("batch.delivered", events=2000)``. Control characters
+are escaped, so that an entry is always one line. Secrets and event payloads are not logged. A line that
+can't be written now (disk full, terminal held, pipe not read) is dropped, because logging must not stop
+delivery. Before the next line that can be written, ``log.dropped`` says how many are missing.
 
 ========  =====================================  ==================================================
 style     when ``auto``                          a line
@@ -34,21 +34,21 @@ from forwarder.log.repeats import Repeat, Repeats
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-# How long a line may take that is begun and then stuck, as its reader is slow.
+# How long to wait for a slow reader in the middle of a line.
 STUCK_S = 0.05
 
 __all__ = ["Repeat", "Repeats", "configure", "get", "style"]
 
 
 def configure(level: str = "info", format: str = "auto", stream: IO[str] | None = None) -> None:
-    """Log from here on to *stream* (standard error when None); may be called again, as on a reload.
+    """Log to *stream* from now on (None: standard error). May be called again, as on a reload.
 
-    What libraries log at warning or above by way of :mod:`logging` is logged too, as ``library.logged``.
+    What libraries log through :mod:`logging` at warning or above is logged too, as ``library.logged``.
 
     Args:
         level: debug, info, warning or error.
         format: console, json, journal or auto (see above).
-        stream: A text stream; with ``journal`` written to only where there is none.
+        stream: A text stream. With ``journal``, it is only used if the host has no journal.
     """
     import logging
     from datetime import UTC, datetime
@@ -74,7 +74,7 @@ def configure(level: str = "info", format: str = "auto", stream: IO[str] | None 
         processors=[line],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=lambda *_: sink,
-        cache_logger_on_first_use=False,  # a logger got before a reload follows it
+        cache_logger_on_first_use=False,  # a logger made before a reload follows it
     )
 
     class Libraries(logging.Handler):
@@ -91,18 +91,18 @@ def configure(level: str = "info", format: str = "auto", stream: IO[str] | None 
 
 
 def get(name: str) -> FilteringBoundLogger:
-    """The logger of the *part* called *name*. It may be got before :func:`configure`, and follows it."""
+    """The logger of the part called *name*. It follows :func:`configure`, also when that is called later."""
     import structlog
 
     if not structlog.is_configured():
-        # As it comes, structlog prints to standard output, where commands print their results.
+        # By default structlog prints to standard output, where commands print their results.
         configure()
     logger: FilteringBoundLogger = structlog.get_logger(part=name)
     return logger
 
 
 def style(format: str, stream: IO[str] | None, environ: Mapping[str, str]) -> str:
-    """Which of console, journal and json the *format* of the settings means on this *stream*."""
+    """The format to use on this *stream* for the *format* of the settings: console, journal or json."""
     if format != "auto":
         return format
     try:
@@ -118,7 +118,7 @@ def style(format: str, stream: IO[str] | None, environ: Mapping[str, str]) -> st
 
 
 class _Sink:
-    """Writes a line at a time, or drops it. structlog calls the method named like the level."""
+    """Writes or drops one line at a time. structlog calls the method named like the level."""
 
     def __init__(self, stream: IO[str] | None, line: Callable[[lines.Fields], str]) -> None:
         self._stream = stream
@@ -151,12 +151,12 @@ class _Sink:
             self._stream.write(text)
             self._stream.flush()
         except (OSError, ValueError, RuntimeError):
-            # ENOSPC, EPIPE, closed, or a signal handler's line within another: delivery must go on.
+            # ENOSPC, EPIPE, closed, or a signal handler logs during another line: delivery must go on.
             return False
         return True
 
     def _pass_on(self, fd: int, data: bytes) -> bool:
-        """Write what *fd* takes at once; the rest of a line that is begun has `STUCK_S`."""
+        """Write what *fd* takes at once; wait `STUCK_S` at most for the rest of the line."""
         data = b"\n" * self._is_torn + data
         done, ends_at = 0, time.monotonic() + STUCK_S
         with suppress(OSError), _not_waiting(fd) as fd:
@@ -166,7 +166,7 @@ class _Sink:
                 wait_s = ends_at - time.monotonic() if done else 0.0
                 if not poll.poll(max(wait_s, 0.0) * 1000):
                     break
-                # A pipe that can be written to has room for so much.
+                # A writable pipe has room for this much.
                 done += os.write(fd, data[done : done + select.PIPE_BUF])
         if done:
             self._is_torn = done < len(data)
@@ -174,7 +174,7 @@ class _Sink:
 
 
 class _Journal(_Sink):
-    """Writes to the journal; where there is none, a line with its priority, for what reads the stream."""
+    """Writes to the journal. Without a journal, it writes lines with a priority to the stream."""
 
     def __init__(self, stream: IO[str] | None) -> None:
         super().__init__(stream, lines.as_prefixed)
@@ -193,10 +193,10 @@ def _descriptor(stream: IO[str]) -> int | None:
 
 @contextmanager
 def _not_waiting(fd: int) -> Iterator[int]:
-    """A descriptor of our own for a terminal, else *fd*.
+    """Our own descriptor for a terminal, else *fd*.
 
-    A terminal can be written to when it has room for one byte, and then waits for more; it may not be told
-    not to wait by a descriptor that others share, such as the shell.
+    A terminal is writable when it has room for one byte, and then waits for more. It must not be made
+    non-blocking through a descriptor that others share, such as the shell.
     """
     own = None
     if os.isatty(fd):

@@ -1,8 +1,8 @@
-"""The journal's own protocol: an entry is a datagram of fields, so that each of them can be searched for.
+"""systemd's journal protocol: an entry is a datagram of fields, each of which can be searched for.
 
 Source: https://systemd.io/JOURNAL_NATIVE_PROTOCOL. Our fields begin with ``FORWARDER_``, and
-``FORWARDER_EVENT`` is the message's ``noun.verb``. What identifies the sender (unit, process, user) is
-added by the journal, which does not take it from us.
+``FORWARDER_EVENT`` is the message's ``noun.verb``. The journal itself adds what identifies the sender:
+unit, process and user.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from forwarder.log.lines import INFORMATIONAL, PRIORITIES, Fields
 from forwarder.log.sentences import sentence
 
 SOCKET = "/run/systemd/journal/socket"
-# A journal that takes nothing for so long, as when it is stopped, must not hold up delivery.
+# A journal that is stopped and takes nothing must not hold up delivery.
 SEND_TIMEOUT_S = 0.005
 PREFIX = "FORWARDER_"
 MOST_NAME = 64  # journald drops a field with a longer name
@@ -31,7 +31,7 @@ _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_
 
 
 def send(fields: Fields) -> bool | None:
-    """Have the journal keep an entry. Returns whether it took it; None: there is no journal on this host.
+    """Send an entry to the journal. Returns whether it took it; None: this host has no journal.
 
     *fields* are plain, with ``timestamp``, ``level`` and ``event``.
     """
@@ -52,7 +52,7 @@ def send(fields: Fields) -> bool | None:
 
 
 def entry(fields: Fields) -> bytes:
-    """What is sent for *fields*."""
+    """The datagram for *fields*."""
     level, event = fields["level"], fields["event"]
     others = {name: value for name, value in fields.items() if name not in ("timestamp", "level")}
     traceback = "".join(f"\n{printable(line)}" for line in fields.get("traceback", "").splitlines())
@@ -73,14 +73,14 @@ def _field(name: str, value: Any) -> Iterator[bytes]:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     content = text.encode("utf-8", "backslashreplace")
     if b"\n" in content:
-        # By its length, or what stands behind a line break would be taken for another field.
+        # With its length, or the text behind a line break would be taken for another field.
         yield name.encode() + b"\n" + struct.pack("<Q", len(content)) + content + b"\n"
     else:
         yield name.encode() + b"=" + content + b"\n"
 
 
 def _send_file(sock: socket.socket, content: bytes) -> None:
-    """Send what is too large for a datagram as a sealed file in memory."""
+    """Send what is too large for a datagram, as a sealed file in memory."""
     fd = os.memfd_create("journal-entry", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with open(fd, "wb", buffering=0) as file:
         file.write(content)

@@ -1,4 +1,4 @@
-"""What a line of the log looks like: values made plain, and the ways to write them."""
+"""The formats of a log line, and how values are prepared for them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from forwarder.errors import printable
 SECRET_NAMES = ("secret", "token", "password", "passwd", "authorization", "api_key", "apikey")
 PAYLOAD_NAMES = ("data", "properties", "payload")
 
-# The journal takes lines of up to 48 KiB (LineMax=, journald.conf(5)); a far end's HTML page is longer.
+# The journal takes lines of up to 48 KiB (LineMax=, journald.conf(5)); a server's HTML page is longer.
 MOST_TEXT = 2000
 MOST_TRACEBACK = 16_000
 MOST_ITEMS = 50
@@ -28,13 +28,13 @@ Fields = Mapping[str, Any]
 
 
 def plain(value: Any, name: str = "", depth: int = 0) -> Any:
-    """*value* of the field *name* as JSON can hold it: cut to size, without secrets and payloads."""
+    """*value* of the field *name* as JSON takes it: cut to size, without secrets and payloads."""
     lowered = name.lower().replace("-", "_")
     if lowered.endswith(SECRET_NAMES) and value is not None:
         return "[not shown]"
     if lowered in PAYLOAD_NAMES:
         return "[event data is not logged]"
-    # JSON has no infinity and no NaN, which no comparison holds for.
+    # JSON has neither infinity nor NaN; no comparison is true for NaN.
     if value is None or (isinstance(value, int | float) and abs(value) < 2**63):
         return value
     if depth < MOST_DEPTH and isinstance(value, Mapping):
@@ -51,14 +51,14 @@ def _text(value: object, most: int) -> str:
     try:
         text = f"{type(value).__name__}: {value}" if isinstance(value, BaseException) else str(value)
     except Exception as error:
-        # Somebody's __str__ fails: that must not be what ends the daemon.
+        # A failing __str__ must not end the daemon.
         return f"[{type(value).__name__} can't be shown: {type(error).__name__}]"
     text = re.sub(r"//[^/@\s]*@", "//[not shown]@", text)  # the user and password of a URL
     return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
 
 
 def traceback_of(exc_info: Any) -> str:
-    """What is known of an exception, cut to size; "" for none. True means the one being handled."""
+    """The traceback of an exception, cut to size; "" for none. True means the one being handled."""
     if not exc_info:
         return ""
     import traceback
@@ -76,7 +76,7 @@ def as_json(fields: Fields) -> str:
 
 
 def as_prefixed(fields: Fields) -> str:
-    """With the priority in front, see sd-daemon(3), and without the time."""
+    """A line with its priority in front, see sd-daemon(3), and without the time."""
     fields = dict(fields)
     level = fields.pop("level")
     del fields["timestamp"]
@@ -84,7 +84,7 @@ def as_prefixed(fields: Fields) -> str:
 
 
 def as_console(fields: Fields) -> str:
-    """For people; a traceback stands below."""
+    """For people, with a traceback below."""
     fields = dict(fields)
     traceback = fields.pop("traceback", "")
     below = "".join(f"\n    | {printable(line)}" for line in traceback.splitlines())

@@ -1,4 +1,4 @@
-"""Which failures to tell of, where the same one goes on and on."""
+"""Which of many equal failures to log."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from typing import NamedTuple
 
 
 class Repeat(NamedTuple):
-    """What to tell of a spell of failures: how many so far, and for how long."""
+    """What to log of a series of failures: how many so far, and for how long."""
 
     failures: int
     for_s: float
 
 
 class Repeats:
-    """Tells transitions, not repetitions: what to log of a failure that goes on, or that comes and goes.
+    """Logs transitions, not repetitions, of a failure that lasts or that comes and goes.
 
-    The first failure is told, and so is each new reason; the same again only as a reminder, after
-    *interval_s*, then after twice that, up to *longest_s*. A recovery is told when a failure was told since
-    the last recovery that was; counts and times begin there.
+    The first failure is logged, and each new reason. The same reason is logged again only as a reminder,
+    after *interval_s*, then after twice that, up to *longest_s*. A recovery is logged if a failure was
+    logged since the last logged recovery; counts and times begin there.
 
-    A recovery does not start the reminders over, or a failure that comes and goes would be told each time;
-    but it makes the next one due after ten intervals at the latest. All is forgotten when nothing has failed
-    for ten intervals since a recovery. Where no recoveries can be seen, *quiet_s* is given, and that long
-    without a failure is enough. It logs nothing itself. For one thread; *now* is any clock that doesn't go
-    back, in seconds.
+    A recovery does not restart the reminders, or a failure that comes and goes would be logged each time.
+    But after a recovery the next reminder is due within ten intervals. Everything is forgotten if nothing
+    fails for ten intervals after a recovery. If recoveries are not visible, give *quiet_s*: that long
+    without a failure counts as one. This class logs nothing itself. For one thread; *now* is any clock
+    that doesn't go back, in seconds.
 
     >>> repeats = Repeats(interval_s=60)
     >>> [repeats.failed("timeout", now) for now in (0, 2, 61)]
@@ -53,7 +53,7 @@ class Repeats:
         self._forget()
 
     def failed(self, reason: str, now: float) -> Repeat | None:
-        """What to log of this failure; None: nothing, it was told lately."""
+        """What to log of this failure; None: nothing, it was logged lately."""
         if self._is_over and now - self._failed_at >= self._quiet_s:
             self._forget()
         self._failed_at, self._is_over = now, not self._needs_recovery
@@ -70,7 +70,7 @@ class Repeats:
         return Repeat(self._count, now - self._since)
 
     def recovered(self, now: float) -> Repeat | None:
-        """What to log of this success; None when no failure was told before it."""
+        """What to log of this success; None: no failure was logged before it."""
         self._is_over = True
         if not self._is_told:
             return None

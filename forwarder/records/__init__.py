@@ -1,12 +1,12 @@
-"""What is sent: records, each of a kind. `EVENTS` is the only kind yet.
+"""What is sent: records, each of a kind. `EVENTS` is the only kind so far.
 
-A record arrives as one JSON text and leaves as the final bytes that are stored and sent: the same text, with
-what was missing spliced in. Nothing but a ``time`` that is not whole is parsed and written again, so nothing
-else can change on the way.
+A record arrives as one JSON text. Its final bytes, which are stored and sent, are the same text with the
+missing members spliced in. Only a ``time`` that is not whole is parsed and written again, so nothing else
+can change.
 
-A kind is a package, such as `event`, that has all of `kind.Kind`: only this room knows more of it than that.
-Beside it stands what the kinds share: `reading` takes input apart, `lines` joins records into a request's
-body, `mixpanel_json` reads answers, and `verdict` holds what a judgement is made of.
+A kind is a package, such as `event`, with all that `kind.Kind` asks for; other rooms know no more of it. The
+kinds share `reading`, which splits input, `lines`, which joins records into a request's body,
+`mixpanel_json`, which reads answers, and `verdict`, the values of a judgement.
 """
 
 from __future__ import annotations

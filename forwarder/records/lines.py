@@ -1,4 +1,4 @@
-"""Records as one piece of NDJSON, so that most of them pass without being looked at one by one."""
+"""Records as one piece of NDJSON, so that most pass without being examined one by one."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import overload
 
 
 class Lines(Sequence[bytes]):
-    """Records in their order; cut apart only when one of them is asked for.
+    """Records in order; split only when one of them is needed.
 
     Args:
-        text: The records, each with a line feed behind it, and no other line feed.
-        count: How many they are.
+        text: The records, each with a line feed after it, and no other line feed.
+        count: The number of records.
     """
 
     def __init__(self, text: bytes, count: int) -> None:
@@ -38,12 +38,12 @@ class Lines(Sequence[bytes]):
 
 
 def text_of(records: Sequence[bytes]) -> bytes:
-    """*records* as NDJSON, each with a line feed behind it."""
+    """*records* as NDJSON, each with a line feed after it."""
     return records.text if isinstance(records, Lines) else b"\n".join(records) + b"\n"
 
 
 def pack(records: Sequence[bytes]) -> bytes:
-    """A request body of *records*: NDJSON, gzip. The same bytes for the same records."""
+    """A request body of *records*: NDJSON, gzip. Equal records give equal bytes."""
     from isal import igzip
 
     # Level 1 of isal costs a quarter of zlib's, at about the same size.

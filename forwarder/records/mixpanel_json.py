@@ -1,6 +1,6 @@
-"""Reading the JSON that Mixpanel's endpoints answer with; what is received may as well be anything else.
+"""Reading the JSON answers of Mixpanel's endpoints. What was received may be anything.
 
-Nothing here raises because of what was received, and nothing decides.
+Nothing here raises because of the content, and nothing decides.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from forwarder.records.verdict import Hide
 
 NOT_SHOWN = "(not shown: it repeats the key)"
 TEXT_MAX = 300
-READ_MAX = 1200  # of a text that is cut to TEXT_MAX
+READ_MAX = 1200  # characters of a text that is cut to TEXT_MAX
 SAMPLE_MAX = 80
 
-# Beyond msgspec's own: an integer of thousands of digits, and nesting without end.
+# Beyond msgspec's own: an integer of thousands of digits, and endless nesting.
 NOT_JSON = (msgspec.MsgspecError, ValueError, RecursionError)
 _decode = msgspec.json.Decoder().decode
 _PLAIN_MOST_BYTES = 64
 
 
 class _Answer(msgspec.Struct):
-    """What is read of an object; the rest is skipped, or it might be a million keys."""
+    """The members of an object that are read. The rest, which may be a million keys, is skipped."""
 
     code: Any = msgspec.UNSET
     status: Any = msgspec.UNSET
@@ -36,7 +36,7 @@ _decode_object = msgspec.json.Decoder(_Answer).decode
 
 
 def parse(body: bytes) -> Any:
-    """The JSON value in *body*: of an object the keys that Mixpanel uses; None when it isn't JSON."""
+    """The JSON value in *body*, of an object only the keys that Mixpanel uses; None: it isn't JSON."""
     try:
         if body.lstrip()[:1] != b"{":
             return _decode(body) if len(body) <= _PLAIN_MOST_BYTES else None
@@ -49,10 +49,10 @@ def parse(body: bytes) -> Any:
 
 
 def is_mixpanels(answer: dict[str, Any]) -> bool:
-    """Whether a JSON object has the shape of Mixpanel's, and not that of a proxy's error page.
+    """Whether a JSON object has the shape of Mixpanel's answers, not of a proxy's error page.
 
-    Every documented or captured body has the figures, or an ``error`` in words with ``code`` or
-    ``status`` beside it; the code is the HTTP status, the status a word, 0 or 1.
+    Each documented or captured body has the figures, or an ``error`` in words with ``code`` or ``status``.
+    The code is the HTTP status; the status is a word, 0 or 1.
     """
     code, status = answer.get("code"), answer.get("status")
     if code is not None and (type(code) is not int or code not in (200, 400)):
@@ -92,9 +92,9 @@ def error_of(answer: Any) -> str:
 
 
 def shown(text: str, limit: int = TEXT_MAX, hide: Hide = str) -> str:
-    """*text* on one printable line of at most *limit* characters; what is not printable is escaped.
+    """*text* on one line of at most *limit* characters; unprintable characters are escaped.
 
-    *hide* gets it before it is cut: it would not know half a key.
+    *hide* gets it before it is cut, because it would not find half a key.
     """
     cut = hide(text[:READ_MAX])[: limit + 1]
     if not cut.isprintable():

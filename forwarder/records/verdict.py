@@ -1,4 +1,4 @@
-"""What a judgement is made of: plain values, for whichever kind of records."""
+"""The values of a judgement, for any kind of records."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 
-# Makes a text fit to be shown, by replacing what repeats a secret.
+# Makes a text safe to show: replaces what repeats a secret.
 Hide = Callable[[str], str]
 
 
 class Verdict(enum.Enum):
-    """The seven things a reply can mean; see the table in :mod:`forwarder.delivery.wire.outcome`."""
+    """The seven meanings of a reply; see the table in :mod:`forwarder.delivery.wire.outcome`."""
 
     DELIVERED = "delivered"
     SHORT = "short count"
@@ -33,10 +33,10 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A reply's meaning. *detail* is one printable line for a person; "" when there is nothing to say.
+    """A reply's meaning. *detail* is one printable line for a person; "" if there is nothing to say.
 
-    *rejections* are in the order of the records, one a record. *clock_skew_s* is positive when this host's
-    clock is ahead of the server's; None when the reply does not tell. *status*, *took_s*, *upload_s*,
+    *rejections* are in the order of the records, one per record. *clock_skew_s* is positive if this host's
+    clock is ahead of the server's; None: the reply does not say. *status*, *took_s*, *upload_s*,
     *is_fresh* and *is_cut* are the reply's. *is_plain_no*: without strict mode, Mixpanel said just 0.
     """
 

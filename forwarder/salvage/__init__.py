@@ -1,4 +1,4 @@
-"""Bringing back what a damaged database holds, page by page and without SQLite."""
+"""Recovering what a damaged database contains, page by page and without SQLite."""
 
 from forwarder.salvage.rescue import Salvage, apply, is_own, plan, set_own_aside
 

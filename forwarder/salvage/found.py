@@ -1,4 +1,4 @@
-"""What the rows of a damaged database are: events, dead letters, and what its books said."""
+"""The rows of a damaged database: events, dead letters and totals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from forwarder.salvage.pages import Cell, Pages
 from forwarder.spool.sqlite import schema
-from forwarder.spool.sqlite.dead_letters import Letter
+from forwarder.spool.sqlite.dead_letters import NewDeadLetter
 from forwarder.spool.sqlite.schema import ACK_FAILED, ACKED, INITED, READY, UNACK
 from forwarder.spool.values import HELD
 
@@ -18,7 +18,7 @@ _STATUSES = frozenset({INITED, READY, UNACK, ACKED, ACK_FAILED, HELD})
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of the queue; ``put_at`` in seconds since the epoch, None where it can't be told."""
+    """A row of the queue; ``put_at`` in seconds since the epoch, None: not known."""
 
     id: int
     data: bytes
@@ -28,11 +28,11 @@ class Row:
 
 @dataclass(slots=True)
 class Books:
-    """What the database said of itself, as far as that can be read.
+    """The totals of the database, as far as they can be read.
 
     Attributes:
         dead_letters: How many there should be.
-        acked: How many rows a plain consumer is done with, which are waiting by the books.
+        acked: How many rows a plain consumer has acked; the totals count them as waiting.
     """
 
     queue_id: str = ""
@@ -44,17 +44,17 @@ class Books:
 
     @property
     def waiting(self) -> int | None:
-        """How many events should be waiting, if that can be told."""
+        """How many events should be waiting; None: not known."""
         if self.sequence is None or self.settled is None or self.sequence > schema.MOST_ID:
             return None
         return max(self.sequence - self.settled - self.acked, 0)
 
 
-def found(pages: Pages, books: Books) -> Iterator[Row | Letter]:
-    """What is to be brought back, each row once; what the books said is put into *books* on the way."""
+def found(pages: Pages, books: Books) -> Iterator[Row | NewDeadLetter]:
+    """What can be recovered, each row once; the totals go into *books* on the way."""
     seen = _Seen()
     for cell in pages.cells(schema.TABLE):
-        item = None if _noted(cell, books) else _row(cell) or _letter(cell)
+        item = None if _noted(cell, books) else _row(cell) or _dead_letter(cell)
         if item and seen.add(cell.rowid, isinstance(item, Row), item.data or b""):
             if isinstance(item, Row) and item.status == ACKED:
                 books.acked += 1
@@ -64,14 +64,14 @@ def found(pages: Pages, books: Books) -> Iterator[Row | Letter]:
 
 def _row(cell: Cell) -> Row | None:
     match cell.columns:
-        # Somebody may have added columns.
+        # A person may have added columns.
         case (None, bytes() | str() as data, put_at, int() as status, *_) if status in _STATUSES:
             at = float(put_at) if isinstance(put_at, int | float) and 0 <= put_at <= 1e11 else None
             return Row(cell.rowid, _bytes(data), at, status)
     return None
 
 
-def _letter(cell: Cell) -> Letter | None:
+def _dead_letter(cell: Cell) -> NewDeadLetter | None:
     match cell.columns:
         case (
             None,
@@ -86,7 +86,7 @@ def _letter(cell: Cell) -> Letter | None:
             bytes() | str() | None as data,
         ):
             stored = None if data is None else _bytes(data)
-            return Letter(
+            return NewDeadLetter(
                 event_id, stored, event, insert_id, reason, field, http_status, accepted_at, dead_at
             )
     return None
@@ -121,16 +121,16 @@ def _bytes(data: bytes | str) -> bytes:
 
 
 class _Seen:
-    """Which rows there were, in 4 bytes each.
+    """The rows so far, in 4 bytes each.
 
-    A row number that comes again with other bytes is another row: one of the two numbers is damaged.
+    If a row number comes again with other bytes, it is another row: one of the two numbers is damaged.
     """
 
     def __init__(self) -> None:
         self._blocks: dict[tuple[bool, int], array[int]] = {}
 
     def add(self, rowid: int, kind: bool, data: bytes) -> bool:
-        """False: it has been added before."""
+        """False: it was added before."""
         block = self._blocks.get((kind, rowid >> 10))
         if block is None:
             block = self._blocks[kind, rowid >> 10] = array("I", bytes(4096))

@@ -1,7 +1,7 @@
-"""Reading a database file without SQLite, as far as it can be read: for one that SQLite calls damaged.
+"""Reading a damaged database file without SQLite, as far as it is readable.
 
 The formats are those of sqlite.org/fileformat2.html: pages, table leaf cells, records, and the frames of the
-write-ahead log. Nothing is believed that can be checked, and nothing raises because of what was read.
+write-ahead log. All that can be checked is checked, and nothing raises because of the content.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from forwarder.salvage.wal import DEFAULT_PAGE_BYTES, PAGE_SIZES, Log
 
 LEAF, INTERIOR = 13, 5
-# Beside leaves: interior pages, those of indexes, and what overflow pages and maps of pointers begin with.
+# Besides leaves: interior pages, index pages, and how overflow pages and pointer maps begin.
 _KINDS = frozenset({LEAF, INTERIOR, 2, 10, 0, 1, 3, 4})
 MAGIC = b"SQLite format 3\x00"
 
@@ -34,7 +34,7 @@ def _without_waiting(file: str, flags: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One row of some table: its rowid, and its columns as they stand in the record."""
+    """One row of some table: its rowid, and its columns as in the record."""
 
     rowid: int
     columns: tuple[Value, ...]
@@ -42,17 +42,17 @@ class Cell:
 
 @dataclass(slots=True)
 class Losses:
-    """What could not be read: whole pages by number, and rows on pages that could be."""
+    """What could not be read: whole pages by number, and rows on readable pages."""
 
     pages: list[int] = field(default_factory=list)
     rows: int = 0
 
 
 class Pages:
-    """A database file with its write-ahead log, page by page; both are only read.
+    """A database file with its write-ahead log, page by page; neither is changed.
 
     Args:
-        file: The database; its log is the file of that name with ``-wal``, if there is one.
+        file: The database; its log is the file with ``-wal`` appended, if it exists.
 
     Raises:
         OSError: the database file can't be opened.
@@ -60,7 +60,7 @@ class Pages:
 
     def __init__(self, file: str) -> None:
         log = file + "-wal"
-        # Of a database that was deleted, the log may be all there is.
+        # If the database was deleted, there may be only the log.
         is_there = os.path.exists(file) or not os.path.exists(log)
         self._file = open(file if is_there else os.devnull, "rb", 0, opener=_without_waiting)  # noqa: SIM115  closed by close()
         head = self._file.read(100)
@@ -78,10 +78,10 @@ class Pages:
         self._log.close()
 
     def cells(self, queue: str) -> Iterator[Cell]:
-        """Each row that stands on a table's leaf page in use; what can't be read is noted in `losses`.
+        """Each row on a table's leaf page in use; `losses` records what can't be read.
 
-        Pages of persist-queue's other tables than *queue* are left out, as far as the file says which these
-        are. A page that no table leads to may be of any.
+        Pages of persist-queue's other tables than *queue* are left out, as far as the file says which they
+        are. A page that no table leads to may belong to any.
         """
         left_out = self._free() | self._others(queue)
         for number in range(1, self.count + 1):
@@ -91,21 +91,21 @@ class Pages:
                     self.losses.pages.append(number)
                 else:
                     yield from self._leaf(number, page, self.losses)
-        # What is behind a break in the log may be nowhere else.
+        # What is behind a break in the log may exist nowhere else.
         self._log.go_on()
         self.count = max(self.count, max(self._log.newest, default=0))
         left_out = self._others(queue)
-        for number, page in self._log.doubtful():
+        for number, page in self._log.damaged_frames():
             if number not in left_out:
                 yield from self._leaf(number, page, self.losses)
 
     def leaf(self, number: int) -> list[Cell]:
-        """The rows that can be read on one page, if it is a table's leaf page."""
+        """The readable rows of one page, if it is a table's leaf page."""
         page = self._page(number) if 0 < number <= self.count else None
         return [] if page is None else list(self._leaf(number, page, Losses()))
 
     def _others(self, queue: str) -> set[int]:
-        """The pages of other queues; none where that one is not in the schema, as its name may be damaged."""
+        """The pages of other queues; none if *queue* is not in the schema: its name may be damaged."""
         roots: dict[str, int] = {}
         for number in self._tree(1):
             for cell in self.leaf(number):
@@ -116,7 +116,7 @@ class Pages:
         if not others or queue not in roots:
             return set()
         pages = {name: self._tree(root) for name, root in roots.items()}
-        # A damaged number may lead from another queue into what is ours.
+        # A damaged number may lead from another queue into ours.
         ours = (pages[name] for name in roots.keys() - others)
         return set().union(*(pages[name] for name in others)).difference(*ours)
 
@@ -164,7 +164,7 @@ class Pages:
             elif kind == LEAF:
                 losses.rows += 1
             else:
-                break  # what it says of itself is true; one flipped bit would have made a leaf of it
+                break  # its type is right; with one flipped bit it would look like a leaf
 
     def _cell(self, page: bytes, offset: int) -> Cell | None:
         try:
@@ -197,7 +197,7 @@ class Pages:
         return b"".join(pieces)
 
     def _free(self) -> set[int]:
-        """The pages that hold nothing any more, as far as the list of them can be followed."""
+        """The free pages, as far as the list of them can be followed."""
         first = self._page(1)
         if first is None or first[:16] != MAGIC:
             return set()
@@ -217,7 +217,7 @@ class Pages:
 
 
 def _page_bytes(head: bytes) -> int:
-    """The size of a page, by the file's header; 0: it can't be told."""
+    """The size of a page, by the file's header; 0: not known."""
     if len(head) < 100 or head[:16] != MAGIC:
         return 0
     size = int.from_bytes(head[16:18], "big")
@@ -241,7 +241,7 @@ def record(data: bytes) -> tuple[Value, ...]:
     """The columns of a record.
 
     Raises:
-        ValueError, IndexError, struct.error: it is none.
+        ValueError, IndexError, struct.error: it is not a record.
     """
     head, at = varint(data, 0)
     offset, columns = head, []
@@ -262,7 +262,7 @@ def _value(kind: int, data: bytes, offset: int) -> tuple[Value, int]:
         if end > len(data):
             raise ValueError("longer than the record")
         content = data[offset:end]
-        # Text in another encoding than UTF-8 is not what this queue was made with.
+        # This queue is made with UTF-8; no other encoding is expected.
         return (content if kind % 2 == 0 else content.decode("utf-8", "surrogateescape")), end
     if kind == 7:
         return struct.unpack_from(">d", data, offset)[0], offset + 8

@@ -1,6 +1,6 @@
-"""Bring back what a damaged database holds: every event that can be read, rather twice than not at all.
+"""Recover what a damaged database contains: every readable event, rather twice than not at all.
 
-The queue's own database, too, when it is damaged where nobody has come by yet.
+Also from the queue's own database, if it has damage that no program has met yet.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from forwarder.salvage.pages import Losses, Pages
 from forwarder.spool.errors import DamagedError, NoQueueError
 from forwarder.spool.sqlite import schema, waiting
 from forwarder.spool.sqlite.database import Database
-from forwarder.spool.sqlite.dead_letters import Letter, add
+from forwarder.spool.sqlite.dead_letters import NewDeadLetter, add
 from forwarder.spool.sqlite.directory import DATABASE, LOG, Identity, identity_of, size_of
 from forwarder.spool.sqlite.errors import translated
 from forwarder.spool.sqlite.schema import READY
@@ -37,28 +37,28 @@ class Salvage:
 
     Attributes:
         events, dead_letters: How many of each can be read.
-        waiting, buried: How many of each should be there by its own books; None: these can't be read.
+        waiting, dead_lettered: How many of each there should be by its own totals; None: not readable.
         losses: What can't be read.
-        before: How many of them were brought back already, by an earlier try that was broken off.
+        before: How many of them an earlier, interrupted try has already recovered.
     """
 
     events: int = 0
     dead_letters: int = 0
     waiting: int | None = None
-    buried: int | None = None
+    dead_lettered: int | None = None
     losses: Losses = field(default_factory=Losses)
     before: int = 0
 
     @property
     def missing(self) -> int | None:
-        """How many fewer events and dead letters can be read than there should be; None: it is not known."""
-        if self.waiting is None or self.buried is None:
+        """How many events and dead letters are missing; None: not known."""
+        if self.waiting is None or self.dead_lettered is None:
             return None
-        return max(self.waiting - self.events, 0) + max(self.buried - self.dead_letters, 0)
+        return max(self.waiting - self.events, 0) + max(self.dead_lettered - self.dead_letters, 0)
 
 
 def plan(file: str) -> Salvage:
-    """Read a damaged database to its end, and change nothing.
+    """Read a damaged database to its end; nothing is changed.
 
     Raises:
         InputError: the file can't be opened.
@@ -70,22 +70,22 @@ def plan(file: str) -> Salvage:
 
 
 def apply(file: str, path: str, told: Callable[[int], None] = lambda _: None) -> Salvage:
-    """Put what a damaged database holds into the queue in *path*; durable on return.
+    """Put the content of a damaged database into the queue in *path*; durable on return.
 
-    Events are accepted anew, completed as they would have been. Dead letters become dead letters again, and
-    so do rows whose content is damaged. Broken off, it goes on from there the next time.
+    Events are accepted again, completed as they would have been. Dead letters become dead letters again, and
+    so do rows with damaged content. If interrupted, it continues from there the next time.
 
     Args:
-        file: The damaged database; if it is one that was set aside, that is noted beside it.
-        told: Called with the number brought back so far.
+        file: The damaged database; a set-aside one is marked as salvaged.
+        told: Called with the number recovered so far.
 
     Raises:
-        TryAgainError, StorageError: the queue can't be written, or *file* is being salvaged already.
+        TryAgainError, StorageError: the queue can't be written, or another process salvages *file*.
         ConfigError: *file* is the queue's own database.
         InputError: as `plan`.
     """
     if is_own(file, path):
-        raise ConfigError(f"{file} is the queue's own database", "It is to be set aside first")
+        raise ConfigError(f"{file} is the queue's own database", "It must be set aside first")
     result, books, source = Salvage(), Books(), _source(file)
     queue = Database(path)
     try:
@@ -97,7 +97,7 @@ def apply(file: str, path: str, told: Callable[[int], None] = lambda _: None) ->
         while chunk := list(islice(items, CHUNK_ROWS)):
             with queue.transaction() as connection:
                 if _position(connection, source) != position:
-                    raise TryAgainError(f"{file} is being salvaged by another process, too", "Let it do so")
+                    raise TryAgainError(f"another process salvages {file}", "Wait for it to finish")
                 position += len(chunk)
                 for item in chunk:
                     _bring_back(connection, item, books)
@@ -115,7 +115,7 @@ def apply(file: str, path: str, told: Callable[[int], None] = lambda _: None) ->
 
 
 def _source(file: str) -> str:
-    """By what it is known how far a file has come: another one of that name, or more in it, is another."""
+    """The key for a file's progress: a file of the same name with other content has another key."""
     marks = [salvaged_name(file)]
     for part in (file, file + LOG.removeprefix(DATABASE)):
         with suppress(OSError):
@@ -129,7 +129,7 @@ def _position(connection: sqlite3.Connection, source: str) -> int:
     return row[0] if row else 0
 
 
-def _items(file: str, result: Salvage, books: Books) -> Iterator[Row | Letter]:
+def _items(file: str, result: Salvage, books: Books) -> Iterator[Row | NewDeadLetter]:
     try:
         pages = Pages(file)
     except OSError as error:
@@ -138,20 +138,20 @@ def _items(file: str, result: Salvage, books: Books) -> Iterator[Row | Letter]:
         yield from found(pages, books)
     finally:
         pages.close()
-    result.losses, result.waiting, result.buried = pages.losses, books.waiting, books.dead_letters
+    result.losses, result.waiting, result.dead_lettered = pages.losses, books.waiting, books.dead_letters
 
 
-def _count(item: Row | Letter, result: Salvage) -> None:
+def _count(item: Row | NewDeadLetter, result: Salvage) -> None:
     if isinstance(item, Row):
         result.events += 1
     else:
         result.dead_letters += 1
 
 
-def _bring_back(connection: sqlite3.Connection, item: Row | Letter, books: Books) -> None:
+def _bring_back(connection: sqlite3.Connection, item: Row | NewDeadLetter, books: Books) -> None:
     now = time.time()
-    if isinstance(item, Letter):
-        _bury(connection, item)
+    if isinstance(item, NewDeadLetter):
+        _add_dead_letter(connection, item)
         return
     put_at = item.put_at or books.created_at or now
     try:
@@ -159,15 +159,17 @@ def _bring_back(connection: sqlite3.Connection, item: Row | Letter, books: Books
     except EventError as error:
         name, insert_id = EVENTS.name_of(item.data)
         reason = f"damaged on disk: {error}"
-        _bury(connection, Letter(0, item.data, name, insert_id, reason, "", None, put_at, now))
+        _add_dead_letter(
+            connection, NewDeadLetter(0, item.data, name, insert_id, reason, "", None, put_at, now)
+        )
     else:
         row_id = connection.execute(schema.INSERT, (data, put_at, READY)).lastrowid
         if item.status == HELD and row_id is not None:
             waiting.hold_rows(connection, [row_id])
 
 
-def _bury(connection: sqlite3.Connection, letter: Letter) -> None:
-    """As a dead letter of this queue: accepted here, and dead at once, or the books would not balance."""
+def _add_dead_letter(connection: sqlite3.Connection, letter: NewDeadLetter) -> None:
+    """Add it as accepted and dead-lettered at once, or the books would not balance."""
     row_id = connection.execute(schema.INSERT, (letter.data or b"", letter.accepted_at, READY)).lastrowid
     assert row_id is not None
     connection.execute(f"DELETE FROM {schema.TABLE} WHERE _id = ?", (row_id,))
@@ -175,12 +177,12 @@ def _bury(connection: sqlite3.Connection, letter: Letter) -> None:
     connection.execute("UPDATE ledger SET dead_lettered = dead_lettered + 1")
 
 
-# For external producers' rows, whose id comes from the queue's identity, where that can't be read.
+# In place of the queue's identity, if that can't be read: external producers' rows get their id from it.
 _NOBODY = "00000000-0000-0000-0000-000000000000"
 
 
 def is_own(file: str, path: str) -> bool:
-    """Whether *file* is the database in use of the queue in *path*, or where that would be made."""
+    """Whether *file* is the database of the queue in *path*, or its place."""
     own = os.path.join(path, DATABASE)
     if os.path.exists(own) and os.path.exists(file):
         return os.path.samefile(file, own)
@@ -188,35 +190,35 @@ def is_own(file: str, path: str) -> bool:
 
 
 def set_own_aside(path: str) -> str:
-    """Set the database in use of the queue in *path* aside, if it is damaged.
+    """Set aside the database of the queue in *path*, if it is damaged.
 
-    It is read to its end first, while others write. A daemon or producer that has it open begins again.
+    It is read to its end first, while others write. Daemons and producers that have it open reopen the queue.
 
     Returns:
-        its new place; if somebody else has set it aside meanwhile, too.
+        its new place, also if another process has set it aside meanwhile.
 
     Raises:
         ConfigError: it is sound.
-        InputError: there is none.
-        TryAgainError: there is no room for what can be read of it, or it was replaced meanwhile.
+        InputError: there is no database.
+        TryAgainError: there is no room for its readable content, or it was replaced meanwhile.
         NotPermittedError, StorageError: it can't be set aside.
     """
     own = os.path.join(os.path.abspath(path), DATABASE)
     with translated(path):
-        # Held, its number becomes no other file's; and to close this drops none of SQLite's locks.
+        # Held open, so that no other file gets its inode; closing this drops none of SQLite's locks.
         try:
             held = os.open(own, os.O_PATH)
         except FileNotFoundError:
-            raise InputError(f"{own} is not there", _instead(path)) from None
+            raise InputError(f"{own} does not exist", _instead(path)) from None
         try:
             found = identity_of(os.fstat(held))
             queue = Database(path)
             try:
                 queue.connect()
-                # Otherwise it has been set aside already: by being opened, or by somebody else.
+                # Otherwise it is already set aside: because it was opened, or by another process.
                 if queue.files.database == found:
                     if not _is_damaged(path):
-                        what = f"{own} is the queue's own database, and SQLite finds no fault in it"
+                        what = f"{own} is the queue's own database, and SQLite finds no damage in it"
                         raise ConfigError(what, _instead(path))
                     _require_room(path)
                     queue.replace_damaged()
@@ -235,14 +237,14 @@ def _is_damaged(path: str) -> bool:
                 view.connection.execute(f"SELECT * FROM {table} LIMIT 1").fetchall()
             found = view.connection.execute("PRAGMA integrity_check(1)").fetchone()
             return found != ("ok",) or bool(schema.used_up(view.connection))
-    except (DamagedError, NoQueueError):  # the other: somebody else has just set it aside
+    except (DamagedError, NoQueueError):  # the other: another process has just set it aside
         return True
 
 
 def _instead(path: str) -> str:
     for file in damaged(path):
-        return f"What was set aside is brought back by `forwarder salvage {file} --apply`"
-    return "Salvage is for a damaged one"
+        return f"To recover what was set aside: `forwarder salvage {file} --apply`"
+    return "Salvage is only for a damaged one"
 
 
 def _require_room(path: str) -> None:
@@ -250,8 +252,7 @@ def _require_room(path: str) -> None:
     free, most = disk.f_bavail * disk.f_frsize, size_of(path, DATABASE) + size_of(path, LOG)
     if free < most:
         raise TryAgainError(
-            f"what can be read of the database in {path} may take {most:,} bytes once more, and the disk has"
-            f" {free:,} free",
+            f"recovering the database in {path} may take {most:,} bytes more, and the disk has {free:,} free",
             "Nothing was changed; make room",
         )
 

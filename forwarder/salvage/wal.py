@@ -9,7 +9,7 @@ from collections.abc import Iterator
 PAGE_SIZES = frozenset(1 << power for power in range(9, 17))
 DEFAULT_PAGE_BYTES = 4096
 _HEADER, _FRAME_HEADER = 32, 24
-# In which order the bytes of a checksum's words are, by the log's first four.
+# The byte order of a checksum's words, by the log's first four bytes.
 _ORDERS = {0x377F0682: "<", 0x377F0683: ">"}
 _NATIVE = 0x377F0682 if sys.byteorder == "little" else 0x377F0683
 
@@ -17,19 +17,19 @@ _NATIVE = 0x377F0682 if sys.byteorder == "little" else 0x377F0683
 class Log:
     """The newest committed version of each page in a write-ahead log, and versions that may be newer.
 
-    Committed is what SQLite would take, too: the frames up to the last commit before anything that is broken.
-    Behind that, up to the last commit of all, frames are read besides, and hide nothing. What no commit
-    follows was never accepted: it is left out.
+    Committed means the same as for SQLite: the frames up to the last commit before the first broken one.
+    Later frames, up to the last commit of all, are read in addition and hide nothing. What no commit follows
+    was never accepted, and is left out.
 
     Args:
-        page_bytes: The size of the database's pages, for a log that does not say so; 0: it is not known.
+        page_bytes: The size of the database's pages, for a log that does not say it; 0: not known.
     """
 
     def __init__(self, file: str, page_bytes: int) -> None:
         self.page_bytes = page_bytes
         self.newest: dict[int, int] = {}
         self._later: dict[int, int] = {}
-        self._doubtful: list[tuple[int, int]] = []
+        self._damaged: list[tuple[int, int]] = []
         self._file = None
         try:
             self._file = open(file, "rb", buffering=0)  # noqa: SIM115  closed by close()
@@ -48,12 +48,12 @@ class Log:
         return None if at is None else self._at(at)
 
     def go_on(self) -> None:
-        """Let `page` give what was committed behind the first break, too."""
+        """Let `page` also give what was committed after the first break."""
         self.newest.update(self._later)
 
-    def doubtful(self) -> Iterator[tuple[int, bytes]]:
-        """Page number and content of the frames that are broken, or behind one that is."""
-        for number, at in self._doubtful:
+    def damaged_frames(self) -> Iterator[tuple[int, bytes]]:
+        """Page number and content of the frames that are broken, or after a broken one."""
+        for number, at in self._damaged:
             page = self._at(at)
             if page is not None:
                 yield number, page
@@ -79,10 +79,10 @@ class Log:
         frame_bytes = _FRAME_HEADER + (self.page_bytes or DEFAULT_PAGE_BYTES)
         self.page_bytes = frame_bytes - _FRAME_HEADER
         pending: dict[int, int] = {}
-        doubtful: list[tuple[int, int]] = []
+        damaged: list[tuple[int, int]] = []
         is_whole = True
-        # Each frame's checksum goes on from the one before: from that as it is written, so that one broken
-        # frame does not spoil those behind it.
+        # Each frame's checksum continues the one before, as written there, so that one broken frame does not
+        # spoil the next ones.
         while len(frame := self._file.read(frame_bytes)) == frame_bytes:
             number, is_commit, *frame_salts, first, second = struct.unpack_from(">6I", frame)
             if not is_sound:
@@ -95,14 +95,14 @@ class Log:
                 if is_sound_frame:
                     pending[number] = at
                 if not is_whole and 0 < number < 1 << 31:
-                    doubtful.append((number, at))
+                    damaged.append((number, at))
                 if is_commit:
                     (self.newest if is_whole else self._later).update(pending)
                     if not is_whole:
-                        self._doubtful += [*pending.items(), *doubtful]
+                        self._damaged += [*pending.items(), *damaged]
                     pending.clear()
-                    doubtful.clear()
-            # Else it is from an earlier round of the log, where both are others.
+                    damaged.clear()
+            # Otherwise it is from an earlier round of the log.
             before = (first, second)
 
 

@@ -1,7 +1,7 @@
-"""What a fault can make of a batch that was judged.
+"""How a fault can change a judged batch.
 
-An alteration is given the verdict and returns another, an answer (then nothing is taken), or None: it has
-no part in this batch.
+An alteration gets the verdict. It returns another one, or an answer (then nothing is taken), or None: it does
+not apply to this batch.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _MESSAGE = "'properties.time' is invalid: must be specified as seconds since epo
 
 
 def chosen(name: str | None, where: Predicate | None) -> Callable[[Event], bool]:
-    """Whether an event has that name or, parsed, satisfies the predicate.
+    """Whether an event has that name, or satisfies the predicate when parsed.
 
     Raises:
-        ValueError: neither is given.
+        ValueError: both are missing.
     """
     if name is None and where is None:
         raise ValueError("say which events: by name (event) or by predicate (where)")
@@ -39,7 +39,7 @@ def chosen(name: str | None, where: Predicate | None) -> Callable[[Event], bool]
 
 
 def reject(is_chosen: Callable[[Event], bool], field: str, message: str) -> Alteration:
-    """The chosen events fail, with the field and message given."""
+    """The chosen events fail, with the given field and message."""
 
     def alter(verdict: Verdict) -> Verdict | None:
         picked = [event for event in verdict.events if is_chosen(event)]
@@ -61,10 +61,10 @@ def poison(is_chosen: Callable[[Event], bool]) -> Alteration:
 
 
 def drop(name: str | None, by: int) -> Alteration:
-    """Events of that name and the last *by* are neither taken nor failed.
+    """Events of that name and the last *by* events are neither taken nor failed.
 
     Raises:
-        ValueError: neither is given.
+        ValueError: both are missing.
     """
     if name is None and by < 1:
         raise ValueError("say which events: by name (event) or how many (by)")
@@ -82,12 +82,12 @@ def drop(name: str | None, by: int) -> Alteration:
 
 
 def fail_first(field: str, message: str) -> Alteration:
-    """The first event of the batch fails, with the field and message given."""
+    """The first event of the batch fails, with the given field and message."""
     return _replace_first(lambda first, _sent: [Failure(first.index, first.insert_id, field, message)])
 
 
 def odd_failed_records(kind: str) -> Alteration:
-    """``failed_records`` in a shape that can't be taken at its word; see `Fault.failed_records`.
+    """``failed_records`` that can't be trusted; see `Fault.failed_records`.
 
     Raises:
         ValueError: there is no such kind.
@@ -116,7 +116,7 @@ def many_failed_records(count: int) -> Answer:
     """A 400 with *count* failed records; 100 bytes each."""
     empty = answers.strict_failed(0, ()).body.removesuffix(b"]}")
     rest = f'","field":"properties.time","message":"{_MESSAGE}"}}'
-    # Written out: the JSON encoder takes three times as long.
+    # Written directly: the JSON encoder takes three times longer.
     records = ",".join(f'{{"index":{n},"insert_id":"id-{n}{rest}' for n in range(count))
     return Answer(400, empty + records.encode() + b"]}")
 

@@ -1,4 +1,4 @@
-"""The answers of ``POST /import``, in the exact shapes that are documented or were seen; pure.
+"""The answers of ``POST /import``, exactly as documented or observed; pure.
 
 Sources: Mixpanel docs (Import Events and the pages on its errors) unless another is named.
 """
@@ -77,7 +77,7 @@ def strict_failed(imported: int, failures: Iterable[Failure] | Iterable[str]) ->
 
 def identity_refused(events: int) -> Answer:
     """Identity events on a Simplified project: strings where objects are expected (mixpanel-import, probe
-    findings). That the rest of the batch is refused with them is assumed."""
+    findings). It is assumed that the rest of the batch is refused with them."""
     return strict_failed(0, [SIMPLIFIED_ONLY] * events)
 
 
@@ -90,7 +90,7 @@ def lenient(imported: int, verbose: bool, error: str = "no valid events") -> Ans
 
 
 def bad_request(error: str) -> Answer:
-    """The request as a whole can't be understood. No public source has this answer: assumed."""
+    """The request as a whole is invalid. No public source has this answer: assumed."""
     return as_json(400, {"code": 400, "error": error, "status": "Bad Request"})
 
 
@@ -129,7 +129,7 @@ def throttled(strict: bool = True, retry_after_s: float | None = None) -> Answer
 
 
 def server_error(status: int) -> Answer:
-    """5xx. A 502 or 503 comes from the edge and is no JSON (mixpanel-node issue 149)."""
+    """5xx. A 502 or 503 comes from the edge and is not JSON (mixpanel-node issue 149)."""
     if status in (502, 503):
         return Answer(status, b"upstream connect error or disconnect/reset before headers", TEXT)
     phrase = HTTPStatus(status).phrase
@@ -142,7 +142,7 @@ def temporary_failure() -> Answer:
 
 
 def page(status: int, title: str, text: str = "", *headers: tuple[str, str]) -> Answer:
-    """A page of HTML, as proxies and edges send it."""
+    """An HTML page, as proxies and edge servers send it."""
     head = f"<!DOCTYPE html><html><head><title>{title}</title></head>"
     body = f"{head}<body><h1>{title}</h1>{text}</body></html>\n"
     return Answer(status, body.encode(), HTML, headers)

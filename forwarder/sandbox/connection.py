@@ -1,4 +1,4 @@
-"""One client's connection: HTTP/1.1 in and out, and the ways in which a connection can fail."""
+"""One client's connection: HTTP/1.1 in and out, and how a connection can fail."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from forwarder.sandbox.schedule import Plan
 if TYPE_CHECKING:
     from forwarder.sandbox.server import Sandbox
 
-# Larger ones are refused without being read.
+# Larger bodies are refused unread.
 MAX_WIRE_BYTES = 256 * 1024 * 1024
 
 
 class Connection(BaseHTTPRequestHandler):
-    """Serves the requests of one connection, one after the other, in the thread that makes it."""
+    """Serves the requests of one connection, one after the other, in the thread that creates it."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     server: Sandbox  # type: ignore[assignment]
 
     def handle(self) -> None:
-        """Serve until either side closes; that a client goes away is no error here."""
+        """Serve until either side closes. A client that disconnects is not an error."""
         with contextlib.suppress(OSError):
             super().handle()
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing; requests are recorded in the ledger."""
+        """Log nothing; the ledger records requests."""
 
     def _serve(self) -> None:
         path, _, query = self.path.partition("?")
@@ -51,7 +51,7 @@ class Connection(BaseHTTPRequestHandler):
         request = Request(self.command, path, dict(parse_qsl(query, True)), headers, body)
         if path.startswith("/sandbox/"):
             answer = control.answer(self.server, request)
-            # An outage that was asked for begins with this connection, once it is answered.
+            # A requested outage begins with this connection, after its answer.
             self.close_connection = self.close_connection or not self.server.listening
             self._send(answer, time.time())
             return
@@ -72,7 +72,7 @@ class Connection(BaseHTTPRequestHandler):
             if plan.ending is Ending.HANG:
                 server.hold()
         finally:
-            # Before the answer: who has it finds the request no longer in progress.
+            # Before the answer: a client that has it finds the request no longer in progress.
             server.ledger.end()
         self._finish(plan.ending, settled.answer, now_s)
 

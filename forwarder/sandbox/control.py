@@ -2,9 +2,9 @@
 
 =======  =======================  ==========================================================================
 GET      /sandbox/ledger          the figures; ``?after=VERSION&timeout_s=S`` waits for a later version first
-GET      /sandbox/ledger/events   NDJSON, one ``$insert_id`` a line; ``?data=1`` with the event itself
-GET      /sandbox/requests        NDJSON, one request a line
-GET      /sandbox/faults          NDJSON, one fault in force a line
+GET      /sandbox/ledger/events   NDJSON, one ``$insert_id`` per line; ``?data=1`` with the event itself
+GET      /sandbox/requests        NDJSON, one request per line
+GET      /sandbox/faults          NDJSON, one fault in force per line
 POST     /sandbox/faults          ``{"fault": "throttle", "times": 3, "retry_after_s": 2}`` injects it
 DELETE   /sandbox/faults          clears them and releases what hangs
 POST     /sandbox/release         releases what hangs
@@ -30,7 +30,7 @@ MAX_WAIT_S = 60.0
 
 
 def answer(sandbox: Sandbox, request: Request) -> Answer:
-    """Answer a request for control; what is wrong with it is said as ``{"error": …}``."""
+    """Answer a control request; a mistake in it is answered with ``{"error": …}``."""
     path = request.path.rstrip("/")
     act = _ROUTES.get((request.method, path))
     if act is None:
@@ -43,7 +43,7 @@ def answer(sandbox: Sandbox, request: Request) -> Answer:
 
 
 def parse_fault(text: str) -> dict[str, Any]:
-    """Read ``NAME[:KEY=VALUE,…]``, for instance ``throttle:times=3,retry_after_s=2``, as such a request.
+    """Read ``NAME[:KEY=VALUE,…]``, such as ``throttle:times=3,retry_after_s=2``, as an inject request.
 
     Raises:
         ValueError: it can't be read.
@@ -104,10 +104,10 @@ def _inject(sandbox: Sandbox, request: Request) -> Answer:
 
 
 def inject(sandbox: Sandbox, wanted: Mapping[str, Any]) -> None:
-    """Inject what such a request asks for.
+    """Inject the fault that the request names.
 
     Raises:
-        ValueError: there is no such fault or setting, or a value makes no sense.
+        ValueError: there is no such fault or setting, or a value is invalid.
     """
     settings = dict(wanted)
     name = settings.pop("fault")

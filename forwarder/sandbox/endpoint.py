@@ -1,4 +1,4 @@
-"""``/import``: from a request and the faults planned for it to what is answered and taken."""
+"""``/import``: from a request and its planned faults to the answer and the events taken."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from forwarder.sandbox.schedule import Plan
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """The answer to a request, if there is to be one, and what became of its events."""
+    """The answer to a request, if it gets one, and what became of its events."""
 
     answer: Answer | None
     events: int = 0
@@ -36,7 +36,7 @@ class Endpoint:
     max_body_bytes: int
 
     def settle(self, request: Request, plan: Plan, now_s: float) -> Settled:
-        """Judge *request* by the server's clock *now_s*, and take what passes unless the plan forbids it."""
+        """Judge *request* by the server's clock *now_s*; take what passes unless the plan forbids it."""
         found = intake.read(request, self.max_body_bytes)
         batch = Batch((), len(request.body)) if isinstance(found, Answer) else found
         nothing_taken = Settled(None, len(batch.events), batch.size_bytes)
@@ -75,12 +75,12 @@ class Endpoint:
 
 
 def _is_probe(batch: Batch) -> bool:
-    """Whether it is one event without a name and anything else: not meant to be taken, only to be judged."""
+    """Whether it is a probe: one event without a name and anything else, only meant to be judged."""
     return len(batch.events) == 1 and rules.parse(batch.events[0]) == {"event": "", "properties": {}}
 
 
 def _alter(verdict: Verdict, plan: Plan, strict: bool) -> Verdict | Answer:
-    """Let those faults have their part that depend on what the batch holds."""
+    """Apply the faults that depend on the batch's content."""
     for injection in plan.conditional:
         fault = injection.fault
         outcome: Verdict | Answer | None = None

@@ -1,7 +1,7 @@
-"""The faults that can be asked for, as values.
+"""The available faults, as values.
 
-A fault is what it does to a request; how often and for how long is said when it is injected
-(:mod:`forwarder.sandbox.schedule`). Their names are those of the functions here.
+A fault is its effect on a request. How often and how long it applies is given when it is injected
+(:mod:`forwarder.sandbox.schedule`). Faults have the names of the functions here.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ class Ending(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """What is done to a request. Made by the functions of this class, each named after its fault.
+    """The effect on a request. The functions of this class create them; each is named after its fault.
 
     Attributes:
-        instead: Answered without a look at the events; none are taken.
+        instead: The answer, without examining the events; none are taken.
         ending, taken: What becomes of the answer, and whether the events are taken before.
-        alter: Changes what was found of the batch, before its events are taken.
+        alter: Changes the verdict about the batch, before its events are taken.
         distort: Changes the answer after they were taken.
         delay_s, skew_s: Waits before anything else; sets the server's clock wrong.
         events_per_s: The rate above which requests are throttled, with `retry_after_s`.
-        outage_s: Nobody listens, for so long.
+        outage_s: How long connections are refused.
     """
 
     name: str
@@ -54,14 +54,14 @@ class Fault:
 
     @property
     def final(self) -> bool:
-        """Whether it decides how the request ends, so that no second such fault can have a part in it."""
+        """Whether it decides how the request ends, so that no second such fault can apply."""
         return self.instead is not None or self.ending is not Ending.ANSWER
 
     # The connection
 
     @classmethod
     def outage(cls, for_s: float) -> Fault:
-        """Connections are refused for *for_s* seconds, and those open are closed."""
+        """Connections are refused for *for_s* seconds; open ones are closed."""
         return cls(name="outage", outage_s=float(for_s))
 
     @classmethod
@@ -71,7 +71,7 @@ class Fault:
 
     @classmethod
     def hang(cls, taken: bool = False) -> Fault:
-        """The request is read and never answered, until released: then the connection is closed."""
+        """The request is read and not answered until it is released: then the connection is closed."""
         return cls(name="hang", ending=Ending.HANG, taken=bool(taken))
 
     @classmethod
@@ -89,7 +89,7 @@ class Fault:
         """The events are taken; the answer breaks off in the middle of its body."""
         return cls(name="half_answer", ending=Ending.HALF)
 
-    # Answers given without a look at the events
+    # Answers without examining the events
 
     @classmethod
     def answer(cls, status: int, body: str = "", content_type: str = answers.JSON) -> Fault:
@@ -103,7 +103,7 @@ class Fault:
 
     @classmethod
     def throttle(cls, retry_after_s: float | None = None, strict: bool = True) -> Fault:
-        """429, with ``Retry-After`` if given; `strict` tells which of its two shapes."""
+        """429, with ``Retry-After`` if given; `strict` chooses one of its two shapes."""
         seconds = None if retry_after_s is None else float(retry_after_s)
         return cls(name="throttle", instead=answers.throttled(bool(strict), seconds))
 
@@ -131,7 +131,7 @@ class Fault:
 
     @classmethod
     def forbidden(cls) -> Fault:
-        """403 as an edge sends it: a page (mixpanel-php issue 77)."""
+        """403 as an edge server sends it: a page (mixpanel-php issue 77)."""
         return cls(name="forbidden", instead=answers.page(403, "403 Forbidden"))
 
     @classmethod
@@ -186,23 +186,23 @@ class Fault:
         field: str = "properties.time",
         message: str = "'properties.time' is invalid: must be specified as seconds since epoch",
     ) -> Fault:
-        """Events of that name, or for which *where* (given the parsed event) holds, fail by rule."""
+        """Events of that name, or whose parsed form satisfies *where*, fail by rule."""
         return cls(name="reject", alter=alterations.reject(alterations.chosen(event, where), field, message))
 
     @classmethod
     def poison(cls, event: str | None = None, where: Predicate | None = None) -> Fault:
-        """Any batch that holds such an event gets a 400 that explains nothing; nothing of it is taken."""
+        """Any batch with such an event gets a 400 without a reason; none of it is taken."""
         return cls(name="poison", alter=alterations.poison(alterations.chosen(event, where)))
 
     @classmethod
     def drop(cls, event: str | None = None, by: int = 0) -> Fault:
-        """Events of that name, or the last *by* of each batch, vanish: ``num_records_imported`` is less and
-        nothing failed, as a drop filter does it (Mixpanel docs, changelog of May 2026)."""
+        """Events of that name, or the last *by* of each batch, vanish: ``num_records_imported`` is lower and
+        nothing failed, as with a drop filter (Mixpanel docs, changelog of May 2026)."""
         return cls(name="drop", alter=alterations.drop(event, int(by)))
 
     @classmethod
     def rate_limit(cls, events_per_s: float, retry_after_s: float | None = None) -> Fault:
-        """429 for what comes faster. A second's worth may come at once."""
+        """429 for what comes faster. The events of one second may come at once."""
         seconds = None if retry_after_s is None else float(retry_after_s)
         return cls(name="rate_limit", events_per_s=float(events_per_s), retry_after_s=seconds)
 
@@ -210,7 +210,7 @@ class Fault:
 
     @classmethod
     def clock(cls, skew_s: float) -> Fault:
-        """The server's clock is *skew_s* ahead: in ``Date``, and in what is the future."""
+        """The server's clock is *skew_s* ahead: in ``Date``, and for the check of future times."""
         return cls(name="clock", skew_s=float(skew_s))
 
     @classmethod
@@ -225,7 +225,7 @@ class Fault:
 
     @classmethod
     def odd_yes(cls, status: int = 226, word: str = "OK") -> Fault:
-        """A batch that is imported as a whole is answered with another status, or another word."""
+        """A wholly imported batch is answered with another status, or another word."""
 
         def change(answer: Answer) -> Answer:
             body = answer.body.replace(b'"OK"', f'"{word}"'.encode())
@@ -238,7 +238,7 @@ class Fault:
         """The fault of that name.
 
         Raises:
-            ValueError: with the names that exist, or the settings that this fault takes.
+                ValueError: with the existing names, or the settings that this fault takes.
         """
         if name not in NAMES:
             raise ValueError(f"no fault {name!r}; there are {', '.join(NAMES)}")

@@ -1,4 +1,4 @@
-"""From a request to its events: who asks, in which encoding, how large, and where each event begins."""
+"""From a request to its events: credentials, encoding, size, and where each event begins."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import msgspec
-from isal import isal_zlib  # a third of zlib's time; the stand-in shares the machine with what it tests
+from isal import isal_zlib  # a third of zlib's time; the sandbox shares the machine with what it tests
 
 from forwarder.sandbox import answers
 from forwarder.sandbox.answers import Answer
@@ -34,7 +34,7 @@ class Request:
 
     @property
     def strict(self) -> bool:
-        """Senders that leave it out are answered as before it existed (mixpanel-python, mixpanel-node)."""
+        """Senders that omit it get the older answers (mixpanel-python, mixpanel-node)."""
         return self.query.get("strict") == "1"
 
 
@@ -56,7 +56,7 @@ class Batch(NamedTuple):
 def authenticate(request: Request, token: str, account: Account) -> Answer | None:
     """None if the request may pass, else the 401 (Mixpanel docs, Authentication and Service Accounts).
 
-    With ``project_id`` the credentials are a service account's, without it the project token's, with an
+    With ``project_id`` the credentials are a service account's. Without it they are the project token and an
     empty password. Both may also come without base64.
     """
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
@@ -118,10 +118,10 @@ def _unpack(request: Request, limit_bytes: int) -> bytes | Answer:
 
 
 def gunzip(body: bytes, limit_bytes: int) -> bytes | None:
-    """What was packed in *body*, member after member; None if it is more than *limit_bytes*.
+    """The unpacked *body*, member after member; None: it is larger than *limit_bytes*.
 
     Raises:
-        ValueError: it is no gzip, cut short or damaged.
+        ValueError: it is not gzip, cut short or damaged.
     """
     parts: list[bytes] = []
     left_bytes = limit_bytes + 1
@@ -145,7 +145,7 @@ def split(body: bytes, lines: bool = False) -> list[bytes]:
     """Where each event of a JSON array, or of lines, begins and ends; empty lines don't count.
 
     Raises:
-        ValueError, RecursionError: it is not JSON, or no array.
+        ValueError, RecursionError: it is not JSON, or not an array.
     """
     try:
         found = _lines.decode_lines(body) if lines else _array.decode(body)
@@ -154,14 +154,14 @@ def split(body: bytes, lines: bool = False) -> list[bytes]:
             return events
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
-    # Slower, and it takes what JSON allows and the fast reader does not: half of a surrogate pair.
+    # Slower, but it accepts half a surrogate pair, which JSON allows and the fast reader does not.
     text = body.decode("utf-8", "surrogateescape")
     slices = _split_lines(text) if lines else _split_array(text)
     return [part.encode("utf-8", "surrogateescape") for part in slices]
 
 
 def _is_line_by_line(events: list[bytes], body: bytes) -> bool:
-    # decode_lines() also takes several values in a line, and one value in several lines.
+    # decode_lines() also accepts several values in a line, and one value in several lines.
     lines = body.split(b"\n")
     return events == (lines if lines[-1] else lines[:-1])
 

@@ -1,4 +1,4 @@
-"""What the stand-in was given: the other half of the books, kept for those who compare."""
+"""What the sandbox got: the other half of the books, for comparison."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Entry:
     """One ``$insert_id`` that was taken.
 
     Attributes:
-        data: The bytes of the first copy; empty if the ledger keeps hashes only.
+        data: The bytes of the first copy; empty if the ledger keeps only hashes.
         sha256: Their hash, in hexadecimal.
         copies: How many came, the first included.
         changed: Whether any later copy differed in its bytes.
@@ -40,11 +40,11 @@ class Exchange:
         method, path: As asked; the path with its query.
         connection: The client's port: the same for all requests of one connection.
         status: As answered; 0 if there was no answer.
-        fault: The names of the faults that took part, joined by ``+``; empty if none did.
-        events: How many the request held, as far as could be read.
+        fault: The names of the faults that applied, joined by ``+``; empty if none did.
+        events: How many the request had, as far as it could be read.
         new, repeats, failed: What became of them.
-        is_probe: Whether it was one event without a name and anything else, as a client sends that asks only
-            whether its key is taken.
+        is_probe: Whether it was one event without a name and anything else, which a client sends to check
+            its key.
         size_bytes: The body, uncompressed; `wire_bytes`: as it came.
         at_once: How many requests were in progress, this one included.
         took_s: From the request's headers to the answer.
@@ -70,15 +70,15 @@ class Exchange:
 class Ledger:
     """Every event taken, by ``$insert_id``, and every request; any thread may read it at any time.
 
-    `accepted`, `repeats`, `reused`, ``len(ledger.requests)`` and `request_count` are for waiting on:
-    `events` copies the whole ledger.
+    To wait, use `accepted`, `repeats`, `reused`, ``len(ledger.requests)`` and `request_count`; `events`
+    copies the whole ledger.
 
     Args:
-        keep_data: False keeps 32 bytes of each event instead of all of them.
+        keep_data: False keeps only 32 bytes of each event.
     """
 
     def __init__(self, keep_data: bool = True) -> None:
-        # Re-entrant, so that what waits on it can read the properties.
+        # Re-entrant, so that a waiting predicate can read the properties.
         self._moved = threading.Condition(threading.RLock())
         self._keep_data = keep_data
         self._first: dict[str, bytes] = {}
@@ -125,14 +125,14 @@ class Ledger:
         return 0
 
     def begin(self) -> int:
-        """A request has come; returns how many are now in progress."""
+        """A request has started; returns how many are now in progress."""
         with self._moved:
             self._in_progress += 1
             self._notify()
             return self._in_progress
 
     def end(self) -> None:
-        """A request has left."""
+        """A request has ended."""
         with self._moved:
             self._in_progress -= 1
             self._notify()
@@ -161,12 +161,12 @@ class Ledger:
 
     @property
     def reused(self) -> int:
-        """How many came under a known ``$insert_id`` with another event, distinct_id or time."""
+        """How many came with a known ``$insert_id`` but another event, distinct_id or time."""
         return self._reused
 
     @property
     def altered(self) -> int:
-        """How many ``$insert_id`` had a later copy with other bytes."""
+        """How many ``$insert_id`` had a later copy with different bytes."""
         return len(self._altered)
 
     @property
@@ -193,7 +193,7 @@ class Ledger:
 
     @property
     def requests(self) -> list[Exchange]:
-        """A copy of the records of the last requests, the oldest first."""
+        """A copy of the records of the last requests, oldest first."""
         with self._moved:
             return list(self._requests)
 
@@ -211,7 +211,7 @@ class Ledger:
             }
 
     def wait_for(self, predicate: Callable[[Ledger], bool], timeout_s: float = 10.0) -> None:
-        """Wait until *predicate* holds; it is asked after each change, with the ledger standing still.
+        """Wait until *predicate* is true; it is called after each change, while the ledger is locked.
 
         Raises:
             TimeoutError: with the figures.

@@ -1,4 +1,4 @@
-"""The listening socket: a port that can go deaf and come back, without losing the port."""
+"""The listening socket: it can stop and start listening without losing its port."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _BACKLOG = 128
 
 
 class Listener:
-    """Accepts connections in a thread of its own and hands each socket over.
+    """Accepts connections in its own thread and passes each socket on.
 
     Args:
-        host, port: Where; port 0 takes a free one.
+        host, port: The address; port 0 means any free one.
         accepted: Called with each connection's socket and the client's address.
 
     Raises:
-        OSError: the address can't be had.
+        OSError: the address is not available.
     """
 
     def __init__(
@@ -44,17 +44,17 @@ class Listener:
                 self._thread.start()
 
     def stop(self) -> None:
-        """Refuse connections from now on; the port stays ours, bound and deaf."""
+        """Refuse connections from now on; the port stays bound."""
         with self._lock:
             if self._thread is None:
                 return
             self._close(self._thread)
             self._thread = None
-            # Bound again: else a client that knocks could be given this very port for its own end.
+            # Bound again: otherwise a connecting client could get this very port for its own end.
             self._socket = _bind(self.host, self.port)
 
     def close(self) -> None:
-        """Stop, and give the port away."""
+        """Stop, and release the port."""
         with self._lock:
             self._close(self._thread)
             self._thread = None

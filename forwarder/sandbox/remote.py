@@ -1,4 +1,4 @@
-"""The same verbs for a stand-in that runs in another process."""
+"""The same verbs for a sandbox in another process."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ _TIMEOUT_S = 60.0
 
 
 class RemoteLedger:
-    """The ledger of a stand-in elsewhere, with the names of `Ledger`.
+    """The ledger of a remote sandbox, with the names of `Ledger`.
 
-    The figures are those of the moment at which this object was made; ``events`` and ``requests`` are asked
-    for when they are read.
+    The figures are as of the creation of this object; ``events`` and ``requests`` are fetched when read.
     """
 
     def __init__(self, url: str, figures: dict[str, int]) -> None:
@@ -33,7 +32,7 @@ class RemoteLedger:
 
     @property
     def events(self) -> dict[str, Entry]:
-        """All that was taken, by ``$insert_id``, with its bytes if the stand-in keeps them."""
+        """All that was taken, by ``$insert_id``, with its bytes if the sandbox keeps them."""
         entries = {}
         for line in _ask(self._url + "/sandbox/ledger/events?data=1").splitlines():
             entry = json.loads(line)
@@ -43,18 +42,18 @@ class RemoteLedger:
 
     @property
     def requests(self) -> list[Exchange]:
-        """The records of the last requests, the oldest first."""
+        """The records of the last requests, oldest first."""
         return [Exchange(**json.loads(line)) for line in _ask(self._url + "/sandbox/requests").splitlines()]
 
 
 class RemoteSandbox:
-    """A stand-in elsewhere, driven over HTTP.
+    """A remote sandbox, controlled over HTTP.
 
     Args:
-        url: As the stand-in printed it.
+        url: As the sandbox printed it.
 
     Raises:
-        OSError: from every method, if it can't be reached.
+        OSError: from every method, if it is not reachable.
     """
 
     def __init__(self, url: str) -> None:
@@ -66,7 +65,7 @@ class RemoteSandbox:
         return RemoteLedger(self.url, json.loads(_ask(self.url + "/sandbox/ledger")))
 
     def inject(self, fault: str, **settings: Any) -> None:
-        """Put the fault of that name in force; *settings* are its own and ``times``, ``for_s``, ``chance``,
+        """Inject the fault of that name. *settings* are its own and ``times``, ``for_s``, ``chance`` and
         ``seed``, as with `Sandbox.inject`.
 
         Raises:
@@ -75,15 +74,15 @@ class RemoteSandbox:
         _ask(self.url + "/sandbox/faults", "POST", json.dumps({"fault": fault, **settings}).encode())
 
     def clear(self) -> None:
-        """No fault is in force any more, and what hangs is released."""
+        """Clear all faults, and release hanging requests."""
         _ask(self.url + "/sandbox/faults", "DELETE")
 
     def release(self) -> None:
-        """Let go of the requests that hang now."""
+        """Release the requests that hang now."""
         _ask(self.url + "/sandbox/release", "POST")
 
     def wait_for(self, predicate: Callable[[RemoteLedger], bool], timeout_s: float = 10.0) -> None:
-        """Wait until *predicate* holds for the ledger; it is asked after each change.
+        """Wait until *predicate* is true for the ledger; it is called after each change.
 
         Raises:
             TimeoutError: with the ledger's figures.
@@ -100,8 +99,8 @@ class RemoteSandbox:
 
 
 def _ask(url: str, method: str = "GET", body: bytes | None = None) -> bytes:
-    request = urllib.request.Request(url, data=body, method=method)  # noqa: S310 - a URL that we were given
-    # Without the proxies of the environment: the stand-in is on this machine.
+    request = urllib.request.Request(url, data=body, method=method)  # noqa: S310 - the caller's URL
+    # Without the environment's proxies: the sandbox is on this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=_TIMEOUT_S) as answer:

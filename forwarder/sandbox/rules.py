@@ -1,7 +1,7 @@
 """What Mixpanel's strict mode checks of an event; pure functions over bytes.
 
 The rules and the messages are those of Mixpanel's docs ("Import Events") unless another source is named.
-Marked *assumed* is what no public source tells; a program must not depend on it.
+What no public source says is marked *assumed*; a program must not depend on it.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ MAX_EVENT_BYTES = 1_000_000  # "smaller than 1MB of uncompressed JSON"
 MAX_MEMBERS = 255  # "up to 255 properties" (events and properties); import-events says "fewer than 255"
 EARLIEST_S = 31_536_000  # 1971-01-01
 AHEAD_S = 3600  # "more than 1 hour in the future as measured on our servers"
-# "seconds or milliseconds since epoch"; where one ends is assumed: 10**11 s is the year 5138.
+# "seconds or milliseconds since epoch"; the boundary is assumed: 10**11 s is the year 5138.
 MILLISECONDS_FROM = 10**11
-# Disallowed for distinct_id and $insert_id; lmy47d and the indifference to case: mixpanel-import, transforms.
+# Disallowed for distinct_id and $insert_id; lmy47d and case-insensitivity: mixpanel-import, transforms.
 BAD_IDS = frozenset(
     {"00000000-0000-0000-0000-000000000000", "anon", "anonymous", "nil", "none", "null", "n/a", "na"}
     | {"undefined", "unknown", "<nil>", "0", "-1", "true", "false", "[]", "{}", "lmy47d"}
@@ -42,13 +42,13 @@ _new = tuple.__new__
 
 
 class Event(NamedTuple):
-    """An event that passed: what the ledger and the faults need of it.
+    """An event that passed: what the ledger and the faults need to know of it.
 
     ``identity`` stands for (event, distinct_id, time): with ``$insert_id`` the key by which Mixpanel drops
     repeats (Mixpanel docs, event deduplication).
     """
 
-    index: int  # type: ignore[assignment]  # hides tuple.index(), which nobody needs here
+    index: int  # type: ignore[assignment]  # hides tuple.index(), which is not needed here
     insert_id: str
     data: bytes
     name: str
@@ -58,7 +58,7 @@ class Event(NamedTuple):
 class Failure(NamedTuple):
     """One of ``failed_records``."""
 
-    index: int  # type: ignore[assignment]  # hides tuple.index(), which nobody needs here
+    index: int  # type: ignore[assignment]  # hides tuple.index(), which is not needed here
     insert_id: str
     field: str
     message: str
@@ -66,8 +66,8 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was found of a batch: its events that pass, those that fail, and how many identity events it
-    holds that a Simplified project does not take."""
+    """The verdict about a batch: its events that pass, those that fail, and how many identity events it
+    has that a Simplified project does not accept."""
 
     sent: int
     events: list[Event] = field(default_factory=list)
@@ -116,9 +116,9 @@ def judge(batch: Sequence[bytes], now_s: float, project: str = SIMPLIFIED) -> Ve
 
 
 def judge_leniently(batch: Sequence[bytes]) -> Verdict:
-    """Take what has a name, as requests without ``strict=1`` are served.
+    """Take all events that have a name, as for requests without ``strict=1``.
 
-    A missing ``$insert_id`` is made up by the server (Mixpanel docs, event deduplication).
+    The server generates a missing ``$insert_id`` (Mixpanel docs, event deduplication).
     """
     verdict = Verdict(len(batch))
     for index, data in enumerate(batch):
@@ -146,7 +146,7 @@ def _clean(index: int, data: bytes, latest_s: float) -> Event | None:
         and name not in IDENTITY_EVENTS
         and name
         and not name.isspace()
-        # The decoder skips other properties without a look at their UTF-8.
+        # The decoder skips other properties without checking their UTF-8.
         and (data.isascii() or not _has_broken_text(data))
     ):
         return _new(Event, (index, insert_id, data, name, hash((name, distinct_id, time))))
@@ -154,12 +154,12 @@ def _clean(index: int, data: bytes, latest_s: float) -> Event | None:
 
 
 def _is_surely_small(data: bytes) -> bool:
-    # A container of more members has at least so many commas.
+    # A container with more members has at least this many commas.
     return len(data) <= MAX_EVENT_BYTES and data.count(b",") < MAX_MEMBERS
 
 
 def _examine(index: int, data: bytes, latest_s: float, project: str) -> Event | Failure | None:
-    """The careful reading; None is an identity event that the project does not take."""
+    """The careful reading; None: an identity event that the project does not accept."""
     event = parse(data)
     name = event.get("event") if isinstance(event, dict) else None
     properties = event.get("properties", {}) if isinstance(event, dict) else {}
@@ -180,7 +180,7 @@ def _examine(index: int, data: bytes, latest_s: float, project: str) -> Event | 
 def _complaints(
     properties: dict[str, Any], data: bytes, latest_s: float, project: str
 ) -> Iterator[tuple[str, str]]:
-    """What is wrong, as field and message, the first first."""
+    """The mistakes in order, as field and message."""
     yield from _time_complaints(properties.get("time"), latest_s)
     distinct_id = properties.get("distinct_id", "")
     if "distinct_id" not in properties:
@@ -236,7 +236,7 @@ def _insert_id_complaints(insert_id: Any) -> Iterator[tuple[str, str]]:
 
 
 def parse(data: bytes) -> Any:
-    """The event, broken UTF-8 kept as surrogates; None if it is no JSON."""
+    """The event, with broken UTF-8 as surrogates; None: it is not JSON."""
     try:
         return json.loads(data.decode("utf-8", "surrogateescape"), parse_constant=_refuse)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Which faults are in force, for how long, and which have a part in a request."""
+"""Which faults are in force, for how long, and which apply to a request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Injection:
 
     Attributes:
         fault: The fault.
-        used: In how many requests it had a part.
+        used: To how many requests it applied.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Injection:
 
     @property
     def left(self) -> int | None:
-        """In how many more requests it may have a part; None: no limit."""
+        """To how many more requests it may apply; None: no limit."""
         return None if self._times is None else self._times - self.used
 
     @property
@@ -59,7 +59,7 @@ class Injection:
             return True
 
     def exceeds(self, events: int) -> bool:
-        """Whether so many events now are above the rate. A batch may overdraw what one second allows."""
+        """Whether *events* events now are above the rate. One batch may exceed what a second allows."""
         rate = self.fault.events_per_s
         if rate is None:
             return False
@@ -75,9 +75,9 @@ class Injection:
 
 @dataclass(slots=True)
 class Plan:
-    """The faults that have a part in one request, put together.
+    """The combined faults for one request.
 
-    `conditional` are those whose part depends on the events: each is used when it shows.
+    `conditional` are those that depend on the events: each counts as used when it applies.
     """
 
     names: list[str] = field(default_factory=list)
@@ -90,7 +90,7 @@ class Plan:
     conditional: list[Injection] = field(default_factory=list)
 
     def add(self, fault: Fault) -> None:
-        """Let *fault* have its part."""
+        """Add *fault*."""
         self.names.append(fault.name)
         self.delay_s += fault.delay_s
         self.skew_s += fault.skew_s
@@ -103,8 +103,8 @@ class Plan:
 class Schedule:
     """The faults in force, in the order in which they were injected.
 
-    Of those that decide how a request ends the first has its turn, and the next when it is spent. All others
-    work together.
+    Of the faults that decide how a request ends, the first applies until it is spent, then the next. All
+    others apply together.
     """
 
     def __init__(self) -> None:
@@ -119,11 +119,11 @@ class Schedule:
         chance: float = 1.0,
         seed: int | None = None,
     ) -> Injection:
-        """Put *fault* in force: for the next *times* requests, for *for_s* seconds, or for good; in each
-        request with a *chance* between 0 and 1.
+        """Put *fault* in force: for the next *times* requests, for *for_s* seconds, or without limit; for
+        each request with a *chance* between 0 and 1.
 
         Raises:
-            ValueError: a number makes no sense.
+            ValueError: a number is invalid.
         """
         if times is not None and times < 1:
             raise ValueError(f"times must be 1 or more, not {times}")
@@ -135,7 +135,7 @@ class Schedule:
         return injection
 
     def clear(self) -> None:
-        """No fault is in force any more."""
+        """Clear all faults."""
         with self._lock:
             self._injections.clear()
 
@@ -147,7 +147,7 @@ class Schedule:
             return list(self._injections)
 
     def plan(self) -> Plan:
-        """The faults for one request that has just come."""
+        """The faults for a new request."""
         plan = Plan()
         if not self._injections:
             return plan

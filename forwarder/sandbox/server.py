@@ -1,4 +1,4 @@
-"""The stand-in itself: sockets, threads, and the parts put together."""
+"""The sandbox itself: sockets, threads, and the parts put together."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _JOIN_S = 5.0
 class Sandbox:
     """A stand-in for Mixpanel's ``POST /import`` on this machine, with faults on request.
 
-    It serves from ``start()`` (or ``with``) to ``close()``. Any thread may use it.
+    It serves from ``start()`` (or ``with``) until ``close()``. Any thread may use it.
 
     Args:
-        port, host: Where to listen; port 0 takes a free one.
+        port, host: Where to listen; port 0 means any free one.
         token: The project token.
         service_account: User name, secret and the id of the project.
         project: ``"simplified"`` or ``"original"`` (ID merge): whether identity events are refused or
             ``distinct_id`` is required.
         max_body_bytes: The largest body, uncompressed.
-        latency_s: How long each request takes at least.
+        latency_s: The least time that each request takes.
         keep_data: False keeps only a hash of each event.
         on_request: Called with each request's record, in the thread that serves it.
 
@@ -75,14 +75,14 @@ class Sandbox:
         """Listen.
 
         Raises:
-            OSError: the address can't be had.
+            OSError: the address is not available.
         """
         self._listener = Listener(self.host, self.port, self._serve)
         self.port = self._listener.port
         self._listener.start()
 
     def close(self) -> None:
-        """Let go of the port and of all connections; what is in progress is cut off."""
+        """Release the port and all connections; requests in progress are cut off."""
         self._cancel_reopening()
         listener, self._listener = self._listener, None
         if listener is not None:
@@ -121,17 +121,17 @@ class Sandbox:
         chance: float = 1.0,
         seed: int | None = None,
     ) -> Injection:
-        """Put *fault* in force: for the next *times* requests, for *for_s* seconds, or until `clear`; in each
-        request with a *chance* from 0 to 1, repeatable with *seed*.
+        """Put *fault* in force: for the next *times* requests, for *for_s* seconds, or until `clear`; for
+        each request with a *chance* from 0 to 1, repeatable with *seed*.
 
-        Faults that decide the answer take turns, in the order in which they were injected; others, such as
-        ``slow`` and ``reject``, work together. An outage begins at once and takes none of these.
+        Faults that decide the answer apply one after the other, in the order of injection. Others, such as
+        ``slow`` and ``reject``, apply together. An outage begins at once and takes none of these settings.
 
         Returns:
-            the injection; its ``used`` tells in how many requests the fault had a part.
+            the injection; its ``used`` says to how many requests the fault applied.
 
         Raises:
-            ValueError: a number makes no sense.
+            ValueError: a number is invalid.
         """
         if fault.outage_s is None:
             return self.schedule.inject(fault, times, for_s, chance, seed)
@@ -143,21 +143,21 @@ class Sandbox:
         return Injection(fault, times, for_s, chance, seed)
 
     def clear(self) -> None:
-        """No fault is in force any more: what hangs is released, and an outage is over."""
+        """Clear all faults: hanging requests are released, and an outage ends."""
         self.schedule.clear()
         self.release()
         self.listen_again()
 
     def release(self) -> None:
-        """Let go of the requests that hang now: their connections are closed without an answer."""
+        """Release the requests that hang now: their connections are closed without an answer."""
         with self._released:
             self._releases += 1
             self._released.notify_all()
 
     def stop_listening(self) -> None:
-        """Refuse connections and close those there are, until `listen_again`; the port is kept."""
+        """Refuse connections and close the open ones, until `listen_again`; the port is kept."""
         self._cancel_reopening()
-        # Without the lock: the listener's thread takes it to hand over a connection.
+        # Without the lock: the listener's thread takes it to pass on a connection.
         if (listener := self._listener) is not None:
             listener.stop()
             self._cut_connections()
@@ -175,7 +175,7 @@ class Sandbox:
         return listener is not None and listener.listening
 
     def wait_for(self, predicate: Callable[[Ledger], bool], timeout_s: float = 10.0) -> None:
-        """Wait until *predicate* holds for the ledger; it is asked after each change.
+        """Wait until *predicate* is true for the ledger; it is called after each change.
 
         Raises:
             TimeoutError: with the ledger's figures.
@@ -188,7 +188,7 @@ class Sandbox:
         """Wait.
 
         Raises:
-            ConnectionAbortedError: the stand-in is being closed.
+            ConnectionAbortedError: the sandbox is being closed.
         """
         if seconds > 0 and self._closing.wait(seconds):
             raise ConnectionAbortedError("the sandbox is being closed")
@@ -200,7 +200,7 @@ class Sandbox:
             self._released.wait_for(lambda: self._releases != before or self._closing.is_set())
 
     def enter(self, exchange: Exchange) -> None:
-        """Keep the record of a request, and tell whoever wants to know."""
+        """Keep the record of a request, and pass it to the listener for requests."""
         self.ledger.enter(exchange)
         if self._on_request is not None:
             self._on_request(exchange)
@@ -216,7 +216,7 @@ class Sandbox:
             with contextlib.suppress(OSError):
                 Connection(connection, address, self)  # type: ignore[arg-type]
         finally:
-            # Together, so that nobody shuts down a descriptor that is already another's.
+            # Together, so that no other thread shuts down a descriptor that is reused already.
             with self._lock:
                 del self._connections[threading.current_thread()]
                 connection.close()

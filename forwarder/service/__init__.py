@@ -1,1 +1,1 @@
-"""The long-running process: one per queue, its loop, its signals, and what it tells about itself."""
+"""The long-running process, one per queue: its loop, its signals, and what it reports about itself."""

@@ -1,4 +1,4 @@
-"""The daemon: a loop that only waits, around passes that do the work."""
+"""The daemon: a loop that waits, and calls passes that do the work."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from forwarder.delivery.wire.client import new_client
 from forwarder.errors import ForwarderError
 from forwarder.records import EVENTS
 from forwarder.records.verdict import Outcome
-from forwarder.service.journal import Journal
+from forwarder.service.daemon_log import DaemonLog
 from forwarder.service.listener import Listener
 from forwarder.service.notify import Supervisor, notify
 from forwarder.service.senders import Senders
-from forwarder.service.state import DaemonState, Publisher, Pulse, summary
+from forwarder.service.state import DaemonState, Heartbeat, Publisher, summary
 from forwarder.service.worker import Worker
 from forwarder.spool import Presence, TakenError
 
@@ -32,19 +32,19 @@ STORAGE_RETRY_S = 1.0
 
 
 class Daemon:
-    """Delivers from one queue; the caller calls `turn` again and again, and releases the presence in the end.
+    """Delivers from one queue. The caller calls `turn` repeatedly, and releases the presence at the end.
 
     Args:
-        settings: What to deliver from, where, and how.
-        load: Reads the settings anew, for a reload.
-        presence: That it delivers; announced once the queue has turned out to be one.
+        settings: The queue, the server, and how to deliver.
+        load: Reads the settings again, for a reload.
+        presence: The claim to be the one that delivers; announced once the queue is open.
         lock_timeout_s: How long to wait for other writers.
-        passing: Whether it only runs to drain the queue; then its start and end are no news, and it serves
-            no pages.
+        passing: It only runs to drain the queue. Then its start and end are not logged, and it serves no
+            pages.
 
     Raises:
         ConfigError, NotPermittedError: there are no usable credentials, or no usable queue.
-        UnavailableError: the address of its pages is taken.
+        UnavailableError: the address of its pages is in use.
     """
 
     def __init__(
@@ -59,18 +59,20 @@ class Daemon:
         self._load = load
         client, warnings = new_client(settings, EVENTS)
         self._inbox: queue.SimpleQueue[tuple[Batch, Outcome] | signal.Signals] = queue.SimpleQueue()
-        self._journal = Journal(passing)
-        self._worker = Worker(settings, presence, self._journal, lock_timeout_s)
-        tally = self._worker.tally
-        self._senders = Senders(client, lambda batch, outcome: self._inbox.put((batch, outcome)), tally.timed)
-        self._journal.secrets_warned(warnings)
+        self._daemon_log = DaemonLog(passing)
+        self._worker = Worker(settings, presence, self._daemon_log, lock_timeout_s)
+        counters = self._worker.counters
+        self._senders = Senders(
+            client, lambda batch, outcome: self._inbox.put((batch, outcome)), counters.timed
+        )
+        self._daemon_log.secrets_warned(warnings)
         self._publisher = Publisher(presence)
         self._supervisor = Supervisor(lambda: summary(self.settings.queue.path, *self.condition))
         self._pid, self._started_at = os.getpid(), time.time()
         self._storage_ok_at = 0.0
         self._storage_error = ""
         self._stop_at: float | None = None
-        self._pulse = self._beat(time.monotonic())
+        self._heartbeat = self._beat(time.monotonic())
         self._listener = None if passing else self._listen()
 
     def _listen(self) -> Listener | None:
@@ -82,32 +84,32 @@ class Daemon:
             raise
 
     def signalled(self, number: int, _frame: object = None) -> None:
-        """A signal handler: only takes note."""
+        """A signal handler: only notes the signal."""
         self._inbox.put(signal.Signals(number))
 
     def start(self) -> None:
-        """Say that all is ready."""
+        """Report that the daemon is ready."""
         if self._listener:
-            self._pulse = self._beat(time.monotonic())
-            # Prometheus' library takes memory and time, which those who don't use it need not spend.
+            self._heartbeat = self._beat(time.monotonic())
+            # Loaded only if used: Prometheus' library takes memory and time.
             from forwarder.service.metrics import pages
 
-            self._listener.serve(pages(lambda: self._pulse, self._worker.tally))
-            self._journal.listening(self._listener.url)
-        self._journal.started(self.settings, self._senders.client.proxy)
+            self._listener.serve(pages(lambda: self._heartbeat, self._worker.counters))
+            self._daemon_log.listening(self._listener.url)
+        self._daemon_log.started(self.settings, self._senders.client.proxy)
         self._supervisor.tell()
         notify("READY=1")
 
     def stop(self) -> None:
-        """Send nothing new; what is in flight has `STOP_S`, or no time at all at the second call."""
+        """Send nothing new. Requests in flight have `STOP_S`; at the second call they have no time."""
         hurry = self._stop_at is not None
         self._stop_at = time.monotonic() + (0.0 if hurry else STOP_S)
-        self._journal.stopping(self.dispatcher.in_flight, hurry)
+        self._daemon_log.stopping(self.dispatcher.in_flight, hurry)
         notify("STOPPING=1")
 
     @property
     def is_stopped(self) -> bool:
-        """Whether it was told to stop and everything is answered for, or its time is up."""
+        """Whether it is to stop, and either everything is answered or its time is up."""
         if self._stop_at is None:
             return False
         return self._worker.is_done or time.monotonic() >= self._stop_at
@@ -116,10 +118,10 @@ class Daemon:
         """One turn of the loop: settle replies, look for news, send what may be sent, wait for `POLL_S`.
 
         Args:
-            dozing: Whether it may take longer, until there is something to do.
+            dozing: Whether it may wait longer, until there is something to do.
 
         Raises:
-            TakenError: another process delivers from it, too.
+            TakenError: another process delivers from the queue, too.
         """
         now = time.monotonic()
         if now >= self._storage_ok_at:
@@ -137,42 +139,42 @@ class Daemon:
             pass
 
     def close(self) -> None:
-        """Close all files; what is still in flight waits in the queue for the next daemon."""
+        """Close all files. Events still in flight wait in the queue for the next daemon."""
         if self._listener:
             self._listener.close()
         self._senders.close()
         self._senders.client.close()
-        self._journal.stopped(self.dispatcher.in_flight)
+        self._daemon_log.stopped(self.dispatcher.in_flight)
         self._worker.close()
 
     def wait_for_locks(self, timeout_s: float) -> None:
-        """Wait for other writers no longer than this from now on, in seconds."""
+        """From now on, wait for other writers this long at most, in seconds."""
         self._worker.wait_for_locks(timeout_s)
 
     def set_aside(self) -> None:
-        """Set the database aside, which is damaged, and go on with a fresh one."""
+        """Set the damaged database aside and continue with a fresh one."""
         self._worker.set_aside()
 
     def reload(self) -> None:
-        """Read settings and secrets anew; if they can't be used, the old ones stay in force."""
+        """Read settings and secrets again; if they can't be used, the old ones stay in force."""
         try:
             settings = self._load()
             client, warnings = new_client(settings, EVENTS)
         except ForwarderError as error:
-            self._journal.reload_failed(error)
+            self._daemon_log.reload_failed(error)
             return
         if settings.queue.path != self.settings.queue.path:
-            self._journal.needs_restart("queue.path")
+            self._daemon_log.needs_restart("queue.path")
             settings = replace(settings, queue=replace(settings.queue, path=self.settings.queue.path))
         if settings.metrics != self.settings.metrics:
-            self._journal.needs_restart("metrics.listen")
+            self._daemon_log.needs_restart("metrics.listen")
             settings = replace(settings, metrics=self.settings.metrics)
-        # The old client is not closed: its requests in flight go on, and it goes with the last of them.
+        # The old client is not closed: its requests in flight continue, and it ends with the last of them.
         self._senders.client = client
         log.configure(settings.log.level, settings.log.format)
         self._worker.apply(settings)
         self.settings = settings
-        self._journal.reloaded(settings, warnings)
+        self._daemon_log.reloaded(settings, warnings)
 
     @property
     def dispatcher(self) -> Dispatcher:
@@ -181,20 +183,20 @@ class Daemon:
 
     @property
     def condition(self) -> tuple[str, str]:
-        """The state that is told, and the reason."""
+        """The reported state, and the reason."""
         if self._storage_error:
             return "backing_off", self._storage_error
         if self.dispatcher.paused:
-            return "paused", "paused by command; `forwarder resume` goes on"
+            return "paused", "paused by command; `forwarder resume` continues it"
         return self.dispatcher.condition
 
     @property
     def _must_wait(self) -> bool:
-        """Whether what is due can't be done before a reply comes, or the disk works again."""
+        """Whether the work that is due has to wait for a reply, or for the disk to work again."""
         return bool(self.dispatcher.has_sent or self._storage_error or self._stop_at is not None)
 
     def _may_doze(self, until: float) -> bool:
-        """Whether another turn would do nothing; an idle one costs five times as much as asking this."""
+        """Whether another turn would do nothing; an idle turn costs five times more than this check."""
         now = time.monotonic()
         return now < until and not self._must_wait and self._worker.may_rest(now)
 
@@ -226,18 +228,18 @@ class Daemon:
     def _storage_failed(self, error: ForwarderError, now: float) -> None:
         self._storage_error = str(error)
         self._storage_ok_at = now + STORAGE_RETRY_S
-        self._journal.storage_failed(error, now)
+        self._daemon_log.storage_failed(error, now)
 
     def _storage_recovered(self, now: float) -> None:
         if self._storage_error:
             self._storage_error = ""
-            self._journal.storage_recovered(now)
+            self._daemon_log.storage_recovered(now)
 
     def _publish(self, now: float) -> bool:
-        self._pulse = self._beat(now)
-        return self._publisher.publish(self._pulse.state, now)
+        self._heartbeat = self._beat(now)
+        return self._publisher.publish(self._heartbeat.state, now)
 
-    def _beat(self, now: float) -> Pulse:
+    def _beat(self, now: float) -> Heartbeat:
         name, reason = self.condition
         state = DaemonState(
             self._pid,
@@ -245,14 +247,14 @@ class Daemon:
             reason,
             in_flight=self.dispatcher.in_flight,
             connections=self.dispatcher.flow.connections,
-            last_error=self._journal.last_error,
-            last_error_at=self._journal.last_error_at,
+            last_error=self._daemon_log.last_error,
+            last_error_at=self._daemon_log.last_error_at,
             failures=self.dispatcher.flow.tries,
             orphaned=self._worker.orphaned,
             requests={
-                verdict.value: count for verdict, count in self._worker.tally.requests().items() if count
+                verdict.value: count for verdict, count in self._worker.counters.requests().items() if count
             },
             started_at=self._started_at,
         )
-        trouble = self._storage_error or ("" if self._stop_at is None else "the daemon is about to end")
-        return Pulse(state, self.settings, trouble, now)
+        trouble = self._storage_error or ("" if self._stop_at is None else "the daemon is stopping")
+        return Heartbeat(state, self.settings, trouble, now)

@@ -1,4 +1,4 @@
-"""A few pages over HTTP, for monitors: read-only, bounded in threads, bytes and time."""
+"""A few pages over HTTP, for monitoring: read-only, with limits on threads, bytes and time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from forwarder.config.addresses import host_and_port
 from forwarder.errors import ForwarderError, NotPermittedError, UnavailableError
 
-# Each of them can be held up by one client, for no longer than `REQUEST_S`.
+# One client can occupy one of them, for `REQUEST_S` at most.
 THREADS = 4
 REQUEST_S = 5.0
 MOST_REQUEST_BYTES = 16 * 1024
@@ -32,7 +32,7 @@ _REASONS = {
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What is answered."""
+    """An answer."""
 
     status: int
     body: bytes
@@ -43,7 +43,7 @@ Pages = Mapping[str, Callable[[Mapping[str, str]], Page]]
 
 
 class _RefusedError(Exception):
-    """The request can't be answered; carries the status and what to say."""
+    """The request can't be answered; has the status and the text."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -51,11 +51,11 @@ class _RefusedError(Exception):
 
 
 class Listener:
-    """Takes connections at an address of ``[metrics] listen`` from now on, and answers them from `serve` on.
+    """Accepts connections at the address of ``[metrics] listen``; answers them once `serve` is called.
 
     Raises:
-        UnavailableError: the address is taken, or none of this host's.
-        NotPermittedError: this user may not have the port.
+        UnavailableError: the address is in use, or not one of this host.
+        NotPermittedError: this user may not use the port.
     """
 
     def __init__(self, address: str) -> None:
@@ -75,7 +75,7 @@ class Listener:
         self._pages: Pages = {}
 
     def serve(self, pages: Pages) -> None:
-        """Answer requests for *pages*, by path; each is called with the request's headers in lower case."""
+        """Answer requests for *pages*, by path. Each gets the request's headers, with names in lower case."""
         self._pages = pages
         for number in range(THREADS):
             threading.Thread(target=self._work, name=f"listener-{number + 1}", daemon=True).start()
@@ -83,7 +83,7 @@ class Listener:
     def close(self) -> None:
         """Answer no more."""
         with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)  # wakes those who wait in accept
+            self._socket.shutdown(socket.SHUT_RDWR)  # wakes the threads that wait in accept
         self._socket.close()
 
     def _work(self) -> None:
@@ -93,10 +93,10 @@ class Listener:
             except OSError as error:
                 if error.errno in (errno.EBADF, errno.EINVAL):
                     return  # closed
-                # No descriptors, or the client has gone: not in a hot loop.
+                # No descriptors, or the client is gone: wait, to avoid a busy loop.
                 threading.Event().wait(0.1)
                 continue
-            # Whatever a client does, it is its own trouble.
+            # A client's errors are its own.
             with contextlib.suppress(OSError), connection:
                 self._answer(connection)
 
@@ -116,7 +116,7 @@ class Listener:
         connection.settimeout(REQUEST_S)  # of sendall, for all of it
         connection.sendall(head.encode() + b"\r\n" + body)
         connection.shutdown(socket.SHUT_WR)
-        # What has not been read makes the kernel reset the connection, and the answer may be lost.
+        # Unread data would make the kernel reset the connection, and the answer might be lost.
         while is_refused and _received(connection, deadline):
             pass
 
@@ -133,7 +133,7 @@ class Listener:
 
 
 def _read_head(connection: socket.socket, deadline: float) -> bytes:
-    """The request up to the empty line; a body is not waited for."""
+    """The request up to the empty line, without the body."""
     head = b""
     while b"\r\n\r\n" not in head:
         if len(head) > MOST_REQUEST_BYTES:
@@ -167,9 +167,9 @@ def _parsed(head: bytes) -> tuple[str, str, dict[str, str]]:
 
 
 def _cannot_listen(address: str, error: OSError) -> ForwarderError:
-    what = f"metrics.listen: {address} can't be served at: {error.strerror}"
+    what = f"metrics.listen: can't listen on {address}: {error.strerror}"
     if error.errno in (errno.EACCES, errno.EPERM):
-        return NotPermittedError(what, "Give a port from 1024 on")
+        return NotPermittedError(what, "Use a port of 1024 or higher")
     if error.errno == errno.EADDRINUSE:
-        return UnavailableError(what, "Stop the program that has it, or give another port")
-    return UnavailableError(what, "Give an address of this host, such as 127.0.0.1")
+        return UnavailableError(what, "Stop the program that uses it, or use another port")
+    return UnavailableError(what, "Use an address of this host, such as 127.0.0.1")

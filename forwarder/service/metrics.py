@@ -30,9 +30,9 @@ from forwarder import spool
 from forwarder.errors import ForwarderError
 from forwarder.records import EVENTS
 from forwarder.records.verdict import Verdict
+from forwarder.service.counters import BUCKETS_S, Counters
 from forwarder.service.listener import Page, Pages
-from forwarder.service.state import Pulse
-from forwarder.service.tally import BUCKETS_S, Tally
+from forwarder.service.state import Heartbeat
 from forwarder.spool import Figures
 
 LOCK_TIMEOUT_S = 1.0
@@ -41,7 +41,7 @@ STATES = ("running", "backing_off", "blocked", "paused")
 # Durable figure: name behind the prefix, and what it says.
 _COUNTERS = {
     "accepted": ("events_accepted", "Events taken in since the queue was made; a retried one once more."),
-    "delivered": ("events_delivered", "Events that Mixpanel said yes to."),
+    "delivered": ("events_delivered", "Events that Mixpanel accepted."),
     "dead_lettered": ("events_dead_lettered", "Events that were refused and became dead letters."),
     "deleted": ("events_deleted", "Waiting events that a person, or another consumer, deleted."),
     "short": ("events_short", "Events delivered that Mixpanel took without counting them."),
@@ -63,13 +63,13 @@ class Queue(Collector):
     """What the daemon of one queue tells.
 
     Args:
-        pulse: Gives the loop's last beat.
-        tally: What the daemon has counted.
+        heartbeat: Gives the loop's last beat.
+        counters: What the daemon has counted.
     """
 
-    def __init__(self, pulse: Callable[[], Pulse], tally: Tally) -> None:
-        self._pulse = pulse
-        self._tally = tally
+    def __init__(self, heartbeat: Callable[[], Heartbeat], counters: Counters) -> None:
+        self._heartbeat = heartbeat
+        self._counters = counters
 
     def describe(self) -> list[Metric]:
         """Nothing: names are not known to clash, and to register must not read the queue."""
@@ -77,16 +77,16 @@ class Queue(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """All metrics, as of now. Where the queue can't be read, those that come from it are left out."""
-        pulse = self._pulse()
-        yield from self._durable(pulse)
-        yield from _limits(pulse)
-        yield from _loop(pulse)
+        heartbeat = self._heartbeat()
+        yield from self._durable(heartbeat)
+        yield from _limits(heartbeat)
+        yield from _loop(heartbeat)
         yield from self._counted()
         build = {"version": forwarder.__version__, "python": platform.python_version()}
         yield InfoMetricFamily("forwarder_build", "Version of the forwarder and of its Python.", build)
 
-    def _durable(self, pulse: Pulse) -> Iterator[Metric]:
-        queue = spool.at(pulse.settings.queue.path)
+    def _durable(self, heartbeat: Heartbeat) -> Iterator[Metric]:
+        queue = spool.at(heartbeat.settings.queue.path)
         try:
             with queue.view(LOCK_TIMEOUT_S) as view:
                 figures, used_bytes, refused = view.figures(), view.used_bytes(), view.refused()
@@ -114,26 +114,26 @@ class Queue(Collector):
     def _counted(self) -> Iterator[Metric]:
         doc = "Requests answered for since the daemon's start, by what came of them."
         requests = CounterMetricFamily("forwarder_requests", doc, labels=["outcome"])
-        for verdict, count in self._tally.requests().items():
+        for verdict, count in self._counters.requests().items():
             requests.add_metric([_label(verdict)], count)
         yield requests
         doc = "Requests for events that had been sent before, since the daemon's start."
-        yield _counter("request_retries", doc, self._tally.retries)
-        counts, sum_s = self._tally.durations()
+        yield _counter("request_retries", doc, self._counters.retries)
+        counts, sum_s = self._counters.durations()
         doc = "How long requests took, answered or not, since the daemon's start."
         buckets, total = [], 0
         for most_s, count in zip((*map(str, BUCKETS_S), "+Inf"), counts, strict=True):
             total += count
             buckets.append((most_s, total))
         yield HistogramMetricFamily("forwarder_request_duration_seconds", doc, buckets, sum_s)
-        if self._tally.clock_skew_s is not None:
+        if self._counters.clock_skew_s is not None:
             doc = "How far this host's clock is ahead of Mixpanel's, by the last reply that told."
-            yield _gauge("clock_skew_seconds", doc, self._tally.clock_skew_s)
+            yield _gauge("clock_skew_seconds", doc, self._counters.clock_skew_s)
 
 
-def _limits(pulse: Pulse) -> Iterator[Metric]:
-    queue = pulse.settings.queue
-    which = {"path": queue.path, "project_id": pulse.settings.mixpanel.project_id}
+def _limits(heartbeat: Heartbeat) -> Iterator[Metric]:
+    queue = heartbeat.settings.queue
+    which = {"path": queue.path, "project_id": heartbeat.settings.mixpanel.project_id}
     yield InfoMetricFamily("forwarder_queue", "Which queue it is, and which project it goes to.", which)
     yield _gauge("queue_max_bytes", "Setting: how large the queue may grow.", queue.max_bytes)
     yield _gauge(
@@ -141,18 +141,18 @@ def _limits(pulse: Pulse) -> Iterator[Metric]:
     )
 
 
-def _loop(pulse: Pulse) -> Iterator[Metric]:
+def _loop(heartbeat: Heartbeat) -> Iterator[Metric]:
     state = GaugeMetricFamily(
         "forwarder_state", "What delivery is doing: 1 for the state it is in.", labels=["state"]
     )
     for name in STATES:
-        state.add_metric([name], float(pulse.state.state == name))
+        state.add_metric([name], float(heartbeat.state.state == name))
     yield state
-    yield _gauge("in_flight_events", "Events sent and not answered for.", pulse.state.in_flight)
-    doc = "Requests that may be out at once, as the far end bears."
-    yield _gauge("connections", doc, pulse.state.connections)
-    yield _gauge("failures", "Tries in a row that failed, up to now.", pulse.state.failures)
-    beat_s = max(time.monotonic() - pulse.beat_at, 0.0)
+    yield _gauge("in_flight_events", "Events sent and not answered for.", heartbeat.state.in_flight)
+    doc = "Requests that may be in flight at once."
+    yield _gauge("connections", doc, heartbeat.state.connections)
+    yield _gauge("failures", "Tries in a row that failed, up to now.", heartbeat.state.failures)
+    beat_s = max(time.monotonic() - heartbeat.beat_at, 0.0)
     yield _gauge("loop_idle_seconds", "How long ago the daemon's loop has turned last.", beat_s)
 
 
@@ -174,34 +174,38 @@ def _counter(name: str, doc: str, value: float) -> Metric:
     return CounterMetricFamily(f"forwarder_{name}", doc, float(value))
 
 
-def pages(pulse: Callable[[], Pulse], tally: Tally) -> Pages:
+def pages(heartbeat: Callable[[], Heartbeat], counters: Counters) -> Pages:
     """The pages by path.
 
     Args:
-        pulse: Gives the loop's last beat.
-        tally: What the daemon has counted.
+        heartbeat: Gives the loop's last beat.
+        counters: What the daemon has counted.
     """
-    return {"/metrics": _metrics(pulse, tally), "/healthz": _healthz(pulse), "/readyz": _readyz(pulse)}
+    return {
+        "/metrics": _metrics(heartbeat, counters),
+        "/healthz": _healthz(heartbeat),
+        "/readyz": _readyz(heartbeat),
+    }
 
 
-def _healthz(pulse: Callable[[], Pulse]) -> Callable[[Mapping[str, str]], Page]:
+def _healthz(heartbeat: Callable[[], Heartbeat]) -> Callable[[Mapping[str, str]], Page]:
     """200 while the daemon's loop turns, else 503 and since when it does not."""
-    return lambda _headers: _judged(pulse().stall, "healthy")
+    return lambda _headers: _judged(heartbeat().stall, "healthy")
 
 
-def _readyz(pulse: Callable[[], Pulse]) -> Callable[[Mapping[str, str]], Page]:
+def _readyz(heartbeat: Callable[[], Heartbeat]) -> Callable[[Mapping[str, str]], Page]:
     """200 while the daemon has its lock, its queue and its settings, and turns; else 503 and why."""
-    return lambda _headers: _judged(pulse().stall or pulse().trouble, "ready")
+    return lambda _headers: _judged(heartbeat().stall or heartbeat().trouble, "ready")
 
 
 def _judged(trouble: str, good: str) -> Page:
     return Page(503 if trouble else 200, f"{trouble or good}\n".encode())
 
 
-def _metrics(pulse: Callable[[], Pulse], tally: Tally) -> Callable[[Mapping[str, str]], Page]:
+def _metrics(heartbeat: Callable[[], Heartbeat], counters: Counters) -> Callable[[Mapping[str, str]], Page]:
     """The page, in the format that the request's headers ask for; with the process's own figures."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(Queue(pulse, tally))
+    registry.register(Queue(heartbeat, counters))
     ProcessCollector(registry=registry)
 
     def made(headers: Mapping[str, str]) -> Page:

@@ -1,4 +1,4 @@
-"""Telling systemd how we are (sd_notify(3)): a datagram to the socket it names, if it names one."""
+"""Notifying systemd (sd_notify(3)): a datagram to the socket that it names, if any."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 STATUS_S = 2.0
 IDLE_STATUS_S = 15.0
-# systemd.service(5), WatchdogSec=: it is told again well before it would act.
+# systemd.service(5), WatchdogSec=: it is notified well before it would act.
 PINGS = 4
 
 
 def notify(message: str) -> None:
-    """Send *message*, like ``READY=1``; nothing happens outside of systemd."""
+    """Send *message*, such as ``READY=1``; does nothing without systemd."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
@@ -25,10 +25,10 @@ def notify(message: str) -> None:
 
 
 class Supervisor:
-    """What systemd is told while the loop turns, and only then: that it does, and how things are.
+    """Tells systemd, while the loop turns and only then, that it turns, and the status.
 
     Args:
-        status: What ``systemctl status`` is to show, on one line.
+        status: Gives the line that ``systemctl status`` shows.
     """
 
     def __init__(self, status: Callable[[], str]) -> None:
@@ -40,11 +40,11 @@ class Supervisor:
         self._has_news = False
 
     def turned(self, now: float, has_news: bool) -> None:
-        """The loop has come round.
+        """The loop has turned.
 
         Args:
             now: Any clock that doesn't go back, in seconds.
-            has_news: Whether the status is likely to be another one; if not, it is only asked for rarely.
+            has_news: Whether the status has probably changed; if not, it is asked for only rarely.
         """
         if not self._is_heard:
             return
@@ -57,7 +57,7 @@ class Supervisor:
             self.tell()
 
     def tell(self) -> None:
-        """Tell the status if it is another one than before."""
+        """Send the status if it has changed."""
         status = self._status() if self._is_heard else ""
         if status != self._told:
             self._told = status
@@ -65,7 +65,7 @@ class Supervisor:
 
 
 def _watchdog_s() -> float:
-    """How long systemd waits for a sign of life; infinite where it does not, or from another process."""
+    """How long systemd waits for a sign of life; infinite: it does not, or waits for another process."""
     if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return float("inf")
     try:

@@ -22,14 +22,14 @@ _M_ARENA_MAX = -8  # malloc.h of glibc; other C libraries have no mallopt, or ig
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """How many events are left, and why; *reason* is "" when none is."""
+    """How many events are left, and why; *reason* is "" if none is."""
 
     left: int
     reason: str = ""
 
 
 class StuckError(UnavailableError):
-    """Nothing more gets through before a person acts; *left* is how many events wait."""
+    """Nothing gets through until a person acts; *left* is how many events wait."""
 
     def __init__(self, left: int, what: str, remedy: str = "") -> None:
         super().__init__(what, remedy)
@@ -37,7 +37,7 @@ class StuckError(UnavailableError):
 
 
 class SetAsideError(StorageError):
-    """Nothing waits any more; but *files* were set aside, damaged, with what waited in them."""
+    """Nothing waits any more, but damaged *files* with waiting events were set aside."""
 
     left = 0
 
@@ -45,12 +45,14 @@ class SetAsideError(StorageError):
         are = "a damaged database is" if len(files) == 1 else f"{len(files)} damaged databases are"
         super().__init__(
             f"{are} set aside and not salvaged yet",
-            f"`forwarder salvage {files[0]} --apply` brings back what can be read, and names the next",
+            f"`forwarder salvage {files[0]} --apply` recovers what can be read, and names the next one",
         )
 
 
 def run(settings: Settings, load: Callable[[], Settings], early: Early | None = None) -> None:
-    """Deliver until SIGTERM or SIGINT. SIGHUP reloads by *load*, SIGUSR1 flushes; *early* has those before.
+    """Deliver until SIGTERM or SIGINT. SIGHUP reloads with *load*, SIGUSR1 flushes.
+
+    *early* has the signals that came before.
 
     Raises:
         TryAgainError: another daemon has this queue.
@@ -65,22 +67,22 @@ def run(settings: Settings, load: Callable[[], Settings], early: Early | None = 
 
 
 def _spare_memory() -> None:
-    """Have the C library's threads share two arenas: with one each, ten senders took 90 MB more."""
+    """Let the C library's threads share two arenas: with one each, ten senders took 90 MB more."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
 def drain(settings: Settings, timeout_s: float | None) -> Drained:
-    """Deliver what waits, without lingering; with a daemon running, have it do so and wait.
+    """Deliver what waits, without lingering. If a daemon runs, ask it to do so and wait for it.
 
     Args:
-        timeout_s: The most it may take. None: until nothing has got through for `NO_PROGRESS_S`, and no
-            request is out that may still be answered.
+        timeout_s: The most time it may take. None: until nothing has got through for `NO_PROGRESS_S` and no
+            request in flight can still be answered.
 
     Raises:
-        StuckError: delivery is blocked or paused, or the daemon has stopped; says why.
+        StuckError: delivery is blocked or paused, or the daemon has stopped.
         SetAsideError: nothing is left in the queue itself.
-        TakenError: another daemon is just starting.
+        TakenError: another daemon is starting.
     """
     done = _drain(settings, timeout_s)
     if not done.left and (files := spool.at(settings.queue.path).set_aside()):
@@ -89,12 +91,12 @@ def drain(settings: Settings, timeout_s: float | None) -> Drained:
 
 
 def _drain(settings: Settings, timeout_s: float | None) -> Drained:
-    # Also after a reload, which gives the same.
+    # A reload gives the same settings.
     settings = replace(settings, delivery=replace(settings.delivery, linger_s=0.0))
     patience = _Patience(timeout_s)
     queue = spool.at(settings.queue.path)
     try:
-        # Half, so that there is time to deliver when the lock has been waited for.
+        # Half of it, so that there is time to deliver after waiting for the lock.
         with running(settings, lambda: settings, patience.lock_timeout_s / 2, passing=True) as daemon:
             return _drain_here(daemon, queue, patience)
     except TakenError:
@@ -112,7 +114,7 @@ def running(
     lock_timeout_s: float = LOCK_TIMEOUT_S,
     passing: bool = False,
 ) -> Iterator[Daemon]:
-    """A daemon in this process, which has the queue and the signals for the time of the block.
+    """A daemon in this process, which has the queue and handles the signals during the block.
 
     Raises: as `run`.
     """
@@ -130,7 +132,7 @@ def running(
 
 
 class _Patience:
-    """When to give up: after *timeout_s*, or `NO_PROGRESS_S` without a step ahead."""
+    """When to give up: after *timeout_s*, or `NO_PROGRESS_S` without progress."""
 
     def __init__(self, timeout_s: float | None) -> None:
         self._ends_at = None if timeout_s is None else time.monotonic() + timeout_s
@@ -139,7 +141,7 @@ class _Patience:
 
     @property
     def lock_timeout_s(self) -> float:
-        """How long other writers may be waited for."""
+        """How long to wait for other writers."""
         if self._ends_at is None:
             return LOCK_TIMEOUT_S
         return min(LOCK_TIMEOUT_S, max(self._ends_at - time.monotonic(), 0.0))
@@ -150,11 +152,11 @@ class _Patience:
             return now >= self._ends_at
         if left != self._left:
             self._left, self._moved_at = left, now
-        # What is out may still be answered; for how long, its timeouts say.
+        # Requests in flight may still be answered, until their timeouts.
         return not in_flight and now >= self._moved_at + NO_PROGRESS_S
 
     def reason(self, trouble: str) -> str:
-        """Why it is given up; *trouble* is what is known to be wrong, if anything is."""
+        """Why it gives up; *trouble* is the known problem, or ""."""
         if self._ends_at is not None:
             return trouble or "time is up"
         return f"nothing got through for {NO_PROGRESS_S:g} s" + (f": {trouble}" if trouble else "")
@@ -168,7 +170,7 @@ def _drain_here(daemon: Daemon, queue: Spool, patience: _Patience) -> Drained:
         try:
             left = _waiting(queue, patience)
         except DamagedError:
-            # The daemon itself may never come by it, or not before all is delivered.
+            # The daemon itself may never get to this, or only after all is delivered.
             if was_damaged:
                 daemon.set_aside()
             was_damaged = not was_damaged
@@ -181,13 +183,13 @@ def _drain_here(daemon: Daemon, queue: Spool, patience: _Patience) -> Drained:
         if state == "blocked":
             raise StuckError(left, f"delivery is blocked: {reason}")
         if state == "paused":
-            raise StuckError(left, "delivery is paused", "`forwarder resume` goes on")
+            raise StuckError(left, "delivery is paused", "`forwarder resume` continues it")
     left = _waiting(queue, patience)
     return Drained(left, "it was stopped" if left else "")
 
 
 def _waiting(queue: Spool, patience: _Patience) -> int:
-    """How many wait in the database that is at the path now: the one before may have been set aside."""
+    """How many wait in the database that is at the path now; the previous one may have been set aside."""
     try:
         with queue.view(patience.lock_timeout_s) as view:
             return view.figures().due
@@ -212,8 +214,8 @@ def _watch_drain(queue: Spool, patience: _Patience, failures_before: int) -> Dra
         if patience.is_over(left, state.in_flight):
             return Drained(left, patience.reason(_trouble("the daemon", state.state, state.state_reason)))
         if paused:
-            raise StuckError(left, "delivery is paused", "`forwarder resume` goes on")
-        # What it said before it was told to try again may be mended by now.
+            raise StuckError(left, "delivery is paused", "`forwarder resume` continues it")
+        # What it reported before the request to try again may be fixed by now.
         if state.state == "blocked" and state.failures != failures_before:
             raise StuckError(left, f"delivery is blocked: {state.state_reason}")
         time.sleep(POLL_S)

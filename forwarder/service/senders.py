@@ -1,4 +1,4 @@
-"""Threads that wait for the server, so that nothing else has to."""
+"""Threads that wait for the server, so that the loop does not."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from forwarder.records.verdict import Outcome, Verdict
 
 
 class Senders:
-    """As many threads as there have been batches out at once; each packs, sends and judges the reply.
+    """As many threads as batches were in flight at once; each packs, sends and judges the reply.
 
     Args:
-        client: Sends the batches from now on; may be replaced at any time.
-        done: Called from a sender's thread with each batch and what came of it.
-        timed: Called from a sender's thread with how long each request took, in seconds.
+        client: Sends the batches; may be replaced at any time.
+        done: Called from a sender's thread with each batch and its outcome.
+        timed: Called from a sender's thread with the duration of each request, in seconds.
     """
 
     def __init__(
@@ -35,29 +35,29 @@ class Senders:
         self._threads = 0
 
     def send(self, batch: Batch) -> None:
-        """Send *batch* as soon as a thread is free for it; returns at once.
+        """Send *batch* as soon as a thread is free; returns at once.
 
-        Where no thread can be started, the outcome says so, and comes from the caller's own.
+        If no thread can be started, the outcome says so, and comes from the caller's thread.
         """
         try:
             self._engage()
         except RuntimeError:
-            self._done(batch, _unsent("no thread could be started: too many processes, or too little memory"))
+            self._done(batch, _unsent("no thread could be started: too many processes, or not enough memory"))
             return
         self._batches.put(batch)
 
     def close(self) -> None:
-        """Let the threads end when they are done."""
+        """Let the threads end when they have finished."""
         for _ in range(self._threads):
             self._batches.put(None)
 
     def _engage(self) -> None:
-        """Count on one more thread; start it if none is free."""
+        """Reserve a thread; start one if none is free."""
         with self._lock:
             if self._idle > 0:
                 self._idle -= 1
                 return
-            # They are not waited for: a process that is told to hurry may leave them behind.
+            # A process that has to end at once does not wait for them.
             name = f"sender-{self._threads + 1}"
             threading.Thread(target=self._work, name=name, daemon=True).start()
             self._threads += 1
@@ -77,11 +77,11 @@ class Senders:
             reply = client.post(body, batch.patience_s)
             self._timed(time.monotonic() - started_at)
             return judge(client.kind, reply, batch.events, client.strict)
-        except Exception as error:  # whatever it is, the batch must come back, or it is never settled
+        except Exception as error:  # whatever it is, the batch must come back, or it would never be settled
             if isinstance(error, OSError) and error.strerror:
                 return _unsent(error.strerror)
             log.get("sender").exception("request.failed")
-            return _unsent("a fault of the forwarder's; its log has more")
+            return _unsent("a bug in the forwarder; see its log")
 
 
 def _unsent(why: str) -> Outcome:

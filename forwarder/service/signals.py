@@ -1,6 +1,6 @@
-"""The daemon's signals before there is a daemon: taken first of all, as their default is to kill.
+"""The daemon's signals before there is a daemon. They are caught first, because their default is to kill.
 
-Light to import, as the rest of the daemon takes a fifth of a second.
+Fast to import: the rest of the daemon takes a fifth of a second.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Handler = Callable[[int, FrameType | None], object]
 
 
 class Early:
-    """Those that came too early, to be acted upon later; one that ends a daemon ends the program."""
+    """Signals that came too early, for later; one that ends a daemon ends the program at once."""
 
     def __init__(self) -> None:
         self._noted: list[int] = []
@@ -24,22 +24,22 @@ class Early:
         """A signal handler.
 
         Raises:
-            SystemExit: there is nothing to finish yet.
+            SystemExit: there is nothing to finish.
         """
-        # Noted as well: where Python can't raise, in a destructor say, the daemon still hears of it.
+        # Noted as well: where Python can't raise, as in a destructor, the daemon still gets it.
         self._noted.append(number)
         if number in (signal.SIGTERM, signal.SIGINT):
             raise SystemExit(0)
 
     def hand_over(self, to: Handler) -> None:
-        """Have *to* act on what was noted, and on nothing twice."""
+        """Pass the noted signals to *to*, each once."""
         while self._noted:
             to(self._noted.pop(0), None)
 
 
 @contextmanager
 def handled(by: Handler) -> Iterator[None]:
-    """Have the signals handled for the time of the block."""
+    """Handle the signals during the block."""
     before = {number: signal.signal(number, by) for number in SIGNALS}
     try:
         yield

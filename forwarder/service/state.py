@@ -1,7 +1,7 @@
-"""What the daemon tells about itself: facts of its memory, for `status`.
+"""What the daemon reports about itself, from its memory, for `status`.
 
-The durable figures are in the queue. This only holds what is lost with the daemon anyway, and it counts only
-while the daemon that has told it delivers.
+The durable figures are in the queue. This has only what is lost with the daemon anyway. It is
+valid while the daemon that reported it delivers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from forwarder.errors import ForwarderError, printable
 from forwarder.spool import Presence, Spool
 
 PUBLISH_S = 0.2
-# A turn that has to wait for locks, for 10 s each, is no hanging one.
+# A turn that waits for locks, for 10 s each, does not hang.
 STALLED_S = 60.0
 MOST_REASON = 200
 
@@ -26,9 +26,9 @@ class DaemonState:
     """A running daemon, as of ``updated_at``; instants are seconds since the epoch.
 
     ``state`` is one of ``running``, ``backing_off``, ``blocked``, ``paused``; ``in_flight`` counts events,
-    ``failures`` the tries in a row that failed; ``orphaned`` says what only files hold that were moved,
-    deleted or replaced under the daemon; ``requests`` counts those since its start by their outcome. As it
-    is read, ``pid`` is 0 where the process can't be seen.
+    ``failures`` the failed tries in a row. ``orphaned`` says what only those files hold that were moved,
+    deleted or replaced under the daemon. ``requests`` counts requests since its start by outcome. When read,
+    ``pid`` is 0 if the process is not visible.
     """
 
     pid: int
@@ -46,11 +46,11 @@ class DaemonState:
 
 
 @dataclass(frozen=True, slots=True)
-class Pulse:
-    """What the loop says of itself at each turn, for other threads to read, as of *beat_at* (monotonic).
+class Heartbeat:
+    """What the loop reports at each turn, for other threads, as of *beat_at* (monotonic).
 
     Attributes:
-        trouble: Why the daemon can't take part: the queue can't be used, or it is about to end; "": it can.
+        trouble: Why the daemon is not ready: the queue can't be used, or it is stopping; "": it is ready.
     """
 
     state: DaemonState
@@ -60,13 +60,13 @@ class Pulse:
 
     @property
     def stall(self) -> str:
-        """Why the loop must be taken for hanging; "": it has turned lately."""
+        """Why the loop seems to hang; "": it has turned lately."""
         age_s = time.monotonic() - self.beat_at
         return f"the loop has not turned for {age_s:.0f} s" if age_s > STALLED_S else ""
 
 
 class Publisher:
-    """Keeps what is told by *presence* up to date; for one thread."""
+    """Keeps the state that *presence* reports up to date; for one thread."""
 
     def __init__(self, presence: Presence) -> None:
         self._presence = presence
@@ -74,13 +74,13 @@ class Publisher:
         self._told_at = float("-inf")
 
     def publish(self, state: DaemonState, now: float) -> bool:
-        """Tell a change of state or reason at once, and of a figure, which may change all the time, soon.
+        """Report a change of state or reason at once, and a change of a figure soon.
 
         Args:
             now: Any clock that doesn't go back, in seconds.
 
         Returns:
-            whether there was one.
+            whether there was a change.
         """
         told = self._told
         if told == state:
@@ -94,9 +94,9 @@ class Publisher:
 
 
 def read(queue: Spool) -> DaemonState | None:
-    """The state of the daemon that delivers from the queue; None: none does.
+    """The state of the daemon that delivers from the queue; None: there is none.
 
-    One that is halted is blocked, whatever it has told before.
+    A halted daemon is blocked, whatever it reported before.
 
     Raises:
         ForwarderError: as `Spool.holder`.
@@ -107,16 +107,16 @@ def read(queue: Spool) -> DaemonState | None:
     pid = holder.pid
     try:
         told = DaemonState(**{"state_reason": "" if holder.told else "starting", **holder.told, "pid": pid})
-    except TypeError:  # of another version
+    except TypeError:  # written by another version
         told = DaemonState(pid, state_reason="starting")
     if holder.is_halted:
-        reason = f"process {pid} is halted by a signal; `kill -CONT {pid}` lets it go on"
+        reason = f"process {pid} is halted by a signal; `kill -CONT {pid}` continues it"
         return replace(told, state="blocked", state_reason=reason)
     return told
 
 
 def summary(path: str, state: str, reason: str) -> str:
-    """How things are, on one line, as ``systemctl status`` shows them; *state* and *reason* are the daemon's.
+    """The status on one line, for ``systemctl status``; *state* and *reason* are the daemon's.
 
     >>> summary("/var/lib/forwarder", "backing_off", "connection refused")  # doctest: +SKIP
     'backing off: 1,234 events wait, 0.0 delivered a second over the last minute; connection refused'
@@ -128,7 +128,7 @@ def summary(path: str, state: str, reason: str) -> str:
 
 def _figures(path: str) -> str:
     try:
-        # Not waiting: the loop has better things to do.
+        # Without waiting: the loop must not stop here.
         with spool.at(path).view(timeout_s=0) as view:
             found = view.figures()
     except (ForwarderError, OSError):

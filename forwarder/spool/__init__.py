@@ -1,15 +1,15 @@
-"""Where events wait: the verbs, and their plain values. How they are kept is an engine's affair.
+"""Where events wait: the verbs and their plain values. An engine decides how events are stored.
 
 The life of an event, and who cleans up after a crash:
 
 ========= ============================== ======================================= ===========================
-state     where it is                    who moves it on                         after a crash
+state     where it is                    what moves it on                        after a crash
 ========= ============================== ======================================= ===========================
 offered   the producer's own memory      `EventQueue` checks, completes, commits the producer still owns it
 waiting   a row of the queue             `Consumer.claim` reads it               still waiting
 in flight still the same row             the reply; `Consumer.settle`            waiting, and sent again as
                                                                                  the same bytes
-delivered row gone, counted, its batch   nobody                                  delivered
+delivered row gone, counted, its batch   nothing                                 delivered
           in the delivery log
 dead      row gone, a dead letter there  a person: retry, export, delete         dead
 ========= ============================== ======================================= ===========================
@@ -92,7 +92,7 @@ def engine_version() -> str:
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded by those who use it: with persist-queue it is a third of what a producer needs to start.
+    # Loaded only if used: persist-queue takes a third of a producer's time to start.
     if name == "AckQueue":
         from forwarder.spool.sqlite.ackqueue import AckQueue
 

@@ -1,6 +1,6 @@
-"""What an engine is: the verbs of a queue, without a word about how it keeps what waits.
+"""What an engine is: the verbs of a queue, independent of how it stores events.
 
-`tests/engine` states what each of them must do, for every engine.
+`tests/engine` states what each verb must do, for every engine.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from forwarder.spool.values import (
 
 
 class Producer(Protocol):
-    """The way in. Usable from several threads and processes at once, and after a fork."""
+    """The way in. Usable by several threads and processes at once, and after a fork."""
 
     def append(self, records: Sequence[bytes]) -> int:
-        """Store final bytes, one record or more: on return all are durable, and if it raises none is stored.
+        """Store final bytes of one or more records. On return all are durable; if it raises, none is stored.
 
         Returns:
-            the id of the last one.
+            the id of the last record.
 
         Raises:
             SpoolFullError: there is no room.
-            TryAgainError, StorageError, NotPermittedError: it can't be stored now, or here.
+            TryAgainError, StorageError, NotPermittedError: they can't be stored now, or here.
         """
 
     def refuse(self, counts: Mapping[str, int]) -> None:
@@ -45,231 +45,231 @@ class Producer(Protocol):
         """
 
     def close(self) -> None:
-        """Give back what is held; a later call takes it again."""
+        """Release what is held; a later call takes it again."""
 
 
 class Consumer(Protocol):
-    """The way out, for the one daemon that delivers; for one thread.
+    """The way out, for the one daemon that delivers. For one thread.
 
     It keeps its place in the queue: each waiting row is claimed once, oldest first. A claim changes nothing,
-    so that after a crash all that was not settled waits again. Where ids may mean other events by now, or
-    another consumer has begun, every verb raises `QueueReplacedError` and this one is of no more use.
+    so after a crash all rows that were not settled wait again. If ids may now mean other events, or another
+    consumer has started, every verb raises `QueueReplacedError`, and this consumer is no longer usable.
 
     Attributes:
-        orphaned: What is only in files that were moved, deleted or replaced meanwhile, for a person; "":
-            nothing.
+        orphaned: What only those files hold that were moved, deleted or replaced meanwhile, for a person;
+            "": nothing.
     """
 
     @property
     def orphaned(self) -> str: ...
 
     def arrivals(self) -> int:
-        """How many rows at most wait behind those that were claimed; to be asked when there is news."""
+        """How many rows at most wait behind the claimed ones. Call it when there is news."""
 
     def claim(self, max_events: int, max_bytes: int) -> Claim:
-        """The next rows: at most *max_events*, and *max_bytes* with line ends; one alone may be larger.
+        """The next rows: at most *max_events*, and *max_bytes* with line ends. A single one may be larger.
 
-        Without an event in it, it may be a step on the way to one: see its ``left``.
+        If it has no event, call again unless its ``left`` is 0.
         """
 
     def sample(self, place: float) -> Claim:
-        """One event that waits, from a *place* between 0 (the next) and 1 (the newest); it stays there."""
+        """One waiting event, from a *place* between 0 (the next) and 1 (the newest). It stays there."""
 
     def read_again(self, ids: Sequence[int], size_bytes: int) -> Claim:
-        """Read rows that a claim has given before, *size_bytes* in all; those that are gone are left out."""
+        """Read rows of an earlier claim again, *size_bytes* in all, without those that are gone."""
 
     def settle(self, settlement: Settlement) -> None:
-        """Take rows out of the queue, for the reasons given; durable on return.
+        """Remove rows from the queue, for the given reasons; durable on return.
 
         Raises:
-            TryAgainError, StorageError: something is left; call again with the same, and each event
-                counts once.
+            TryAgainError, StorageError: something is left. Call again with the same; each event counts
+                once.
         """
 
     def discard_dead_letters(self, before: float) -> int:
         """Delete dead letters older than *before* (seconds since the epoch). Returns how many."""
 
-    def keep_house(self, *, at_rest: bool) -> bool:
-        """What has to be done from time to time, in a step short enough to hinder nobody.
+    def maintain(self, *, at_rest: bool) -> bool:
+        """Periodic maintenance, in a step short enough not to delay others.
 
-        To be called after each turn; *at_rest*: nothing is in flight, so that there is time for more.
+        Call it after each turn. *at_rest*: nothing is in flight, so there is time for more.
 
         Returns:
             whether there is more to do.
         """
 
     def changed_mark(self) -> object:
-        """What differs when the queue may have changed, or what is asked for: cheap. None: look yourself."""
+        """A mark that differs if the queue or the requests may have changed; cheap. None: look yourself."""
 
     def control(self) -> Control:
-        """What a person has asked for and whether there is news, as of now."""
+        """What a person has requested and whether there is news, as of now."""
 
     def wait_for_locks(self, timeout_s: float) -> None:
-        """Wait for others no longer than this from now on, in seconds."""
+        """From now on, wait for others this long at most, in seconds."""
 
     def reopen(self) -> None:
-        """Forget what is held in memory of the queue, to read it again when asked."""
+        """Forget what memory holds of the queue, and read it again when needed."""
 
     def set_aside(self) -> None:
-        """Set what is damaged aside, so that the queue goes on; this consumer is of no more use then."""
+        """Set damaged storage aside, so that the queue continues. Then this consumer is no longer usable."""
 
     def close(self) -> None:
-        """Give back what is held."""
+        """Release what is held."""
 
 
 class DeadLetters(Protocol):
-    """A look at what was refused, in short reads."""
+    """A look at the dead letters, in short reads."""
 
     def newest_dead_letter(self) -> int:
-        """The id of the newest dead letter that is there; 0: there is none."""
+        """The id of the newest dead letter; 0: there is none."""
 
     def count_dead_letters(self, where: Selection) -> int:
-        """How many dead letters fit."""
+        """How many dead letters match."""
 
     def dead_letters(
         self, where: Selection, after_id: int = 0, limit: int = 1000, with_data: bool = True
     ) -> list[DeadLetter]:
-        """The dead letters that fit, oldest first, behind *after_id*; without data, that is left empty."""
+        """The matching dead letters, oldest first, behind *after_id*; data is empty unless *with_data*."""
 
     def latest_dead_letters(self, limit: int, digits: str = "") -> list[Brief]:
-        """What the newest *limit* dead letters are, newest first, of those whose ids begin with *digits*."""
+        """The newest *limit* dead letters in brief, newest first, whose ids begin with *digits*."""
 
     def summary(self, where: Selection) -> list[Group]:
-        """The dead letters that fit, grouped by what they died of; the largest group first."""
+        """The matching dead letters, grouped by cause; the largest group first."""
 
 
 class View(DeadLetters, Protocol):
-    """A look at the queue, in short reads, that disturbs nobody. A context manager."""
+    """A look at the queue, in short reads, that disturbs nothing. A context manager."""
 
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *_: object) -> None: ...
 
     def figures(self) -> Figures:
-        """The durable figures, read in one instant."""
+        """The durable figures, all as of one instant."""
 
     def refused(self) -> dict[str, int]:
         """How many records producers were refused, by a word for the reason; see `Producer.refuse`."""
 
     def used_bytes(self) -> int:
-        """The space that holds something, as ``queue.max_bytes`` counts it."""
+        """The space in use, as ``queue.max_bytes`` counts it."""
 
     def peek(self, count: int, after_id: int = 0, where: Selection = DUE) -> list[Waiting]:
-        """The next *count* waiting events behind *after_id* that fit, in the order of delivery."""
+        """The next *count* matching waiting events behind *after_id*, in the order of delivery."""
 
     def newest_waiting(self) -> int:
         """The id of the newest waiting event; 0: none waits."""
 
     def count_waiting(self, where: Selection) -> int:
-        """How many waiting events fit."""
+        """How many waiting events match."""
 
     def check(self) -> list[Finding]:
-        """Whether what is stored is sound, and the totals balance with what is there."""
+        """Whether the stored data is sound, and the totals match it."""
 
 
 class Presence(Protocol):
-    """Who delivers: held for the life of the daemon, and given back however it ends.
+    """Who delivers: held while the daemon lives, and released however it ends.
 
     Attributes:
-        token: Tells this holder from all others.
+        token: Distinguishes this holder from all others.
     """
 
     token: str
 
     def announce(self) -> None:
-        """Let others see who delivers, once the queue has turned out to be one.
+        """Let others see who delivers, once the queue is open.
 
         Raises:
             TakenError: another process has announced itself.
         """
 
     def keep(self) -> None:
-        """Announce it again where that is needed. Raises: as `announce`; nothing else."""
+        """Announce it again if needed. Raises: as `announce`; nothing else."""
 
     def tell(self, state: Mapping[str, Any]) -> bool:
-        """Let others see *state*, plain values, until it is given back. False: it could not be told."""
+        """Let others see *state*, plain values, until the release. False: it could not be stored."""
 
     def release(self) -> None:
-        """Give it back."""
+        """Release it."""
 
 
 class Spool(Protocol):
-    """One queue. Nothing is opened before a verb needs it.
+    """One queue. Each verb opens what it needs.
 
     Attributes:
-        place: Where it is, for people.
+        place: The queue's place, for people.
     """
 
     place: str
 
     def producer(self, *, max_bytes: int, min_free_bytes: int, lock_timeout_s: float) -> Producer:
-        """A way in, which refuses what would not fit. The queue is made if it is not there."""
+        """A way in; it refuses what does not fit. The queue is created if missing."""
 
     def consumer(self, lock_timeout_s: float = 10.0) -> Consumer:
-        """The way out; the caller has taken the `Presence`. The queue is made if it is not there."""
+        """The way out; the caller holds the `Presence`. The queue is created if missing."""
 
     def view(self, timeout_s: float = 10.0) -> View:
-        """A look at it, which waits for others no longer than this.
+        """A look at it, which waits for others this long at most.
 
         Raises:
             NoQueueError: there is none yet.
         """
 
     def pause(self) -> bool:
-        """Stop delivery, until `resume`, whatever becomes of what is stored. Was it paused before?"""
+        """Stop delivery until `resume`, whatever happens to the data. Returns whether it was paused."""
 
     def resume(self) -> bool:
         """Start delivery again. Returns whether it was paused."""
 
     def request_flush(self) -> None:
-        """Let the daemon forget its present wait and try now."""
+        """Ask the daemon to forget its current wait and try now."""
 
     def retry_dead_letters(
         self, ids: Iterable[int], edit: Callable[[bytes, float], bytes]
     ) -> tuple[dict[int, int], list[tuple[int, str]]]:
-        """Put dead letters back into the queue, all that can be in one transaction.
+        """Put dead letters back into the queue, in one transaction.
 
         Args:
-            ids: Of the dead letters; unknown ones are passed over.
-            edit: From the stored bytes and when they were accepted (seconds since the epoch) to the bytes to
-                queue; what it refuses with an EventError stays dead.
+            ids: Of the dead letters; unknown ones are skipped.
+            edit: Takes the stored bytes and the time of acceptance (seconds since the epoch), and returns the
+                bytes to queue. What it refuses with an EventError stays a dead letter.
 
         Returns:
-            the new row's id by that of each that was put back, and (id, reason) of each that stays.
+            the new row's id by dead letter's id, and (id, reason) of each that stays.
         """
 
     def delete_dead_letters(self, ids: Sequence[int]) -> int:
         """Delete dead letters for good. Returns how many there were of *ids*."""
 
     def hold(self, ids: Sequence[int]) -> int:
-        """Keep waiting events from delivery until `release`, but what is sent just now. Returns how many."""
+        """Hold waiting events back until `release`, except those in flight. Returns how many."""
 
     def release(self, ids: Sequence[int]) -> int:
-        """Let held events go to the end of the queue, with new ids. Returns how many."""
+        """Move held events to the end of the queue, with new ids. Returns how many."""
 
     def delete_waiting(self, ids: Sequence[int]) -> int:
         """Delete waiting events for good, held ones too. Returns how many there were of *ids*.
 
-        What is sent just now may be delivered all the same, but counts as deleted.
+        An event in flight may still be delivered, but counts as deleted.
         """
 
     def take(self) -> Presence:
-        """Be the one that delivers.
+        """Become the one that delivers.
 
         Raises:
-            TakenError: another process is; says which.
+            TakenError: another process is; the message says which.
         """
 
     def holder(self) -> Holder | None:
-        """The daemon that delivers from it; None: none does.
+        """The daemon that delivers from it; None: there is none.
 
         Raises:
             NotPermittedError: this user can't see it.
-            ForwarderError: it can't be told.
+            ForwarderError: it is not known.
         """
 
     def set_aside(self) -> list[str]:
-        """What was set aside as damaged, and waits to be salvaged."""
+        """What was set aside as damaged and waits to be salvaged."""
 
     def findings(self, *, max_bytes: int, min_free_bytes: int, briefly: bool = False) -> Iterator[Finding]:
-        """Whether everything is in place: permissions and room; and unless *briefly*, the content too."""
+        """Whether permissions and room are in order; and unless *briefly*, the content too."""

@@ -1,4 +1,4 @@
-"""What can be in the way of the verbs, beside the errors of :mod:`forwarder.errors`."""
+"""The errors of the verbs, in addition to those of :mod:`forwarder.errors`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ class SpoolFullError(TryAgainError):
 
 
 class DamagedError(StorageError):
-    """What was stored is not what it was: it can't be read, or not as a queue."""
+    """The stored data is damaged: it can't be read, or is not a queue."""
 
 
 class QueueReplacedError(TryAgainError):
-    """The queue is another than the one that was read from."""
+    """The queue is no longer the one that was opened."""
 
 
 class TakenError(TryAgainError):
@@ -22,8 +22,8 @@ class TakenError(TryAgainError):
 
 
 class NoQueueError(UnavailableError):
-    """There is no queue at the place yet."""
+    """There is no queue yet."""
 
 
 class UnusedQueueError(NoQueueError):
-    """There is one of plain persist-queue, not adopted yet, so that its figures can't be told."""
+    """The queue is one of plain persist-queue and not adopted yet, so its figures are not known."""

@@ -1,4 +1,4 @@
-"""Where a queue is, and a program's way into it: `EventQueue`."""
+"""A queue's place, and a program's way into it: `EventQueue`."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ GIB = 1024**3
 
 
 def at(place: str | os.PathLike[str]) -> Spool:
-    """The queue at a *place*: a directory. Nothing is opened yet."""
+    """The queue at a *place*, a directory. Nothing is opened yet."""
     return embedded.Spool(os.fspath(place))
 
 
 class EventQueue:
     """The queue in a directory, for programs that hand events over.
 
-    Usable from several threads and processes at once, after a fork, and as a context manager. When a
-    call has returned, its events are on disk; when it has raised, none of them is.
+    Several threads and processes may use it at once, also after a fork, and as a context manager. When a
+    call returns, its events are on disk. When it raises, none of them is.
 
     Args:
-        path: The queue's directory; made if missing.
-        max_bytes: Refuse events once the queue takes this much disk.
-        min_free_bytes: Refuse events when the disk has less than this free.
+        path: The queue's directory; created if missing.
+        max_bytes: Refuse events if the queue would be larger than this on disk.
+        min_free_bytes: Refuse events if the disk has less than this free.
         lock_timeout_s: How long to wait for other writers.
-        rules: Whether events are held to Mixpanel's rules, or only to an event's structure.
+        rules: Whether Mixpanel's rules are checked, or only an event's structure.
 
     Raises:
         ConfigError: there is a database in *path* that is not a queue.
-        NotPermittedError: this user may not write there.
+        NotPermittedError: this user has no permission to write there.
     """
 
     def __init__(
@@ -62,25 +62,25 @@ class EventQueue:
         """Store one event durably.
 
         Args:
-            event: ``{"event": name, "properties": {...}}``; ``time`` and ``$insert_id`` are filled in
-                where they are missing. An aware datetime, a date, a Decimal, a UUID, a member of an Enum and
-                a scalar of numpy are converted.
+            event: ``{"event": name, "properties": {...}}``. A missing ``time`` or ``$insert_id`` is filled
+                in. An aware datetime, a date, a Decimal, a UUID, a member of an Enum and a scalar of numpy
+                are converted.
 
         Returns:
             the id of its row.
 
         Raises:
             EventError: the event is refused, with the reason.
-            TryAgainError: the queue is full, or locked for too long; or it is a signal handler that calls,
-                which has interrupted a call of this queue.
-            StorageError: the disk answers with an error.
+            TryAgainError: the queue is full, or locked for too long; or a signal handler calls that has
+                interrupted a call of this queue.
+            StorageError: the disk reports an error.
         """
         return self._producer.append([self._accepted(event, _now_ms())])
 
     def put_many(self, events: Iterable[Mapping[str, Any]]) -> int:
-        """Store events durably: all of them, or none. Returns how many.
+        """Store events durably, all or none. Returns how many.
 
-        Raises as `put` does; of an event that is refused also its index, from 0.
+        Raises as `put` does; the message has a refused event's index, from 0.
         """
         now_ms, records = _now_ms(), []
         for event in events:
@@ -98,7 +98,7 @@ class EventQueue:
             raise
 
     def append(self, records: Sequence[bytes]) -> int:
-        """Store what ``forwarder.records.EVENTS.accept`` has returned: all of it durably, or nothing.
+        """Store what ``forwarder.records.EVENTS.accept`` has returned, durably, all or none.
 
         Returns:
             how many.
@@ -115,7 +115,7 @@ class EventQueue:
         self._producer.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A copy in another process opens the queue there."""
+        """A copy in another process opens the queue in that process."""
         return _again, (self.path, self._limits | {"rules": self._rules})
 
     def __enter__(self) -> EventQueue:

@@ -1,4 +1,4 @@
-"""What the verbs take and give: plain values, the same for every engine."""
+"""What the verbs take and return: plain values, the same for every engine."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ HELD = 7  # beside the numbers of persist-queue
 
 @dataclass(slots=True)
 class Claim:
-    """Rows read for sending, in their order: ids and final bytes side by side.
+    """Rows read for sending, in order: ids and final bytes side by side.
 
-    ``left`` rows at most are still behind it. ``dead`` rows between them were no events and have gone to the
-    dead letters, the first of them for ``reason``. What an id means is the engine's affair.
+    At most ``left`` rows are still behind it. ``dead`` rows between them were not events and are now dead
+    letters, the first for ``reason``. Only the engine knows what an id means.
     """
 
     ids: Sequence[int] = ()
@@ -28,7 +28,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Dead:
-    """An event that goes to the dead letters, and why."""
+    """An event that becomes a dead letter, and why."""
 
     event_id: int
     data: bytes | None
@@ -39,10 +39,10 @@ class Dead:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What became of some rows: every id in *ids* leaves the queue, delivered unless it is in *dead*.
+    """The outcome of some rows: every id in *ids* leaves the queue, as delivered unless it is in *dead*.
 
     ``short`` of the delivered ones were not counted by Mixpanel. ``size_bytes``, ``http_status``,
-    ``tries`` and ``took_s``, how long the request took, are kept in the delivery log.
+    ``tries`` and ``took_s``, the request's duration, are kept in the delivery log.
     """
 
     ids: Sequence[int]
@@ -56,9 +56,9 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """What a person has asked for, and whether there is news.
+    """What a person has requested, and whether there is news.
 
-    ``flush`` is another each time it was asked for, ``place`` in another place of the queue's name, and
+    ``flush`` changes with each request for one, ``place`` if another directory is at the queue's path, and
     ``version`` when another process has written.
     """
 
@@ -70,10 +70,10 @@ class Control:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """The daemon that delivers from a queue: its process, and what it has told of itself last.
+    """The daemon that delivers from a queue: its process, and its last report about itself.
 
-    ``pid`` is 0 where the process can't be seen, as in another container; ``told`` is empty before it has
-    told anything. *is_halted*: a signal or a debugger holds it, so that it can't tell any more.
+    ``pid`` is 0 if the process is not visible, as in another container. ``told`` is the report; empty before
+    the first one. *is_halted*: a signal or a debugger stopped the process, so it can't report.
     """
 
     pid: int
@@ -85,12 +85,12 @@ class Holder:
         """The process, for people."""
         if self.pid:
             return f"process {self.pid}"
-        return "a process that can't be seen from here, as in another container"
+        return "a process that is not visible from here, as in another container"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check has found. ``detail`` has a line for each fault, and behind them what was looked at.
+    """What one check has found. ``detail`` has a line for each fault, and then what was checked.
 
     ``result`` is `OK`, `WARNING` or `FAIL`; ``exit_code`` is 0 unless it fails.
     """
@@ -102,7 +102,7 @@ class Finding:
 
     @property
     def ok(self) -> bool:
-        """Whether there is nothing to act on."""
+        """Whether there is nothing to do."""
         return self.result == OK
 
 
@@ -111,11 +111,11 @@ class Figures:
     """The durable figures, as of one instant.
 
     ``accepted = delivered + dead_lettered + deleted + waiting``, where a retried dead letter is accepted
-    again, and ``dead_lettered = dead_letters + retried + discarded``. ``held`` of the waiting ones are kept
-    from delivery by a person; ``oldest_waiting_at`` is of the others. Instants are seconds since the epoch.
+    again, and ``dead_lettered = dead_letters + retried + discarded``. ``held`` of the waiting ones are
+    held back by a person; ``oldest_waiting_at`` is that of the others. Instants are seconds since the epoch.
 
-    Of the last minute: ``rate_1m`` events were delivered a second and ``accepted_1m`` accepted, and the
-    requests that got an answer took ``took_s``, sorted; the newest thousand at most.
+    For the last minute: ``rate_1m`` is delivered events per second, ``accepted_1m`` accepted ones, and
+    ``took_s`` the sorted durations of answered requests, the newest thousand at most.
     """
 
     accepted: int
@@ -147,9 +147,9 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A waiting event, as it is stored; ``status`` as persist-queue numbers it, or `HELD` by a person.
+    """A waiting event as stored; ``status`` as persist-queue numbers it, or `HELD` by a person.
 
-    ``data`` is cut short where ``size_bytes`` are too many for an event.
+    ``data`` is cut short if ``size_bytes`` is too large for an event.
     """
 
     id: int
@@ -160,7 +160,7 @@ class Waiting:
 
     @property
     def is_held(self) -> bool:
-        """Whether a person keeps it from delivery."""
+        """Whether a person holds it back."""
         return self.status == HELD
 
     @property
@@ -171,7 +171,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """An event that was refused, why, and when."""
+    """A refused event, with the reason and the time."""
 
     id: int
     event_id: int
@@ -186,7 +186,7 @@ class DeadLetter:
 
 
 class Brief(NamedTuple):
-    """A dead letter in short."""
+    """A dead letter in brief."""
 
     id: int
     event: str
@@ -195,11 +195,11 @@ class Brief(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which dead letters, or waiting events: those that fit every part that is given.
+    """Which dead letters or waiting events: those that match every given part.
 
-    ``reason`` is a part of a dead letter's reason, ``event`` an event's whole name, ``user`` one that it
-    belongs to, by any of its ids. From ``since`` until before ``before``, seconds since the epoch, it was
-    refused or accepted. ``held`` waiting events only, or only others.
+    ``reason`` is a part of a dead letter's reason, ``event`` an event's whole name, ``user`` any id of the
+    user that it belongs to. It was refused or accepted from ``since`` until before ``before``, in seconds
+    since the epoch. ``held``: only held waiting events, or only others.
     """
 
     ids: tuple[int, ...] | None = None
@@ -217,7 +217,7 @@ DUE = Selection(held=False)
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Dead letters that died of the same cause."""
+    """Dead letters with the same cause."""
 
     reason: str
     field: str
@@ -229,11 +229,11 @@ class Group:
     example_id: int
 
     def among_others(self) -> Group:
-        """This group, where it is too small to be named."""
+        """This group as part of the other, smaller ones."""
         return replace(self, reason="other reasons", field="", http_status=None, event="")
 
     def merged(self, more: Group) -> Group:
-        """This group and *more*, found later."""
+        """This group with *more*, found later."""
         return replace(
             self,
             count=self.count + more.count,

@@ -149,7 +149,7 @@ class Consumer:
         old = [each.id for each in self._store.letters.values() if each.dead_at < before]
         return _delete(self._store, old)
 
-    def keep_house(self, *, at_rest):
+    def maintain(self, *, at_rest):
         return not at_rest
 
     def changed_mark(self):

@@ -238,9 +238,9 @@ def test_what_was_not_settled_waits_again(spool, consumer):
 def test_keeping_house_comes_to_an_end(spool, consumer):
     """At rest there is nothing more to do in the end, and nothing has changed for it."""
     consumer.settle(Settlement(consumer.claim(5, MIB).ids))
-    assert consumer.keep_house(at_rest=False)
+    assert consumer.maintain(at_rest=False)
     for _ in range(20):
-        if not consumer.keep_house(at_rest=True):
+        if not consumer.maintain(at_rest=True):
             break
     else:
         pytest.fail("it never ends")
@@ -534,7 +534,7 @@ def test_whatever_comes_the_books_balance(spool, producer, seed):
             consumer, claimed = spool.consumer(), {}
             consumer.arrivals()
         elif step == "house":
-            consumer.keep_house(at_rest=not claimed)
+            consumer.maintain(at_rest=not claimed)
         elif step in ("hold", "release", "erase"):
             deleted |= by_hand(spool, rng, step)
             consumer.arrivals()

@@ -112,7 +112,7 @@ def test_settling_goes_on(disk, queue, queue_path, figures):
     assert (found.waiting, found.delivered + found.dead_lettered) == (0, found.accepted)
     assert os.stat(reserve).st_size == 0, "the disk was not full"
     disk.free()
-    while consumer.keep_house(at_rest=True):
+    while consumer.maintain(at_rest=True):
         pass
     assert os.stat(reserve).st_size == RESERVE_BYTES
     consumer.close()
@@ -173,9 +173,9 @@ def test_rows_without_room_to_be_buried_hold_back_no_others(disk, queue, queue_p
     assert (claim.dead, claim.reason) == (0, "")
     consumer.settle(Settlement(claim.ids))
     assert (figures(queue_path).waiting, figures(queue_path).delivered) == (1, 200)
-    assert consumer.keep_house(at_rest=True), "there is more to do"
+    assert consumer.maintain(at_rest=True), "there is more to do"
     disk.free()
-    until(lambda: not consumer.keep_house(at_rest=True))
+    until(lambda: not consumer.maintain(at_rest=True))
     assert (figures(queue_path).waiting, figures(queue_path).dead_lettered) == (0, 1)
     consumer.close()
 

@@ -80,7 +80,9 @@ def test_bad_event_that_waits_holds_nothing_back(forwarder, far_end, queue_path,
     assert daemon.logged("delivery.blocked") == []
 
 
-def test_strangers_rubbish_holds_nothing_back(forwarder, far_end, queue_path, emptied, rows, figures):
+def test_an_external_producers_rubbish_holds_nothing_back(
+    forwarder, far_end, queue_path, emptied, rows, figures
+):
     """Rows that are no events, from plain persist-queue, don't stop what stands before and behind them."""
     queue = persistqueue.SQLiteAckQueue(
         queue_path, auto_commit=True, serializer=persistqueue.serializers.json

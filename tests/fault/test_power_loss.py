@@ -261,12 +261,12 @@ def test_a_power_cut_while_disk_is_given_back(record, dice, tmp_path):
             queue.put_many(map(power_loss_run.event, numbers))
             for number in numbers:
                 power_loss_run.say(said / "accepted-put", b"%d-%d\\n" % (number, number))
-            daemon.keep_house(at_rest=True)  # what is in the log goes into the database
+            daemon.maintain(at_rest=True)  # what is in the log goes into the database
             claim = daemon.claim_behind(last_id, 35, 10**7)
             power_loss_run.say(said / "taken", b"\\n".join(claim.events))
             daemon.settle(Settlement(claim.ids))
             last_id = claim.last_id
-            while daemon.keep_house(at_rest=True):
+            while daemon.maintain(at_rest=True):
                 pass
         queue.close()
         daemon.close()
@@ -395,7 +395,7 @@ BEGINNING = """
 
     put(0, 1, 2)
     consumer = Consumer(path)
-    consumer.keep_house(at_rest=True)
+    consumer.maintain(at_rest=True)
     consumer.close()
     put(3, 4, 5)
 """

@@ -240,7 +240,7 @@ def test_drained_queue_gives_the_disk_back(disk, queue_path, figures):
         empty(consumer)
         for _ in range(10):
             with suppress(TryAgainError):
-                consumer.keep_house(at_rest=True)
+                consumer.maintain(at_rest=True)
         assert os.statvfs(disk.path).f_bavail * 4096 > 8 * MIB
         queue.put(EVENT)
     figures(queue_path)
@@ -316,7 +316,7 @@ def test_producer_with_a_limit_on_files(forwarder, far_end, queue_path, oracle, 
     stdin = "\n".join(texts)
     first = limited(forwarder, resource.RLIMIT_FSIZE, MIB, "enqueue", stdin=stdin)
     assert first.returncode in (EX_IOERR, EX_TEMPFAIL), first.stderr
-    is_told(first, first.returncode, "larger than|size of files|ulimit|File too large|answers with an error")
+    is_told(first, first.returncode, "larger than|size of files|ulimit|File too large|reports an error")
     found = re.search(r"--skip (\d+)", first.stderr)
     skip = int(found[1]) if found else 0
     assert len(rows(queue_path)) == skip < len(texts)

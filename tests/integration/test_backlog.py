@@ -170,7 +170,7 @@ def settle_in_parts(consumer, claim):
 
 def settle_and_tidy(consumer, claim):
     consumer.settle(Settlement(claim.ids))
-    consumer.keep_house(at_rest=True)
+    consumer.maintain(at_rest=True)
 
 
 def opened_and_closed(path):

@@ -61,7 +61,7 @@ def test_all_in_order(run, queue):
     code, found = run()
 
     assert code == 0
-    assert found["daemon"] == ("warning", "none runs; events are taken in, and wait")
+    assert found["daemon"] == ("warning", "none runs; new events are accepted and wait")
     assert {name for name, (result, _) in found.items() if result != "ok"} == {"daemon"}
     looked_at = {"settings", "key", "directory", "disk", "room", "integrity", "books: queue"}
     assert looked_at | {"books: dead letters"} <= found.keys()
@@ -84,7 +84,7 @@ def test_without_a_queue(run, queue_path):
     code, found = run()
 
     assert code == 0
-    assert found["directory"] == ("ok", f"{queue_path} is not there yet; the first event makes it")
+    assert found["directory"] == ("ok", f"{queue_path} does not exist yet; the first event creates it")
     assert not os.path.exists(queue_path)
 
 
@@ -204,7 +204,7 @@ def test_a_user_without_rights(there, imported, monkeypatch):
 
     assert code == 77
     assert "FAIL    directory: " in out
-    assert ("which reading the queue needs too" in out) == there
+    assert ("reading the queue needs it too" in out) == there
 
 
 @pytest.mark.parametrize("file", ["data.db", "data.db-wal", "data.db-shm"])
@@ -230,7 +230,7 @@ def test_a_file_without_rights(file, imported, monkeypatch):
 
     assert code == 77
     (failure,) = [line for line in out.splitlines() if line.startswith("FAIL")]
-    assert failure.startswith(f"FAIL    database: this user can't write {queue}/{file}, ")
+    assert failure.startswith(f"FAIL    database: this user can't write {queue}/{file}; ")
 
 
 def test_no_room_at_all(run, queue, monkeypatch):
@@ -240,7 +240,7 @@ def test_no_room_at_all(run, queue, monkeypatch):
 
     code, found = run()
 
-    told = "0 B free; queue.min_free_bytes is 0 B: no more events are taken in"
+    told = "0 B free; queue.min_free_bytes is 0 B: new events are refused"
     assert (code, found["disk"]) == (75, ("FAIL", told))
 
 
@@ -317,10 +317,14 @@ LETTER = "event_id, data, event, insert_id, reason, field, accepted_at, dead_at"
         (
             "UPDATE ack_queue_default SET data = x'00' WHERE _id > 8",
             "events",
-            "2 rows that held an event once",
+            "2 rows that once held an event",
         ),
-        ("UPDATE ack_queue_default SET data = NULL WHERE _id = 8", "events", "none now (row 8: not JSON"),
-        ("UPDATE ledger SET queue_id = 'x'", "events", "'x', which is no UUID"),
+        (
+            "UPDATE ack_queue_default SET data = NULL WHERE _id = 8",
+            "events",
+            "now hold none (row 8: not JSON",
+        ),
+        ("UPDATE ledger SET queue_id = 'x'", "events", "'x', which is not a UUID"),
         ("DELETE FROM dead_letters WHERE id = 1", "dead letters", "1 row too few"),
         ("UPDATE ledger SET retried = 1", "dead letters", "1 row too many"),
         ("UPDATE ledger SET dead_lettered = 3, delivered = 3", "dead letters", "3 were counted, but 2 were"),
@@ -332,9 +336,9 @@ LETTER = "event_id, data, event, insert_id, reason, field, accepted_at, dead_at"
         (
             "UPDATE dead_letters SET event_id = 7 WHERE id = 1",
             "dead letters",
-            "1 row of an event that still waits",
+            "1 row of an event that also still waits",
         ),
-        ("UPDATE dead_letters SET event_id = 5", "dead letters", "1 row of an event that has another"),
+        ("UPDATE dead_letters SET event_id = 5", "dead letters", "1 row of an event that already has one"),
         (
             f"INSERT INTO dead_letters ({LETTER}) SELECT {LETTER} FROM dead_letters",
             "dead letters",
@@ -352,17 +356,17 @@ LETTER = "event_id, data, event, insert_id, reason, field, accepted_at, dead_at"
             "5 dead-lettered, the totals 2: 3 apart",
         ),
         ("UPDATE deliveries SET ids = '4-5,11'", "deliveries", "event 11 was settled, but 10 is"),
-        ("UPDATE deliveries SET ids = '1' WHERE id = 1", "deliveries", "1 batch of more events than"),
+        ("UPDATE deliveries SET ids = '1' WHERE id = 1", "deliveries", "1 batch with more events than ids"),
         (
             "UPDATE deliveries SET ids = '1-' WHERE id = 1",
             "deliveries",
-            "1 batch of more events than",
+            "1 batch with more events than ids",
         ),
         ("DELETE FROM deliveries WHERE id = 2", "deliveries", "1 row too few in the log"),
         (
             "INSERT INTO ack_queue_default (_id, data, status) VALUES (2, x'', 0)",
             "deliveries",
-            "1 batch settled, of which a row still waits",
+            "1 batch settled, but a row still waits",
         ),
     ],
 )
@@ -384,7 +388,9 @@ def test_what_strangers_put_there_is_no_fault(run, used):
     code, found = run()
 
     assert code == 0
-    told = "7 of 7 waiting rows looked at; 2 rows without an event, for the dead letters (row 11: not UTF-8"
+    told = (
+        "7 of 7 waiting rows checked; 2 rows without an event, which will be dead letters (row 11: not UTF-8"
+    )
     assert found["books: events"][1].startswith(told)
 
 
@@ -405,7 +411,7 @@ def test_more_than_can_be_read_in_time(run, used, monkeypatch):
     code, found = run()
     assert code == 0
     assert found["books: queue"][1].endswith("2 rows are there (counting ended after 0 s: 2 ids not read)")
-    assert found["books: events"][1] == "2 of 4 waiting rows looked at"
+    assert found["books: events"][1] == "2 of 4 waiting rows checked"
 
     spoil(used, "DELETE FROM ack_queue_default WHERE _id = 7")
     code, found = run()
@@ -464,7 +470,7 @@ def test_another_database_in_the_way(run, queue_path):
     code, found = run()
 
     assert (code, found["queue"][0]) == (78, "FAIL")
-    assert "made by something else" in found["queue"][1]
+    assert "made by another program" in found["queue"][1]
 
 
 def test_a_queue_that_is_not_adopted_yet(run, queue_path):
@@ -476,7 +482,7 @@ def test_a_queue_that_is_not_adopted_yet(run, queue_path):
     code, found = run()
 
     assert (code, found["queue"][0]) == (0, "warning")
-    assert "will adopt it as it is" in found["queue"][1]
+    assert "adopts it as it is" in found["queue"][1]
 
 
 def test_a_daemon_that_this_user_may_not_see(run, queue, monkeypatch):
@@ -487,7 +493,7 @@ def test_a_daemon_that_this_user_may_not_see(run, queue, monkeypatch):
 
     monkeypatch.setattr(presence, "holder", may_not)
 
-    assert run()[1]["daemon"] == ("warning", "can't be seen by this user")
+    assert run()[1]["daemon"] == ("warning", "this user can't see whether one runs")
 
 
 def test_a_running_daemon(forwarder, queue_path):

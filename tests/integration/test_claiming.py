@@ -42,10 +42,10 @@ def claims(reader, table, max_events, max_bytes):
     """All claims from the first row on, as plain values, by reading until nothing is left."""
     found, after_id = [], 0
     while True:
-        claim, dead, swept = reader.read(table, after_id, max_events, max_bytes)
+        claim, dead, acked = reader.read(table, after_id, max_events, max_bytes)
         if claim.last_id == after_id:
             return found
-        found.append((list(claim.ids), list(claim.events), claim.size_bytes, claim.last_id, dead, swept))
+        found.append((list(claim.ids), list(claim.events), claim.size_bytes, claim.last_id, dead, acked))
         after_id = claim.last_id
 
 
@@ -130,11 +130,11 @@ def test_own_rows_are_read_in_one_piece(table):
     table.execute("COMMIT")
     statements = []
     table.set_trace_callback(statements.append)
-    claim, dead, swept = Reader(ORIGIN).read(table, 0, 2000, MIB)
+    claim, dead, acked = Reader(ORIGIN).read(table, 0, 2000, MIB)
     assert len(statements) == 1
     assert isinstance(claim.events, Lines)
     assert claim.events.text == text_of(records) == b"\n".join(records) + b"\n"
-    assert (len(claim.events), list(claim.ids), dead, swept) == (2000, list(range(1, 2001)), [], [])
+    assert (len(claim.events), list(claim.ids), dead, acked) == (2000, list(range(1, 2001)), [], [])
     assert claim.size_bytes == len(claim.events.text)
 
 

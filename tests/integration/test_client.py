@@ -271,7 +271,7 @@ def test_what_is_not_http_is_an_error(make, answer):
     with answering(answer) as server:
         reply = make(server.url).post(BODY)
 
-    assert (reply.status, reply.error) == (None, f"what {server.host} answered is not HTTP")
+    assert (reply.status, reply.error) == (None, f"the answer from {server.host} is not HTTP")
     assert not reply.is_cut
 
 
@@ -335,7 +335,7 @@ def test_an_unknown_host_is_an_error(make, monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     reply = make("https://mixpanel.invalid").post(BODY)
 
-    told = "DNS: mixpanel.invalid:443 can't be found: Name or service not known"
+    told = "DNS: mixpanel.invalid:443 not found: Name or service not known"
     assert (reply.status, reply.error) == (None, told)
 
 
@@ -432,7 +432,9 @@ def test_a_tls_answer_that_drips_is_given_up_in_time(make, serving, certificate)
     assert reply.error == f"no whole answer from {server.host} in time"
 
 
-@pytest.mark.parametrize(("content", "told"), [(None, "No such file"), ("not PEM", "no certificate in it")])
+@pytest.mark.parametrize(
+    ("content", "told"), [(None, "No such file"), ("not PEM", "contains no certificate")]
+)
 def test_a_ca_file_that_can_not_be_used_is_a_setting_to_correct(tmp_path, content, told):
     """A wrong ca_file is said when the client is made."""
     path = tmp_path / "ca.pem"

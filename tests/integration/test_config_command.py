@@ -128,7 +128,7 @@ def test_a_missing_file_ends_with_78(forwarder, tmp_path):
     result = forwarder("--config", str(tmp_path / "missing.toml"), "config", "show")
 
     assert result.returncode == 78
-    assert "missing.toml, named by --config, is not there" in result.stderr
+    assert "missing.toml, named by --config, does not exist" in result.stderr
 
 
 def test_controls_in_a_value_do_not_reach_the_terminal(forwarder, tmp_path):

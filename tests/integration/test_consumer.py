@@ -228,10 +228,10 @@ def test_database_that_was_replaced_is_not_settled_in(consumer, queue_path, figu
         lambda: consumer.settle(Settlement(claim.ids)),
         lambda: consumer.claim_behind(0, 10, MIB),
         consumer.control,
-        lambda: consumer.keep_house(at_rest=True),
+        lambda: consumer.maintain(at_rest=True),
         lambda: consumer.discard_dead_letters(2e9),
     ):
-        with pytest.raises(QueueReplacedError, match="not the one that was read from"):
+        with pytest.raises(QueueReplacedError, match="was replaced or restored"):
             step()
     assert (figures(queue_path).waiting, figures(queue_path).delivered) == (10, 0)
 
@@ -248,7 +248,7 @@ def test_database_that_was_changed_for_another_is_not_settled_in(consumer, queue
     Path(queue_path, "data.db").write_bytes(Path(other, "data.db").read_bytes())
     assert os.stat(f"{queue_path}/data.db").st_ino == inode
     for step in (lambda: consumer.settle(Settlement(claim.ids)), consumer.control):
-        with pytest.raises(QueueReplacedError, match="not the one that was read from"):
+        with pytest.raises(QueueReplacedError, match="was replaced or restored"):
             step()
     with View(queue_path) as view:
         assert (view.figures().waiting, view.figures().delivered) == (10, 0)
@@ -326,7 +326,7 @@ def test_drained_queue_gives_the_disk_back(queue, queue_path, figures):
     on_disk = [path.stat().st_size for path in Path(queue_path).iterdir()]
     assert sum(on_disk) > 30 * MIB
     steps = 0
-    while consumer.keep_house(at_rest=True):
+    while consumer.maintain(at_rest=True):
         steps += 1
     assert 2 < steps < 20
     sizes = {path.name: path.stat().st_size for path in Path(queue_path).iterdir()}
@@ -347,7 +347,7 @@ def test_tidying_hinders_nobody(consumer, queue, queue_path):
     done = threading.Event()
 
     def tidy():
-        assert consumer.keep_house(at_rest=True)
+        assert consumer.maintain(at_rest=True)
         done.set()
 
     thread = threading.Thread(target=tidy)
@@ -356,7 +356,7 @@ def test_tidying_hinders_nobody(consumer, queue, queue_path):
     thread.join()
     queue.put(event(12))
     reader.close()
-    assert not consumer.keep_house(at_rest=True)
+    assert not consumer.maintain(at_rest=True)
     assert os.stat(f"{queue_path}/data.db-wal").st_size == 0
     # And it waits for others again.
     assert consumer._database.connect().execute("PRAGMA busy_timeout").fetchone() == (10_000,)
@@ -450,7 +450,7 @@ def test_a_row_left_for_want_of_room_that_becomes_an_event_is_not_lost(
     sql(queue_path, "UPDATE ack_queue_default SET status = 1 WHERE _id = 2")
     consumer.settle(Settlement(claim.ids))
     monkeypatch.setattr(consumer, "_retry_at", 0.0)
-    while consumer.keep_house(at_rest=True):
+    while consumer.maintain(at_rest=True):
         pass
     assert figures(queue_path).waiting == 1
     with closing(Consumer(queue_path)) as later:
@@ -474,16 +474,16 @@ def test_rows_left_for_want_of_room_are_all_met_again(consumer, queue_path, sql,
         while (claim := consumer.claim_behind(after_id, 100, MIB)).last_id > after_id:
             after_id = claim.last_id
             assert (claim.ids, claim.dead, claim.reason) == ([], 0, "")
-        assert consumer.keep_house(at_rest=True), "there is more to do"
+        assert consumer.maintain(at_rest=True), "there is more to do"
     monkeypatch.setattr(consumer, "_retry_at", 0.0)
     if fails:
         consumer.wait_for_locks(0)
         other = sqlite3.connect(f"{queue_path}/data.db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(TryAgainError):
-            consumer.keep_house(at_rest=True)
+            consumer.maintain(at_rest=True)
         other.close()
-    while consumer.keep_house(at_rest=True):
+    while consumer.maintain(at_rest=True):
         pass
     found = figures(queue_path)
     assert (found.waiting, found.deleted, found.dead_lettered) == (0, 10, 2500)
@@ -520,15 +520,15 @@ def test_the_log_is_not_emptied_beside_a_writer(consumer, queue, queue_path):
     """Whoever empties the log holds the writer lock: SQLite before 3.51.3 may lose what another writes to a
     log that is begun again just then."""
     statements = []
-    consumer.keep_house(at_rest=True)
+    consumer.maintain(at_rest=True)
     queue.put(event(11))
     consumer._database.connect().set_trace_callback(statements.append)
     writer = WriterLock(f"{queue_path}/writer.lock")
     with writer.held(5):
-        assert consumer.keep_house(at_rest=True), "there is more to do"
+        assert consumer.maintain(at_rest=True), "there is more to do"
         assert not queue._producer._database.empty_log()
         assert not [one for one in statements if "wal_checkpoint" in one]
-    assert not consumer.keep_house(at_rest=True)
+    assert not consumer.maintain(at_rest=True)
     assert [one for one in statements if "wal_checkpoint(TRUNCATE)" in one]
     writer.close()
 
@@ -553,7 +553,7 @@ def test_log_is_short_though_readers_are_always_there(consumer, queue, queue_pat
         longest_s = 0.0
         while log.stat().st_size:
             began_at = time.monotonic()
-            consumer.keep_house(at_rest=False)
+            consumer.maintain(at_rest=False)
             longest_s = max(longest_s, time.monotonic() - began_at)
         assert all(reader.is_alive() for reader in readers)
     finally:

@@ -38,9 +38,9 @@ def test_pause_and_resume_without_a_daemon(run, queue_path):
 
     code, out, err = run("pause")
     assert (code, err) == (0, "")
-    assert out.startswith("Delivery is paused; no daemon runs, and one that is started will not deliver")
+    assert out.startswith("Delivery is paused; no daemon runs, and one started now would not deliver")
     assert is_paused(queue_path)
-    assert run("pause")[1].startswith("Delivery was paused already")
+    assert run("pause")[1].startswith("Delivery was already paused")
 
     assert run("resume")[1].startswith("Delivery is no longer paused; no daemon runs")
     assert not is_paused(queue_path)
@@ -89,7 +89,7 @@ def test_a_running_daemon_obeys(forwarder, far_end, until):
     daemon = forwarder.daemon()
     pid = daemon.process.pid
 
-    assert forwarder("pause").stdout == "Delivery is paused. `forwarder resume` goes on.\n"
+    assert forwarder("pause").stdout == "Delivery is paused. `forwarder resume` continues it.\n"
     until(lambda: forwarder.json("status")["state"] == "paused")
     forwarder("enqueue", "-e", "E")
     assert f"process {pid}) has the request; but delivery is paused" in forwarder("flush").stdout

@@ -28,7 +28,7 @@ from forwarder.records.event import accept
 from forwarder.sandbox import Fault, Sandbox
 from forwarder.service import daemon as service_daemon
 from forwarder.service import state as state_file
-from forwarder.service.journal import Journal
+from forwarder.service.daemon_log import DaemonLog
 from forwarder.service.run import running
 from forwarder.service.worker import LOOK_S, RETENTION_S, STIRRED_S, Watch, Worker
 from forwarder.spool import EventQueue
@@ -275,7 +275,7 @@ def test_retention_is_looked_after_once_an_hour(here, offer, queue_path, sql):
         delivery=replace(here.delivery, batch_events=1, linger_s=0.0),
     )
     lock = Presence(queue_path)
-    worker = Worker(settings, lock, Journal(), 10.0)
+    worker = Worker(settings, lock, DaemonLog(), 10.0)
     found = []
     again = 1003.0 + RETENTION_S
     for now, skew_s in (

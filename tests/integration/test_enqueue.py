@@ -264,7 +264,7 @@ def test_indented_object_that_is_broken_is_told_the_remedy(desk, name, remedy):
     desk.file(name, gzip.compress(text) if name.endswith(".gz") else text)
     told = desk.enqueue(name, text=text)
     first, *others = told.stderr.splitlines()
-    assert first.endswith(f". One event a line is expected: {remedy}")
+    assert first.endswith(f". One event per line is expected: {remedy}")
     assert len(others) > 10
     assert "forwarder enqueue" not in "".join(others)
 
@@ -280,7 +280,7 @@ def test_indented_object_that_is_broken_is_told_the_remedy(desk, name, remedy):
         (b'"event";"time"\n"E";1700000000\n', "It looks like CSV; .* mlr --icsv --ifs semicolon --ojsonl"),
         (
             b'{"events": [%s, %s]}' % (event(0), event(1)),
-            r"one event a line with jq -c '\.events\[\]'",
+            r"one event per line with jq -c '\.events\[\]'",
         ),
         (b'{"type":"track","event":"E","userId":"u","properties":{}}', "looks like an event of Segment"),
     ],
@@ -367,7 +367,7 @@ def test_rejects_keep_what_was_refused(desk, check):
 @pytest.mark.parametrize(
     ("arguments", "code", "why"),
     [
-        (["--rejects", "input", "input"], 64, "it is also read"),
+        (["--rejects", "input", "input"], 64, "this file is also an input"),
         (["--rejects", "no/such", "input"], 73, "--rejects no/such: can't be written: No such file"),
         (["--rejects", "x", "-e", "E"], 64, "no --rejects"),
     ],
@@ -441,7 +441,7 @@ def test_truncated_gzip_says_how_to_go_on(desk):
     taken = len(desk.stored())
     assert 0 < taken < 3000
     assert told.stderr.startswith(f"input.gz:{taken + 1}: ")
-    arguments = re.search(r"go on with (--skip \d+ input.gz)", told.stderr)[1].split()
+    arguments = re.search(r"continue with (--skip \d+ input.gz)", told.stderr)[1].split()
     desk.file("input.gz", whole)
     assert desk.enqueue(*arguments).returncode == 0
     assert desk.numbers() == list(range(3000))
@@ -454,7 +454,9 @@ def test_broken_array_says_how_to_go_on(desk):
     assert re.match(r"a\.json:3: not JSON: .* at byte \d+\. The rest was not read", told.stderr)
     assert desk.numbers() == [0, 1]
     desk.file("a.json", b"[" + b",".join(map(event, range(3))) + b"]")
-    assert desk.enqueue(*re.search(r"go on with (--skip 2 a.json)", told.stderr)[1].split()).returncode == 0
+    assert (
+        desk.enqueue(*re.search(r"continue with (--skip 2 a.json)", told.stderr)[1].split()).returncode == 0
+    )
     assert desk.numbers() == [0, 1, 2]
 
 
@@ -517,7 +519,7 @@ def test_endless_line_takes_no_memory(desk):
         status = Path(f"/proc/{process.pid}/status").read_text()
         out, err = process.communicate(b"\n" + event(1), timeout=DEADLINE_S)
     assert (out, process.returncode) == (b"accepted 2 events, refused 1\n", 65)
-    assert err == b"<stdin>:2: longer than 1000000 bytes, the most that Mixpanel takes\n"
+    assert err == b"<stdin>:2: longer than 1000000 bytes, Mixpanel's limit\n"
     assert int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) < 100 * 1024
 
 
@@ -575,7 +577,7 @@ def test_interrupted_file_goes_on_with_skip(desk, form):
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 130
-    said = re.fullmatch(r"interrupted: (\d+) lines are in; go on with --skip (\d+)\n", err.decode())
+    said = re.fullmatch(r"interrupted: (\d+) lines are done; continue with --skip (\d+)\n", err.decode())
     taken = int(said[1])
     assert 0 < taken < 100_000
     assert taken == int(said[2]) == desk.count()
@@ -595,7 +597,7 @@ def test_interrupted_live_stream_says_what_is_in(desk):
         told = json.loads(process.stdout.read())
         assert process.stderr.read() == (
             b"<stdin>:1: not JSON: Expecting value (column 1), at 'bad'\n"
-            b"interrupted: 4 lines are in; go on with --skip 4\n"
+            b"interrupted: 4 lines are done; continue with --skip 4\n"
         )
     assert told == {"accepted": 3, "refused": 1, "lines": 4}
     assert desk.numbers() == [0, 1, 2]
@@ -609,7 +611,7 @@ def test_waiting_fifo_can_be_interrupted(desk):
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 130
-    assert err == b"interrupted: 1 line is in; go on with --skip 1\n"
+    assert err == b"interrupted: 1 line is done; continue with --skip 1\n"
 
 
 def test_interruption_leaves_out_files_that_could_not_be_read(desk):
@@ -622,7 +624,7 @@ def test_interruption_leaves_out_files_that_could_not_be_read(desk):
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=DEADLINE_S)
     assert err.splitlines()[-1] == (
-        b"interrupted: 7 lines are in; go on with --skip 2, leaving out missing cut.gz"
+        b"interrupted: 7 lines are done; continue with --skip 2, leaving out missing cut.gz"
     )
 
 
@@ -632,7 +634,7 @@ def test_full_queue_says_how_to_go_on(desk):
     limit = {"FORWARDER_QUEUE_MAX_BYTES": "4MiB"}
     told = desk.enqueue(name, env={**desk.environ, **limit})
     assert told.returncode == 75
-    taken = int(re.search(r"(\d+) lines are in; go on with --skip \1\n", told.stderr)[1])
+    taken = int(re.search(r"(\d+) lines are done; continue with --skip \1\n", told.stderr)[1])
     assert 0 < taken < 100_000
     assert "othing was stored" not in told.stderr
     assert taken == desk.count()

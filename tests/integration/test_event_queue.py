@@ -398,9 +398,9 @@ def test_database_of_something_else_is_left_alone(queue_path, columns):
     """A database that is no queue is refused, and not a byte or file around it changes."""
     foreign_database(queue_path, f"CREATE TABLE {columns}")
     before = snapshot(queue_path)
-    with pytest.raises(ConfigError, match="made by something else"):
+    with pytest.raises(ConfigError, match="made by another program"):
         EventQueue(queue_path)
-    with pytest.raises(ConfigError, match="made by something else"):
+    with pytest.raises(ConfigError, match="made by another program"):
         View(queue_path)
     assert snapshot(queue_path) == before
 
@@ -456,7 +456,7 @@ def test_queue_of_another_version_is_left_alone(version, queue_path, sql, forwar
     EventQueue(queue_path).close()
     sql(queue_path, f"PRAGMA user_version = {version}")
     before = snapshot(queue_path)["data.db"]
-    said = f"has version {version}, and this forwarder knows versions up to {schema_module.VERSION}"
+    said = f"has version {version}; this forwarder supports versions up to {schema_module.VERSION}"
     for use in (lambda path: EventQueue(path).put(EVENT), View, Consumer):
         with pytest.raises(ConfigError, match=said):
             use(queue_path)
@@ -850,7 +850,7 @@ def test_directory_that_can_not_be_made_is_said_to_be_missing(public_path):
             print(json.dumps([error.exit_code, error.what]))
     """
     [found] = run_python(code)
-    assert found == [77, f"{wanted} is not there, and this user can't make it in {public_path}"]
+    assert found == [77, f"{wanted} does not exist, and this user can't create it in {public_path}"]
 
 
 # Where it is

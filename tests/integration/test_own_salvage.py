@@ -115,7 +115,7 @@ def test_a_sound_one_is_refused(fill, queue_path, forwarder, rows):
     for _ in range(2):
         refused = forwarder("salvage", file, "--apply")
         assert refused.returncode == 78
-        assert "own database, and SQLite finds no fault in it" in refused.stderr
+        assert "own database, and SQLite finds no damage in it" in refused.stderr
         assert len(rows(queue_path)) == 600
         if set_aside.damaged(queue_path):
             break
@@ -194,7 +194,7 @@ def test_one_that_comes_amid_another(fill, queue_path, rows):
     fill()
     file = salvage.set_own_aside(queue_path)
     inner = []
-    with pytest.raises(TryAgainError, match="by another process"):
+    with pytest.raises(TryAgainError, match="another process salvages"):
         salvage.apply(file, queue_path, lambda _: inner or inner.append(salvage.apply(file, queue_path)))
     assert inner[0].before == 500
     assert numbers(rows(queue_path)) == list(range(200, 800))

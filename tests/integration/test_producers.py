@@ -98,7 +98,7 @@ def test_intake_goes_on_when_delivery_does_not(forwarder, far_end, queue_path, e
     assert delivered(far_end) == list(range(6))
 
 
-def test_strangers_event_is_completed_the_same_each_time(forwarder, far_end, queue_path, emptied):
+def test_an_external_producers_event_is_completed_the_same_each_time(forwarder, far_end, queue_path, emptied):
     """What plain persist-queue put gets `time` from its row and an `$insert_id` that no retry changes."""
     far_end.inject(Fault.reset_after(), times=2)
     before = time.time()
@@ -114,7 +114,7 @@ def test_strangers_event_is_completed_the_same_each_time(forwarder, far_end, que
     assert json.loads(entries[2].data) == event(2, time=1_700_000_000, **{"$insert_id": "mine"})
 
 
-def test_strangers_completion_survives_a_kill(forwarder, far_end, queue_path, emptied):
+def test_completing_an_external_producers_event_survives_a_kill(forwarder, far_end, queue_path, emptied):
     """A daemon that is killed after sending a stranger's event, and the next one, send the same bytes."""
     stranger_puts(queue_path, *map(event, range(20)))
     far_end.inject(Fault.hang(taken=True))

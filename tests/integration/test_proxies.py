@@ -270,7 +270,7 @@ def test_a_proxy_that_wants_credentials_is_named_for_plain_requests_too(make, mo
         (lambda connection, request: drip(connection, http(200)), "no whole answer from {} in time"),
         (lambda connection, request: reset(connection), "{} cut the connection before the whole answer came"),
         (lambda connection, request: None, "{} cut the connection before the whole answer came"),
-        (lambda connection, request: connection.sendall(b"SSH\r\n"), "what {} answered is not HTTP"),
+        (lambda connection, request: connection.sendall(b"SSH\r\n"), "the answer from {} is not HTTP"),
     ],
     ids=["silent", "dripping", "reset", "closed", "not HTTP"],
 )
@@ -301,7 +301,7 @@ def test_a_proxy_that_is_not_there_is_named(make, monkeypatch):
 
     assert refused.error == f"the proxy {host} (https_proxy) refused the connection"
     assert not_found.error == (
-        "DNS: the proxy proxy.invalid:3128 (https_proxy) can't be found: Name or service not known"
+        "DNS: the proxy proxy.invalid:3128 (https_proxy) not found: Name or service not known"
     )
 
 
@@ -354,7 +354,7 @@ def test_check_names_the_proxy(make, monkeypatch, capfd, serving, ca_file, statu
             main(["check", "--online"])
 
     [line] = [line for line in capfd.readouterr().out.splitlines() if " Mixpanel" in line]
-    said = {200: " takes the credentials", 503: ": HTTP 503", 407: ": the proxy "}[status]
+    said = {200: " accepts the credentials", 503: ": HTTP 503", 407: ": the proxy "}[status]
     assert f"https://mixpanel.invalid/import through the proxy {proxy.host} (https_proxy){said}" in line
     assert "hidden" not in line
 

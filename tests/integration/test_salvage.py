@@ -402,7 +402,7 @@ def test_command_done_twice(fill, queue_path, forwarder, rows):
     moved = file.replace("damaged-", "salvaged-")
     again = forwarder("salvage", moved, "--apply")
     assert again.returncode == 0
-    assert "3,003 of them were brought back by an earlier try." in again.stdout
+    assert "3,003 of them were recovered by an earlier try." in again.stdout
     assert rows(queue_path) == before
 
 
@@ -478,7 +478,7 @@ def test_delivered_events_stay_delivered(fill, fresh, rows):
     assert len(rows(fresh)) == 500
 
 
-def test_strangers_rows_are_completed_as_the_daemon_would(queue_path, fresh, rows):
+def test_an_external_producers_rows_are_completed_as_the_daemon_would(queue_path, fresh, rows):
     """A row of plain persist-queue gets the bytes that the daemon may have sent; an acked one is left."""
     with EventQueue(queue_path, min_free_bytes=0):
         pass

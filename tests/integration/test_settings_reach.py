@@ -15,7 +15,7 @@ from forwarder.records import EVENTS
 from forwarder.records.event import accept
 from forwarder.records.verdict import Outcome, Verdict
 from forwarder.sandbox import Fault
-from forwarder.service.journal import Journal
+from forwarder.service.daemon_log import DaemonLog
 from forwarder.service.worker import Worker
 from forwarder.spool import EventQueue
 from forwarder.spool.sqlite.presence import Presence
@@ -31,7 +31,7 @@ class Way:
         stack.callback(lock.release)
         self.client, _ = new_client(settings, EVENTS)
         stack.callback(self.client.close)
-        self.worker = Worker(settings, lock, Journal(), 10.0)
+        self.worker = Worker(settings, lock, DaemonLog(), 10.0)
         stack.callback(self.worker.close)
         self.now = 1000.0
 

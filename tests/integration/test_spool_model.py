@@ -268,7 +268,7 @@ class Spool(RuleBasedStateMachine):
     @precondition(lambda self: not self.flight)
     @rule()
     def tidy(self):
-        self.consumer.keep_house(at_rest=True)
+        self.consumer.maintain(at_rest=True)
         if not self.rows:
             self.deleted += len(self.missing)
             seen["missing"] += len(self.missing)

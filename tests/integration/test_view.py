@@ -250,7 +250,7 @@ def test_queue_that_was_not_adopted_yet_is_said(queue_path):
 
     plain = persistqueue.SQLiteAckQueue(queue_path, serializer=persistqueue.serializers.json)
     plain.put(event(0))
-    with pytest.raises(NoQueueError, match="will adopt it"):
+    with pytest.raises(NoQueueError, match="adopts it"):
         View(queue_path)
     assert plain.qsize() == 1
     plain.close()
@@ -270,5 +270,5 @@ def test_database_of_something_else_is_a_setting(queue_path):
     connection = sqlite3.connect(f"{queue_path}/data.db")
     connection.execute("CREATE TABLE users (id)")
     connection.close()
-    with pytest.raises(ConfigError, match="made by something else"):
+    with pytest.raises(ConfigError, match="made by another program"):
         View(queue_path)

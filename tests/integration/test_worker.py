@@ -9,7 +9,7 @@ import pytest
 
 from forwarder import config, spool
 from forwarder.errors import ForwarderError
-from forwarder.service.journal import Journal
+from forwarder.service.daemon_log import DaemonLog
 from forwarder.service.state import DaemonState, Publisher
 from forwarder.service.worker import Worker
 from forwarder.spool import DamagedError, EventQueue
@@ -25,7 +25,7 @@ class Work:
         here = config.load(None, {"FORWARDER_QUEUE_PATH": path, "FORWARDER_DELIVERY_LINGER_S": "0"})
         presence = Presence(path)
         stack.callback(presence.release)
-        self.worker = Worker(here, presence, Journal(), 1.0)
+        self.worker = Worker(here, presence, DaemonLog(), 1.0)
         stack.callback(self.worker.close)
         self.now, self.sent = 0.0, []
 

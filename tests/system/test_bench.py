@@ -44,4 +44,4 @@ def test_no_room_is_told(forwarder, queue_path):
     forwarder.environ["FORWARDER_QUEUE_MIN_FREE_BYTES"] = "999TiB"
     done = forwarder("bench")
     assert done.returncode == 75
-    assert "are kept free for the queue" in done.stderr
+    assert "stay free for the queue" in done.stderr

@@ -120,7 +120,7 @@ def test_the_books_balance(played: Played) -> None:
 
 def test_what_it_tells_to_type_can_be_typed(played: Played) -> None:
     """The commands for afterwards name the program by the way it was started, where no PATH leads to it."""
-    _, _, what_next = played.output.partition("The same by hand.")
+    _, _, what_next = played.output.partition("To do the same by hand")
     calls = re.findall(r"^  (.*(?:sandbox|enqueue .*|drain|status|check --online))$", what_next, re.MULTILINE)
     assert len(calls) == 5
     for call in calls:
@@ -146,7 +146,7 @@ def test_in_a_pipe_it_is_plain_text(played: Played) -> None:
 @pytest.mark.parametrize(
     "shown",
     [
-        "goes down before it has answered",
+        "goes down before it answers",
         "refused the connection; nothing is lost, ",
         "answers 503 to ",
         "drops the copies",

@@ -161,15 +161,15 @@ def test_each_setting_and_variable_that_is_named_exists() -> None:
     assert keys
     assert keys - set(SETTINGS) == set()
     variables = set(re.findall(r"\bFORWARDER_[A-Z_]+[A-Z]\b", "\n".join(PAGES.values())))
-    known = {setting.variable for setting in SETTINGS.values()} | OTHER_VARIABLES | _journal_fields()
+    known = {setting.variable for setting in SETTINGS.values()} | OTHER_VARIABLES | _log_fields()
     assert variables - known == set()
     for key, default, _ in _table("Setting"):
         assert SETTINGS[key].kind.show(SETTINGS[key].default).strip('"') == default, key
 
 
-def _journal_fields() -> set[str]:
+def _log_fields() -> set[str]:
     """The fields of the journal's entries that are named in the source of what the daemon logs."""
-    source = (ROOT / "forwarder/service/journal.py").read_text()
+    source = (ROOT / "forwarder/service/daemon_log.py").read_text()
     names = {
         str(keyword.arg)
         for node in ast.walk(ast.parse(source))

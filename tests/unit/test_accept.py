@@ -405,7 +405,7 @@ def test_events_of_other_trackers_are_named_as_such(tracker, line, moves):
     [
         ('{"events":[{"event":"E","properties":{}}]}', "jq -c '.events[]'"),
         ('{"my events":[{"event":"E"}],"count":1}', "jq -c '.\"my events\"[]'"),
-        ('{"$token":"t","$distinct_id":"u","$set":{"a":1}}', "update of a profile"),
+        ('{"$token":"t","$distinct_id":"u","$set":{"a":1}}', "profile update"),
         ('{"event_name":"E","properties":{}}', "move 'event_name' to 'event'"),
         ('{"event":"E","props":{}}', "move 'props' to 'properties'"),
     ],
@@ -438,8 +438,8 @@ def test_a_refusal_names_the_path(properties, path):
     [
         (b"{'event': 'E', 'properties': {}}", "json.dumps"),
         (b'{"event": "E", "properties": {"a": None}}', "json.dumps"),
-        (b'{"event": "E", "properties": {"a": 1,}}', "take away the comma"),
-        (b'{"event": "E", "properties": {"a": [1, ]}}', "take away the comma"),
+        (b'{"event": "E", "properties": {"a": 1,}}', "remove the comma"),
+        (b'{"event": "E", "properties": {"a": [1, ]}}', "remove the comma"),
         (b'{"event": "E", "prop', "cut short"),
         (b'{"event": "E", "properties": {', "cut short"),
         (b"{", "jq -c ."),

@@ -329,10 +329,10 @@ def test_values_that_are_taken(toml, key, value, load_toml):
         ("[mixpanel]\nurl='https:///import'", "mixpanel.url", "is not an http or https URL"),
         ("[mixpanel]\nurl='https://x/?a=1'", "mixpanel.url", "query"),
         ("[mixpanel]\nurl='https://x/#a'", "mixpanel.url", "fragment"),
-        ("[mixpanel]\nurl='https://x/import/'", "mixpanel.url", "Leave /import out"),
-        ("[mixpanel]\nurl='http://api.mixpanel.com'", "mixpanel.url", "in the clear"),
-        ("[mixpanel]\nurl='http://127.0.0.1.example.com'", "mixpanel.url", "in the clear"),
-        ("[mixpanel]\nurl='http://0.0.0.0'", "mixpanel.url", "in the clear"),
+        ("[mixpanel]\nurl='https://x/import/'", "mixpanel.url", "Remove /import"),
+        ("[mixpanel]\nurl='http://api.mixpanel.com'", "mixpanel.url", "in clear text"),
+        ("[mixpanel]\nurl='http://127.0.0.1.example.com'", "mixpanel.url", "in clear text"),
+        ("[mixpanel]\nurl='http://0.0.0.0'", "mixpanel.url", "in clear text"),
         ("[mixpanel]\nurl='http://localhost\\.example.com'", "mixpanel.url", "is not an http or https URL"),
         ("[mixpanel]\nca_file='ca.pem'", "mixpanel.ca_file", "is not an absolute path"),
         ("[queue]\npath=''", "queue.path = ''", "is empty"),
@@ -373,7 +373,7 @@ def test_values_that_are_taken(toml, key, value, load_toml):
         ("[deadletters]\nx=1", "[deadletters]", "Did you mean [dead_letters]?"),
         ("[zzz]\nx=1", "[zzz]", "There are [mixpanel], [queue]"),
         ("connections=1", "connections", "Put it below [delivery]"),
-        ("log='debug'", "log", "Write [log] on a line of its own"),
+        ("log='debug'", "log", "Write [log] on its own line"),
         (
             "[mixpanel]\nservice_account='me'",
             "mixpanel.service_account",
@@ -411,7 +411,7 @@ def test_everything_wrong_is_told_at_once(write):
     message = refused(config.load, path, {"FORWARDER_LOG_LEVEL": "loud", "FORWARDER_LOG_COLOUR": "1"})
 
     lines = message.splitlines()
-    assert lines[0] == "7 things are wrong with the settings:"
+    assert lines[0] == "the settings have 7 mistakes:"
     for key in (
         "region",
         "project_id",
@@ -658,7 +658,9 @@ def test_a_keys_file_must_be_there(tmp_path):
     """A named file that is not there is an error even when another source would have a key."""
     settings = account(secret_file=str(tmp_path / "missing"))
 
-    assert "is not there" in refused(config.load_credentials, settings, {"FORWARDER_MIXPANEL_SECRET": SECRET})
+    assert "does not exist" in refused(
+        config.load_credentials, settings, {"FORWARDER_MIXPANEL_SECRET": SECRET}
+    )
 
 
 @pytest.mark.parametrize("kind", ["FIFO", "directory", "device", "link to a FIFO"])

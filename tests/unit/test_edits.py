@@ -144,9 +144,9 @@ def test_a_cut_off_event_is_refused(length):
         (["time:=1"], [], "Did you mean properties.time"),
         ([], ["properties.x=1"], "only a path is expected"),
         ([], ["x"], "Did you mean properties.x"),
-        (["properties.x=1"], ["properties.x"], "two edits are about properties.x"),
-        (["properties.x=1", "properties.x=1"], [], "two edits are about properties.x"),
-        (["properties.x.y=1"], ["properties.x"], "two edits are about properties.x"),
+        (["properties.x=1"], ["properties.x"], "two edits change properties.x"),
+        (["properties.x=1", "properties.x=1"], [], "two edits change properties.x"),
+        (["properties.x.y=1"], ["properties.x"], "two edits change properties.x"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(sets, unsets, told):
@@ -177,7 +177,7 @@ def test_data_beside_the_properties_is_moved():
 
 def test_what_can_not_be_edited_says_how_to_mend_it():
     """Where no edit helps, the way by hand is named."""
-    with pytest.raises(EventError, match="export it with --with-reason, mend the text and enqueue it"):
+    with pytest.raises(EventError, match="export it with --with-reason, fix the text and enqueue it"):
         edited(b"{'event': 'E'}", ["properties.x=y"])
 
 

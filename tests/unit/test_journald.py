@@ -80,7 +80,7 @@ def test_an_entry_has_a_sentence_a_priority_and_every_field(journal, stderr):
     assert journal() == {
         "PRIORITY": "4",
         "SYSLOG_IDENTIFIER": "forwarder",
-        "MESSAGE": "Mixpanel counted 3 events fewer than it took, twice, as with a drop filter [batch.short]",
+        "MESSAGE": "Mixpanel counted 3 events fewer than it took, twice; drop filters do this [batch.short]",
         "FORWARDER_EVENT": "batch.short",
         "FORWARDER_PART": "daemon",
         "FORWARDER_SHORT": "3",
@@ -190,9 +190,9 @@ def test_every_message_of_the_daemon_has_its_sentence():
     told = set()
     for path in Path(forwarder.__file__).parent.joinpath("service").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and re.search(r"_log\.(?!debug)", ast.unparse(node.func)):
+            if isinstance(node, ast.Call) and re.search(r"\b_log\.(?!debug)", ast.unparse(node.func)):
                 words = (leaf for arg in node.args for leaf in ast.walk(arg))
                 told |= {leaf.value for leaf in words if isinstance(leaf, ast.Constant)}
-    # Written elsewhere, or with the gate's state in their name.
+    # Written elsewhere, or with the breaker's state in their name.
     others = {"library.logged", "log.dropped", "delivery.backing_off", "delivery.blocked"}
     assert told | others == SENTENCES.keys()

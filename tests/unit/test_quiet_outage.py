@@ -12,7 +12,7 @@ from forwarder.config.settings import Delivery
 from forwarder.delivery.flow import Flow
 from forwarder.delivery.report import Report
 from forwarder.records.verdict import Outcome, Verdict
-from forwarder.service.journal import Journal
+from forwarder.service.daemon_log import DaemonLog
 
 HOUR_S = 3600.0
 WAYS = ["connection refused", "timed out after 5 s", "no such host", "HTTP 503: Service Unavailable"]
@@ -32,7 +32,7 @@ def told():
 @pytest.mark.parametrize("ways", [WAYS[:1], WAYS], ids=["one way", "four ways"])
 def test_an_hour_of_outage_is_a_handful_of_lines(ways, told):
     """Ten connections that fail again and again for an hour, in one way or in four, are a dozen lines."""
-    journal, flow = Journal(), Flow(Delivery(), random=lambda: 0.5)
+    log, flow = DaemonLog(), Flow(Delivery(), random=lambda: 0.5)
     now, tries = 0.0, 0
     while now < HOUR_S:
         for connection in range(10):
@@ -41,9 +41,9 @@ def test_an_hour_of_outage_is_a_handful_of_lines(ways, told):
             failed = Report(
                 Outcome(Verdict.UNREACHABLE, detail), 2000, True, state="backing_off", reason=detail
             )
-            journal.settled(failed, now)
+            log.settled(failed, now)
         now, tries = max(flow.retry_at, now + 1), tries + 1
-    journal.settled(Report(Outcome(Verdict.DELIVERED, "", status=200), 2000, True, delivered=2000), now)
+    log.settled(Report(Outcome(Verdict.DELIVERED, "", status=200), 2000, True, delivered=2000), now)
 
     lines = told()
     assert tries > 50
@@ -55,18 +55,16 @@ def test_an_hour_of_outage_is_a_handful_of_lines(ways, told):
 
 def test_an_hour_in_which_each_third_request_fails_is_few_lines(told):
     """Where others succeed, and now and then nothing does for seconds, it is told rarely, with counts."""
-    journal = Journal()
+    log = DaemonLog()
     for number in range(4 * 3600):
         now = number / 4
         failed = Outcome(Verdict.UNREACHABLE, WAYS[number % len(WAYS)])
         if number % 3 == 0:
-            journal.settled(Report(failed, 2000, False), now)
+            log.settled(Report(failed, 2000, False), now)
         elif number % 100 == 1:
-            journal.settled(Report(failed, 2000, False, state="backing_off", reason=failed.detail), now)
+            log.settled(Report(failed, 2000, False, state="backing_off", reason=failed.detail), now)
         else:
-            journal.settled(
-                Report(Outcome(Verdict.DELIVERED, "", status=200), 2000, False, delivered=2000), now
-            )
+            log.settled(Report(Outcome(Verdict.DELIVERED, "", status=200), 2000, False, delivered=2000), now)
 
     lines = told()
     assert {"batch.failed", "delivery.backing_off", "delivery.recovered"} <= {line["event"] for line in lines}

@@ -208,8 +208,8 @@ def test_empty_array_has_no_events(read):
     [
         (b' {"b": 2}]', "a comma or ] is missing", 10),
         (b", , 3]", "an element is missing", 11),
-        (b',{"b": ]', "closes what it did not open", 16),
-        (b',{"b": [}', "closes what it did not open", 17),
+        (b',{"b": ]', "closes what was not opened", 16),
+        (b',{"b": [}', "closes what was not opened", 17),
         (b"", "ends without a ]", 9),
         (b",", "ends without a ]", 10),
         (b', {"b": 2', "begins at byte", 11),

@@ -1,4 +1,4 @@
-"""``forwarder bench``: what this disk and this machine give."""
+"""``forwarder bench``: how fast this disk and this machine are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from forwarder.cli.bench.measures import Delivery, Intake, Spread
 
 
-@command("bench", short_help="Measure what this disk and machine give.")
+@command("bench", short_help="Measure how fast this disk and machine are.")
 @click.option(
     "--dir",
     "directory",
@@ -28,38 +28,39 @@ if TYPE_CHECKING:
     default=3.0,
     show_default=True,
     metavar="S",
-    help="How long each of five measurements takes; delivery takes as long as it takes.",
+    help="The duration of each of five measurements; that of delivery varies.",
 )
 @json_option
 def bench(context: Context, directory: str | None, each_s: float, as_json: bool) -> None:
-    """Measure what this disk and this machine give, in half a minute: how long a sync takes, how many events
-    can be taken in durably, one at a time and in batches, and how fast the daemon delivers them to a stand-in
-    for Mixpanel.
+    """Measure how fast this disk and machine are, in half a minute.
 
-    It works in a directory of its own, which is removed in the end, and needs no account; the queue and its
-    daemon are left alone, but share the disk and the machine meanwhile.
+    That is: how long a sync takes, how many events can be stored durably, one at a time and in batches, and
+    how fast the daemon delivers them to a stand-in for Mixpanel.
+
+    It needs no account. It works in its own directory, which is removed at the end. The queue and its daemon
+    are not touched, but share the disk and the machine meanwhile.
 
     With --json: sync, intake and delivery, times in seconds, and meaning, the sentences.
     """
     # Here, not above: `forwarder --help` imports every command.
     from forwarder.cli.bench import meaning, measures
-    from forwarder.cli.stage import opened
+    from forwarder.cli.scratch import opened
 
     place = os.path.abspath(directory or context.queue_path)
     _check_room(place, measures.NEEDED_BYTES, 0 if directory else context.settings.queue.min_free_bytes)
-    with opened("bench", place) as stage:
+    with opened("bench", place) as scratch:
         if not as_json:
             click.echo(
                 f"Measuring the disk under {place}, and this machine, for about {5 * each_s + 5:.0f} s.\n",
                 err=True,
             )
-        sync = measures.sync(stage.directory, each_s)
+        sync = measures.sync(scratch.directory, each_s)
         _show_disk(sync, as_json)
         intakes = []
-        for intake in measures.intake(stage.path("intake"), each_s):
+        for intake in measures.intake(scratch.path("intake"), each_s):
             intakes.append(intake)
             _show_intake(intake, as_json)
-        delivery = measures.delivery(stage)
+        delivery = measures.delivery(scratch)
         _show_delivery(delivery, as_json)
     sentences = meaning.of_disk(sync) + meaning.of_intake(intakes) + meaning.of_delivery(delivery)
     if as_json:
@@ -75,13 +76,13 @@ def _check_room(place: str, needed: int, kept: int) -> None:
         disk = os.statvfs(place)
     except OSError as error:
         raise CannotCreateError(
-            f"{place} can't be measured: {error.strerror}", "Name another directory with --dir"
+            f"can't measure {place}: {error.strerror}", "Name another directory with --dir"
         ) from None
     free = disk.f_bavail * disk.f_frsize
     if free < needed + kept:
         raise TryAgainError(
-            f"the disk under {place} has {size(free)} free; measuring takes up to {size(needed)} for a while,"
-            f" and {size(kept)} are kept free for the queue",
+            f"the disk under {place} has {size(free)} free; measuring needs up to {size(needed)} for a while,"
+            f" and {size(kept)} stay free for the queue",
             "Make room, or name another directory with --dir",
         )
 
@@ -98,7 +99,7 @@ def _show_intake(intake: Intake, as_json: bool) -> None:
     from forwarder.cli.bench.meaning import ms
 
     if not as_json:
-        times = f"a yes takes {ms(intake.spread.median_s)}, 99 of 100 within {ms(intake.spread.p99_s)}"
+        times = f"a call takes {ms(intake.spread.median_s)}, 99 of 100 within {ms(intake.spread.p99_s)}"
         click.echo(f"Intake    {intake.events_per_s:>9,.0f} events/s, {intake.batch:>5,} at a time: {times}")
 
 

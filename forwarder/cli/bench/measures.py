@@ -1,4 +1,4 @@
-"""What is measured: the disk's sync, taking events in, delivering them to a stand-in for Mixpanel."""
+"""The measurements: the disk's sync, storing events, and delivering them to the sandbox."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from forwarder import spool
-from forwarder.cli.stage import Stage
+from forwarder.cli.scratch import Scratch
 from forwarder.records.event import encode
 from forwarder.service import state as daemon_state
 from forwarder.spool import EventQueue
@@ -20,7 +20,7 @@ BATCHES = (1, 10, 100, 1000)
 BLOCK_BYTES = 4096
 DELIVERED_EVENTS = 100_000
 DELIVERY_S = 15.0
-# What all of it takes on the disk, for a while.
+# How much disk space they need for a while.
 NEEDED_BYTES = 512 * 1024 * 1024
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -35,14 +35,14 @@ class Spread:
 
     @classmethod
     def of(cls, times: list[float]) -> Spread:
-        """Of *times*, one at least."""
+        """From at least one of *times*."""
         ordered = sorted(times)
         return cls(statistics.median(ordered), ordered[len(ordered) * 99 // 100], ordered[-1])
 
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """Events taken in *batch* at once, each time durably: how many in a second, and what one time takes."""
+    """Events stored durably, *batch* at once: how many per second, and how long one call takes."""
 
     batch: int
     events_per_s: float
@@ -51,7 +51,7 @@ class Intake:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """The daemon against a stand-in: events in a second, and CPU seconds for a million of them."""
+    """The daemon with the sandbox: events per second, and CPU seconds per million."""
 
     events_per_s: float
     cpu_s_per_million: float
@@ -62,7 +62,7 @@ def sync(directory: str, seconds: float) -> Spread:
     """Append a block to a file in *directory* and sync it, again and again, as a commit does.
 
     Raises:
-        OSError: the disk says no.
+        OSError: the disk reports an error.
     """
     fd = os.open(os.path.join(directory, "sync"), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -78,10 +78,10 @@ def sync(directory: str, seconds: float) -> Spread:
 
 
 def intake(path: str, seconds: float) -> Iterator[Intake]:
-    """Put events into a queue made in *path*, in batches of each of `BATCHES`.
+    """Put events into a new queue in *path*, in batches of each size of `BATCHES`.
 
     Raises:
-        ForwarderError: they can't be put.
+        ForwarderError: they can't be stored.
     """
     with EventQueue(path, min_free_bytes=0) as queue:
         for batch in BATCHES:
@@ -92,36 +92,36 @@ def intake(path: str, seconds: float) -> Iterator[Intake]:
             yield Intake(batch, events_per_s, Spread.of(times))
 
 
-def delivery(stage: Stage) -> Delivery:
-    """Have the daemon deliver a queue of its own to ``forwarder sandbox``, for `DELIVERY_S` at most.
+def delivery(scratch: Scratch) -> Delivery:
+    """Let a daemon deliver its own queue to ``forwarder sandbox``, for `DELIVERY_S` at most.
 
     Raises:
-        ForwarderError: that did not work.
+        ForwarderError: it failed.
     """
-    with EventQueue(stage.queue_path, min_free_bytes=0) as queue:
+    with EventQueue(scratch.queue_path, min_free_bytes=0) as queue:
         for first in range(0, DELIVERED_EVENTS, 10_000):
             queue.append([encode(_event(number)) for number in range(first, first + 10_000)])
-    place = spool.at(stage.queue_path)
+    place = spool.at(scratch.queue_path)
     place.pause()
-    stage.start("far-end", ["-m", "forwarder", "sandbox", "--port", "0", "--json"])
-    ready = stage.until(lambda: stage.read("far-end.out").partition("\n")[0], "the stand-in is ready")
-    far_end = json.loads(ready)
-    stage.environment |= {"FORWARDER_MIXPANEL_URL": far_end["url"]}
-    stage.environment |= {"FORWARDER_MIXPANEL_TOKEN": far_end["token"]}
-    daemon = stage.start("daemon", ["-m", "forwarder", "run"])
-    stage.until(lambda: daemon_state.read(place), "the daemon is ready")
+    scratch.start("sandbox", ["-m", "forwarder", "sandbox", "--port", "0", "--json"])
+    ready = scratch.until(lambda: scratch.read("sandbox.out").partition("\n")[0], "the sandbox is ready")
+    sandbox = json.loads(ready)
+    scratch.environment |= {"FORWARDER_MIXPANEL_URL": sandbox["url"]}
+    scratch.environment |= {"FORWARDER_MIXPANEL_TOKEN": sandbox["token"]}
+    daemon = scratch.start("daemon", ["-m", "forwarder", "run"])
+    scratch.until(lambda: daemon_state.read(place), "the daemon is ready")
     with place.view() as view:
         cpu_before, began_at = _cpu_s(daemon.pid), time.perf_counter()
         place.resume()
         ends_at = began_at + DELIVERY_S
-        stage.until(lambda: not view.figures().waiting or time.perf_counter() > ends_at, "all is delivered")
+        scratch.until(lambda: not view.figures().waiting or time.perf_counter() > ends_at, "all is delivered")
         took_s, cpu_s = time.perf_counter() - began_at, _cpu_s(daemon.pid) - cpu_before
         delivered = view.figures().delivered
     return Delivery(delivered / took_s, cpu_s / max(delivered, 1) * 1e6, cpu_s / took_s)
 
 
 def _timed(step: Callable[[], object], seconds: float) -> list[float]:
-    """How long each step took, of those that were begun within *seconds*."""
+    """The duration of each step that began within *seconds*."""
     times = []
     ends_at = time.perf_counter() + seconds
     while (now := time.perf_counter()) < ends_at:

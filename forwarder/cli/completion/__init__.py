@@ -1,4 +1,4 @@
-"""``forwarder completion``: what a shell is to load so that Tab completes the forwarder's command lines."""
+"""``forwarder completion``: a script for the shell, so that Tab completes the forwarder's command lines."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from forwarder.cli.command import Context, command
 SHELLS = ("bash", "zsh", "fish")
 
 
-@command("completion", short_help="Print what makes a shell complete command lines.")
+@command("completion", short_help="Print a shell completion script.")
 @click.argument("shell", type=click.Choice(SHELLS))
 def completion(_context: Context, shell: str) -> None:
-    """Print the script that makes a shell complete the forwarder's commands, options and values.
+    """Print a shell completion script for the forwarder's commands, options and values.
 
-    Values are those there are: ids, names and reasons of the latest dead letters, settings, faults. What is
-    put in is quoted where a shell would take it for something else.
+    It also completes ids, event names and reasons of the latest dead letters, settings and faults, quoted for
+    the shell.
 
     \b
       source <(forwarder completion bash)          in ~/.bashrc

@@ -1,8 +1,8 @@
-"""The scripts for the shells, and what they ask of the command behind Tab.
+"""The scripts for the shells, and what they request from the command.
 
 A script runs the command with ``_FORWARDER_COMPLETE=SHELL_complete``, as click has it, and the line up to
-the cursor in ``$COMP_LINE``. It is given a line for each completion: type, value and help, with tabs between.
-Event names and reasons come from other programs: the shells are made to quote them in a command line.
+the cursor in ``$COMP_LINE``. It gets a line for each completion: type, value and help, with tabs between.
+Event names and reasons come from other programs: the scripts quote them in a command line.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from click.shell_completion import ShellComplete, add_completion_class
 from forwarder.cli import COMPLETE, cli
 from forwarder.errors import printable
 
-# It is no character of a command line: marks where the line ends, be it within quotes.
+# Not a character of a command line: marks where the line ends, also within quotes.
 _END = "\0"
 
-# Not with bash's own quoting, `compopt -o filenames`: it leaves a $ as it is behind one that was typed.
+# Not with bash's own quoting, `compopt -o filenames`: it does not quote a $ after a typed one.
 # compopt fails where no completion is under way, as in a test.
 _BASH = """\
 %(complete_func)s() {
@@ -98,12 +98,12 @@ class _Shell(ShellComplete):
         return "\n".join(
             f"{item.type}\t{value}\t{printable(item.help or '')}"
             for item in found
-            # What holds a line break or a command to the terminal can't be shown, and is not offered.
+            # Values with a line break or a terminal command can't be shown, so they are not offered.
             if item.value.isprintable() and (value := self.fitted(item.value, incomplete)) is not None
         )
 
     def fitted(self, value: str, _incomplete: str) -> str | None:
-        """What the shell is to put in place of what it takes for the incomplete word; None: it can't."""
+        """The text with which the shell replaces what it considers the incomplete word; None: it can't."""
         return value
 
 
@@ -113,7 +113,7 @@ class _Bash(_Shell):
     source_template = _BASH
 
     def fitted(self, value: str, incomplete: str) -> str | None:
-        # bash takes = and : for ends of words: of `--event=a:b` it replaces `b`; and what is behind a quote.
+        # For bash, = and : end a word: of `--event=a:b` it replaces only `b`, or what follows a quote.
         quote = split(os.environ.get("COMP_LINE", ""))[1]
         word = os.environ.get("COMP_WORD", incomplete).removeprefix(quote)
         if _is_assigned(incomplete):
@@ -145,7 +145,7 @@ def script(shell: str) -> str:
 
 
 def split(line: str) -> tuple[list[str], str]:
-    """The words of a line that is not complete, of which the last may be empty, and the open quote."""
+    """The words of an incomplete line, of which the last may be empty, and the open quote."""
     lexer = shlex.shlex(f"{line}{_END}", posix=True)
     lexer.whitespace_split = True
     lexer.commenters = ""
@@ -154,7 +154,7 @@ def split(line: str) -> tuple[list[str], str]:
     try:
         words.extend(lexer)
     except ValueError:
-        # What stands in an open quote is a word, too.
+        # The text in an open quote is a word, too.
         words.append(lexer.token or "")
         quote = lexer.state or ""  # type: ignore[attr-defined]
     words[-1] = words[-1].removesuffix(_END)
@@ -162,11 +162,11 @@ def split(line: str) -> tuple[list[str], str]:
 
 
 def _quoted(value: str, quote: str) -> str | None:
-    """*value* as bash reads it behind an open *quote*, or none; None where it can't stand there."""
+    """*value* as bash reads it after an open *quote* or none; None: it can't be written there."""
     if quote == "'":
         return value.replace("'", "'\\''")
     if quote == '"':
-        # Within these, no backslash keeps a ! from the history.
+        # Inside them a backslash does not protect a ! from history expansion.
         return None if "!" in value else re.sub(r'([\\"$`])', r"\\\1", value)
     return re.sub(r"([^\w@%+=:,./-])", r"\\\1", value)
 

@@ -1,7 +1,7 @@
-"""What can stand in a place of a command line, looked up quickly and without a word if it can't be.
+"""Values that fit a place in a command line: looked up quickly, and silently empty on failure.
 
 Each function here is a parameter's ``shell_complete``. A `CompletionItem`'s type is ``plain``; ``text``,
-which has to be quoted for a shell; ``open``, a text that goes on; ``file`` or ``dir``, which the shell
+which must be quoted for a shell; ``open``, a text that continues; ``file`` or ``dir``, which the shell
 completes.
 """
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# More, nobody reads in a terminal.
+# No one reads more in a terminal.
 MOST = 200
-# A person waits with a finger on Tab.
+# A person is waiting after Tab.
 LOCKED_S = 0.2
 
 
 def dead_letter_ids(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Ids of the latest dead letters that begin so, but those that are on the line already."""
+    """Ids of the latest dead letters with that beginning, except those already on the line."""
     from click.shell_completion import CompletionItem
 
     given = ctx.params.get(param.name or "") or ()
@@ -72,7 +72,7 @@ def reasons(ctx: click.Context, _param: click.Parameter, incomplete: str) -> lis
 
 
 def settings(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Keys of settings, with what they mean, and sections."""
+    """Keys of settings, with their meaning, and sections."""
     from click.shell_completion import CompletionItem
 
     from forwarder.config.settings import SECTIONS, SETTINGS
@@ -86,7 +86,7 @@ def settings(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> l
 def one_of(
     words: Iterable[str],
 ) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
-    """Some fixed words, for what is no `click.Choice` because more may follow."""
+    """Some fixed words, where `click.Choice` does not fit because more may follow."""
 
     def found(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         return _beginning_so(incomplete, words)

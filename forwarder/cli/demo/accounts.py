@@ -1,4 +1,4 @@
-"""The demo's last act: the books of the programs, the queue and the far end, held against each other."""
+"""The demo's last act: the books of the programs, the queue and the server are compared."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def present(narrator: Narrator, runs: Sequence[Run], ledger: Ledger, view: View)
     """Compare everything with everything, and show it.
 
     Raises:
-        ForwarderError: the books do not balance; names all that is wrong.
+        ForwarderError: the books do not balance; the message has all differences.
     """
     accepted = {key: event for run in runs for key, event in run.program.accepted.items()}
     found = {
@@ -37,10 +37,10 @@ def present(narrator: Narrator, runs: Sequence[Run], ledger: Ledger, view: View)
     narrator.says(
         f"The queue's books: accepted {figures.accepted:,} = delivered {figures.delivered:,} + dead-lettered "
         f"{figures.dead_lettered:,} + deleted {figures.deleted:,} + waiting {figures.waiting:,}, where "
-        f"{counted(figures.retried, 'event')} that was put back counts anew."
+        f"{counted(figures.retried, 'event')} that was put back counts again."
     )
     narrator.says(
-        f"The far end's ledger: {ledger.accepted:,} different events; {ledger.repeats:,} copies, which were "
+        f"The server's ledger: {ledger.accepted:,} different events; {ledger.repeats:,} copies, which were "
         "sent again because an answer got lost, are dropped."
     )
     faults = [*balance.faults, *_disagreements(runs, balance, figures, ledger), *_unsound(view)]
@@ -48,7 +48,7 @@ def present(narrator: Narrator, runs: Sequence[Run], ledger: Ledger, view: View)
         raise ForwarderError("the books do not balance: " + "; ".join(faults))
     narrator.says(
         "The books balance: compared one by one, each accepted event is in one place, once, and as it was "
-        "offered, but for the one that was repaired.",
+        "offered, except for the one that was fixed.",
         "bold green",
     )
 
@@ -75,21 +75,21 @@ def _row(name: str, counts: Counter[str]) -> list[str]:
 
 
 def _disagreements(runs: Sequence[Run], balance: Balance, figures: Figures, ledger: Ledger) -> Iterator[str]:
-    """Where two that counted the same thing have come to different figures."""
+    """Where two counts of the same thing differ."""
     for run in runs:
         program = run.program
         told = run.accepted, run.refused
         expected = len(program.accepted), len(program.refused)
         if told != expected:
-            yield f"{program.name} was told accepted/refused {told}, but {expected} was expected"
+            yield f"{program.name} got accepted/refused {told}, but {expected} was expected"
     places = {place: len(keys) for place, keys in balance.places.items()}
     accepted = sum(run.accepted for run in runs)
     pairs = {
-        "accepted, as the programs were told, and in the queue's books": (
+        "accepted, as reported to the programs, and in the queue's books": (
             accepted + figures.retried,
             figures.accepted,
         ),
-        "delivered, at the far end and in the queue's books": (places["delivered"], figures.delivered),
+        "delivered, at the server and in the queue's books": (places["delivered"], figures.delivered),
         "dead letters, by content and in the queue's books": (places["dead"], figures.dead_letters),
         "waiting, by content and in the queue's books": (places["waiting"], figures.waiting),
         "waiting, and what should still wait": (figures.waiting, 0),

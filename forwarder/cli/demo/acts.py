@@ -16,7 +16,7 @@ from forwarder.cli.demo import programs
 from forwarder.cli.demo.accounts import present
 from forwarder.cli.demo.narrator import Narrator
 from forwarder.cli.demo.programs import Program, Run
-from forwarder.cli.stage import Stage
+from forwarder.cli.scratch import Scratch
 from forwarder.cli.table import counted
 from forwarder.errors import ForwarderError
 from forwarder.sandbox import Exchange, Fault, Sandbox
@@ -32,8 +32,8 @@ SHORT_WAITS = {
 }
 
 
-def play(stage: Stage) -> None:
-    """Play all acts.
+def play(scratch: Scratch) -> None:
+    """Run all acts.
 
     Raises:
         ForwarderError: something did not happen, or the books do not balance.
@@ -42,57 +42,57 @@ def play(stage: Stage) -> None:
 
     def served(exchange: Exchange) -> None:
         if not exchange.status:
-            # In the thread that serves it, so that no other request gets in between.
-            far_end.stop_listening()
+            # In the thread that serves the request, so that no other one comes in between.
+            server.stop_listening()
         requests.put(exchange)
 
     narrator = Narrator()
-    with Sandbox(token=TOKEN, on_request=served) as far_end:
-        demo = Demo(stage, narrator, far_end, requests)
+    with Sandbox(token=TOKEN, on_request=served) as server:
+        demo = Demo(scratch, narrator, server, requests)
         demo.begin()
-        with spool.at(stage.queue_path).view() as view:
+        with spool.at(scratch.queue_path).view() as view:
             demo.hand_over(view)
             demo.go_down(view)
             demo.repair(view)
             demo.end()
-            present(narrator, demo.runs, far_end.ledger, view)
+            present(narrator, demo.runs, server.ledger, view)
     narrator.shows(WHAT_NEXT.format(forwarder=_program()))
 
 
 class Demo:
-    """The acts, and what is seen meanwhile.
+    """The acts, and what happens meanwhile.
 
     Attributes:
         runs: The programs that were started.
     """
 
     def __init__(
-        self, stage: Stage, narrator: Narrator, far_end: Sandbox, requests: queue.SimpleQueue[Exchange]
+        self, scratch: Scratch, narrator: Narrator, server: Sandbox, requests: queue.SimpleQueue[Exchange]
     ) -> None:
         self.runs: list[Run] = []
-        self._stage = stage
+        self._scratch = scratch
         self._narrator = narrator
-        self._far_end = far_end
+        self._server = server
         self._requests = requests
         self._running: list[Run] = []
         self._daemon: subprocess.Popen[bytes] | None = None
         self._reasons: list[str] = []
-        stage.environment |= SHORT_WAITS
-        stage.environment |= {"FORWARDER_MIXPANEL_URL": far_end.url, "FORWARDER_MIXPANEL_TOKEN": TOKEN}
-        stage.watch = self._watch
+        scratch.environment |= SHORT_WAITS
+        scratch.environment |= {"FORWARDER_MIXPANEL_URL": server.url, "FORWARDER_MIXPANEL_TOKEN": TOKEN}
+        scratch.watch = self._watch
 
     def begin(self) -> None:
         """Start the daemon."""
-        narrator, stage = self._narrator, self._stage
+        narrator, scratch = self._narrator, self._scratch
         narrator.says(
             "From programs to Mixpanel through a durable queue: all of it on this machine, with a stand-in "
-            "for Mixpanel. It takes about ten seconds and leaves nothing behind."
+            "for Mixpanel. It takes about ten seconds and leaves nothing on disk."
         )
-        narrator.heading("A far end, a queue and a daemon")
-        narrator.happens("far end", f"{self._far_end.url} checks and answers as Mixpanel's /import does")
-        narrator.happens("queue", f"{stage.queue_path}, a directory of its own")
-        daemon = self._daemon = stage.start("daemon", ["-m", "forwarder", "run"])
-        stage.until(lambda: self._state().updated_at > 0, "the daemon is ready")
+        narrator.heading("A server, a queue and a daemon")
+        narrator.happens("server", f"{self._server.url} checks and answers as Mixpanel's /import does")
+        narrator.happens("queue", f"{scratch.queue_path}, a directory of its own")
+        daemon = self._daemon = scratch.start("daemon", ["-m", "forwarder", "run"])
+        scratch.until(lambda: self._state().updated_at > 0, "the daemon is ready")
         narrator.happens("daemon", f"`forwarder run` is ready as process {daemon.pid}")
         linger_s, initial_s, longest_s = SHORT_WAITS.values()
         narrator.adds(
@@ -102,50 +102,50 @@ class Demo:
 
     def hand_over(self, view: View) -> None:
         """Five programs at once, while all is well."""
-        self._narrator.heading("Five programs put events into the queue, all at once")
+        self._narrator.heading("Five programs put events into the queue at once")
         self._narrator.says(
-            "Each is told yes once its events are on disk. Bad ones are refused at once, each by itself. "
-            "Only legacy and worker are not checked: there the far end finds the bad ones."
+            "Each gets an acknowledgement once its events are on disk. Bad events are refused at once, one "
+            "by one. Only those of legacy and worker are not checked: there the server finds the bad ones."
         )
         self._start(
-            programs.shop(self._stage, 1, 4003, spoilt=True),
-            programs.app(self._stage, 1, 3001, spoilt=True),
-            programs.worker(self._stage, 1000),
-            programs.legacy(self._stage, 2000),
+            programs.shop(self._scratch, 1, 4003, spoilt=True),
+            programs.app(self._scratch, 1, 3001, spoilt=True),
+            programs.worker(self._scratch, 1000),
+            programs.legacy(self._scratch, 2000),
             programs.cron(1, 3),
         )
-        self._stage.until(lambda: not self._running, "the programs have ended")
+        self._scratch.until(lambda: not self._running, "the programs have ended")
         self._wait_until_empty(view)
-        self._narrator.happens("queue", "is empty: what was accepted is delivered, or a dead letter")
+        self._narrator.happens("queue", "is empty: every accepted event is delivered, or a dead letter")
 
     def go_down(self, view: View) -> None:
-        """An outage in the middle of a batch, and the way out of it."""
-        narrator, stage = self._narrator, self._stage
-        narrator.heading("The far end goes down in the middle of a batch, and more events come")
-        narrator.says("The programs notice nothing of it. The daemon tries again, for as long as it takes.")
-        self._far_end.inject(Fault.reset_after(), times=1)
-        self._start(programs.shop(stage, 4004, 8003, spoilt=False))
-        stage.until(lambda: not self._far_end.listening, "the far end has gone down")
-        self._start(programs.app(stage, 3002, 6001, spoilt=False), programs.cron(4, 6))
-        stage.until(lambda: not self._running, "the programs have ended")
-        stage.until(lambda: self._reasons, "the daemon backs off")
+        """An outage in the middle of a batch, and the recovery."""
+        narrator, scratch = self._narrator, self._scratch
+        narrator.heading("The server goes down in the middle of a batch, and more events come")
+        narrator.says("The programs do not notice. The daemon keeps trying, however long it takes.")
+        self._server.inject(Fault.reset_after(), times=1)
+        self._start(programs.shop(scratch, 4004, 8003, spoilt=False))
+        scratch.until(lambda: not self._server.listening, "the server has gone down")
+        self._start(programs.app(scratch, 3002, 6001, spoilt=False), programs.cron(4, 6))
+        scratch.until(lambda: not self._running, "the programs have ended")
+        scratch.until(lambda: self._reasons, "the daemon backs off")
         narrator.happens("you", "forwarder status")
-        narrator.adds(stage.forwarder("status", "status").splitlines()[0])
-        overload = self._far_end.inject(Fault.server_error(503), times=2)
-        self._far_end.listen_again()
-        narrator.happens("far end", "is reachable again, but not well yet")
-        stage.until(lambda: overload.over, "the daemon tries again")
+        narrator.adds(scratch.forwarder("status", "status").splitlines()[0])
+        overload = self._server.inject(Fault.server_error(503), times=2)
+        self._server.listen_again()
+        narrator.happens("server", "is reachable again, but still fails")
+        scratch.until(lambda: overload.over, "the daemon tries again")
         began_at = time.monotonic()
         self._wait_until_empty(view)
-        stage.until(lambda: self._state().state == "running", "the daemon is running again")
+        scratch.until(lambda: self._state().state == "running", "the daemon is running again")
         narrator.happens(
-            "daemon", f"has delivered all that waited, {time.monotonic() - began_at:.1f} s later"
+            "daemon", f"has delivered all waiting events, {time.monotonic() - began_at:.1f} s later"
         )
 
     def repair(self, view: View) -> None:
-        """What was refused, and one of it made good."""
-        narrator, stage = self._narrator, self._stage
-        narrator.heading("What the far end refused is kept, with the reason, and can be repaired")
+        """Refused events, and how to fix one."""
+        narrator, scratch = self._narrator, self._scratch
+        narrator.heading("Refused events are kept, with the reason, and can be fixed")
         groups = view.summary(Selection())
         dead = counted(sum(group.count for group in groups), "dead letter")
         narrator.happens("queue", f"keeps {dead} (`forwarder dead-letters summary`):")
@@ -156,7 +156,7 @@ class Demo:
         now_s = int(time.time())
         repair = ["dead-letters", "retry", str(letter.id), "--set", f"properties.time:={now_s}"]
         narrator.happens("you", f"forwarder {' '.join(repair)}")
-        narrator.adds(stage.forwarder("retry", *repair).strip())
+        narrator.adds(scratch.forwarder("retry", *repair).strip())
         for run in self.runs:
             if event := run.program.accepted.get(("worker", 250)):
                 event["properties"]["time"] = now_s
@@ -167,26 +167,26 @@ class Demo:
         daemon, self._daemon = self._daemon, None
         assert daemon is not None
         daemon.send_signal(signal.SIGTERM)
-        self._stage.until(lambda: daemon.poll() is not None, "the daemon has ended")
+        self._scratch.until(lambda: daemon.poll() is not None, "the daemon has ended")
         if daemon.returncode:
             raise ForwarderError(f"the daemon has ended with {daemon.returncode}")
-        self._narrator.happens("daemon", "stops when it is asked to")
+        self._narrator.happens("daemon", "stops when asked to")
 
     def _start(self, *wanted: Program) -> None:
         for program in wanted:
             self._narrator.happens(program.name, program.shown)
-            run = Run.start(self._stage, program)
+            run = Run.start(self._scratch, program)
             self.runs.append(run)
             self._running.append(run)
 
     def _wait_until_empty(self, view: View) -> None:
-        self._stage.until(lambda: view.figures().waiting == 0, "the queue is empty")
+        self._scratch.until(lambda: view.figures().waiting == 0, "the queue is empty")
 
     def _state(self) -> daemon_state.DaemonState:
-        return daemon_state.read(spool.at(self._stage.queue_path)) or daemon_state.DaemonState(0)
+        return daemon_state.read(spool.at(self._scratch.queue_path)) or daemon_state.DaemonState(0)
 
     def _watch(self) -> None:
-        """Tell what has happened since."""
+        """Report what has happened since."""
         while not self._requests.empty():
             self._tell_request(self._requests.get())
         for run in [run for run in self._running if run.is_over]:
@@ -198,19 +198,19 @@ class Demo:
             self._tell_state()
 
     def _tell_request(self, exchange: Exchange) -> None:
-        taken = f"takes {counted(exchange.new + exchange.repeats, 'event')}"
+        taken = f"accepts {counted(exchange.new + exchange.repeats, 'event')}"
         if exchange.status >= 500:
-            taken = f"answers {exchange.status} to {counted(exchange.events, 'event')}, takes none"
+            taken = f"answers {exchange.status} to {counted(exchange.events, 'event')}, accepts none"
         if exchange.failed:
             taken += f", refuses {exchange.failed}: dead letters"
         if exchange.repeats:
-            taken += f": it has had {exchange.repeats:,} of them before, and drops the copies"
+            taken += f": it had {exchange.repeats:,} of them before, and drops the copies"
         if not exchange.status:
-            taken += ", and goes down before it has answered"
-        self._narrator.happens("far end", taken, "yellow" if exchange.fault else "")
+            taken += ", and goes down before it answers"
+        self._narrator.happens("server", taken, "yellow" if exchange.fault else "")
 
     def _tell_end(self, run: Run) -> None:
-        run.read(self._stage)
+        run.read(self._scratch)
         name, refused = run.program.name, f", refused {run.refused}" if run.refused else ""
         self._narrator.happens(name, f"accepted {counted(run.accepted, 'event')}{refused}")
         for reason in run.reasons:
@@ -224,9 +224,9 @@ class Demo:
 
 
 WHAT_NEXT = """
-The same by hand. In one terminal:
+To do the same by hand, in one terminal:
   {forwarder} sandbox
-In another:
+In another one:
   export FORWARDER_QUEUE_PATH=/tmp/my-queue
   export FORWARDER_MIXPANEL_URL=http://127.0.0.1:8087
   export FORWARDER_MIXPANEL_TOKEN=sandbox-token
@@ -234,16 +234,16 @@ In another:
   {forwarder} drain
   {forwarder} status
 
-With a project of your own, in place of the sandbox:
+With your own project instead of the sandbox:
   unset FORWARDER_MIXPANEL_URL
   export FORWARDER_MIXPANEL_REGION=us  # or eu, in
   export FORWARDER_MIXPANEL_TOKEN=the-token-of-your-project
   {forwarder} check --online
-For good: settings in /etc/forwarder/forwarder.toml, and `{forwarder} run` as a service."""
+For production: settings in /etc/forwarder/forwarder.toml, and `{forwarder} run` as a service."""
 
 
 def _program() -> str:
-    """How this program is called from here: by its name only where a shell would find it by that."""
+    """How to call this program from here: by its name only if a shell would find it."""
     started = sys.argv[0]
     if os.path.basename(started) != "forwarder":
         return f"{shlex.quote(sys.executable)} -m forwarder"

@@ -1,4 +1,4 @@
-"""The demo's oracle: what became of every event, by what is in it and not by counting."""
+"""The demo's oracle: what became of every event, by its content and not by counting."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ PLACES = ("delivered", "dead", "waiting")
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """What was found.
+    """The result of the comparison.
 
     Attributes:
         places: For each of `PLACES` the keys of the events found there.
         lost: Accepted, and nowhere to be found.
-        faults: Everything that is not as it should be, as sentences; empty if the books balance.
+        faults: Everything that is wrong, as sentences; empty if the books balance.
     """
 
     places: Mapping[str, Collection[Key]]
@@ -29,10 +29,10 @@ class Balance:
 
 
 def compare(accepted: Mapping[Key, Event], found: Mapping[str, Iterable[bytes]]) -> Balance:
-    """Compare the events that programs were told are *accepted* with those *found* in each of `PLACES`.
+    """Compare the *accepted* events, as reported to the programs, with those *found* in `PLACES`.
 
-    Each must be in exactly one place, once, and as it was offered; ``time`` and ``$insert_id`` may have
-    been filled in, and must have been where it is delivered. No other event may be anywhere.
+    Each must be in exactly one place, once, and as it was offered. ``time`` and ``$insert_id`` may be filled
+    in; if it is delivered, they must be. There must be no other event anywhere.
     """
     faults: list[str] = []
     places: dict[str, set[Key]] = {}

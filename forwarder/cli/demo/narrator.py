@@ -1,4 +1,4 @@
-"""What the demo says: headings, one line for each thing that happens, and a table at the end."""
+"""The demo's output: headings, one line for each event, and a table at the end."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _GAP = "  "
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        # rich would end the process with 1; the command line has its own way.
+        # rich would end the process with 1; the command line handles this itself.
         raise BrokenPipeError
 
 
 class Narrator:
-    """Prints; on a terminal wrapped to its width, elsewhere as plain lines however long."""
+    """Prints; on a terminal wrapped to its width, elsewhere as plain lines of any length."""
 
     def __init__(self) -> None:
         self._console = _Console(highlight=False, markup=False, emoji=False)
@@ -37,7 +37,7 @@ class Narrator:
         return time.monotonic() - self._began_at
 
     def heading(self, text: str) -> None:
-        """Begin a numbered part."""
+        """Start a numbered part."""
         self._headings += 1
         self._print(Text(f"\n{self._headings}. {text}", "bold"))
 
@@ -53,11 +53,11 @@ class Narrator:
         self._print(Text(_INDENT + self._wrapped(what, _INDENT), "dim"))
 
     def says(self, what: str, style: str = "") -> None:
-        """Say something about the whole."""
+        """Say something in general."""
         self._print(Text(self._wrapped(what, ""), style))
 
     def shows(self, text: str) -> None:
-        """Lines that are shown as they are."""
+        """Print lines as they are."""
         self._print(Text(text))
 
     def tabulates(self, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

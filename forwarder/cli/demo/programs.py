@@ -1,4 +1,4 @@
-"""The programs that put events into the demo's queue, and what each of them offers."""
+"""The programs that put events into the demo's queue, and the events of each."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from forwarder.cli.stage import Stage
+from forwarder.cli.scratch import Scratch
 from forwarder.errors import EventError, ForwarderError
 
-# The name of the program and the event's number in it: in each event's properties.
+# The name of the program and the event's number in it; both are in each event's properties.
 Key = tuple[str, int]
 Event = dict[str, Any]
 
@@ -74,14 +74,14 @@ print(json.dumps({"accepted": last + 1 - first, "refused": 0}))
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A program that runs as one or more processes, and what it offers to the queue.
+    """A program that runs as one or more processes, and the events that it offers to the queue.
 
     Attributes:
         name: As in its events.
-        shown: How to start it, for the audience.
+        shown: How to start it, for the reader.
         commands: The arguments of Python for each process.
-        accepted: The events that the queue is expected to take, as they are offered.
-        refused: Those that it is expected to refuse.
+        accepted: The events that the queue is expected to accept, as offered.
+        refused: The events that it is expected to refuse.
     """
 
     name: str
@@ -93,7 +93,7 @@ class Program:
 
 @dataclass(slots=True)
 class Run:
-    """A program's processes, and what they were told."""
+    """A program's processes, and what the queue reported to them."""
 
     program: Program
     files: Sequence[str]
@@ -103,10 +103,12 @@ class Run:
     reasons: list[str] = field(default_factory=list)
 
     @classmethod
-    def start(cls, stage: Stage, program: Program) -> Run:
+    def start(cls, scratch: Scratch, program: Program) -> Run:
         """Start all processes of *program*."""
         files = [f"{program.name}-{min(program.accepted)[1]}-{n}" for n in range(len(program.commands))]
-        started = [stage.start(name, command) for name, command in zip(files, program.commands, strict=True)]
+        started = [
+            scratch.start(name, command) for name, command in zip(files, program.commands, strict=True)
+        ]
         return cls(program, files, started)
 
     @property
@@ -114,24 +116,24 @@ class Run:
         """Whether all processes have ended."""
         return all(process.poll() is not None for process in self.processes)
 
-    def read(self, stage: Stage) -> None:
-        """Read what the processes were told, as they have printed it.
+    def read(self, scratch: Scratch) -> None:
+        """Read what the queue reported to the processes, from their output.
 
         Raises:
             ForwarderError: one has failed.
         """
         for name, process in zip(self.files, self.processes, strict=True):
-            said = stage.read(f"{name}.log").splitlines()
+            said = scratch.read(f"{name}.log").splitlines()
             if process.returncode not in (0, EventError.exit_code):
                 raise ForwarderError(f"{name} has ended with {process.returncode}: {' '.join(said[-1:])}")
-            told = json.loads(stage.read(f"{name}.out").splitlines()[-1])
+            told = json.loads(scratch.read(f"{name}.out").splitlines()[-1])
             self.accepted += told["accepted"]
             self.refused += told["refused"]
             self.reasons += said
 
 
-def shop(stage: Stage, first: int, last: int, spoilt: bool) -> Program:
-    """``forwarder enqueue`` of a file; if *spoilt*, three of its lines are no good."""
+def shop(scratch: Scratch, first: int, last: int, spoilt: bool) -> Program:
+    """``forwarder enqueue`` of a file; if *spoilt*, three of its lines are invalid."""
     now_s = int(time.time())
     events: dict[Key, Event] = {}
     for number in range(first, last + 1):
@@ -145,39 +147,39 @@ def shop(stage: Stage, first: int, last: int, spoilt: bool) -> Program:
         lines[nameless] = json.dumps({**events[nameless], "event": ""})
         lines[early] = json.dumps(_event(*early, {"time": FUTURE_S}))
     file = f"orders-{first}.ndjson"
-    _write(stage, file, lines.values())
+    _write(scratch, file, lines.values())
     accepted = {key: event for key, event in events.items() if key not in refused}
     command = ["-m", "forwarder", "enqueue", "--json", file]
     return Program("shop", f"forwarder enqueue {file}", [command], accepted, refused)
 
 
-def legacy(stage: Stage, last: int) -> Program:
-    """``forwarder enqueue --no-check`` of a file: what Mixpanel refuses is for Mixpanel to find."""
+def legacy(scratch: Scratch, last: int) -> Program:
+    """``forwarder enqueue --no-check`` of a file: Mixpanel has to find the invalid events."""
     events = {("legacy", number): _event("legacy", number) for number in range(1, last + 1)}
     events["legacy", last // 4]["properties"]["$insert_id"] = "view #500"
     for number in (last // 2, last // 2 + 1):
         events["legacy", number]["properties"]["time"] = FUTURE_S
-    _write(stage, "legacy.ndjson", map(json.dumps, events.values()))
+    _write(scratch, "legacy.ndjson", map(json.dumps, events.values()))
     command = ["-m", "forwarder", "enqueue", "--json", "--no-check", "legacy.ndjson"]
     return Program("legacy", "forwarder enqueue --no-check legacy.ndjson", [command], events)
 
 
-def app(stage: Stage, first: int, last: int, spoilt: bool) -> Program:
+def app(scratch: Scratch, first: int, last: int, spoilt: bool) -> Program:
     """A Python program with an `EventQueue`; if *spoilt*, its last event is refused."""
-    _write(stage, "app.py", APP.splitlines())
+    _write(scratch, "app.py", APP.splitlines())
     accepted = {("app", number): _event("app", number) for number in range(first, last + 1 - spoilt)}
-    command = ["app.py", stage.queue_path, str(first), str(last), *(["spoilt"] if spoilt else [])]
+    command = ["app.py", scratch.queue_path, str(first), str(last), *(["spoilt"] if spoilt else [])]
     shown = "python app.py, a program that uses forwarder.EventQueue"
     return Program("app", shown, [command], accepted, [("app", last)] if spoilt else [])
 
 
-def worker(stage: Stage, last: int) -> Program:
+def worker(scratch: Scratch, last: int) -> Program:
     """A program that knows only persist-queue, which refuses nothing."""
-    _write(stage, "worker.py", WORKER.splitlines())
+    _write(scratch, "worker.py", WORKER.splitlines())
     accepted = {("worker", number): _event("worker", number) for number in range(1, last + 1)}
     accepted["worker", 250]["properties"]["time"] = "yesterday"
     del accepted["worker", 750]["event"]
-    command = ["worker.py", stage.queue_path, "1", str(last)]
+    command = ["worker.py", scratch.queue_path, "1", str(last)]
     shown = "python worker.py, a program that knows only persist-queue's SQLiteAckQueue"
     return Program("worker", shown, [command], accepted)
 
@@ -207,6 +209,6 @@ def _event(program: str, number: int, more: Mapping[str, Any] | None = None) -> 
     return {"event": NAMES[program], "properties": {**properties, **(more or {})}}
 
 
-def _write(stage: Stage, name: str, lines: Iterable[str]) -> None:
-    with open(stage.path(name), "w", encoding="utf-8") as file:
+def _write(scratch: Scratch, name: str, lines: Iterable[str]) -> None:
+    with open(scratch.path(name), "w", encoding="utf-8") as file:
         file.writelines(f"{line}\n" for line in lines)

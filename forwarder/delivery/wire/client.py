@@ -1,7 +1,7 @@
-"""One POST to an endpoint of Mixpanel's, and whatever came back as a plain value.
+"""One POST to an endpoint of Mixpanel, and what came back as a plain value.
 
-A whole answer has one time limit and one size, and nothing is ever followed or stored: a redirect would
-carry the key elsewhere.
+A whole answer has one limit of time and one of size. Redirects are not followed and nothing is stored: a
+redirect would carry the key elsewhere.
 """
 
 import base64
@@ -26,24 +26,24 @@ from forwarder.errors import ConfigError
 from forwarder.records.kind import Kind
 from forwarder.records.mixpanel_json import shown
 
-MAX_ANSWER_BYTES = 2 * 1024 * 1024  # 2000 failed records with words of 900 bytes
-# With these, whoever answered has looked at the request. After another, the name is resolved again: DNS
-# may have moved while the old address goes on answering.
+MAX_ANSWER_BYTES = 2 * 1024 * 1024  # 2000 failed records with 900 bytes of text each
+# With these, the server has processed the request. After any other, the name is resolved again: DNS may
+# have moved while the old address still answers.
 _JUDGEMENTS = frozenset({200, 400, 413, 429})
 
 
 class Client:
-    """Sends records of a *kind*, packed, to *url*, their endpoint's; may be used by many threads.
+    """Sends packed records of a *kind* to *url*, their endpoint; many threads may use it.
 
-    *connect_timeout_s* is for each address tried and for TLS; *read_timeout_s* for the whole answer, and
-    for each wait while a request is sent: neither starts before the other side has acknowledged what
-    it can. Proxies are taken from the environment as it is now, except for a server on this host.
-    *ca_file* is trusted in addition to the system's and certifi's roots; *connections* are kept open.
+    *connect_timeout_s* is for each address tried and for TLS. *read_timeout_s* is for the whole answer, and
+    for each wait while a request is sent; neither starts before the server's last acknowledgement of data.
+    Proxies come from the environment as it is now, except for a server on this host. *ca_file* is trusted in
+    addition to the system's and certifi's roots; *connections* are kept open.
 
     Attributes:
-        kind: What it sends.
-        strict: Whether records are judged one by one, as it was asked for.
-        proxy: Which proxy is used, for people; "" for none.
+        kind: The kind of records it sends.
+        strict: Whether it asks Mixpanel to judge records one by one.
+        proxy: The proxy, for people; "" for none.
 
     Raises:
         ConfigError: *url*, *ca_file* or the environment's proxy can't be used.
@@ -95,11 +95,11 @@ class Client:
         self.proxy = str(through or "")
 
     def post(self, body: bytes, patience_s: float | None = None) -> Reply:
-        """Send *body* (gzip) once; never raises for anything the network does.
+        """Send *body* (gzip) once; never raises because of the network.
 
-        The answer is waited for *patience_s*, counted from when the request is out; at most, and by
-        default, *read_timeout_s*. A kept connection that turns out to be dead is replaced by a new
-        one, once: Mixpanel drops the repeat if the first one got through.
+        It waits for the answer for *patience_s* after the request is sent; at most, and by default,
+        *read_timeout_s*. A kept connection that turns out to be dead is replaced by a new one, once: if the
+        first request got through, Mixpanel drops the repeat.
         """
         limit_s = self._route.read_timeout_s
         if patience_s is not None:
@@ -124,12 +124,12 @@ class Client:
                 self._idle.pop().close()
 
     def close(self) -> None:
-        """Close the idle connections, and those in use when they are done."""
+        """Close the idle connections now, and the others when they are done."""
         self._most = 0
         self.refresh()
 
     def _exchange(self, connection: Connection, body: bytes, patience_s: float) -> Reply | None:
-        """The reply; None when a kept connection has died."""
+        """The reply; None: a kept connection has died."""
         is_fresh = not connection.has_served
         place = self._route.place
         began = time.monotonic()
@@ -161,7 +161,7 @@ class Client:
         took_s = time.monotonic() - began
         self._keep(connection, response.status)
         if response.status == http.HTTPStatus.PROXY_AUTHENTICATION_REQUIRED and self._route.is_forwarded:
-            place = self._route.gate
+            place = self._route.first_hop
         return Reply(
             response.status,
             headers,
@@ -194,7 +194,7 @@ class Client:
 
 
 def _prepared(url: str, query: Mapping[str, str]) -> tuple[requests.PreparedRequest, str, str, int]:
-    """The request's address, and its scheme, host and port."""
+    """The prepared request, and its scheme, host and port."""
     try:
         prepared = requests.Request("POST", url, params=query).prepare()
         parts = urlsplit(cast(str, prepared.url))
@@ -203,12 +203,12 @@ def _prepared(url: str, query: Mapping[str, str]) -> tuple[requests.PreparedRequ
             return prepared, parts.scheme, parts.hostname, port
     except (requests.RequestException, ValueError):
         pass
-    # Not shown, because there may be a password in it.
+    # Not shown, because it may contain a password.
     raise ConfigError("mixpanel.url is not a web address", "Give https://HOST")
 
 
 class _AnswerError(Exception):
-    """An answer that came, but can't be used; the text is for people."""
+    """An answer that can't be used; the text is for people."""
 
 
 class _TooLongError(_AnswerError):
@@ -245,7 +245,7 @@ def _content(response: http.client.HTTPResponse, headers: Mapping[str, str]) -> 
 
 
 def new_client(settings: Settings, kind: Kind) -> tuple[Client, list[str]]:
-    """A client for records of a *kind*, and warnings about how its secret is kept.
+    """A client for records of a *kind*, and warnings about how its secret is stored.
 
     Raises:
         ConfigError, NotPermittedError: there are no usable credentials.

@@ -1,7 +1,7 @@
-"""Connections to Mixpanel, direct or through a proxy: urllib3's, with limits and with words for what fails.
+"""Connections to Mixpanel, direct or through a proxy: urllib3's, with limits and readable errors.
 
-urllib3 and http.client limit each wait for a piece. Here all that a request and its answer may take is
-limited, but not the time that a slow uplink needs as long as the other side acknowledges what was sent.
+urllib3 and http.client limit each single wait. Here a request and its answer are limited as a whole. A slow
+uplink gets more time while the server acknowledges what was sent.
 """
 
 import contextlib
@@ -27,13 +27,13 @@ from forwarder.delivery.wire.proxy import Proxy, place_of
 from forwarder.errors import ConfigError
 
 OLD_S = 300.0
-IDLE_S = 55.0  # many a NAT forgets a connection after a minute
+IDLE_S = 55.0  # many NATs forget a connection after a minute
 DEAD_S = 600.0
 _LOOK_S = 0.25
-BOUND = 10  # times the read timeout, for a request with its answer
+BOUND = 10  # times the read timeout, for a request and its answer
 
-# A kept connection may have been dropped without a word, by a NAT or a host that is gone: after a pause of
-# PAUSE_S, that has to show within DROPPED_S.
+# A kept connection may have been dropped silently, by a NAT or a host that is gone. After a pause of
+# PAUSE_S it is checked within DROPPED_S.
 PAUSE_S = 1.0
 DROPPED_S = 4.0
 OPTIONS = (
@@ -47,7 +47,7 @@ OPTIONS = (
 
 
 class ConnectError(Exception):
-    """There is no connection; the text is for people. *status*: what the proxy said, if it may not be."""
+    """There is no connection; the text is for people. *status*: the proxy's, if the proxy refused it."""
 
     def __init__(self, text: str, place: str, status: int | None = None) -> None:
         super().__init__(text)
@@ -57,7 +57,7 @@ class ConnectError(Exception):
 
 @dataclass
 class Route:
-    """The way to a server: *context* is for TLS with it, and with a proxy that speaks TLS."""
+    """The route to a server. *context* is for TLS with it, and with a proxy that speaks TLS."""
 
     scheme: str
     host: str
@@ -66,14 +66,14 @@ class Route:
     context: ssl.SSLContext | None
     connect_timeout_s: float
     read_timeout_s: float
-    # Addresses that did not take a connection, and until when they are tried last.
+    # Addresses that did not accept a connection, and until when they are tried last.
     dead: dict[Any, float] = field(default_factory=dict)
     # When something was last acknowledged on a kept connection.
     alive_at: float = 0.0
 
     @property
     def is_forwarded(self) -> bool:
-        """Whether the proxy is given the request itself, and not asked to connect."""
+        """Whether the proxy gets the request itself instead of CONNECT."""
         return self.scheme == "http" and self.proxy is not None and not self.proxy.is_socks
 
     @property
@@ -83,12 +83,12 @@ class Route:
 
     @property
     def place(self) -> str:
-        """Who answers, for people."""
-        return f"{self.server} through {self.gate}" if self.proxy else self.server
+        """The answering side, for people."""
+        return f"{self.server} through {self.first_hop}" if self.proxy else self.server
 
     @property
-    def gate(self) -> str:
-        """Who takes the connection, for people."""
+    def first_hop(self) -> str:
+        """The side that accepts the connection, for people: the proxy or the server."""
         return f"the proxy {self.proxy}" if self.proxy else self.server
 
     def connect(self) -> "Connection":
@@ -122,7 +122,7 @@ class Route:
 
 
 class Connection(HTTPConnection):
-    """One connection along *route*; *has_served* once it has brought a whole answer."""
+    """One connection along *route*. *has_served*: it has received a whole answer."""
 
     has_served = False
 
@@ -133,7 +133,7 @@ class Connection(HTTPConnection):
 
     @property
     def is_fit(self) -> bool:
-        """Whether another request may go over it, as far as can be told without one."""
+        """Whether it may take another request, as far as can be known without one."""
         now = time.monotonic()
         return now < self._opened_at + OLD_S and now < self._used_at + IDLE_S and self.is_connected
 
@@ -141,27 +141,29 @@ class Connection(HTTPConnection):
         try:
             super().connect()
         except (OSError, ValueError) as problem:
-            # What comes before TLS has its own words, in the methods below.
-            place = self._route.gate if self.proxy and not self.has_connected_to_proxy else self._route.place
+            # What fails before TLS has its own message, in the methods below.
+            place = (
+                self._route.first_hop if self.proxy and not self.has_connected_to_proxy else self._route.place
+            )
             raise ConnectError(_no_tls(problem, place), place) from problem
 
     def post(self, target: str, headers: Mapping[str, str], body: bytes) -> None:
         """Send a request; raises what http.client does."""
         assert self.sock is not None
         paused = self.has_served and time.monotonic() > self._used_at + PAUSE_S
-        self._patience = _Patience(self.sock, self._route, is_kept=self.has_served, is_doubtful=paused)
+        self._patience = _Patience(self.sock, self._route, is_kept=self.has_served, may_be_dead=paused)
         self.putrequest("POST", target)
         for name, value in headers.items():
             self.putheader(name, value)
         self.putheader("Content-Length", str(len(body)))
-        # Whoever refuses a body early may have said why.
+        # A server that refuses a body early may have said why.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.endheaders(body)
 
     def answer(self, patience_s: float) -> http.client.HTTPResponse:
         """The final answer's head; *patience_s* is for the whole of it. Raises what http.client does."""
         self._patience.wait(patience_s)
-        # urllib3's own logs the address with its query where a header can't be parsed.
+        # urllib3's own method logs the address with its query if a header can't be parsed.
         response = http.client.HTTPConnection.getresponse(self)
         assert isinstance(response, _Response)
         response.incoming.in_head = False
@@ -169,17 +171,17 @@ class Connection(HTTPConnection):
 
     @property
     def upload_s(self) -> float:
-        """How long the last request took to be acknowledged; 0: it was when it was first looked at."""
+        """How long the last request took to be acknowledged; 0: it was acknowledged at the first look."""
         return self._patience.upload_s
 
     def served(self) -> None:
-        """Its answer has come as a whole."""
+        """Its whole answer has come."""
         self.has_served, self._used_at = True, time.monotonic()
 
     def send(self, data: Any) -> None:
         assert self.sock is not None
         if isinstance(self.sock, SSLTransport):
-            # TLS within TLS can't go on after a timeout: it has taken the piece off its own buffer.
+            # TLS within TLS can't continue after a timeout: the piece has left its buffer already.
             self.sock.settimeout(self._route.read_timeout_s)
             self.sock.sendall(data)
             return
@@ -205,7 +207,7 @@ class Connection(HTTPConnection):
         try:
             found = socket.getaddrinfo(self._dns_host, self.port, 0, socket.SOCK_STREAM)
         except (OSError, UnicodeError) as problem:
-            raise ConnectError(_not_found(problem, route.gate), route.gate) from problem
+            raise ConnectError(_not_found(problem, route.first_hop), route.first_hop) from problem
         now = time.monotonic()
         last: OSError | None = None
         for entry in sorted(found, key=lambda entry: route.dead.get(entry[4], 0.0) > now):
@@ -217,22 +219,22 @@ class Connection(HTTPConnection):
             else:
                 route.dead.pop(entry[4], None)
                 return sock
-        raise ConnectError(_not_connected(last, route.gate), route.gate) from last
+        raise ConnectError(_not_connected(last, route.first_hop), route.first_hop) from last
 
     def _tunnel(self) -> None:
         assert self.sock is not None
-        gate = self._route.gate
+        hop = self._route.first_hop
         self._patience = _Patience(self.sock, self._route)
         try:
             super()._tunnel()
         except (OSError, ValueError, http.client.HTTPException) as problem:
             said = re.fullmatch(r"Tunnel connection failed: ((\d+).*)", str(problem), re.DOTALL)
             if not said:
-                raise ConnectError(explain(problem, gate), gate) from problem
+                raise ConnectError(explain(problem, hop), hop) from problem
             status = int(said[2])
             raise ConnectError(
-                f"{gate} refused to connect to {self._route.server}: {said[1]}",
-                gate,
+                f"{hop} refused to connect to {self._route.server}: {said[1]}",
+                hop,
                 status if 400 <= status < 500 else None,
             ) from problem
         self.sock.settimeout(self._route.connect_timeout_s)  # for TLS, which comes next
@@ -272,15 +274,15 @@ def _socks(route: Route, proxy: Proxy) -> socket.socket:
             socket_options=OPTIONS,
         )
     except socks.ProxyConnectionError as problem:
-        text = _not_connected(problem.socket_err, route.gate)
-        raise ConnectError(text, route.gate) from problem
+        text = _not_connected(problem.socket_err, route.first_hop)
+        raise ConnectError(text, route.first_hop) from problem
     except socks.ProxyError as problem:
         cause = problem.socket_err or problem
         if isinstance(cause, socks.ProxyError):
-            text = f"{route.gate} refused to connect to {route.server}: {cause.msg}"
+            text = f"{route.first_hop} refused to connect to {route.server}: {cause.msg}"
         else:
-            text = explain(cause, route.gate)
-        raise ConnectError(text, route.gate) from problem
+            text = explain(cause, route.first_hop)
+        raise ConnectError(text, route.first_hop) from problem
     except (OSError, UnicodeError) as problem:
         # The proxy's name, or with socks4 and socks5 the server's.
         text = _not_found(problem, route.place)
@@ -289,14 +291,14 @@ def _socks(route: Route, proxy: Proxy) -> socket.socket:
 
 
 class _Patience:
-    """How much longer to wait for the other side: the limit counts from when it last acknowledged something.
+    """How much longer to wait for the server. The limit counts from its last acknowledgement of data.
 
-    What the system still holds of what was sent says so. A *doubtful* connection is given up sooner, unless
-    some kept one along the route is acknowledged: then the line is only slow.
+    The kernel knows how much of the sent data is unacknowledged. A connection that *may_be_dead* is given up
+    sooner, unless another kept one along the route is acknowledged: then the network is only slow.
     """
 
-    def __init__(self, sock: Any, route: Route, *, is_kept: bool = False, is_doubtful: bool = False) -> None:
-        self._sock, self._route, self._is_kept, self._is_doubtful = sock, route, is_kept, is_doubtful
+    def __init__(self, sock: Any, route: Route, *, is_kept: bool = False, may_be_dead: bool = False) -> None:
+        self._sock, self._route, self._is_kept, self._may_be_dead = sock, route, is_kept, may_be_dead
         self._began = time.monotonic()
         self.upload_s = 0.0
         self.wait(route.read_timeout_s)
@@ -307,20 +309,20 @@ class _Patience:
         self.renew()
 
     def renew(self) -> None:
-        """The other side has made progress."""
+        """The server has made progress."""
         self._until = min(time.monotonic() + self._limit_s, self._began + BOUND * self._route.read_timeout_s)
         self._queued = self._unacknowledged()
 
     def left_s(self) -> float:
-        """How long the next call of the socket may take; raises TimeoutError when there is no time left."""
+        """How long the next call of the socket may take. Raises TimeoutError if no time is left."""
         now = time.monotonic()
         if self._queued and self._unacknowledged() < self._queued:
-            self._is_doubtful = False
+            self._may_be_dead = False
             self.upload_s = now - self._began
             if self._is_kept:
                 self._route.alive_at = now
             self.renew()
-        if self._is_doubtful and self._queued and now > max(self._began, self._route.alive_at) + DROPPED_S:
+        if self._may_be_dead and self._queued and now > max(self._began, self._route.alive_at) + DROPPED_S:
             raise ConnectionResetError
         left_s = self._until - now
         if left_s <= 0:
@@ -332,7 +334,7 @@ class _Patience:
 
 
 class _Incoming(io.RawIOBase):
-    """What a socket receives, as long as there is patience; *held* keeps the socket open until the end."""
+    """What a socket receives, until *patience* ends; *held* keeps the socket open until the end."""
 
     in_head = True
 
@@ -352,7 +354,7 @@ class _Incoming(io.RawIOBase):
                     raise  # the system's: TCP_USER_TIMEOUT
                 continue
             if not count and self.in_head:
-                # http.client would take what came for all of it.
+                # http.client would take the part that came for the whole.
                 raise ConnectionResetError
             return count
 
@@ -369,7 +371,7 @@ class _Response(http.client.HTTPResponse):
 
     def _read_status(self) -> tuple[str, int, str]:
         while True:
-            version, status, reason = super()._read_status()  # type: ignore[misc]  # the stubs have none
+            version, status, reason = super()._read_status()  # type: ignore[misc]  # missing in the stubs
             if not 100 <= status < 200 or status == http.HTTPStatus.SWITCHING_PROTOCOLS:
                 return version, status, reason
             # Interim answers may come at any time, in any number (RFC 9110, 15.2); http.client skips 100.
@@ -386,11 +388,11 @@ def explain(problem: BaseException, place: str) -> str:
         return f"{place} cut the connection before the whole answer came"
     if isinstance(problem, OSError):
         return f"the connection to {place} failed: {_reason(problem)}"
-    return f"what {place} answered is not HTTP"
+    return f"the answer from {place} is not HTTP"
 
 
 def _not_found(problem: OSError | UnicodeError, place: str) -> str:
-    return f"DNS: {place} can't be found: {_reason(problem)}"
+    return f"DNS: {place} not found: {_reason(problem)}"
 
 
 def _not_connected(problem: OSError | None, place: str) -> str:
@@ -417,10 +419,10 @@ def _reason(problem: BaseException | None) -> str:
 
 
 def trust(bundle: str, ca_file: str) -> ssl.SSLContext:
-    """Who is believed: the roots of the system, of *bundle* (certifi's or the environment's), of *ca_file*.
+    """The trusted roots: the system's, those of *bundle* (certifi's or the environment's), and *ca_file*.
 
     Raises:
-        ConfigError: a file can't be read, or has no certificate in it.
+        ConfigError: a file can't be read, or contains no certificate.
     """
     context = ssl.create_default_context()
     variable = "REQUESTS_CA_BUNDLE" if os.environ.get("REQUESTS_CA_BUNDLE") else "CURL_CA_BUNDLE"
@@ -431,7 +433,7 @@ def trust(bundle: str, ca_file: str) -> ssl.SSLContext:
             elif path:
                 context.load_verify_locations(path)
         except OSError as problem:
-            reason = "no certificate in it" if isinstance(problem, ssl.SSLError) else problem.strerror
+            reason = "it contains no certificate" if isinstance(problem, ssl.SSLError) else problem.strerror
             raise ConfigError(
                 f"{name} {path!r} can't be used: {reason}", "Name a file in PEM form"
             ) from problem

@@ -1,4 +1,4 @@
-"""What a reply means for the records that were sent: decided once, here, over plain values.
+"""What a reply means for the records that were sent: decided once, here, from plain values.
 
 =============  ==========================================================  ===================================
 outcome        when                                                        what it asks for
@@ -17,8 +17,8 @@ MISCONFIGURED  401, 403, 404, 3xx and other 4xx; a proxy that refuses the  block
                connection with 4xx; a clock that is an hour ahead
 =============  ==========================================================  ===================================
 
-Unknown means "later". What a 200 or 400 says is for the records' kind to judge; the rest is the same for all
-kinds. Mixpanel's rules: docs.mixpanel.com, "Troubleshooting: errors".
+Unknown means "later". The records' kind judges a 200 or 400; the rest is the same for all kinds. Mixpanel's
+rules: docs.mixpanel.com, "Troubleshooting: errors".
 """
 
 import math
@@ -39,13 +39,13 @@ RETRY_AFTER_MAX_S = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back. *error* says why there is no whole answer; *status* is None when there is none at all.
+    """What came back. *error* says why there is no whole answer; *status* is None if there is none at all.
 
     Header names are lower case; *received_at* is this host's clock, in epoch seconds (0: not known).
-    *took_s* is from the sending to the end, *upload_s* how long the request itself took (0: hardly any time),
-    *is_fresh* whether the connection was new, *is_cut* whether a smaller body may pass: it was cut off, timed
-    out, or brought an answer of over 2 MiB. *place* is who answered, for people: the server or "the proxy
-    ...". *hide* makes a text fit to be shown, see :mod:`forwarder.delivery.wire.redact`.
+    *took_s* is the time of the whole exchange, *upload_s* that of the request alone (0: hardly any time).
+    *is_fresh*: the connection was new. *is_cut*: a smaller body may pass, because this one was cut off, timed
+    out, or brought an answer of over 2 MiB. *place* is the answering side, for people: the server or "the
+    proxy ...". *hide* makes a text safe to show, see :mod:`forwarder.delivery.wire.redact`.
     """
 
     status: int | None
@@ -64,8 +64,8 @@ class Reply:
 def judge(kind: Kind, reply: Reply, records: Sequence[bytes], strict: bool = True) -> Outcome:
     """Decide what *reply* means for *records* of a *kind*, the stored bytes of what was sent, in order.
 
-    Never raises, whatever the reply holds; never DELIVERED unless every record is accounted for. No text of
-    it repeats what ``reply.hide`` hides.
+    Never raises, whatever the reply contains. DELIVERED only if every record is accounted for. No text in the
+    result shows what ``reply.hide`` hides.
     """
     outcome = _verdict(kind, reply, records, strict)
     skew_s = clock_skew_s(reply.headers, reply.received_at)
@@ -77,7 +77,7 @@ def judge(kind: Kind, reply: Reply, records: Sequence[bytes], strict: bool = Tru
         )
     return replace(
         outcome,
-        # What was quoted is hidden already, before it was cut.
+        # Quotations were hidden before they were cut.
         detail=reply.hide(outcome.detail),
         clock_skew_s=skew_s,
         status=reply.status,
@@ -101,14 +101,14 @@ def _verdict(kind: Kind, reply: Reply, records: Sequence[bytes], strict: bool) -
 
 def _no_whole_answer(kind: Kind, reply: Reply, status: int) -> Outcome:
     error = shown(reply.error, hide=reply.hide) or "no answer"
-    # With a status and no answer, it is a proxy's, which refused the connection.
+    # A status without an answer is that of a proxy that refused the connection.
     if 400 <= status < 500 and status not in (429, *_TRANSIENT) and not reply.is_cut:
         return Outcome(Verdict.MISCONFIGURED, _advised(kind, error, status))
     return Outcome(Verdict.UNREACHABLE, error, retry_after_s=retry_after_s(reply.headers, reply.received_at))
 
 
 def _judged(reply: Reply, outcome: Outcome) -> Outcome:
-    """A kind's judgement; one that is not about its records stands beside what the server said."""
+    """A kind's judgement. If it is not about the records, the server's words are added."""
     if outcome.verdict is Verdict.UNREACHABLE:
         return replace(_later(reply, f"{outcome.detail}: "), is_plain_no=outcome.is_plain_no)
     if outcome.verdict is Verdict.MISCONFIGURED:
@@ -129,14 +129,14 @@ def _too_large(reply: Reply) -> Outcome:
 
 _LIMIT = re.compile(rb"max limit of (\d{1,15}) bytes")
 
-# Those 4xx which say "later", not "different".
+# The 4xx that mean "later", not "different".
 _TRANSIENT = frozenset({408, 409, 421, 423, 424, 425, 499})
 
 _ADVICE = {
-    401: "Check the service account, its secret and project_id, or the token; they may have expired",
+    401: "Check the service account, its secret and project_id, or the token; it may have expired",
     407: "The proxy asks for credentials: see HTTPS_PROXY",
 }
-_WRONG_PLACE = "Check mixpanel.url and mixpanel.region, and for a proxy in between"
+_WRONG_PLACE = "Check mixpanel.url and mixpanel.region, and look for a proxy in between"
 
 
 def _not_about_records(kind: Kind, reply: Reply, status: int) -> Outcome:
@@ -147,7 +147,7 @@ def _not_about_records(kind: Kind, reply: Reply, status: int) -> Outcome:
     line = _line(reply)
     if status < 400:
         place = host_of(reply.headers.get("location", ""), reply.hide)
-        line = f"HTTP {status}: a redirect to {place}, not followed: it would carry the key elsewhere"
+        line = f"HTTP {status}: a redirect to {place}, not followed, because it would carry the key elsewhere"
     return Outcome(Verdict.MISCONFIGURED, _advised(kind, line, status))
 
 
@@ -166,11 +166,11 @@ def _line(reply: Reply, but: str = "") -> str:
     return f"HTTP {reply.status}{by}{', ' if but else ': '}{but}{said}"
 
 
-# Reading what whoever answered wrote, which may be anything: nothing here raises because of it.
+# Reading what the answering side wrote, which may be anything: nothing here raises because of it.
 
 
 def words(headers: Mapping[str, str], body: bytes, hide: Hide = str) -> str:
-    """What the server says, for people: its ``error``, else what kind of thing came and how it starts."""
+    """What the server says, for people: its ``error``, else the content's type and beginning."""
     error = error_of(parse(body))
     if error:
         return shown(error, hide=hide)
@@ -182,7 +182,7 @@ def words(headers: Mapping[str, str], body: bytes, hide: Hide = str) -> str:
 
 
 def clock_skew_s(headers: Mapping[str, str], received_at: float) -> float | None:
-    """How far *received_at* is ahead of the ``Date`` header; None when either is not known."""
+    """How far *received_at* is ahead of the ``Date`` header; None: one of them is not known."""
     theirs = _instant(headers.get("date", ""))
     if theirs is None or not received_at or not math.isfinite(received_at):
         return None
@@ -190,12 +190,12 @@ def clock_skew_s(headers: Mapping[str, str], received_at: float) -> float | None
 
 
 def retry_after_s(headers: Mapping[str, str], received_at: float) -> float | None:
-    """The wait asked for, at most an hour; None for none, nonsense, or one that is over."""
+    """The requested wait, at most an hour; None: there is none, it is invalid, or it is over."""
     text = headers.get("retry-after", "").strip()
     if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text, re.ASCII):
         return min(float(text), RETRY_AFTER_MAX_S)
     until = _instant(text)
-    # Measured from the server's own clock, if it says: ours may be wrong.
+    # Measured from the server's own clock, if known: ours may be wrong.
     now = _instant(headers.get("date", "")) or received_at
     if until is None or not now or not now <= until:
         return None
@@ -214,7 +214,7 @@ def _instant(text: str) -> float | None:
 
 
 def host_of(location: str, hide: Hide = str) -> str:
-    """Only the host of an address: the rest of it may hold a secret."""
+    """Only the host of an address: the rest may contain a secret."""
     try:
         host = urlsplit(location).hostname
         return shown(host or ("the same host" if location else "nowhere"), hide=hide)

@@ -1,4 +1,4 @@
-"""Which proxy the environment asks for."""
+"""The proxy that the environment asks for."""
 
 import base64
 import importlib.util
@@ -38,7 +38,7 @@ class Proxy:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What an HTTP proxy is told, besides the address to connect to."""
+        """The headers for an HTTP proxy, besides the address to connect to."""
         return {"Proxy-Authorization": f"Basic {self.signed}"} if self.username else {}
 
     @property
@@ -48,7 +48,7 @@ class Proxy:
 
 
 def choose(scheme: str, host: str, proxies: Mapping[str, str]) -> Proxy | None:
-    """The one of *proxies*, as requests finds them in the environment, that leads to *host*.
+    """The proxy for *host* among *proxies*, as requests finds them in the environment.
 
     Raises:
         ConfigError: it can't be used.
@@ -64,7 +64,7 @@ def choose(scheme: str, host: str, proxies: Mapping[str, str]) -> Proxy | None:
     except LocationParseError:
         url = Url()
     if url.scheme not in _PORTS or not url.host:
-        # Not shown, because there may be a password in it.
+        # Not shown, because it may contain a password.
         raise ConfigError(f"{variable} is not the address of a proxy", "Give http://HOST:PORT")
     if url.scheme.startswith("socks") and not importlib.util.find_spec("socks"):
         raise ConfigError(
@@ -82,7 +82,7 @@ def place_of(host: str, port: int) -> str:
 
 
 def _is_this_host(host: str) -> bool:
-    """Whether no proxy could reach *host*, because it is this one."""
+    """Whether *host* is this host, which a proxy could not reach."""
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:

@@ -1,4 +1,4 @@
-"""Keeping the key out of what is said: a server may repeat it in its answers, in any writing."""
+"""Keeping the key out of messages: a server may repeat it in its answers, in any encoding."""
 
 import base64
 import html
@@ -13,12 +13,12 @@ _ROUNDS = 3  # an escape within an escape within a third
 
 
 class Redactor:
-    """Replaces a text that repeats one of the *secrets*, or a part of it, by `NOT_SHOWN`.
+    """Replaces a text that contains one of the *secrets*, or a part of it, by `NOT_SHOWN`.
 
-    Letters and digits are compared, without case. A part is `WINDOW` of them in a row; a secret with fewer
-    than two windows must be there whole, or "sandbox test" would pass for "sandbox-token". It is found as it
-    is, as base64 at any offset, in hexadecimal, and each of these behind percent signs, entities or
-    backslashes. A secret shorter than a window is not looked for. Never raises; may be used by many threads.
+    Only letters and digits are compared, case-insensitive. A part is `WINDOW` of them in a row. A secret with
+    fewer than two windows must be there whole, or "sandbox test" would pass for "sandbox-token". It is found
+    in plain text, in base64 at any offset and in hexadecimal, each also escaped with percent signs, entities
+    or backslashes. A secret shorter than a window is not searched for. Never raises; many threads may use it.
 
     >>> Redactor(["sandbox-token"])("no project has SANDBOX%2Dtoken")
     '(not shown: it repeats the key)'
@@ -41,7 +41,7 @@ class Redactor:
 
     def _repeats(self, text: str) -> bool:
         form = _normal(text)
-        # Looking for each of 461 needles: 19 µs a line; for their starts first: 4 µs.
+        # Searching for each of 461 needles: 19 µs a line; for their starts first: 4 µs.
         starts = (form[at : at + WINDOW] for at in range(len(form) - WINDOW + 1))
         return not self._starts.isdisjoint(starts) and any(needle in form for needle in self._needles)
 
@@ -54,7 +54,7 @@ def _needles(secret: str) -> Iterator[str]:
     yield from _parts(data.hex(), 2 * WINDOW)
     for offset in range(3):
         encoded = base64.b64encode(bytes(offset) + data).decode()
-        # Only what no neighbour of the secret has a share in.
+        # Only the part that does not depend on the text around the secret.
         yield from _parts(_normal(encoded[(0, 2, 3)[offset] : (offset + len(data)) * 8 // 6]), WINDOW)
 
 
@@ -70,7 +70,7 @@ def _normal(text: str) -> str:
     return form if form.isascii() else re.sub(r"\W", "", form)
 
 
-# What is deleted of ASCII text this way costs a fortieth of a regular expression.
+# Deleting from ASCII text this way costs a fortieth of a regular expression.
 _NO_PUNCTUATION = {code: None for code in range(128) if not chr(code).isalnum()}
 
 

@@ -15,7 +15,7 @@ from forwarder.records.lines import pack
 if TYPE_CHECKING:
     from forwarder.records.verdict import Hide, Outcome
 
-# All of it, or mypy would not find in this module what a `Kind` has.
+# Listed in full, or mypy would not find the members of a `Kind` in this module.
 __all__ = [
     "accept", "accept_many", "advice", "are_final", "blames_future", "complete", "concerns", "content_type",
     "encode", "endpoint", "is_final", "judge", "max_bytes", "max_records", "max_request_bytes", "name",
@@ -30,8 +30,8 @@ max_bytes = MAX_EVENT_BYTES
 # Whether that is 10^7 or 10 * 2^20 is not said, and the array's brackets and commas count too.
 max_records = 2000
 max_request_bytes = 9_500_000
-# Its blank name, its missing time and $insert_id are each refused by name in strict mode ("Import Events" in
-# Mixpanel's docs: all three are required), and without strict mode it can't be stored either.
+# In strict mode its blank name, missing time and missing $insert_id are each refused by name ("Import
+# Events" in Mixpanel's docs: all three are required). Without strict mode it can't be stored either.
 probe = b'{"event":"","properties":{}}'
 advice: Mapping[int, str] = {
     403: "Mixpanel's import does not answer 403: look for a firewall, a proxy, a block of this address"
@@ -46,14 +46,14 @@ def query(strict: bool, geolocate: bool, project_id: str) -> dict[str, str]:
     if project_id:
         found["project_id"] = project_id
     if not geolocate:
-        # Without it, Mixpanel looks up this host's address and stamps its place on every event.
+        # Without it, Mixpanel gives each event the location of this host's address.
         found["ip"] = "0"
     return found
 
 
 def judge(status: int, body: bytes, records: Sequence[bytes], strict: bool, hide: Hide) -> Outcome:
     """As `Kind` says."""
-    # Not for producers, who would load it in vain.
+    # Not at the top: producers don't need it.
     from forwarder.records.event import judgement
 
     return judgement.judge(status, body, records, strict, hide)

@@ -12,12 +12,12 @@ from forwarder.errors import EventError
 from forwarder.records.event import when
 from forwarder.records.event.rules import HALF_A_PAIR, MAX_DEPTH, is_whole, path_to
 
-# Not to be asked whether they are a Mapping, which takes as long as to encode them.
+# Asking whether these are a Mapping would take as long as encoding them.
 _PLAIN = frozenset([str, int, bool, type(None)])
 _TIME = "properties.time"
 # As Mixpanel's own library for Python writes them; read as UTC.
 _DATETIME = "%Y-%m-%dT%H:%M:%S"
-# What to call, by the type's name.
+# What to call instead, by the type's name.
 _REMEDIES = {
     "bytes": ".decode() it",
     "bytearray": ".decode() it",
@@ -37,24 +37,24 @@ _REMEDIES = {
 def encode(event: Mapping[str, Any]) -> bytes:
     """A Python mapping as JSON bytes, ready for `accept`.
 
-    An aware datetime becomes text in UTC, as Mixpanel's library writes it, and as ``time`` milliseconds since
-    the epoch; a date its ISO text, a Decimal a number with all its digits, a UUID text, a member of an Enum
-    its value, a scalar of numpy what its ``item()`` gives, a tuple a list.
+    An aware datetime becomes text in UTC, as Mixpanel's library writes it; as ``time``, milliseconds since
+    the epoch. A date becomes its ISO text, a Decimal a number with all its digits, a UUID text, a member of
+    an Enum its value, a scalar of numpy its ``item()``, a tuple a list.
 
     Raises:
-        EventError: if it holds what JSON can't: NaN, a lone surrogate, a key that is no string, an object of
-            another type, itself. The path to it and what to do are named.
+        EventError: it contains what JSON can't express: NaN, a lone surrogate, a key that is not a string,
+            an object of another type, or itself. The message has the path and what to do.
     """
     if not isinstance(event, Mapping):
         raise EventError(
             f'an event is a mapping, {{"event": NAME, "properties": {{...}}}}, not {type(event).__name__}'
         )
     try:
-        # A third of the time; of all that is not plain it takes more for JSON than is.
+        # Takes a third of the time, but would accept more types than JSON has.
         if _is_plain(event):
             return msgspec.json.encode(event)
     except (RecursionError, UnicodeEncodeError):
-        pass  # to be named
+        pass  # named below
     except (TypeError, ValueError) as error:
         raise EventError(f"not JSON: {error}") from None
     plain = _plain(event, "", MAX_DEPTH)
@@ -65,7 +65,7 @@ def encode(event: Mapping[str, Any]) -> bytes:
 
 
 def _is_plain(value: object) -> bool:
-    """Whether *value* is certainly what JSON has, and of Python's own types."""
+    """Whether *value* certainly has only JSON's types, as Python's own."""
     kind = type(value)
     if kind is dict:
         for key, member in value.items():  # type: ignore[attr-defined]
@@ -78,10 +78,12 @@ def _is_plain(value: object) -> bool:
 
 
 def _plain(value: Any, where: str, levels: int) -> Any:
-    """*value*, at the path *where*, of Python's own types; with what msgspec would write otherwise as Raw."""
+    """*value*, at the path *where*, in Python's own types; Raw for what msgspec would write differently."""
     if isinstance(value, (Mapping, list, tuple)):
         if levels == 0:
-            raise EventError(f"'{where[:80]}…' is nested more than {MAX_DEPTH} levels deep, or in itself")
+            raise EventError(
+                f"'{where[:80]}…' is nested more than {MAX_DEPTH} levels deep, or contains itself"
+            )
         if isinstance(value, Mapping):
             return {
                 _key(key, where): _plain(member, path_to(where, key), levels - 1)
@@ -105,8 +107,8 @@ def _key(key: object, where: str) -> str:
 
 
 def _converted(value: Any, where: str, levels: int) -> Any:
-    """What an object that JSON does not have becomes."""
-    # Loaded by those who need them.
+    """The JSON value for an object of another type."""
+    # Loaded only when needed.
     import datetime
     import decimal
     import enum
@@ -115,7 +117,7 @@ def _converted(value: Any, where: str, levels: int) -> Any:
     kind = type(value).__name__
     if isinstance(value, enum.Enum):
         return _plain(value.value, where, levels)
-    if hasattr(value, "dtype") and getattr(value, "shape", None) == ():  # a scalar of numpy, or as good
+    if hasattr(value, "dtype") and getattr(value, "shape", None) == ():  # a scalar of numpy or similar
         return _plain(value.item(), where, levels)
     if isinstance(value, int):
         return int(value)
@@ -125,7 +127,7 @@ def _converted(value: Any, where: str, levels: int) -> Any:
         return float(value) if isinstance(value, float) else msgspec.Raw(str(value).encode())
     if isinstance(value, datetime.datetime):
         if value != value:  # pandas' NaT
-            raise EventError(f"'{where}' is {value}, no time; give None or leave it out")
+            raise EventError(f"'{where}' is {value}, not a time; give None or leave it out")
         if value.tzinfo is None:
             raise EventError(
                 f"'{where}' is a datetime without a time zone; give .astimezone() of it, or make it with "

@@ -1,15 +1,15 @@
-"""What is not quite an event's form: data beside ``properties``, other trackers' events, lists of events."""
+"""What is nearly an event: data beside ``properties``, other trackers' events, lists of events."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
-# Never beside `properties`: Mixpanel would take the event for one of now, without a user, and of no id.
+# Never beside `properties`: Mixpanel would give the event the present time, no user and no id.
 NEVER_BESIDE = frozenset(["time", "distinct_id", "$insert_id"])
 _MOST_NAMED = 5
 
-# Of whom an object is that has one of these keys.
+# The tracker whose events have one of these keys.
 _TRACKERS = (
     (
         "Segment or RudderStack",
@@ -37,9 +37,9 @@ _BELONGS = {
 
 
 def data_beside(event: dict[str, Any], rules: bool) -> str:
-    """What is wrong with the members beside ``event`` and ``properties``; "" if nothing.
+    """What is wrong with the members beside ``event`` and ``properties``; "": nothing.
 
-    Without *rules* only `NEVER_BESIDE` are wrong.
+    Without *rules* only `NEVER_BESIDE` is wrong.
     """
     keys = [key for key in event if key not in ("event", "properties")]
     wrong = keys if rules else [key for key in keys if key in NEVER_BESIDE]
@@ -53,14 +53,15 @@ def data_beside(event: dict[str, Any], rules: bool) -> str:
 
 
 def guess(event: dict[str, Any]) -> str:
-    """What an object without ``event`` or ``properties`` looks like, and what to do, to go behind a reason;
-    "" if like nothing."""
+    """What an object without ``event`` or ``properties`` looks like, and what to do; "": nothing known.
+
+    It is appended to a reason."""
     for key, value in event.items():
         if isinstance(value, list) and value and all(_is_like_an_event(member) for member in value):
             path = f".{key}" if key.isidentifier() else f'."{key}"'
-            return f". It looks like a list of events: make it one event a line with jq -c '{path}[]'"
+            return f". It looks like a list of events: make it one event per line with jq -c '{path}[]'"
     if _PROFILE & event.keys():
-        return ". It looks like an update of a profile; only events are taken"
+        return ". It looks like a profile update; only events are accepted"
     moves = [
         f"{key!r} to '{_BELONGS[key]}'" for key in event if key in _BELONGS and _BELONGS[key] not in event
     ]

@@ -1,4 +1,4 @@
-"""What the answer of ``/import``, a 200 or a 400, says of the events that were sent.
+"""What a 200 or 400 of ``/import`` says about the events that were sent.
 
 A strict-mode 400 is a partial success: the valid events were imported. Mixpanel's rules: docs.mixpanel.com,
 "Import Events".
@@ -40,7 +40,7 @@ def _success(body: bytes, events: Sequence[bytes], strict: bool, hide: Hide) -> 
 
 
 def _contradicted(said: dict[str, Any], outcome: Outcome) -> Outcome:
-    """An acknowledgement that contradicts itself is not believed the first time."""
+    """An acknowledgement that contradicts itself is not believed at first."""
     found = _contradiction(said)
     if not found or outcome.verdict is not Verdict.DELIVERED:
         return outcome
@@ -57,7 +57,7 @@ def _refusal(body: bytes, events: Sequence[bytes], hide: Hide) -> Outcome:
 
 
 # Mixpanel's query API answers a wrong region with 400 "invalid project id for cluster". What /import
-# says is not documented; such words are never about one event, and halving would dead-letter them all.
+# says is not documented. Such words are never about one event; halving would dead-letter all of them.
 _BLAMES_THE_PROJECT = re.compile(
     r"invalid project|for cluster|invalid credentials|unauthorized", re.IGNORECASE
 )
@@ -74,7 +74,7 @@ def _account(
         complaint = _complaint(said, hide)
         if imported != sent:
             return Outcome(Verdict.REFUSED, complaint, imported=imported)
-        # The count says that all were imported: neither a refusal nor an acknowledgement.
+        # All were imported, by the count: so it is neither a refusal nor an acknowledgement.
         return Outcome(Verdict.SHORT, f"contradictory answer: {complaint}", imported=imported)
     if imported + len(rejections) == sent:
         return Outcome(Verdict.DELIVERED, "", rejections, imported)
@@ -83,7 +83,7 @@ def _account(
 
 
 def _rejections(failed: Any, events: Sequence[bytes], error: str, hide: Hide) -> tuple[Rejection, ...] | None:
-    """The failed records, one an event; None when any of them can't be believed."""
+    """The failed records, one per event; None: at least one of them is implausible."""
     if not isinstance(failed, list):
         return None
     ids: dict[int, str] = {}
@@ -108,7 +108,7 @@ def _rejections(failed: Any, events: Sequence[bytes], error: str, hide: Hide) ->
 
 
 def _hidden(texts: list[str], hide: Hide) -> list[str]:
-    """*texts* without those that repeat the key; without any, where several do so only together."""
+    """*texts* without those that repeat the key; empty if several repeat it only together."""
     if not _repeats(texts, hide):
         return texts
     hidden = [hide(text) for text in texts]
@@ -116,7 +116,7 @@ def _hidden(texts: list[str], hide: Hide) -> list[str]:
 
 
 def _repeats(texts: list[str], hide: Hide) -> bool:
-    # Each run of equal texts once: most batches are refused in one way.
+    # Each run of equal texts once: most batches are refused for one reason.
     whole = "\n".join(text for text, _ in groupby(texts))
     return hide(whole) != whole
 
@@ -137,7 +137,7 @@ def _joined(known: str, more: Any) -> str:
 
 
 def _contradiction(said: dict[str, Any]) -> str:
-    """What a JSON object of Mixpanel's shape that came with HTTP 200 says against that; "" if nothing."""
+    """What in Mixpanel's JSON contradicts its HTTP 200; "": nothing."""
     code, status = said.get("code"), said.get("status")
     if code not in (None, 200):
         return f"code {code}"
@@ -147,13 +147,13 @@ def _contradiction(said: dict[str, Any]) -> str:
 
 
 def _imported(said: dict[str, Any]) -> int | None:
-    """How many events the answer says were imported; None when it doesn't."""
+    """How many events were imported, by the answer; None: it does not say."""
     count = said.get("num_records_imported")
     return count if type(count) is int and 0 <= count < 2**53 else None
 
 
 def _complaint(said: dict[str, Any], hide: Hide) -> str:
-    """Mixpanel's own words about a batch whose failed records can't be used."""
+    """Mixpanel's words about a batch whose failed records are unusable."""
     failed = said.get("failed_records")
     records = failed[:3] if isinstance(failed, list) else [failed]
     messages = [record.get("message") if isinstance(record, dict) else record for record in records]

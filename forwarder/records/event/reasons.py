@@ -1,11 +1,11 @@
-"""A word for each reason why an event is refused, to count by; its text says more than can be counted."""
+"""A word for each reason for a refusal, used for counting; the reason's text is too specific for that."""
 
 from __future__ import annotations
 
 import re
 from functools import cache, lru_cache
 
-# Word: how the reason's text begins.
+# Word: the beginning of the reason's text.
 _BEGINNINGS = {
     "not_utf8": "not UTF-8",
     "not_json": "not JSON",
@@ -25,15 +25,15 @@ _BEGINNINGS = {
 REASONS = (*_BEGINNINGS, "other")
 
 
-@lru_cache(256)  # equal mistakes come in thousands
+@lru_cache(256)  # equal mistakes come by the thousand
 def word_for(reason: str) -> str:
-    """The one of `REASONS` that fits."""
+    """The word of `REASONS` that fits."""
     found = _pattern().match(reason)
     return (found and found.lastgroup) or "other"
 
 
 @cache
 def _pattern() -> re.Pattern[str]:
-    # Compiled by those who are refused something. One event of a line is told by its number.
+    # Compiled only when something is refused. The prefix names one of several events in a line.
     words = "|".join(f"(?P<{word}>{beginning})" for word, beginning in _BEGINNINGS.items())
     return re.compile(rf"(?:event \d+ of \d+: )?(?:{words})", re.DOTALL)

@@ -1,15 +1,15 @@
-"""The rules an event is held to, and the words in which it is refused.
+"""The rules for events, and the reasons for a refusal.
 
 *Structure* always holds: valid JSON in UTF-8 without NaN, lone surrogates or duplicate keys; an object
 with ``event`` (a string that is not blank) and ``properties`` (an object); at most 1 MB; at most 100
-levels deep. *Rules* are what Mixpanel's strict mode refuses, as its documentation has it (Mixpanel docs,
-"Import Events"; messages as observed there): they can be left to Mixpanel. Where the documentation
-contradicts itself the milder reading is taken, so that nothing is refused here that Mixpanel would take:
-255 properties pass, not counting ``time`` and ``$insert_id`` which every event gets; depth is not limited
-to 3; a missing ``distinct_id`` is left to Mixpanel, whose answer depends on the project.
+levels deep. *Rules* are what Mixpanel's strict mode refuses (Mixpanel docs, "Import Events"; messages as
+observed there); checking them can be left to Mixpanel. Where the documentation contradicts itself, the
+milder reading counts, so that nothing is refused here that Mixpanel would accept: 255 properties pass, not
+counting ``time`` and ``$insert_id``, which each event gets; depth is not limited to 3; a missing
+``distinct_id`` is left to Mixpanel, whose answer depends on the project.
 
-This module is the careful reading, which names what is wrong; :mod:`forwarder.records.event.accept` has a
-fast one that only ever says "clean".
+This module is the careful reading, which names the mistake; :mod:`forwarder.records.event.accept` has a
+fast one that only says "clean".
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_EVENT_BYTES = 1_000_000
 MAX_MEMBERS = 255
 MAX_DEPTH = 100
 HALF_A_PAIR = "the string holds half of a surrogate pair (\\ud800-\\udfff); write the whole character"
-# Disallowed as distinct_id and as $insert_id, whatever the case ("Import Events").
+# Disallowed as distinct_id and as $insert_id, case-insensitive ("Import Events").
 BAD_IDS = frozenset(
     [
         "00000000-0000-0000-0000-000000000000",
@@ -54,7 +54,7 @@ INSERT_ID = re.compile(r"[A-Za-z0-9-]{1,36}")
 
 
 class _Number(str):
-    """A number as it was written."""
+    """A number as written."""
 
     __slots__ = ()
 
@@ -72,7 +72,7 @@ class _Repeating(dict[str, Any]):
 
 
 class _FlawError(Exception):
-    """Something that no JSON has; where, is left to be found out."""
+    """Something that JSON does not have; `_name_flaw` finds out where."""
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -105,17 +105,17 @@ _decoder_of_flaws = json.JSONDecoder(
 
 
 def parse(line: bytes, rules: bool = True) -> dict[str, Any]:
-    """Read one JSON text as an event, carefully.
+    """Read one JSON text as an event, with care.
 
     Args:
-        rules: Whether members beside ``event`` and ``properties`` are refused, or only those that never may
-            be there.
+        rules: Whether all members beside ``event`` and ``properties`` are refused, or only those of
+            `forms.NEVER_BESIDE`.
 
     Returns:
         its members; numbers as they were written.
 
     Raises:
-        EventError: with the first thing that is wrong with its structure, and its path.
+        EventError: with the first mistake in its structure, and the path.
     """
     try:
         text = line.decode()
@@ -155,18 +155,18 @@ def parse(line: bytes, rules: bool = True) -> dict[str, Any]:
 
 
 def _near(text: str, error: json.JSONDecodeError) -> str:
-    """What stands where *text* is no JSON, and what to do about it."""
+    """What *text* has where it is not JSON, and what to do about it."""
     rest = text[error.pos :]
     if text.lstrip().startswith(("{'", '{"')) and re.match(r"'|None\b|True\b|False\b", rest):
         return ": this is how Python prints a dict; write it with json.dumps"
     if (
         re.match(r"[,\s]*[}\]]", rest) and re.search(r",\s*$", text[: error.pos])
     ) or "trailing comma" in error.msg:
-        return ": take away the comma before the closing bracket"
+        return ": remove the comma before the closing bracket"
     if not rest.strip() or error.msg.startswith("Unterminated"):
-        return ": it is cut short, or laid out over several lines, which jq -c . puts on one"
+        return ": it is cut short, or it spans several lines; jq -c . puts it on one"
     if error.msg == "Extra data":
-        return f", from {_cut(rest)!r} on: one event is expected; jq -c . puts each on a line of its own"
+        return f", from {_cut(rest)!r} on: one event is expected; jq -c . puts each on its own line"
     return f", at {_cut(rest)!r}"
 
 
@@ -175,7 +175,7 @@ def _cut(text: str, limit: int = 30) -> str:
 
 
 def shown(value: Any) -> str:
-    """A parsed value in a few words, for a reason."""
+    """A parsed value in a few words, for a message."""
     if isinstance(value, dict | list):
         return f"{'an object' if isinstance(value, dict) else 'an array'} of {len(value)}"
     if isinstance(value, str) and not isinstance(value, _Number):
@@ -192,7 +192,7 @@ def path_to(where: str, step: str | int) -> str:
 
 
 def _check_values(value: Any, levels: int) -> None:
-    """Raise `_FlawError` for what is nested too deep, and half surrogate pairs, which no UTF-8 can hold."""
+    """Raise `_FlawError` for too deep nesting and for half surrogate pairs, which UTF-8 can't encode."""
     if isinstance(value, str):
         if not value.isascii() and not is_whole(value):
             raise _FlawError
@@ -207,7 +207,7 @@ def _check_values(value: Any, levels: int) -> None:
 
 
 def _name_flaw(value: Any, where: str, levels: int) -> None:
-    """Raise EventError for the first flaw of *value*, which is at the path *where*."""
+    """Raise EventError for the first flaw in *value*, which is at the path *where*."""
     if isinstance(value, str):
         if isinstance(value, _Constant):
             raise EventError(f"'{where}' is invalid: {value} is not JSON; use null or leave it out")
@@ -227,7 +227,7 @@ def _name_flaw(value: Any, where: str, levels: int) -> None:
 
 
 def is_whole(text: str) -> bool:
-    """Whether *text* has no half of a surrogate pair, which no UTF-8 can hold."""
+    """Whether *text* has no half surrogate pair, which UTF-8 can't encode."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -236,14 +236,14 @@ def is_whole(text: str) -> bool:
 
 
 def check(event: dict[str, Any], now_ms: int) -> None:
-    """Hold a parsed event to Mixpanel's rules.
+    """Check a parsed event against Mixpanel's rules.
 
     Args:
-        event: As `parse` returns it.
+        event: What `parse` has returned.
         now_ms: This host's time, in ms since the epoch.
 
     Raises:
-        EventError: with the first rule it breaks, in Mixpanel's words where they are known.
+        EventError: with the first broken rule, in Mixpanel's words if they are known.
     """
     properties = event["properties"]
     _check_sizes(properties, "properties", ("time" in properties) + ("$insert_id" in properties))
@@ -255,7 +255,7 @@ def check(event: dict[str, Any], now_ms: int) -> None:
     written = identity if isinstance(identity, str) else json.dumps(identity)
     if written.lower() in BAD_IDS:
         raise EventError(
-            f"'properties.distinct_id' is invalid: {written!r} is not an id that Mixpanel takes; "
+            f"'properties.distinct_id' is invalid: {written!r} is not an id that Mixpanel accepts; "
             'use "" for an event without a user'
         )
 
@@ -303,19 +303,19 @@ def _check_insert_id(value: Any) -> None:
     elif not INSERT_ID.fullmatch(value):
         fault = f"must only contain alphanumeric or hyphen '-' characters, unlike {value!r}"
     elif value.lower() in BAD_IDS:
-        fault = f"{value!r} is not an id that Mixpanel takes; leave it out to have it filled in"
+        fault = f"{value!r} is not an id that Mixpanel accepts; leave it out to have it filled in"
     else:
         return
     raise EventError(f"'properties.$insert_id' is invalid: {fault}")
 
 
 def whole_time(given: Any, now_ms: int) -> int | None:
-    """What a parsed ``time`` is stored as, where it is certain and not so already; None: as it is written."""
+    """The value to store for a parsed ``time``, if it is certain and another one; None: keep the text."""
     if isinstance(given, _Number):
         return when.from_number(given, now_ms)
     return when.from_text(given) if isinstance(given, str) else None
 
 
 def number(value: int) -> str:
-    """*value* as `parse` returns it."""
+    """*value* as `parse` would return it."""
     return _Number(value)

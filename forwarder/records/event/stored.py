@@ -1,4 +1,4 @@
-"""What is read of an event's stored bytes: whether they are final, and what it is called."""
+"""Reading an event's stored bytes: whether they are final, and the event's name."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _belonging = msgspec.json.Decoder(_Belonging).decode
 
 
 def are_final(text: bytes, count: int) -> bool:
-    """Whether *text* is *count* lines, and so many events that are complete."""
+    """Whether *text* is *count* lines, each one complete event."""
     if text.count(b"\n") != count:
         return False
     try:
@@ -63,10 +63,10 @@ def are_final(text: bytes, count: int) -> bool:
 
 
 def is_final(data: bytes) -> bool:
-    """Whether *data* are one complete event, without a line break."""
+    """Whether *data* is one complete event, without a line break."""
     if len(data) > MAX_EVENT_BYTES or data[:1] != b"{" or b"\n" in data:
         return False
-    # 0.6 us for 400 bytes, no more than a search for the two names; what fails here is read with care.
+    # 0.6 us for 400 bytes, like a search for the two names; the careful reading takes what fails here.
     try:
         _final.decode(data)
     except _FAULTS:
@@ -75,9 +75,9 @@ def is_final(data: bytes) -> bool:
 
 
 def name_of(data: bytes | str | None) -> tuple[str, str]:
-    """An event's name and ``$insert_id``; both empty where they can't be read.
+    """An event's name and ``$insert_id``; both empty if they can't be read.
 
-    Also of what is not quite JSON: with NaN in it, cut short, or as Python prints a dict.
+    Also reads what is nearly JSON: with NaN in it, cut short, or as Python prints a dict.
     """
     try:
         named = _decode(data or b"")
@@ -98,7 +98,7 @@ def concerns(data: bytes | None, user: str) -> bool:
 
 
 def _found(member: Callable[[str], re.Match[str] | None], text: str) -> str:
-    """The text of a *member* that a regular expression finds; "" without one."""
+    """The text of a *member* that a regular expression finds; "": none."""
     found = member(text)
     try:
         value = str(json.loads(f'"{found[2]}"')) if found else ""

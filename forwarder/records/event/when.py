@@ -1,4 +1,4 @@
-"""``time``, as it is given and as it is stored: whole seconds or milliseconds since the epoch."""
+"""``time``, as given and as stored: whole seconds or milliseconds since the epoch."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ def fault(time: float, now_ms: int) -> str:
 
 
 def from_number(text: str, now_ms: int) -> int | None:
-    """What the JSON number *text* is stored as, where it is not whole seconds or milliseconds already.
+    """The value to store for the JSON number *text*, if it is not whole seconds or milliseconds already.
 
     A fraction is cut to whole milliseconds: the documented type is an integer, and SDKs send seconds with a
-    fraction. Microseconds and nanoseconds are known by their size, if they are no time in the future.
+    fraction. Microseconds and nanoseconds are recognised by their size, unless they mean a future time.
 
     Returns:
-        milliseconds since the epoch (before March 1973 seconds, where milliseconds would be taken for them);
-        None: leave it as it is written.
+        milliseconds since the epoch; before March 1973 seconds, for which milliseconds would be mistaken.
+        None: keep the text.
     """
     given = float(text)
     if not EARLIEST_MS / 1000 <= given < 10**20 or (text.isdecimal() and given < MICROSECONDS_FROM):
         return None
-    # Loaded by those who need it.
+    # Loaded only when needed.
     from decimal import Decimal
 
     exact = Decimal(text)
@@ -55,8 +55,7 @@ def from_number(text: str, now_ms: int) -> int | None:
 
 
 def from_text(text: str) -> int | None:
-    """The time that *text* names in ISO 8601 with Z or an offset, as `from_number` returns it; None: it is
-    something else."""
+    """The time in *text*, ISO 8601 with Z or an offset, as `from_number` returns it; None: it is not one."""
     from datetime import datetime
 
     try:

@@ -1,6 +1,6 @@
 """From input of any accepted form to numbered lines: NDJSON, JSON arrays or values, or gzip of these.
 
-Nothing is held of the input beyond a block of it and one unfinished line, whatever its size.
+Memory holds one block of the input and one unfinished line, whatever the input's size.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ _COMPRESSED = {
     b"\xfd7zX": "xzcat",
     b"\x28\xb5\x2f\xfd": "zstdcat",
 }
-# Where the NULs are in the first four bytes of ASCII in UTF-16 and UTF-32; a crash leaves them elsewhere.
+# Where ASCII in UTF-16 and UTF-32 has NULs in its first four bytes; a crash leaves them elsewhere.
 _WIDE = [[0, 2], [1, 3], [0, 1, 2], [1, 2, 3]]
-# So much of this may come before the [ of an array: white space, NULs, a byte order mark.
+# What may come before the [ of an array, and how much: white space, NULs, a byte order mark.
 _LEAD_BYTES = 64 << 10
 _LEAD = b" \t\r\n\0" + codecs.BOM_UTF8
-# The most that an array may have which stands on one line beside others.
+# The size limit of an array that shares a line with others.
 _MOST_ARRAY_BYTES = 16 << 20
 _nuls = re.compile(b"\0+").sub
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Lines of NDJSON, or JSON values over several lines, that follow each other.
+    """Consecutive lines of NDJSON, or consecutive JSON values over several lines.
 
     Attributes:
-        first_line: The number of the first one, from 1.
-        lines: Each as it came, at most `CHUNK_LINES`; blank ones are b"" or white space.
-        refused: (number, reason) of those that can't be handed out; they stand in *lines* as b"".
+        first_line: The number of the first line, from 1.
+        lines: The lines as they came, at most `CHUNK_LINES`; blank ones are b"" or white space.
+        refused: (number, reason) of the lines that are refused unread; in *lines* they are b"".
     """
 
     first_line: int
@@ -59,14 +59,14 @@ class Chunk:
 
 
 def read_chunks(source: Source, max_bytes: int) -> Iterator[Chunk]:
-    """Read *source* to its end; on a live stream each pause hands out what is complete by then.
+    """Read *source* to its end. When a live stream pauses, all complete lines are yielded.
 
     A record of more than *max_bytes* is refused.
 
     Raises:
-        InputError: if it can't be read, or holds no UTF-8 text.
-        BrokenInputError: after the last good line, where it can't be followed any further.
-        StoppedError: after the last complete line, when *source* was asked to stop.
+        InputError: it can't be read, or is not UTF-8 text.
+        BrokenInputError: after the last good line; the rest can't be read.
+        StoppedError: after the last complete line; *source* was asked to stop.
     """
     number = 1
     for lines, refused in _split(source, max_bytes):
@@ -88,7 +88,7 @@ def _split(source: Source, max_bytes: int) -> Iterator[Lines]:
         text = head.lstrip(_LEAD)
         offset += len(head) - len(text)
         rest = yield from split_values(chain((text,), blocks), max_bytes, offset, is_array=form == ARRAY)
-        # Whatever follows an array has a form of its own.
+        # What follows an array may have another form.
         head, offset = rest
         while not (text := head.lstrip(_LEAD)):
             offset += len(head)
@@ -110,13 +110,13 @@ def _check_encoding(head: bytes) -> None:
     nuls = [at for at, byte in enumerate(head[:4]) if not byte]
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or nuls in _WIDE:
         raise InputError(
-            "the text is not UTF-8 but looks like UTF-16 or UTF-32",
+            "the text looks like UTF-16 or UTF-32, not UTF-8",
             "Convert it: iconv -f UTF-16 -t UTF-8 FILE | forwarder enqueue",
         )
     for magic, tool in _COMPRESSED.items():
         if head.startswith(magic):
             raise InputError(
-                "it is compressed, and not with gzip", f"Unpack it: {tool} FILE | forwarder enqueue"
+                "it is compressed, but not with gzip", f"Unpack it: {tool} FILE | forwarder enqueue"
             )
 
 
@@ -125,16 +125,16 @@ def _split_lines(blocks: Iterator[bytes], max_bytes: int) -> Iterator[Lines]:
     for block in blocks:
         refused: list[tuple[int, str]] = []
         if why:
-            # Dropped up to its end, it leaves an empty line behind.
+            # Dropped up to its end, it leaves an empty line.
             cut = block.find(b"\n")
             if cut < 0:
                 continue
             block, refused, why = block[cut:], [(0, why)], ""
         text = pending + block if pending else block
-        if b"\r" in text:  # sixty times as fast as looking for both
+        if b"\r" in text:  # sixty times faster than searching for both
             text = text.replace(b"\r\n", b"\n")
         if b"\0" in text:
-            # What a crash leaves may be longer than any line, with a good one behind it.
+            # What a crash leaves may be longer than any line, with a good line after it.
             text = _nuls(b"\0", text)
         full = True
         while full:

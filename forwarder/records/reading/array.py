@@ -1,4 +1,4 @@
-"""JSON values, those of an array or one after the other, as they come, without ever holding all of them."""
+"""JSON values of an array, or one after the other, as they come; memory never holds all of them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import msgspec
 from forwarder.records.reading.source import BrokenInputError
 
 CHUNK_LINES = 10_000
-# So much longer than the longest record may a line or element be, for the sake of white space.
+# A line or element may be this much longer than the longest record, because of white space.
 SPARE_BYTES = 64 << 10
 
-# Input in numbered pieces: the pieces, and (index, reason) where one is refused and stands there as b"".
+# Input in numbered pieces: the pieces, and (index, reason) of each refused one, which is b"" there.
 Lines = tuple[list[bytes], list[tuple[int, str]]]
 
 _QUOTE = ord('"')
@@ -26,44 +26,44 @@ _between = re.compile(rb"\}\s*,\s*\{").match
 _raw_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 _list_inside = re.compile(rb'\s*(?:\{\s*"(\w+)"\s*:\s*)?\[').match
-# So much is looked at of what is too long.
+# How much is examined of what is too long.
 BEGIN_BYTES = 200
 
 _FIRST, _VALUE, _COMMA, _END = range(4)
-# Many elements at once are looked for in this much of the input, while at least so much is there.
+# Many elements at once are searched for in this much of the input, while at least this much is there.
 _WINDOW_BYTES = 1 << 20
 _WINDOW_MIN_BYTES = 32 << 10
 _TRIES = 3
 
 
 def too_long(max_bytes: int, begin: bytes) -> str:
-    """The reason why a line or element that begins like *begin* is refused unread."""
-    reason = f"longer than {max_bytes} bytes, the most that Mixpanel takes"
+    """Why a line or element that begins like *begin* is refused unread."""
+    reason = f"longer than {max_bytes} bytes, Mixpanel's limit"
     if found := _list_inside(begin):
         path = f".{found[1].decode()}[]" if found[1] else ".[]"
-        reason += f". It looks like a list of events: make it one event a line with jq -c '{path}'"
+        reason += f". It looks like a list of events: make it one event per line with jq -c '{path}'"
     return reason
 
 
 def split_values(
     blocks: Iterable[bytes], max_bytes: int, offset: int = 0, is_array: bool = True
 ) -> Generator[Lines, None, tuple[bytes, int]]:
-    """Take JSON values apart; what is wrong inside of one is left to its reader to find.
+    """Split JSON values; mistakes inside a value are left to its reader.
 
     Args:
-        blocks: Their text, white space before it allowed.
-        max_bytes: The most that a value may have, white space aside.
+        blocks: The text; white space before it is allowed.
+        max_bytes: The size limit of a value, white space aside.
         offset: How many bytes of the input came before.
-        is_array: Whether they are the elements of an array; else they follow each other, commas allowed.
+        is_array: They are the elements of an array; else they follow each other, with or without commas.
 
     Yields:
-        up to `CHUNK_LINES` values at a time, all that are complete so far.
+        up to `CHUNK_LINES` values at a time, as soon as they are complete.
 
     Returns:
-        what of the last block follows the array, and how many bytes of the input came before that.
+        the part of the last block after the array, and how many bytes of the input came before that.
 
     Raises:
-        BrokenInputError: after the last good value, where they can't be followed any further.
+        BrokenInputError: after the last good value; the rest can't be read.
     """
     values = Values(max_bytes, offset, is_array)
     for block in blocks:
@@ -74,7 +74,7 @@ def split_values(
 
 
 class Values:
-    """The state of `split_values`, whose arguments it takes."""
+    """The state of `split_values`; takes its arguments."""
 
     def __init__(self, max_bytes: int, offset: int = 0, is_array: bool = True) -> None:
         self._is_array = is_array
@@ -106,7 +106,7 @@ class Values:
         return self._in_string
 
     def feed(self, block: bytes) -> Iterator[Lines]:
-        """Read *block*, which follows those before; yields and raises as `split_values` does."""
+        """Read the next *block*; yields and raises as `split_values` does."""
         self._append(block)
         fast = True
         lines: list[bytes] = []
@@ -118,7 +118,7 @@ class Values:
                 elif (end := self._find_end()) < 0:
                     break
                 else:
-                    # Where the quick look fails it is not repeated within the block: it would fail again.
+                    # If the quick search fails, it is not repeated in this block: it would fail again.
                     fast = not self._separator
                     if self._too_long:
                         refused.append((len(lines), too_long(self._max_bytes, self._begin)))
@@ -139,7 +139,11 @@ class Values:
         """Check that the last value has ended, and the array; returns and raises as `split_values` does."""
         if self._start >= 0:
             began = self._offset + self._start + 1
-            what = "the array ends within its last element" if self._is_array else "it ends within a value"
+            what = (
+                "the array ends in the middle of its last element"
+                if self._is_array
+                else "it ends in the middle of a value"
+            )
             raise BrokenInputError(f"{what}, which begins at byte {began}")
         if self._is_array and not self.has_ended:
             self._break("the array ends without a ]")
@@ -152,7 +156,7 @@ class Values:
                 self._begin = self._data[keep : keep + BEGIN_BYTES]
             self._too_long, keep = True, self._at
             if len(self._closers) > self._max_bytes:
-                self._break("nested too deep to follow")
+                self._break("nested too deep to be read")
         self._data = self._data[keep:] + block
         self._offset += keep
         self._at -= keep
@@ -160,7 +164,7 @@ class Values:
             self._start = 0
 
     def _find_element(self) -> bool:
-        """Go to where the next element starts; False if it hasn't come yet, or the array has ended."""
+        """Go to the start of the next element; False: it hasn't come yet, or the array has ended."""
         data = self._data
         while self._expect != _END:
             at = self._at = _gap(data, self._at).end()  # type: ignore[union-attr]
@@ -184,7 +188,7 @@ class Values:
         return False
 
     def _read_many(self) -> list[bytes]:
-        """Read elements up to a place that looks like the gap between two; none if it only looked so."""
+        """Read elements up to a place that looks like the gap between two; none if it is not one."""
         data, start = self._data, self._start
         if self._too_long or len(data) - start < _WINDOW_MIN_BYTES:
             return []
@@ -203,7 +207,7 @@ class Values:
         return []
 
     def _find_end(self) -> int:
-        """Where the element that has begun ends; -1 if that hasn't come yet."""
+        """Where the current element ends; -1: that hasn't come yet."""
         data, at, closers = self._data, self._at, self._closers
         while at < len(data):
             if self._in_string:
@@ -236,7 +240,7 @@ class Values:
             self._closers.append(_CLOSERS[mark])
         elif self._closers.pop() != mark:
             self._at = at
-            self._break(f"not JSON: {chr(mark)} closes what it did not open")
+            self._break(f"not JSON: {chr(mark)} closes what was not opened")
 
     def _end_element(self, end: int) -> None:
         if not self._separator and (gap := _between(self._data, end - 1)):

@@ -1,4 +1,4 @@
-"""What form a text has, from its beginning."""
+"""The form of a text, judged by its beginning."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 from forwarder.records.reading.array import Values
 from forwarder.records.reading.source import BrokenInputError
 
-LINES, ARRAY, VALUES = "one event a line", "an array", "JSON over several lines"
+LINES, ARRAY, VALUES = "one event per line", "an array", "JSON over several lines"
 
 _FAULTS = (msgspec.DecodeError, ValueError, RecursionError)
 _list = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -21,7 +21,7 @@ _decoder = json.JSONDecoder(parse_int=str, parse_float=str)
 
 
 def form_of(text: bytes) -> str:
-    """Which of the forms the *text* certainly has; `LINES` in doubt, where a bad line ends nothing."""
+    """The form that the *text* certainly has. If unsure: `LINES`, where a bad line stops nothing."""
     text = text.lstrip(b" \t\r\n\0" + codecs.BOM_UTF8)
     first, line_end, rest = text.partition(b"\n")
     if text.startswith(b"["):
@@ -42,7 +42,7 @@ def _is(decode: object, text: bytes) -> bool:
 
 
 def _goes_on(first: bytes) -> bool:
-    """Whether *first* is the first line of an array over several, and neither cut off nor text of a log."""
+    """Whether *first* is the first line of an array over several lines, not cut off and not a log line."""
     array = Values(len(first))
     try:
         for _ in array.feed(first):
@@ -55,7 +55,7 @@ def _goes_on(first: bytes) -> bool:
 
 
 def _are_objects(block: bytes) -> bool:
-    """Whether *block* is JSON objects only, the first over several lines; the last may be cut off."""
+    """Whether *block* has only JSON objects, the first over several lines; the last may be cut off."""
     text, at = block.decode(errors="replace"), 0
     try:
         while text.startswith("{", at):

@@ -1,4 +1,4 @@
-"""Gzip, unpacked as it comes."""
+"""Unpacking gzip data as it comes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def unzip(blocks: Iterable[bytes], raise_if_stopped: Callable[[], None]) -> Iter
         raise_if_stopped: Called between the pieces of a block, which may unpack to gigabytes.
 
     Yields:
-        up to `BLOCK_BYTES` at a time, all that could be unpacked so far.
+        up to `BLOCK_BYTES` at a time, as soon as they can be unpacked.
 
     Raises:
-        BrokenInputError: after the last good byte, where the data is damaged or cut short.
+        BrokenInputError: after the last good byte; the rest is damaged or missing.
     """
     from isal import isal_zlib
 
@@ -27,7 +27,7 @@ def unzip(blocks: Iterable[bytes], raise_if_stopped: Callable[[], None]) -> Iter
     stream, read_bytes = None, 0
     for block in blocks:
         read_bytes += len(block)
-        # A piece of full length may leave more behind in the decompressor than it left of the block.
+        # After a piece of full length the decompressor may hold more output, even without more input.
         piece = b""
         while block or len(piece) == BLOCK_BYTES:
             if stream is None:

@@ -1,4 +1,4 @@
-"""A line that is no event by itself: what it certainly holds."""
+"""What a line that is not one event certainly contains."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 import msgspec
 
 _raw_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
-# What stands around values that were written one after the other: white space, commas, and the sign that
+# What may be between values that follow each other: white space, commas, and the character that
 # begins a record in a JSON text sequence (RFC 7464).
 _AROUND = " \t\r\n,\x1e"
 _around = re.compile(f"[{_AROUND}\ufeff]*").match
@@ -19,18 +19,18 @@ def _refuse(name: str) -> None:
     raise ValueError(name)
 
 
-# Only to see where a value ends: nothing is converted, so numbers may have any length.
+# Only to find the end of a value: nothing is converted, so numbers may have any length.
 _decoder = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse)
 
 
 def take_apart(line: bytes) -> list[bytes] | None:
-    """Take apart a line that was refused as one event.
+    """Split a line that was refused as one event.
 
-    An array is its elements, and objects one after the other are each by itself. A byte order mark, a comma
-    at either end and the NULs that a crash leaves in a file are passed over; NULs end what comes before.
+    An array becomes its elements; objects that follow each other become one piece each. A byte order mark,
+    a comma at either end and the NULs that a crash leaves in a file are skipped; NULs end the piece before.
 
     Returns:
-        the pieces, in order, each as it is written; None: the line is one piece, whatever is wrong with it.
+        the pieces, in order, each as written; None: the line is one piece, whatever is wrong with it.
     """
     found = [piece for part in line.split(b"\0") for piece in _of_part(part)]
     return None if found == [line.strip()] else found

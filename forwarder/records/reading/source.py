@@ -1,4 +1,4 @@
-"""Where input comes from: bytes off a descriptor, in large blocks from a file, at once from a live stream."""
+"""The input: bytes from a descriptor, in large blocks from a file, at once from a live stream."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import time
 from forwarder.errors import InputError
 
 BLOCK_BYTES = 2 << 20
-# So long more is waited for after the first bytes of a block: what trickles in is committed 25 times a
+# How long to wait for more after the first bytes of a block: a slow stream is committed 25 times a
 # second, and within 0.1 s of a pause.
 GATHER_S = 0.04
 
 
 class StoppedError(Exception):
-    """Reading was asked to stop; every block that was read has been handed out."""
+    """Reading was asked to stop; each block that was read has been returned."""
 
 
 class BrokenInputError(InputError):
-    """From here on the input can't be understood; what came before it is good."""
+    """From here on the input can't be read; what came before is good."""
 
     exit_code = 65
 
@@ -28,8 +28,8 @@ class Source:
     """The bytes of a file, pipe, FIFO, socket or terminal.
 
     Args:
-        fd: The descriptor to read; stays the caller's to close.
-        wake_fd: A descriptor that becomes readable when reading is to stop; -1 for none.
+        fd: The descriptor to read; the caller closes it.
+        wake_fd: A descriptor that becomes readable to stop reading; -1 for none.
     """
 
     def __init__(self, fd: int, wake_fd: int = -1) -> None:
@@ -43,14 +43,14 @@ class Source:
             self._poll.register(wake_fd, select.POLLIN)
 
     def read_block(self) -> bytes:
-        """The next bytes, up to `BLOCK_BYTES`: what there is when the input pauses; b"" at its end.
+        """The next bytes, up to `BLOCK_BYTES`, fewer when the input pauses; b"" at its end.
 
-        Once woken it returns what is there without waiting, one block at most, and then stops: what a
-        producer has written to a pipe is gone for that producer.
+        Once woken, it returns what is there without waiting, one block at most, and then stops: a producer
+        can't take back what it has written to a pipe.
 
         Raises:
-            InputError: if the descriptor can't be read.
-            StoppedError: when woken, and all that was read before has been returned.
+            InputError: the descriptor can't be read.
+            StoppedError: woken, and all that was read before has been returned.
         """
         pieces: list[bytes] = []
         missing, timeout_s, deadline = BLOCK_BYTES, -1.0, 0.0
@@ -68,7 +68,7 @@ class Source:
                 timeout_s = max(0.0, deadline - time.monotonic())
         block = b"".join(pieces)
         if not block:
-            # An end that comes together with a signal may be the signal's doing, amid a line; and the
+            # An end that comes together with a signal may be caused by it, in the middle of a line; and the
             # wait that found the end may have looked before the signal came.
             self.raise_if_stopped()
         self.read_bytes += len(block)
@@ -81,7 +81,7 @@ class Source:
             raise StoppedError
 
     def _wait(self, timeout_s: float) -> bool:
-        """Wait for input, -1: for ever, or until woken; whether there is input."""
+        """Wait for input or until woken (-1: for ever). Returns whether there is input."""
         found = {fd for fd, _ in self._poll.poll(None if timeout_s < 0 else timeout_s * 1000)}
         self._woken = self._woken or self._wake_fd in found
         return self._fd in found

@@ -1,1 +1,1 @@
-"""The embedded engine: with `forwarder.salvage` the only place that knows SQLite and persist-queue."""
+"""The embedded engine. Only this package and `forwarder.salvage` know SQLite and persist-queue."""

@@ -1,12 +1,12 @@
-"""persist-queue's `SQLiteAckQueue`, made safe for many processes: for programs that want its get and ack.
+"""persist-queue's `SQLiteAckQueue`, safe for many processes: for programs that use its get and ack.
 
-What it keeps: the table, its columns and statuses, one-row ``put``/``get``/``ack``/``nack`` and the rest of
-the upstream interface. What it changes on purpose:
+It keeps the table, its columns and statuses, one-row ``put``/``get``/``ack``/``nack`` and the rest of the
+upstream interface. It changes on purpose:
 
-- opening never scans: no re-queueing of in-flight rows (``auto_resume`` is off), no counting; sizes are
-  counted when they are asked for;
-- JSON is the only serializer: unpickling a row would run whatever its writer wanted;
-- the rest as `Database` has it: one connection, one writer at a time, safe over forks and damage.
+- opening never scans: rows in flight are not re-queued (``auto_resume`` is off), and sizes are counted only
+  on request;
+- JSON is the only serializer: unpickling a row would run its writer's code;
+- like `Database`, it has one connection and one writer at a time, and handles forks and damage.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from forwarder.spool.sqlite.schema import INITED, INSERT, MOST_ID
 
 
 class AckQueue(Database, SQLiteAckQueue):
-    """The queue in the directory *path*, created when it is not there.
+    """The queue in the directory *path*, created if missing.
 
-    Usable from several threads and processes at once, and after a fork.
+    Several threads and processes may use it at once, also after a fork.
 
     Args:
-        path: A directory; made with its parents if missing.
+        path: A directory; created with its parents if missing.
         auto_resume: As upstream, but off by default.
         timeout: How long to wait for other writers, in seconds.
 
     Raises:
-        ConfigError: the database there was made by something else, or by another version.
-        NotPermittedError: this user may not write there.
+        ConfigError: the database there was made by another program or another version.
+        NotPermittedError: this user has no permission to write there.
     """
 
     def __init__(self, path: str, auto_resume: bool = False, timeout: float = 10.0, **options: Any) -> None:
@@ -66,10 +66,10 @@ class AckQueue(Database, SQLiteAckQueue):
         self.put_event.set()
         return row_id
 
-    # Upstream keeps this count in memory and reads the whole table for it; other processes make it wrong.
+    # Upstream reads the whole table for this count and keeps it in memory; other processes make it wrong.
     @property
     def total(self) -> int:
-        """How many rows are ready to be got; counts them."""
+        """How many rows are ready for `get`; counts them."""
         return int(self._count())
 
     @total.setter
@@ -77,8 +77,8 @@ class AckQueue(Database, SQLiteAckQueue):
         pass
 
     @property
-    def tran_lock(self) -> Any:  # upstream makes one of its own, which is not reentrant
-        """What keeps out other threads."""
+    def tran_lock(self) -> Any:  # upstream makes its own, which is not reentrant
+        """The lock that keeps other threads out."""
         return self._lock
 
     @tran_lock.setter

@@ -1,4 +1,4 @@
-"""Whether the database is sound and the books balance: the durable totals against what is there."""
+"""Whether the database is sound and the books balance: the durable totals against the stored rows."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from forwarder.spool.sqlite.schema import READY
 from forwarder.spool.sqlite.view import View
 from forwarder.spool.values import FAIL, OK, WARNING, Dead, Figures, Finding
 
-UNBALANCED = 1  # the exit code of books that do not balance
+UNBALANCED = 1  # the exit code if the books do not balance
 CHUNK_IDS = 100_000
-# Of one read, during which the log can't be reset: 2M rows of 400 bytes are looked through in it.
+# Of one read, during which the log can't be reset: enough for 2M rows of 400 bytes.
 INTEGRITY_LIMIT_S = 2.0
-# Of all reads for one finding: 10M rows are counted in 1.2 s where they are in memory.
+# Of all reads for one finding: 10M rows in memory are counted in 1.2 s.
 COUNT_LIMIT_S = 20.0
 SAMPLES, SAMPLE_ROWS = 200, 500
 SAMPLE_LIMIT_S = 5.0
 
 
 def check(view: View) -> list[Finding]:
-    """Check the database's integrity, then the totals against the rows that are there, by content too.
+    """Check the database's integrity, then the totals against the stored rows and their content.
 
-    All in short reads, while the daemon may go on: what is counted is held between the totals before and
-    after. What is too much to be read in seconds is read in part, and ``detail`` says so.
+    All reads are short, and the daemon may continue: the counts must be between the totals before and after.
+    What can't be read within seconds is read in part, and ``detail`` says so.
     """
     findings = [_check_integrity(view), _check_journal(view)]
     for name, examine in _EXAMINATIONS.items():
@@ -55,7 +55,7 @@ def _check_integrity(view: View) -> Finding:
     try:
         faults = _quick_check(connection, "quick_check(5)")
         if faults is None:
-            # The queue comes first, and took all the time. The totals have to be sound in any case.
+            # The queue came first and took all the time. The totals must be sound in any case.
             tables = ("ledger", "control", "held", "deliveries", "retries", "dead_letters")
             each = [_quick_check(connection, f"quick_check({table})") for table in tables]
             faults = [fault for found in each for fault in found or () if fault != "ok"]
@@ -72,18 +72,18 @@ def _check_integrity(view: View) -> Finding:
 def _check_journal(view: View) -> Finding:
     name = "journal"
     if view.is_frozen:
-        return Finding(name, OK, "not looked at: the disk is full")
+        return Finding(name, OK, "not checked: the disk is full")
     (mode,) = view.connection.execute("PRAGMA journal_mode").fetchone()
     if mode == "wal":
         return Finding(name, OK, mode)
     remedy = (
-        "the next program of ours that has the queue for itself sets it back: stop the others for a moment"
+        "stop all programs that use the queue for a moment; the next command of the forwarder sets it back"
     )
     return Finding(name, WARNING, f"journal_mode is {mode}; {remedy}")
 
 
 def _quick_check(connection: sqlite3.Connection, pragma: str) -> list[str] | None:
-    """What SQLite says; None: it was not done in time."""
+    """What SQLite reports; None: it did not finish in time."""
     deadline = time.monotonic() + INTEGRITY_LIMIT_S
     connection.set_progress_handler(lambda: time.monotonic() > deadline, 100_000)
     try:
@@ -98,7 +98,7 @@ def _quick_check(connection: sqlite3.Connection, pragma: str) -> list[str] | Non
 
 @dataclass(slots=True)
 class _Count:
-    """Rows counted, `unread` ids at most that were not looked at, and the sums of further columns."""
+    """Rows counted, at most `unread` ids that were not read, and the sums of further columns."""
 
     rows: int = 0
     unread: int = 0
@@ -106,21 +106,21 @@ class _Count:
 
     @property
     def shortfall(self) -> str:
-        """What to say of those that were not looked at."""
+        """The words about the ids that were not read."""
         return (
             f" (counting ended after {COUNT_LIMIT_S:g} s: {self.unread} ids not read)" if self.unread else ""
         )
 
 
 def _count(connection: sqlite3.Connection, table: str, key: str, sums: str = "") -> _Count:
-    """Count a table's rows, with further sums, in short reads; of those that come meanwhile maybe not all."""
+    """Count a table's rows, with further sums, in short reads. Rows added meanwhile may be missing."""
     found = _Count()
     deadline = time.monotonic() + COUNT_LIMIT_S
     query = (
         f"SELECT (SELECT min({key}) FROM {table} WHERE {key} > ?2), count(*){sums}"
         f" FROM {table} WHERE {key} BETWEEN ?1 AND ?2"
     )
-    # Asked for together, SQLite would look for them in all rows.
+    # In one select, SQLite would search all rows for them.
     ends = f"SELECT (SELECT min({key}) FROM {table}), (SELECT max({key}) FROM {table})"
     first, last = connection.execute(ends).fetchone()
     while first is not None and first <= last:
@@ -153,25 +153,25 @@ def _check_waiting(view: View) -> tuple[str, Sequence[str]]:
     counted = _count(view.connection, schema.TABLE, "_id")
     held = _count(view.connection, schema.HELD_TABLE, "_id")
     after = view.figures()
-    # Of the rows counted, those settled meanwhile may be missing; those added between the two first
-    # reads may be there on top.
+    # Rows settled meanwhile may be missing from the count. Rows added between the first two reads may be
+    # in it.
     left = (after.delivered - before.delivered) + (after.dead_lettered - before.dead_lettered)
     left += after.deleted - before.deleted
-    # Those that a person holds or releases meanwhile may be counted twice or not at all.
+    # Events that a person holds or releases meanwhile may be counted twice or not at all.
     moved = abs(after.held - before.held)
     counted.rows, counted.unread = counted.rows + held.rows, counted.unread + held.unread
     least, most = before.waiting - left - moved, before.waiting + after.accepted - before.accepted + moved
     faults = [*_used_up(view.connection), *_negative(before), *_compare(counted, least, most)]
     if not held.unread and abs(held.rows - before.held) > moved:
-        faults.append(f"{before.held} were counted as held, and {held.rows} are")
+        faults.append(f"{before.held} are counted as held, but {held.rows} rows are there")
     below, above = view.connection.execute(
         f"SELECT (SELECT count(*) FROM {schema.TABLE} WHERE _id < 1),"
         f" (SELECT count(*) FROM {schema.TABLE} WHERE _id > {schema.SEQUENCE})"
     ).fetchone()
     if below:
-        faults.append(f"{_some(below, 'row')} with an id below 1, which delivery never comes to")
+        faults.append(f"{_some(below, 'row')} with an id below 1, which is never delivered")
     if above:
-        faults.append(f"{_some(above, 'row')} with an id above the newest that was ever given")
+        faults.append(f"{_some(above, 'row')} with an id above the newest one ever assigned")
     detail = (
         f"accepted {before.accepted} = delivered {before.delivered} + dead-lettered {before.dead_lettered}"
         f" + deleted {before.deleted} + waiting {before.waiting}; {counted.rows} rows are there"
@@ -181,7 +181,7 @@ def _check_waiting(view: View) -> tuple[str, Sequence[str]]:
 
 def _used_up(connection: sqlite3.Connection) -> Iterator[str]:
     for table in schema.used_up(connection):
-        yield f"the ids in {table} have come to where no queue comes: a stranger has been there"
+        yield f"the ids in {table} are too large (above 2^53): an external producer has written such a row"
 
 
 def _negative(figures: Figures) -> Iterator[str]:
@@ -199,7 +199,7 @@ def _check_content(view: View) -> tuple[str, Sequence[str]]:
     try:
         uuid.UUID(str(queue_id))
     except ValueError:
-        return "", [f"the queue's identity is {queue_id!r}, which is no UUID"]
+        return "", [f"the queue's identity is {queue_id!r}, which is not a UUID"]
     origin, counts, examples = Origin(queue_id, created_at), [0, 0, 0], ["", ""]
     for row_id, data, put_at, status in _sampled(view.connection, oldest, newest):
         counts[0] += 1
@@ -209,17 +209,17 @@ def _check_content(view: View) -> tuple[str, Sequence[str]]:
             counts[1 + is_spoilt] += 1
             examples[is_spoilt] = examples[is_spoilt] or f"row {row_id}: {final.reason}"
     looked, dead, spoilt = counts
-    detail = f"{looked} of {view.figures().waiting} waiting rows looked at"
+    detail = f"{looked} of {view.figures().waiting} waiting rows checked"
     if dead:
-        detail += f"; {_some(dead, 'row')} without an event, for the dead letters ({examples[0]})"
-    fault = f"{_some(spoilt, 'row')} that held an event once, and none now ({examples[1]})"
+        detail += f"; {_some(dead, 'row')} without an event, which will be dead letters ({examples[0]})"
+    fault = f"{_some(spoilt, 'row')} that once held an event and now hold none ({examples[1]})"
     return detail, [fault] if spoilt else []
 
 
 def _sampled(
     connection: sqlite3.Connection, oldest: int, newest: int
 ) -> Iterator[tuple[int, bytes | None, float | None, int | None]]:
-    """All rows, or if there are too many, some from everywhere."""
+    """All rows; if there are too many, some from everywhere."""
     deadline = time.monotonic() + SAMPLE_LIMIT_S
     step = max(SAMPLE_ROWS, -(-(newest - oldest + 1) // SAMPLES))
     for first in range(oldest, newest + 1, step):
@@ -230,7 +230,7 @@ def _sampled(
 
 
 def _is_json(data: bytes | None) -> bool:
-    # A plain consumer's nack, too, marks a row as checked; that one is JSON at least.
+    # A plain consumer's nack also marks a row as checked; that row is at least JSON.
     try:
         msgspec.json.decode(data or b"")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -250,7 +250,7 @@ def _check_dead_letters(view: View) -> tuple[str, Sequence[str]]:
     )
     counted = _count(view.connection, "dead_letters", "id", sums)
     after = view.figures()
-    # Of those there before, some may have been retried or deleted meanwhile; others may have come.
+    # Meanwhile some may have been retried or deleted, and others added.
     left = (after.retried - before.retried) + (after.discarded - before.discarded)
     added = after.dead_lettered - before.dead_lettered
     least, most = before.dead_letters - left, before.dead_letters + added
@@ -261,9 +261,9 @@ def _check_dead_letters(view: View) -> tuple[str, Sequence[str]]:
     if unknown:
         faults.append(f"{_some(unknown, 'row')} of an event that was never accepted")
     if waiting:
-        faults.append(f"{_some(waiting, 'row')} of an event that still waits, too")
+        faults.append(f"{_some(waiting, 'row')} of an event that also still waits")
     if twice:
-        faults.append(f"{_some(twice, 'row')} of an event that has another already")
+        faults.append(f"{_some(twice, 'row')} of an event that already has one")
     detail = (
         f"dead-lettered {before.dead_lettered} = retried {before.retried} + discarded {before.discarded}"
         f" + there now {before.dead_letters}; {counted.rows} rows are there"
@@ -292,7 +292,7 @@ _DELIVERIES = f"""
 
 
 def _check_deliveries(view: View) -> tuple[str, Sequence[str]]:
-    """The log of settled batches, of which the oldest are deleted in time, against the totals."""
+    """The log of settled batches, whose oldest entries are deleted in time, against the totals."""
     delivered, dead, short, newest, written, rows, first, *sums = view.connection.execute(
         _DELIVERIES
     ).fetchone()
@@ -305,15 +305,15 @@ def _check_deliveries(view: View) -> tuple[str, Sequence[str]]:
     for name, logged, total in pairs:
         if logged > total or (is_whole and logged != total):
             faults.append(f"the log says {logged} {name}, the totals {total}: {abs(logged - total)} apart")
-    # Not each goes by way of a batch: salvage brings dead letters back as such.
+    # Not every dead letter comes from a batch: salvage restores dead letters directly.
     if log_dead > dead:
         faults.append(f"the log says {log_dead} dead-lettered, the totals {dead}: {log_dead - dead} apart")
     if last_id > newest:
-        faults.append(f"event {last_id} was settled, but {newest} is the newest id that was ever given")
+        faults.append(f"event {last_id} was settled, but {newest} is the newest id ever assigned")
     if unsettled:
-        faults.append(f"{_some(unsettled, 'batch')} settled, of which a row still waits")
+        faults.append(f"{_some(unsettled, 'batch')} settled, but a row still waits")
     if unlike:
-        faults.append(f"{_some(unlike, 'batch')} of more events than have their ids in it")
+        faults.append(f"{_some(unlike, 'batch')} with more events than ids")
     part = "all" if is_whole else f"the newest of {written}"
     return (
         f"{_some(rows, 'settled batch')}, {part}: delivered {log_delivered}, dead-lettered {log_dead}",

@@ -1,5 +1,5 @@
-"""Reading the next rows for a claim: in one piece where all of them are our own, else one by one; and what
-becomes of an external producer's."""
+"""Reading the next rows for a claim: in one piece if all are our own, else one by one. Rows of external
+producers are completed here."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from forwarder.records import EVENTS, Lines
 from forwarder.spool.sqlite.schema import ACKED, MOST_ID, READY, ROWS, TABLE
 from forwarder.spool.values import Claim, Dead
 
-# What has a higher id than `MOST_ID` makes the database a damaged one; all else is delivered before.
-# Rows that begin with a brace, and hold as many values as they are, hold one each: none is empty then.
+# A row with an id above `MOST_ID` makes the database a damaged one; all other rows are delivered first.
+# If all rows begin with a brace and together hold as many values as there are rows, each holds exactly one.
 _OWN = f"status = {READY} AND length(data) <= {EVENTS.max_bytes} AND substr(data, 1, 1) = x'7b'"
 _PIECE = (
     f"SELECT count(*), min(_id), max(_id), sum({_OWN}), CAST(group_concat(data, x'0a') AS BLOB)"
@@ -24,7 +24,7 @@ _PIECE = (
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The queue that rows stand in: its identity, and when it was made (seconds since the epoch)."""
+    """The queue of the rows: its identity, and when it was made (seconds since the epoch)."""
 
     queue_id: str
     created_at: float
@@ -32,11 +32,11 @@ class Origin:
     def read(
         self, row_id: int, data: bytes | None, put_at: float | None, status: int | None
     ) -> bytes | Dead | None:
-        """What a row holds: an event's final bytes, the same each time; or why it is none.
+        """What a row holds: an event's final bytes, the same each time; or why it is not an event.
 
         None: a plain consumer has acked it.
         """
-        # A plain consumer's nack says "ready" of rows that nobody has checked.
+        # A plain consumer's nack marks unchecked rows as ready.
         if status == READY and data is not None and EVENTS.is_final(data):
             return data
         if status == ACKED:
@@ -50,9 +50,9 @@ class Origin:
 
 @dataclass(slots=True)
 class Rows(Claim):
-    """A claim, and the last row that was looked at for it: what to go on from.
+    """A claim, and the last row that was read for it: the next claim starts behind it.
 
-    *is_clear*: what is no event was taken out, for which there may be no room.
+    *is_clear*: rows that are not events were removed; that may fail for lack of room.
     """
 
     last_id: int = 0
@@ -60,20 +60,20 @@ class Rows(Claim):
 
 
 class Reader:
-    """Reads the rows behind an id: at most so many, and so many bytes with line ends; one alone may be more.
+    """Reads the rows behind an id, up to a number and a size with line ends; a single one may be larger.
 
-    Together, as one piece of text, they cost a third of what they do one by one.
+    Reading them as one piece of text costs a third of reading them one by one.
     """
 
     def __init__(self, origin: Origin) -> None:
         self._origin = origin
-        # Where the bytes bound a claim and not the count, a piece would be put together in vain.
+        # If the size limits a claim, not the count, reading in one piece would be wasted.
         self._is_bound_by_bytes = False
 
     def read(
         self, connection: sqlite3.Connection, after_id: int, max_events: int, max_bytes: int
     ) -> tuple[Rows, list[Dead], list[int]]:
-        """The rows behind *after_id*: events, those that are none, and the ids of those that were acked.
+        """The rows behind *after_id*: events, rows that are not events, and the ids of acked rows.
 
         Raises:
             sqlite3.Error: the database can't be read.
@@ -90,7 +90,7 @@ class Reader:
         ids: list[int] = []
         events: list[bytes] = []
         dead: list[Dead] = []
-        swept: list[int] = []
+        acked: list[int] = []
         claim = Rows(ids, events, last_id=after_id)
         read_bytes = 0
         self._is_bound_by_bytes = False
@@ -108,17 +108,17 @@ class Reader:
                     events.append(final)
                     claim.size_bytes += size_bytes
                 elif final is None:
-                    swept.append(row_id)
+                    acked.append(row_id)
                 else:
                     dead.append(final)
-        return claim, dead, swept
+        return claim, dead, acked
 
 
 def _in_one_piece(
     connection: sqlite3.Connection, after_id: int, max_events: int, max_bytes: int
 ) -> Rows | None:
-    """The rows behind *after_id*, if all are events of our own, without a gap, and within *max_bytes*."""
-    # SQLite stops where more would be put together than may be taken.
+    """The rows behind *after_id*, if all are our own events, without a gap, and within *max_bytes*."""
+    # SQLite stops before the text is larger than allowed.
     before = connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max_bytes)
     try:
         row = connection.execute(_PIECE, (after_id, max_events)).fetchone()

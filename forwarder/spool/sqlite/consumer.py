@@ -27,8 +27,8 @@ from forwarder.spool.sqlite.errors import damaged, translated, used_up
 from forwarder.spool.sqlite.schema import MOST_ID, SEQUENCE
 from forwarder.spool.values import Claim, Control, Settlement
 
-# Which queue it is, which consumer has begun last, and SQLite's number of the schema, which it raises when it
-# restores a backup: in any other state row ids may mean other events.
+# The queue, the consumer that has started last, and SQLite's number of the schema, which a restored backup
+# changes: in any other state row ids may mean other events.
 _IDENTITY = "SELECT queue_id, consumer, schema_version FROM ledger, control, pragma_schema_version"
 RETRY_S = 1.0
 STEP_ROWS = 1000
@@ -38,16 +38,16 @@ _T = TypeVar("_T")
 
 
 class Consumer(engine.Consumer):
-    """Reads and settles the queue in a directory; of no use any more once the database was replaced."""
+    """Reads and settles the queue in a directory; no longer usable once the database was replaced."""
 
     def __init__(self, path: str, lock_timeout_s: float = 10.0) -> None:
-        """Open the queue, which is made if it is not there.
+        """Open the queue; it is created if missing.
 
         Raises:
-            NotPermittedError: what is delivered from it could not be settled in it.
+            NotPermittedError: this user could not settle what is delivered.
             ConfigError, TryAgainError, StorageError: as `Database`.
         """
-        # The program may go to another directory.
+        # The program may change its working directory.
         self._path = path = os.path.abspath(path)
         self._log = os.path.join(path, LOG)
         self._long_log = room.LongLog(path)
@@ -78,11 +78,11 @@ class Consumer(engine.Consumer):
         self._identity = self._read(_IDENTITY)
         origin = Origin(*self._read("SELECT queue_id, created_at FROM ledger"))
         self._reader = Reader(origin)
-        # Behind which id the next claim begins, and the newest there was when it was asked for.
+        # The next claim starts behind this id; and the newest id when it was last asked for.
         self._position = self._newest = 0
-        # What claims have left behind for lack of room stands behind this id; and when to try again.
+        # Rows that claims left for lack of room are behind this id; and when to try again.
         self._left_after, self._retry_at = MOST_ID, 0.0
-        # A lock or a full disk says nothing about permissions, and passes.
+        # A lock or a full disk says nothing about permissions, and is temporary.
         with suppress(TryAgainError), self._transaction():
             pass
 
@@ -90,13 +90,13 @@ class Consumer(engine.Consumer):
         with translated(self._path):
             row: tuple[Any, ...] | None = self._connect().execute(statement).fetchone()
         if row is None:
-            raise damaged(self._path, "it has lost its books")
+            raise damaged(self._path, "the totals table is empty")
         return row
 
     def _connect(self) -> sqlite3.Connection:
         connection = self._database.connect()
         if connection is not self._examined:
-            # Closed by a fork or `reopen`, and opened again; the database may have been changed meanwhile.
+            # Closed by a fork or `reopen`, and opened again: the database may have changed meanwhile.
             self._examine(connection)
             self._examined = connection
             self._openings += 1
@@ -106,20 +106,20 @@ class Consumer(engine.Consumer):
         return connection
 
     def _examine(self, connection: sqlite3.Connection) -> None:
-        """Make sure that ids still mean the events that were claimed: settled, others would be lost."""
+        """Make sure that ids still mean the claimed events: otherwise settling would lose others."""
         found = connection.execute(_IDENTITY).fetchone()
         if found is None:
-            raise damaged(self._path, "it has lost its books")
+            raise damaged(self._path, "the totals table is empty")
         if self._files is None or found != self._identity:
             raise self._replaced()
 
     def _replaced(self) -> QueueReplacedError:
-        # For good: once the old file is closed, its inode number may come back as another file's.
+        # Permanently: once the old file is closed, another file may get its inode number.
         self._files = None
         return QueueReplacedError(
-            f"the database in {self._path} is not the one that was read from: it was replaced or restored, or"
-            " another daemon delivers from it",
-            "What was sent and not settled is sent again",
+            f"the database in {self._path} has changed: it was replaced or restored, or another daemon"
+            " delivers from it",
+            "Events that were sent but not settled are sent again",
         )
 
     @contextmanager
@@ -129,7 +129,7 @@ class Consumer(engine.Consumer):
             self._examine(connection)
             queue_id, consumer, version = self._identity
             if consumer != self._mark:
-                # At the start; or later, when there was no lock or room for it then.
+                # At the start; or later, if there was no lock or room at the start.
                 connection.execute("UPDATE control SET consumer = ?", (self._mark,))
             yield connection
         self._identity = queue_id, self._mark, version
@@ -141,7 +141,7 @@ class Consumer(engine.Consumer):
         self._database.replace_damaged()
 
     def close(self) -> None:
-        """Close the files. The reserve stays for the next time."""
+        """Close the files. The reserve stays for the next start."""
         self._database.close()
 
     @property
@@ -153,8 +153,8 @@ class Consumer(engine.Consumer):
         self._read(f"PRAGMA busy_timeout = {int(timeout_s * 1000)}")
 
     def changed_mark(self) -> object:
-        # A commit can be seen in the database only once its bytes are synced, which may be later, and a
-        # file's time is as coarse as the kernel's tick.
+        # A commit is visible only once its bytes are synced, which may be later, and a file's time is only
+        # as exact as the kernel's tick.
         try:
             log = os.stat(self._log)
         except OSError:
@@ -166,23 +166,23 @@ class Consumer(engine.Consumer):
         return int(self._read(f"SELECT {SEQUENCE}")[0])
 
     def arrivals(self) -> int:
-        # Numbers that were given, also those of rows that are gone.
+        # Counts assigned ids, also those of rows that are gone.
         self._newest = self.last_id()
         return max(self._newest - self._position, 0)
 
     def control(self) -> Control:
-        # Before it is made sure of that the directory is still the one that was opened.
+        # Before the check that the directory is still the one that was opened.
         found = control.asked(self._path)
         with translated(self._path):
             connection = self._connect()
             self._examine(connection)
             (version,) = connection.execute("PRAGMA data_version").fetchone()
-        # Each connection counts from 2 on.
+        # Each connection counts from 2.
         return replace(found, version=(self._openings, version))
 
     def claim(self, max_events: int, max_bytes: int) -> Claim:
         claim = self.claim_behind(self._position, max_events, max_bytes)
-        # A claim that gets nowhere: no row stands behind the rest of the numbers any more.
+        # The claim found nothing: the remaining ids have no rows.
         self._position = claim.last_id if claim.last_id > self._position else self._newest
         claim.left = max(self._newest - self._position, 0)
         return claim
@@ -194,25 +194,25 @@ class Consumer(engine.Consumer):
     def claim_behind(self, after_id: int, max_events: int, max_bytes: int) -> Rows:
         """As `claim`, of the rows behind *after_id*.
 
-        Rows that are no events go to the dead letters at once, rows a plain
-        consumer has acked are swept: they count as read, but are not in the claim. Where there is no room
-        for that they stay in the queue, and are taken out by `keep_house` or the next consumer.
+        Rows that are not events become dead letters at once; rows that a plain consumer has acked are
+        deleted. They count as read, but are not in the claim. If there is no room for that, they stay in
+        the queue, and `maintain` or the next consumer removes them.
 
         Returns:
-            the claim; its ``last_id`` is what to go on from (*after_id*: nothing is left). Also without
-            an event in it there may be more behind.
+            the claim; the next one starts behind its ``last_id`` (*after_id*: nothing is left). There may be
+            more even if it has no event.
         """
         with translated(self._path):
-            claim, dead, swept = self._reader.read(self._connect(), after_id, max_events, max_bytes)
+            claim, dead, acked = self._reader.read(self._connect(), after_id, max_events, max_bytes)
         try:
-            if swept:
-                self._free(partial(settling.sweep, ids=swept))
+            if acked:
+                self._free(partial(settling.delete_acked, ids=acked))
             for part in settling.parts(Settlement([letter.event_id for letter in dead], dead)):
                 self._free(partial(settling.settle, settlement=part))
                 claim.dead += len(part.dead)
                 claim.reason = claim.reason or part.dead[0].reason
         except SpoolFullError:
-            # The events around them are delivered all the same, which makes room.
+            # The events around them are delivered anyway, which makes room.
             self._retry_at = time.monotonic() + RETRY_S
             self._left_after = min(self._left_after, after_id)
             claim.is_clear = False
@@ -234,7 +234,7 @@ class Consumer(engine.Consumer):
         return found
 
     def settle(self, settlement: Settlement) -> None:
-        """All or nothing, but on a full disk: there in parts, as far as there is room for them."""
+        """All or nothing. Only on a full disk in parts, as far as there is room."""
         rest = settling.without(settlement, self._settled)
         try:
             if rest.ids:
@@ -253,7 +253,7 @@ class Consumer(engine.Consumer):
         return room.freeing(self._database, self._transaction, step)
 
     def discard_dead_letters(self, before: float) -> int:
-        """In steps, between which others can write."""
+        """In steps, so that others can write in between."""
         count = after_id = 0
         while True:
             with translated(self._path):
@@ -264,8 +264,8 @@ class Consumer(engine.Consumer):
                 return count
             after_id = last_id
 
-    def keep_house(self, *, at_rest: bool) -> bool:
-        """Shorten a log that has grown long; and *at_rest* what `_tidy` does."""
+    def maintain(self, *, at_rest: bool) -> bool:
+        """Shorten a long log; *at_rest*, also what `_tidy` does."""
         now = time.monotonic()
         if self._long_log.is_due(now):
             self._connect()
@@ -273,13 +273,13 @@ class Consumer(engine.Consumer):
         return self._tidy() if at_rest else True
 
     def _tidy(self) -> bool:
-        """Give a little disk back. True: there is more to do.
+        """Give some disk space back. True: there is more to do.
 
-        Also takes out what claims have left for lack of room, and counts as deleted what others have deleted
-        from a queue that is empty now.
+        Also removes rows that claims left for lack of room. If the queue is empty, rows that others deleted
+        are counted as deleted.
 
         Raises:
-            DamagedError: a row has an id that no queue comes to, and no claim.
+            DamagedError: a row has a too large id, which no claim reads.
         """
         if self.last_id() > MOST_ID:
             raise used_up(self._path)
@@ -290,7 +290,7 @@ class Consumer(engine.Consumer):
                 self._left_after = claim.last_id if claim.last_id > after_id else MOST_ID
         if self._read(f"SELECT {settling.MISSING}")[0]:
             self._free(settling.account_missing)
-        # First, as a vacuum fills the log anew, and the disk may have no room for both.
+        # First, because a vacuum fills the log again, and the disk may not have room for both.
         if not self._database.empty_log():
             return True
         (free,) = self._read("PRAGMA freelist_count")

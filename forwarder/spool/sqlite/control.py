@@ -1,6 +1,6 @@
-"""What a person asks of the daemon, durably and from any process: files beside the database.
+"""What a person requests from the daemon, durably and from any process: files beside the database.
 
-So a pause outlives a database that is damaged, set aside or restored, and a full disk hinders nobody.
+So a pause survives a database that is damaged, set aside or restored, and works on a full disk.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PAUSED, FLUSH = "paused", "flush"
 
 
 def asked(path: str) -> Control:
-    """What is asked for now of the queue in the directory *path*."""
+    """The current requests for the queue in the directory *path*."""
     flushed = place = (0, 0)
     with suppress(OSError):
         place = identity_of(os.stat(path))
@@ -29,7 +29,7 @@ def asked(path: str) -> Control:
 
 def pause(path: str) -> bool:
     """Stop delivery, until `resume`; a daemon sees it within 0.1 s. Returns whether it was paused before."""
-    Database(path).close()  # made if there is none, so that the first daemon to come begins paused
+    Database(path).close()  # created if missing, so that the first daemon starts paused
     before = asked(path).paused
     with translated(path):
         os.close(open_shared(os.path.join(path, PAUSED)))
@@ -44,7 +44,7 @@ def resume(path: str) -> bool:
     if before or os.path.exists(os.path.join(path, DATABASE)):
         with translated(path):
             with suppress(FileNotFoundError):
-                # A daemon that does not find the pause's own directory any more notices this, too.
+                # A daemon that no longer finds the pause's own directory also notices this.
                 os.replace(os.path.join(path, PAUSED), os.path.join(path, FLUSH))
             sync_directory(path)
         request_flush(path)
@@ -52,7 +52,7 @@ def resume(path: str) -> bool:
 
 
 def request_flush(path: str) -> None:
-    """Let the daemon forget its present wait and try now."""
+    """Ask the daemon to forget its current wait and try now."""
     file = os.path.join(path, FLUSH)
     with translated(path):
         try:
@@ -63,6 +63,6 @@ def request_flush(path: str) -> None:
 
 
 def _nudge(path: str) -> None:
-    """Have a daemon look now: it watches the time of the log, which any commit changes, too."""
+    """Make a daemon look now: it watches the time of the log, which any commit changes, too."""
     with suppress(OSError):
         os.utime(os.path.join(path, LOG), follow_symlinks=False)

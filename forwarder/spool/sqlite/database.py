@@ -2,8 +2,8 @@
 
 - Writing takes the writer lock and begins IMMEDIATE; the commit is synced (``synchronous=FULL``).
 - The connection is closed before a fork, and opened again on both sides.
-- Directory, database and lock file belong to a group of producers, not to the world.
-- A damaged database is set aside for a fresh one; files that were replaced are not written to.
+- A group of producers can use directory, database and lock file; other users can't.
+- A damaged database is set aside and replaced by a fresh one. Files that were replaced are not written to.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ T = TypeVar("T")
 
 
 class Database:
-    """The database in the directory *path*, made when it is not there.
+    """The database in the directory *path*, created if missing.
 
-    Usable from several threads and processes at once, and after a fork. Not from a signal handler that has
-    interrupted a call: it gets `TryAgainError`.
+    Several threads and processes may use it at once, also after a fork. A signal handler that has
+    interrupted a call gets `TryAgainError`.
 
     Args:
-        path: A directory; made with its parents if missing.
-        timeout: How long to wait for other writers in seconds, for threads, processes and others together.
+        path: A directory; created with its parents if missing.
+        timeout: How long to wait for all other writers together, in seconds.
 
     Attributes:
-        files: Those that were opened last.
-        replacements: How often they were found to have been replaced meanwhile.
+        files: The files that were opened last.
+        replacements: How often they were found to be replaced.
         orphaned: What only the replaced files hold, for a person.
 
     Raises:
-        ConfigError: the database there was made by something else, or by another version.
-        NotPermittedError: this user may not write there.
+        ConfigError: the database there was made by another program or another version.
+        NotPermittedError: this user has no permission to write there.
     """
 
     def __init__(self, path: str, timeout: float = 10.0) -> None:
-        # The program may go to another directory.
+        # The program may change its working directory.
         self.path = os.path.abspath(path)
         self.timeout = timeout
         self.database_path = os.path.join(self.path, DATABASE)
@@ -72,7 +72,7 @@ class Database:
             raise
 
     def _renew(self) -> None:
-        # gevent may replace it later, and what was made before knows no greenlets.
+        # gevent may replace it later, and a lock made before that does not know greenlets.
         self._made_by = _thread.allocate_lock
         self._lock = threading.RLock()
         self._deadline = 0.0
@@ -80,14 +80,14 @@ class Database:
         self._pid = os.getpid()
 
     def _begin(self) -> None:
-        """Make sure that there is a queue; opened when it is used first, if there seems to be one."""
+        """Make sure that there is a queue. If there seems to be one, it is opened at first use."""
         is_made = os.path.exists(os.path.join(self.path, LOCK)) and os.access(self.path, os.W_OK)
         if not (is_made and os.access(self.database_path, os.R_OK | os.W_OK)):
             self.connect()
             self.close()
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        """Close what was dropped; at the very end of the process too little of Python is left for that."""
+        """Close what was dropped; not at the very end of the process, when Python is mostly gone."""
         if not is_finalizing() and "_lock" in self.__dict__:
             with suppress(ForwarderError):
                 self.close()
@@ -110,20 +110,20 @@ class Database:
         """A write transaction on the database that is at the path now: committed and synced, or undone.
 
         Raises:
-            TryAgainError: locked for longer than the timeout, or the disk is full; or asked for by a signal
-                handler that has interrupted a call.
+            TryAgainError: locked for longer than the timeout, or the disk is full; or a signal handler calls
+                that has interrupted a call.
             StorageError, NotPermittedError: the disk or the database refuses.
         """
         with self._step():
             connection = self._connected()
             self._writer_lock.acquire(self._left_s())
             try:
-                # What is set aside goes on taking commits from whoever has it open, without an error.
+                # A set-aside database still takes commits from programs that have it open, without error.
                 if Files.at(self.path) != self.files:
                     self._let_go()
                     connection = self._connected()
                 try:
-                    # Inside: a signal handler may raise when it has begun.
+                    # Inside: a signal handler may raise once it has begun.
                     self._begin_transaction(connection)
                     yield connection
                     connection.execute("COMMIT")
@@ -142,23 +142,23 @@ class Database:
             connection.execute("BEGIN IMMEDIATE")
 
     def write(self, step: Callable[[sqlite3.Connection], T]) -> T:
-        """Take a step in a write transaction; where the database is damaged, on a fresh one in its place.
+        """Take a step in a write transaction. A damaged database is first replaced by a fresh one.
 
         Raises:
-            TryAgainError, StorageError, NotPermittedError: as `transaction`; nothing of it was done.
+            TryAgainError, StorageError, NotPermittedError: as `transaction`; nothing was done.
         """
         for _ in range(2):
             try:
                 with self.transaction() as connection:
                     return step(connection)
             except DamagedError:
-                self.reopen()  # what SQLite had in memory may have been the fault
+                self.reopen()  # only SQLite's memory may have been wrong
         self.replace_damaged()
         with self.transaction() as connection:
             return step(connection)
 
     def is_replaced(self) -> bool:
-        """Whether the files at the path are others than those that were opened."""
+        """Whether the files at the path are not those that were opened."""
         return Files.at(self.path) != self.files
 
     def reopen(self) -> None:
@@ -173,7 +173,7 @@ class Database:
             self._writer_lock.close()
 
     def replace_damaged(self) -> None:
-        """Set the database that is open aside, unless it is another by now; later calls make a fresh one.
+        """Set the open database aside, unless it was replaced already; later calls make a fresh one.
 
         Raises:
             ForwarderError: it can't be moved.
@@ -183,16 +183,16 @@ class Database:
             self._set_aside()
 
     def empty_log(self, patience_s: float = 0.0) -> bool:
-        """Empty the log; for that all writers have to wait as long as we do for readers, *patience_s*.
+        """Empty the log. All writers have to wait as long as this waits for readers, *patience_s*.
 
         Returns:
-            False: somebody was in the way.
+            False: a reader or writer was in the way.
 
         Raises:
             StorageError: as `transaction`.
         """
         try:
-            # Not beside a writer: before 3.51.3 SQLite could lose what one writes to a log that is reset.
+            # Not beside a writer: SQLite before 3.51.3 could lose what is written to a log during its reset.
             with self._step(), self._writer_lock.held(min(self._left_s(), room.PATIENCE_S)):
                 connection = self._connected()
                 with _waiting(connection, patience_s, self.timeout):
@@ -201,11 +201,11 @@ class Database:
             return False
         return not row[0]
 
-    # Over forks
+    # Forks
 
     @property
     def has_crossed(self) -> bool:
-        """Whether its connection is that of the process that has forked this one."""
+        """Whether its connection belongs to the parent process, which has forked this one."""
         return self._connection is not None and self._connected_by != os.getpid()
 
     def before_fork(self) -> None:
@@ -226,11 +226,11 @@ class Database:
 
     @contextmanager
     def _step(self) -> Iterator[None]:
-        """Keep out the other threads, and a signal handler during what it has interrupted.
+        """Keep out other threads, and a signal handler that has interrupted a call.
 
         Raises:
-            TryAgainError: another thread has not gone within the time limit, which goes on counting inside;
-                or it is such a handler that calls.
+            TryAgainError: another thread has not finished within the time limit, which also covers the
+                block; or such a handler calls.
         """
         if self._pid != os.getpid():
             self._renew()
@@ -247,7 +247,7 @@ class Database:
             self._lock.release()
             raise TryAgainError(
                 f"this thread is opening, closing or writing to the queue in {self.path} now",
-                "Nothing was stored; don't use a queue in signal handlers",
+                "Nothing was stored; don't use a queue in a signal handler",
             )
         try:
             self._is_busy, self._deadline = True, deadline
@@ -263,21 +263,21 @@ class Database:
     # Inside `_step`
 
     def _left_s(self) -> float:
-        """How long may still be waited."""
+        """How much time is left to wait."""
         return max(self._deadline - time.monotonic(), 0.0)
 
     def _turn(self) -> AbstractContextManager[None]:
-        """Keep the writers of other processes out, too."""
+        """Keep out the writers of other processes, too."""
         return self._writer_lock.held(self._left_s())
 
     def _open_sound(self) -> sqlite3.Connection:
-        """Open the database; a damaged one is set aside for a fresh one, as intake must go on."""
+        """Open the database. A damaged one is set aside for a fresh one, because intake must continue."""
         for _ in range(2):
             try:
                 with translated(self.path):
                     return self._open()
             except StorageError as error:
-                # What SQLite had in memory may have been the fault; or it was set aside as it was opened.
+                # Only SQLite's memory may have been wrong; or it was set aside while it was opened.
                 if not isinstance(error, DamagedError) and self.files.has_database_at(self.path):
                     raise
         with translated(self.path):
@@ -288,7 +288,7 @@ class Database:
         make_directory(self.path)
         if os.path.exists(self.database_path):
             return self._opened()
-        # Others wait until it is prepared: an empty file may also be what is left of a damaged one.
+        # Others wait until it is prepared: an empty file may also be the rest of a damaged one.
         with self._turn():
             if os.path.exists(self.database_path):
                 return self._opened()
@@ -298,14 +298,14 @@ class Database:
             return self._opened(is_new=True)
 
     def _opened(self, is_new: bool = False) -> sqlite3.Connection:
-        # Taken before the file is opened: should it be replaced in between, the next transaction sees it.
+        # Taken before the file is opened: if it is replaced in between, the next transaction sees it.
         self.files = Files.at(self.path)
         self._is_empty = not is_new and room.is_emptied(self.path)
         if self._is_empty:
-            raise damaged(self.path, "it has lost its content")
+            raise damaged(self.path, "it is empty")
         connection = opened(self.path, self.timeout, self._turn)
         self._connected_by = os.getpid()
-        # Opening it has made the log, unless that was there.
+        # Opening it has created the log if that was missing.
         self.files = Files.at(self.path)._replace(database=self.files.database)
         return connection
 
@@ -331,7 +331,7 @@ class Database:
         before = self.files
         self.replacements += 1
         self.orphaned = set_aside.let_go(connection, self.path, before) or self.orphaned
-        # SQLite keeps the index of a database for all connections of a process: none may be left.
+        # SQLite shares the index of a database between all connections of a process: none may be left.
         for other in forks.registered():
             if other is not self and other.files == before:
                 other.step_back()
@@ -347,7 +347,7 @@ class Database:
             )
 
     def step_back(self) -> None:
-        """Close the connection if nobody uses it, for the sake of another database at the path."""
+        """Close the connection if it is not in use, because another database is at the path."""
         if self._lock.acquire(blocking=False):
             try:
                 if self._connection is not None and not self._is_busy:
@@ -357,7 +357,7 @@ class Database:
                 self._lock.release()
 
     def _set_aside(self) -> None:
-        # Where the disk can't read for a moment, SQLite may take the database for damaged.
+        # If the disk can't read for a moment, SQLite may report a damaged database.
         set_aside.read_plainly(self.path)
         with self._turn():
             if self.files.has_database_at(self.path) and (not self._is_empty or room.is_emptied(self.path)):
@@ -365,7 +365,7 @@ class Database:
 
 
 def _at_exit() -> None:
-    # Closed by Python's own end, they would take the log of another database at the path with them.
+    # Closed at Python's exit, they would delete the log of another database at the path.
     for one in forks.registered():
         if one.is_replaced():
             one.step_back()
@@ -376,7 +376,7 @@ atexit.register(_at_exit)
 
 @contextmanager
 def _waiting(connection: sqlite3.Connection, most_s: float, timeout_s: float) -> Iterator[None]:
-    """Have SQLite wait *most_s* for its locks, and then *timeout_s* again."""
+    """Let SQLite wait *most_s* for its locks, and then *timeout_s* again."""
     connection.execute(f"PRAGMA busy_timeout = {int(most_s * 1000)}")
     try:
         yield
@@ -389,5 +389,5 @@ def _refuse_crossed(path: str) -> None:
         if one.path == path and one.has_crossed:
             raise StorageError(
                 f"this process was forked while the queue in {path} was in use, and can't use it",
-                "Fork by os.fork() between calls, or before the queue is first used",
+                "Fork with os.fork() between calls, or before the queue is first used",
             )

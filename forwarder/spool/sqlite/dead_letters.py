@@ -1,4 +1,4 @@
-"""Dead letters: added when a batch is settled; listed, summed up, retried and deleted by a person."""
+"""Dead letters: added when a batch is settled; a person lists, summarises, retries and deletes them."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _INSERT = (
     "INSERT INTO dead_letters (event_id, data, event, insert_id, reason, field, http_status, accepted_at,"
     " dead_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
-# As `claiming.Origin` reads it: where a row has no time, it is the queue's own.
+# As `claiming.Origin` reads it: a row without a time has the queue's own.
 _PUT_AT = f"SELECT coalesce({PUT_AT}, created_at) FROM {TABLE}, ledger WHERE _id = ?"
 
 
-class Letter(NamedTuple):
-    """A dead letter without an id of its own; instants in seconds since the epoch."""
+class NewDeadLetter(NamedTuple):
+    """A dead letter to add, without an id yet; instants in seconds since the epoch."""
 
     event_id: int
     data: bytes | None
@@ -45,24 +45,24 @@ class Letter(NamedTuple):
     dead_at: float
 
 
-def letter_of(connection: sqlite3.Connection, dead: Dead, now: float) -> Letter | None:
-    """What is to be added, with what only the event's row tells; None: that is gone."""
+def new_dead_letter(connection: sqlite3.Connection, dead: Dead, now: float) -> NewDeadLetter | None:
+    """The dead letter to add. Some of it comes from the event's row; None: that is gone."""
     row = connection.execute(_PUT_AT, (dead.event_id,)).fetchone()
     if row is None:
         return None
     event, insert_id = EVENTS.name_of(dead.data)
-    return Letter(
+    return NewDeadLetter(
         dead.event_id, dead.data, event, insert_id, dead.reason, dead.field, dead.http_status, row[0], now
     )
 
 
-def add(connection: sqlite3.Connection, letters: Iterable[Letter]) -> None:
+def add(connection: sqlite3.Connection, letters: Iterable[NewDeadLetter]) -> None:
     """Add dead letters, inside a write transaction."""
     connection.executemany(_INSERT, letters)
 
 
 class Reader:
-    """What all looking needs.
+    """The base of all readers.
 
     Attributes:
         path: The queue's directory.
@@ -77,14 +77,13 @@ class Reader:
             return self.connection.execute(query, values).fetchall()
 
     def _chunks(self, table: str, key: str, where: Selection, after_id: int = 0) -> Iterator[tuple[int, int]]:
-        """The ids to look through, from and to: in short reads, as a long one would keep the log from being
-        checkpointed."""
+        """The ranges of ids to read: in short reads, because a long one would delay the log's checkpoint."""
         last = int(self._rows(f"SELECT coalesce(max({key}), 0) FROM {table}")[0][0])
         if where.ids is not None:
-            yield after_id + 1, last  # only these are looked up, however many there are between them
+            yield after_id + 1, last  # only these are looked up, however many are between them
             return
         while after_id < last:
-            # The first that is there: between two ids there may be any number that is not.
+            # The first existing one: between two ids any number may be missing.
             first = self._rows(f"SELECT min({key}) FROM {table} WHERE {key} > ?", (after_id,))[0][0]
             if first is None:
                 return
@@ -93,7 +92,7 @@ class Reader:
 
 
 class DeadLetters(Reader, engine.DeadLetters):
-    """Looking at them, for `view.View`."""
+    """Reading dead letters, for `view.View`."""
 
     def count_dead_letters(self, where: Selection) -> int:
         condition, values = _condition(where)
@@ -129,7 +128,7 @@ class DeadLetters(Reader, engine.DeadLetters):
             return self._briefs(0, newest, limit)
         found: list[Brief] = []
         if digits.isascii() and digits.isdecimal() and digits[0] != "0":
-            # Those with one more digit are a range, and larger; each is one look into the table.
+            # The ids with one more digit are a range of larger ones; each range is one query.
             for more in range(len(str(newest)) - len(digits), -1, -1):
                 first = int(digits) * 10**more
                 found += self._briefs(first, first + 10**more - 1, limit - len(found))
@@ -140,8 +139,8 @@ class DeadLetters(Reader, engine.DeadLetters):
         return [Brief(*row) for row in self._rows(query, (first, last, limit))]
 
     def summary(self, where: Selection) -> list[Group]:
-        """Of more than `MOST_GROUPS` the smallest are summed up in one at the end, as they are met: what was
-        put there is not counted in a group that grows later."""
+        """Beyond `MOST_GROUPS`, the smallest groups so far are merged into one, the last. What was merged is
+        not counted in a group that grows later."""
         condition, values = _condition(where)
         groups: dict[tuple[object, ...], Group] = {}
         others: Group | None = None
@@ -164,7 +163,7 @@ class DeadLetters(Reader, engine.DeadLetters):
 def retry(
     path: str, ids: Iterable[int], edit: Callable[[bytes, float], bytes]
 ) -> tuple[dict[int, int], list[tuple[int, str]]]:
-    """See `engine.Spool.retry_dead_letters`; each gets a new row, and ``retries`` keeps which."""
+    """See `engine.Spool.retry_dead_letters`; each gets a new row, which ``retries`` records."""
     stayed: list[tuple[int, str]] = []
     new_ids: dict[int, int] = {}
     now = time.time()
@@ -210,13 +209,14 @@ def delete(path: str, ids: Sequence[int]) -> int:
 
 
 def expired(connection: sqlite3.Connection, before: float, after_id: int) -> tuple[list[int], int]:
-    """Of the next dead letters behind *after_id* those that died before (seconds since the epoch): as many
-    as can be deleted without keeping others waiting. With the last that was looked at."""
+    """The next dead letters behind *after_id* that died before *before* (seconds since the epoch).
+
+    As many as can be deleted without delaying others; and the last id that was read."""
     ids: list[int] = []
     last_id = after_id
     size_bytes = 0
     query = (
-        # Of text, as an external producer may have put it, SQLite would have to read all to know its length.
+        # To know the length of text, which an external producer may have stored, SQLite would read all of it.
         "SELECT id, dead_at < ?, iif(typeof(data) = 'blob', length(data), 0) FROM dead_letters"
         " WHERE id > ? ORDER BY id LIMIT ?"
     )
@@ -232,9 +232,9 @@ def expired(connection: sqlite3.Connection, before: float, after_id: int) -> tup
 
 
 def discard(connection: sqlite3.Connection, ids: Sequence[int]) -> int:
-    """Delete those of the dead letters *ids* that are still there. Returns how many.
+    """Delete the dead letters *ids* that still exist. Returns how many.
 
-    To be called inside a write transaction.
+    Call it inside a write transaction.
     """
     count = connection.executemany(
         "DELETE FROM dead_letters WHERE id = ?", [(letter_id,) for letter_id in ids]
@@ -244,7 +244,7 @@ def discard(connection: sqlite3.Connection, ids: Sequence[int]) -> int:
 
 
 def _condition(where: Selection) -> tuple[str, list[object]]:
-    """As SQL, with its parameters."""
+    """The selection as SQL, with its parameters."""
     parts = {
         "id IN (SELECT value FROM json_each(?))": None if where.ids is None else str(list(where.ids)),
         "instr(lower(reason), lower(?))": where.reason,
@@ -262,7 +262,7 @@ def _by_size(groups: dict[tuple[object, ...], Group]) -> list[tuple[object, ...]
 
 
 def as_bytes(data: object) -> bytes:
-    """What stands in a row, as bytes whatever its type."""
+    """The content of a row as bytes, whatever its type."""
     if isinstance(data, bytes):
         return data
     return data.encode(errors="surrogatepass") if isinstance(data, str) else repr(data).encode()

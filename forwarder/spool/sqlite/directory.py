@@ -1,4 +1,4 @@
-"""The queue's directory, and which files are in it now."""
+"""The queue's directory, and the files that are in it now."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Identity = tuple[int, int]
 
 
 class Files(NamedTuple):
-    """Which files a database consists of; None: it is not there.
+    """The files of a database; None: the file does not exist.
 
-    While a connection to the database is open, all three stay the same, unless somebody deletes or replaces
-    one; what is written then goes into files that nobody else will open.
+    While a connection to the database is open, all three stay the same, unless a person deletes or replaces
+    one. After that, writes go into files that no one else will open.
     """
 
     database: Identity | None
@@ -34,7 +34,7 @@ class Files(NamedTuple):
 
     @classmethod
     def at(cls, path: str) -> Files:
-        """Those in the directory *path* now."""
+        """The files in the directory *path* now."""
         found: list[Identity | None] = []
         for name in (DATABASE, LOG, INDEX):
             try:
@@ -51,7 +51,7 @@ class Files(NamedTuple):
 
 
 def size_of(path: str, name: str) -> int:
-    """The size of a file in the directory in bytes; 0 if it is not there."""
+    """The size of a file in the directory in bytes; 0 if it does not exist."""
     try:
         return os.stat(_file(path, name)).st_size
     except FileNotFoundError:
@@ -59,24 +59,24 @@ def size_of(path: str, name: str) -> int:
 
 
 def refuse_links(file: str) -> None:
-    """Make sure that *file* is a file and no link, through which another would be written.
+    """Make sure that *file* is a regular file, not a link through which another one would be written.
 
     Raises:
         ConfigError: it is something else.
-        OSError: it can't be looked at.
+        OSError: its type can't be read.
     """
     if not stat.S_ISREG(os.lstat(file).st_mode):
         raise ConfigError(
-            f"{file} is no regular file: a link, or a pipe",
-            "Nothing was changed; use a directory of the queue's own, or move it away",
+            f"{file} is not a regular file but a link or a pipe",
+            "Nothing was changed; use a directory only for the queue, or move it away",
         )
 
 
 def make_directory(path: str) -> None:
-    """Make the queue's directory for a group of producers, if it is not there; durable on return.
+    """Create the queue's directory for a group of producers, if missing; durable on return.
 
     Raises:
-        OSError: why it can't be made.
+        OSError: it can't be created.
     """
     if os.path.isdir(path):
         return
@@ -87,18 +87,18 @@ def make_directory(path: str) -> None:
         _make_open_directory(target, parent)
     except OSError as error:
         if not os.path.isdir(path):
-            error.filename, error.filename2 = target, None  # and not the name it was made under
+            error.filename, error.filename2 = target, None  # not its temporary name
             raise
     sync_directory(parent)
 
 
 def _make_open_directory(target: str, parent: str) -> None:
-    # Under another name until it is open to the group: who is killed in between must not leave it closed.
+    # Under a temporary name until the group can use it: a kill in between must not leave it closed.
     made = tempfile.mkdtemp(prefix=f".{os.path.basename(target)}.", dir=parent)
     lock = os.path.join(made, LOCK)
     try:
         open_to_group(made)
-        # Not empty, or another that is made at the same time could be renamed into its place.
+        # Not empty, or another one that is made at the same time could replace it.
         os.close(open_shared(lock))
         os.rename(made, target)
     except OSError:
@@ -109,14 +109,14 @@ def _make_open_directory(target: str, parent: str) -> None:
 
 
 def open_to_group(directory: str) -> None:
-    """Let the group of producers use a directory that this process has just made."""
-    # Where files have no mode of their own, as on vfat, the mount's counts for all of them.
+    """Let the group of producers use a directory that this process has just created."""
+    # On file systems without modes, such as vfat, the mount's mode applies to all files.
     with suppress(PermissionError):
         os.chmod(directory, DIRECTORY_MODE)
 
 
 def sync_way(path: str) -> None:
-    """Put the names on the way to the directory *path* on disk, whoever made it."""
+    """Sync the names of the directory *path* and its parents, whoever created them."""
     here = os.path.abspath(path)
     while here != (parent := os.path.dirname(here)):
         with suppress(PermissionError):
@@ -125,7 +125,7 @@ def sync_way(path: str) -> None:
 
 
 def sync_directory(path: str) -> None:
-    """Put the names in a directory on disk, as a file's own sync does not."""
+    """Sync the names in a directory; a file's own sync does not do that."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
@@ -138,7 +138,7 @@ def identity_of(found: os.stat_result) -> Identity:
     return found.st_dev, found.st_ino
 
 
-# Each put asks for five of them: to join the names takes as long as to look at the files.
+# Each put needs five of them, and joining the names takes as long as reading the files' status.
 @lru_cache(maxsize=64)
 def _file(path: str, name: str) -> str:
     return os.path.join(path, name)

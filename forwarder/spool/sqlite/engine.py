@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class Spool(engine.Spool):
-    """The queue in the directory *place*. What a verb promises: `forwarder.spool.Spool`."""
+    """The queue in the directory *place*. See `forwarder.spool.Spool` for the verbs."""
 
     def __init__(self, place: str) -> None:
-        # The program may go to another directory.
+        # The program may change its working directory.
         self.place = os.path.abspath(place)
 
-    # Each loads what it needs: a producer, which has to start fast, needs little.
+    # Each verb loads what it needs: a producer has to start fast and needs little.
 
     def producer(self, *, max_bytes: int, min_free_bytes: int, lock_timeout_s: float) -> Producer:
         return Producer(self.place, max_bytes, min_free_bytes, lock_timeout_s)

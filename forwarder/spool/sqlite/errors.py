@@ -1,4 +1,4 @@
-"""What SQLite and the disk answer, told to a person."""
+"""Errors of SQLite and the disk, explained to a person."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from forwarder.spool.errors import DamagedError, SpoolFullError
 from forwarder.spool.sqlite.lock import LOCK
 
 _SOME_BYTES = 64 * 1024
-_FILES_TO_OPEN = 6  # database, log, index, lock file, a directory to be synced; and the list of open files
+_FILES_TO_OPEN = 6  # database, log, index, lock file, a directory to sync; and the list of open files
 
 
 @contextmanager
@@ -46,14 +46,14 @@ def explained(error: sqlite3.Error | OSError, path: str) -> ForwarderError:
 
 def _explain_sqlite(error: sqlite3.Error, path: str) -> ForwarderError:
     code = getattr(error, "sqlite_errorname", "")
-    # The last one: too many opened and closed it at once.
+    # The last one: too many programs opened and closed it at once.
     if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")):
         return TryAgainError(
             f"the queue in {path} is locked by another process", "Nothing was stored; try again"
         )
     if isinstance(error, sqlite3.ProgrammingError) and "closed database" in str(error):
         return TryAgainError(
-            f"the queue in {path} was closed amid this call, by a signal handler's fork or by another thread",
+            f"the queue in {path} was closed by another thread or a fork during this call",
             "Nothing was stored; try again",
         )
     if code == "SQLITE_FULL" or (code.startswith("SQLITE_IOERR") and has_no_space(path)):
@@ -63,7 +63,7 @@ def _explain_sqlite(error: sqlite3.Error, path: str) -> ForwarderError:
             f"the database in {path} is not a SQLite file",
             "Nothing was changed; use another directory for the queue, or move the file away",
         )
-    # A table that is not there, in a database that was prepared, or one that should not: it has been hit.
+    # In a prepared database, a missing table or one that should not exist means damage.
     is_gone = code == "SQLITE_ERROR" and (str(error).startswith("no such") or "already exists" in str(error))
     # The last one: a file is shorter than the log's index says.
     if is_gone or code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR_SHORT_READ")):
@@ -71,7 +71,7 @@ def _explain_sqlite(error: sqlite3.Error, path: str) -> ForwarderError:
     if code.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")):
         return _why_not(path)
     if code.startswith("SQLITE_IOERR"):
-        return StorageError(f"the disk under {path} answers with an error ({error}, {code})")
+        return StorageError(f"the disk under {path} reports an error ({error}, {code})")
     return StorageError(f"the queue in {path} can't be used: {error} ({code or type(error).__name__})")
 
 
@@ -91,23 +91,23 @@ def _explain_system(error: OSError, path: str) -> ForwarderError:
 
 
 def damaged(path: str, fault: str) -> DamagedError:
-    """The queue's database is not what it was."""
+    """The queue's database is damaged."""
     return DamagedError(
         f"the database in {path} is damaged ({fault})",
-        f"`forwarder salvage {path}/data.db --apply` sets it aside and brings back what can be read",
+        f"`forwarder salvage {path}/data.db --apply` sets it aside and recovers what can be read",
     )
 
 
 def full(path: str) -> SpoolFullError:
     """The disk is full."""
     return SpoolFullError(
-        f"the disk under {path} is full", "Nothing was stored; what was accepted before is safe. Make room"
+        f"the disk under {path} is full", "Nothing was stored; accepted events are safe. Make room"
     )
 
 
 def used_up(path: str) -> DamagedError:
-    """A stranger has put a row with so high an id that there is none left for the next."""
-    return damaged(path, "an id in it is one that no queue comes to, and leaves none for what comes next")
+    """An external producer has added a row with so large an id that none is left for the next row."""
+    return damaged(path, "a row id is too large (above 2^53); no further ids are available")
 
 
 def _why_not(path: str) -> ForwarderError:
@@ -120,26 +120,24 @@ def _why_not(path: str) -> ForwarderError:
     if open_files + _FILES_TO_OPEN > resource.getrlimit(resource.RLIMIT_NOFILE)[0]:
         return _too_many_files(path)
     if disk.f_flag & os.ST_RDONLY:
-        return StorageError(f"the file system under {path} is mounted read-only", "Have it mounted writable")
+        return StorageError(f"the file system under {path} is mounted read-only", "Remount it writable")
     if has_no_space(path):
         return full(path)
     if disk.f_files and not disk.f_favail:
         return SpoolFullError(
             f"the disk under {path} is full: it has no inode for another file",
-            "Nothing was stored; what was accepted before is safe. Delete some files there",
+            "Nothing was stored; accepted events are safe. Delete some files there",
         )
     return _not_permitted(path)
 
 
 def _too_many_files(path: str) -> TryAgainError:
-    return TryAgainError(
-        f"no file can be opened in {path}: too many open files", "Raise the limit of open files"
-    )
+    return TryAgainError(f"can't open a file in {path}: too many open files", "Raise the limit on open files")
 
 
 def _not_permitted(path: str) -> NotPermittedError:
     return NotPermittedError(
-        f"no permission to write in {path}, which reading the queue needs too",
+        f"no permission to write in {path}; reading the queue needs it too",
         "Run as a member of the group that owns it (usually `forwarder`)",
     )
 
@@ -149,15 +147,15 @@ def _not_makeable(path: str) -> NotPermittedError:
     while not os.path.lexists(parent) and parent != os.path.dirname(parent):
         parent = os.path.dirname(parent)
     return NotPermittedError(
-        f"{path} is not there, and this user can't make it in {parent}",
-        "Use a directory of this user's for the queue, or have root make it",
+        f"{path} does not exist, and this user can't create it in {parent}",
+        "Use a directory of this user for the queue, or create it as root",
     )
 
 
 def has_no_space(path: str) -> bool:
-    """Whether the disk or this user's quota has no room: by asking for some, as no figure tells a quota.
+    """Whether the disk or this user's quota is full. It tries to allocate, because no figure shows a quota.
 
-    SQLite says of both that there is an I/O error, and on xfs that it can't open its index.
+    For both SQLite reports an I/O error, and on xfs that it can't open its index.
     """
     try:
         fd = os.open(path, os.O_RDWR | os.O_TMPFILE, 0o600)

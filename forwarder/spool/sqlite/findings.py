@@ -1,4 +1,4 @@
-"""Whether everything is in place: the directory and its files, the disk, the database."""
+"""Checks of the directory and its files, the disk and the database."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SCARCE = 0.1
 
 
 def findings(path: str, max_bytes: int, min_free_bytes: int, briefly: bool) -> Iterator[Finding]:
-    """Check one thing after the other; *briefly*, only what a daemon can't do without.
+    """Check one thing after the other; *briefly*, only what a daemon needs.
 
     Args:
         path: The queue's directory.
@@ -37,14 +37,14 @@ def findings(path: str, max_bytes: int, min_free_bytes: int, briefly: bool) -> I
         return
     yield _check_disk(path, min_free_bytes)
     for file in damaged(path):
-        detail = f"{file} was damaged: `forwarder salvage {file}` brings back what can be read"
+        detail = f"{file} is damaged: `forwarder salvage {file}` shows what can be recovered"
         yield Finding("set aside", FAIL, detail, StorageError.exit_code)
     try:
         with View(path) as view:
             yield _check_room(view, max_bytes)
             yield from view.check()
     except NoQueueError as error:
-        # What plain persist-queue has put there waits, and can't be counted yet.
+        # What plain persist-queue has added waits, and can't be counted yet.
         is_there = os.path.exists(os.path.join(path, DATABASE))
         yield Finding("queue", WARNING if is_there else OK, str(error))
     except ForwarderError as error:
@@ -67,7 +67,7 @@ def _check_directory(path: str) -> Iterator[Finding]:
         detail = f"the file system under {path} is mounted read-only"
         yield Finding(name, FAIL, detail, StorageError.exit_code)
     elif not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-        detail = f"this user can't write in {path}, which reading the queue needs too"
+        detail = f"this user can't write in {path}; reading the queue needs it too"
         yield Finding(name, FAIL, detail, NotPermittedError.exit_code)
     else:
         yield from _find_closed_files(path)
@@ -83,15 +83,15 @@ def _check_parent(path: str) -> Finding:
     while not os.path.exists(parent):
         parent = os.path.dirname(parent)
     if os.access(parent, os.W_OK | os.X_OK):
-        return Finding("directory", OK, f"{path} is not there yet; the first event makes it")
-    detail = f"{path} is not there, and this user can't make it in {parent}"
+        return Finding("directory", OK, f"{path} does not exist yet; the first event creates it")
+    detail = f"{path} does not exist, and this user can't create it in {parent}"
     return Finding("directory", FAIL, detail, NotPermittedError.exit_code)
 
 
 def _find_closed_files(path: str) -> Iterator[Finding]:
     for file in (os.path.join(path, name) for name in (DATABASE, LOG, INDEX)):
         if os.path.exists(file) and not os.access(file, os.R_OK | os.W_OK):
-            detail = f"this user can't write {file}, which reading needs too: chgrp and chmod 660 it"
+            detail = f"this user can't write {file}; reading needs it too: chgrp and chmod 660 it"
             yield Finding("database", FAIL, detail, NotPermittedError.exit_code)
 
 
@@ -102,7 +102,7 @@ def _find_open_rights(path: str) -> Iterator[str]:
         except OSError:
             continue
         if mode & stat.S_IWOTH:
-            yield f"everyone on this host can write {place}, and so put in or delete events: {remedy}"
+            yield f"everyone on this host can write {place}, and so add or delete events: {remedy}"
         elif mode & stat.S_IROTH:
             yield f"everyone on this host can read {place}: {remedy}"
 
@@ -111,9 +111,9 @@ def _check_disk(path: str, least: int) -> Finding:
     disk = os.statvfs(path)
     free = disk.f_bavail * disk.f_frsize
     detail = f"{size(free)} free; queue.min_free_bytes is {size(least)}"
-    # With a limit of 0, a disk without any room is full all the same.
+    # With a limit of 0, a disk without any room is still full.
     if free < max(least, 1):
-        return Finding("disk", FAIL, f"{detail}: no more events are taken in", TryAgainError.exit_code)
+        return Finding("disk", FAIL, f"{detail}: new events are refused", TryAgainError.exit_code)
     return Finding("disk", OK, detail)
 
 
@@ -121,5 +121,5 @@ def _check_room(view: View, max_bytes: int) -> Finding:
     used = view.used_bytes()
     detail = f"{size(used)} used; queue.max_bytes is {size(max_bytes)}"
     if used >= max_bytes:
-        return Finding("room", FAIL, f"{detail}: no more events are taken in", TryAgainError.exit_code)
+        return Finding("room", FAIL, f"{detail}: new events are refused", TryAgainError.exit_code)
     return Finding("room", WARNING if used > max_bytes * (1 - SCARCE) else OK, detail)

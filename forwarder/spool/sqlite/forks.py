@@ -1,8 +1,8 @@
 """No SQLite connection crosses a fork.
 
-SQLite's record of locks, which all connections of a process to a file share, must not either: a child that
-takes it for its own writes without a lock (sqlite.org/howtocorrupt.html, 2.6). So all are closed before a
-fork, and opened again on both sides when they are needed.
+All connections of a process to a file share SQLite's record of locks. It must not cross a fork either: a
+child would take these locks for its own and write without a lock (sqlite.org/howtocorrupt.html, 2.6). So all
+connections are closed before a fork, and opened again on both sides when needed.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _registering = threading.Lock()
 
 
 def register(one: Database) -> None:
-    """Have *one* told of forks for as long as it lives; to be called before it opens a file."""
+    """Notify *one* of forks while it lives. Call this before it opens a file."""
     with _registering:
         _all[id(one)] = one
 
 
 def registered() -> list[Database]:
-    """Those that live."""
-    # Others may register meanwhile: a copy in one step, where iteration would fail.
+    """The databases that live."""
+    # Others may register meanwhile: this copies in one step, where iteration would fail.
     return [one for reference in _all.valuerefs() if (one := reference()) is not None]
 
 

@@ -1,7 +1,7 @@
 """One writer at a time, in the order of arrival.
 
-SQLite's own busy handler sleeps and polls: of 64 processes writing one row each, some starve for 1.4 s
-and more. The kernel queues those who wait for a ``flock``: the worst case fell to 0.36 s.
+SQLite's own busy handler sleeps and polls: of 64 processes that write one row each, some starve for 1.4 s
+and more. The kernel queues waiters for a ``flock``: the worst case fell to 0.36 s.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _POLL_S = 0.02
 class WriterLock:
     """An exclusive lock on a file, between processes and between objects of one process.
 
-    Who holds it may take it again. Not to be used by two threads at once.
+    The holder may take it again. Not for two threads at once.
 
     Attributes:
         is_taken: It may be held.
 
     Args:
-        path: The file; made if it is not there.
-        prepare: Sees to it that its directory is there.
+        path: The file; created if missing.
+        prepare: Creates its directory if missing.
     """
 
     def __init__(self, path: str, prepare: Callable[[], None] = lambda: None) -> None:
@@ -47,7 +47,7 @@ class WriterLock:
 
     @contextmanager
     def held(self, timeout_s: float) -> Iterator[None]:
-        """Hold the lock for the time of the block. Raises: as `acquire`."""
+        """Hold the lock during the block. Raises: as `acquire`."""
         self.acquire(timeout_s)
         try:
             yield
@@ -55,7 +55,7 @@ class WriterLock:
             self.release()
 
     def acquire(self, timeout_s: float) -> None:
-        """Take the lock, once more if it is held; each time asks for a `release`.
+        """Take the lock, again if it is held; each call needs a `release`.
 
         Raises:
             TryAgainError: it was not free within *timeout_s*.
@@ -70,7 +70,7 @@ class WriterLock:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 self._wait(until, timeout_s)
-            # A file that was deleted keeps out nobody who comes later.
+            # A lock on a deleted file does not keep out later processes.
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(self._fd), os.stat(self._path)):
                     break
@@ -78,27 +78,27 @@ class WriterLock:
         self._depth += 1
 
     def release(self) -> None:
-        """Give it back, as often as it was taken."""
+        """Release it; call it as often as `acquire`."""
         self._depth -= 1
         if self._depth == 0:
             self.let_go()
 
     def let_go(self) -> None:
-        """Give the lock back, also where a signal handler has raised while it was taken or given back."""
+        """Release the lock, also if a signal handler raised during `acquire` or `release`."""
         self._depth = 0
         if self._fd is not None:
-            # Not by closing it: a forked child may have the same open file, and would keep the lock.
+            # Not by closing it: a forked child may have the same open file and would keep the lock.
             fcntl.flock(self._fd, fcntl.LOCK_UN)
         self.is_taken = False
 
     def close(self) -> None:
-        """Give the file back; it is opened again when needed."""
+        """Close the file; it is opened again when needed."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
 
     def leave(self) -> None:
-        """Close the files in a forked child; the locks on them are the parent's, and stay."""
+        """Close the files in a forked child; the parent keeps its locks on them."""
         self.close()
         self._depth = 0
         if self._waiter is not None and self._waiter.is_waiting:
@@ -106,7 +106,7 @@ class WriterLock:
         self._waiter = None
 
     def _wait(self, until: float, timeout_s: float) -> None:
-        # Behind a stopped holder threads would add up: one that was given up is enough.
+        # With a stopped holder, waiting threads would add up: one abandoned thread is enough.
         waiter = None if self._waiter and self._waiter.is_waiting else _Waiter.started(self._path)
         if waiter is None:
             self._poll(until, timeout_s)
@@ -128,16 +128,16 @@ class WriterLock:
 
 
 class _Waiter:
-    """Waits in the kernel's queue, which knows no time limit, so that its owner can give up.
+    """Waits in the kernel's queue, which has no time limit, so that its owner can give up.
 
-    The wait takes a thread of the system's, and the owner waits for a pipe: under gevent, what `threading`
-    offers is greenlets, which one that waits in the kernel would stop, and `select` lets others run.
+    A system thread waits in the kernel, and the owner waits for a pipe. Under gevent `threading` offers only
+    greenlets, all of which one waiting in the kernel would stop; `select` lets others run.
     """
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.is_waiting = True
-        # Who takes it decides what becomes of the lock: a list's pop is one step, whatever the thread.
+        # The side that takes it decides about the lock: a list's pop is atomic between threads.
         self._decision = [True]
         self._news, told = os.pipe()
         self._told = told
@@ -154,7 +154,7 @@ class _Waiter:
 
     @classmethod
     def started(cls, path: str) -> _Waiter | None:
-        """One that waits for the lock in *path*; None where no thread can be started."""
+        """A waiter for the lock in *path*; None: no thread can be started."""
         with suppress(RuntimeError, MemoryError):
             return cls(open_shared(path))
         return None
@@ -168,7 +168,7 @@ class _Waiter:
         os.close(self._told)
 
     def has_lock(self, timeout_s: float) -> bool:
-        """Wait for the lock; False: given up, and the lock goes back when it comes."""
+        """Wait for the lock; False: given up, and the lock is released when it comes."""
         import select
 
         try:
@@ -184,7 +184,7 @@ class _Waiter:
             os.close(self._news)
 
     def _decides(self) -> bool:
-        """Whether the caller is the first to ask: the lock's coming, or giving up."""
+        """Whether the caller is first: the thread that got the lock, or the owner that gives up."""
         try:
             return self._decision.pop()
         except IndexError:
@@ -199,7 +199,7 @@ def _not_free(path: str, timeout_s: float) -> TryAgainError:
 
 
 def open_shared(path: str) -> int:
-    """Open *path* for reading and writing, created for owner and group whatever the umask is.
+    """Open *path* for reading and writing; created for owner and group, whatever the umask is.
 
     Returns:
         a file descriptor that child programs don't inherit.
@@ -215,12 +215,12 @@ def open_shared(path: str) -> int:
 
 
 def _make_shared(path: str) -> None:
-    with suppress(OSError):  # not every file system can
-        # Without a name until it is open to the group: who is killed in between must not leave it closed.
+    with suppress(OSError):  # not every file system supports this
+        # Without a name until the group can use it: a kill in between must not leave it closed.
         fd = os.open(os.path.dirname(path), os.O_RDWR | os.O_TMPFILE, FILE_MODE)
         try:
             os.fchmod(fd, FILE_MODE)
-            # With a descriptor for the source, Python calls linkat(2) such that it follows the link in /proc.
+            # With a descriptor for the source, Python calls linkat(2) so that it follows the link in /proc.
             os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd)
             return
         finally:

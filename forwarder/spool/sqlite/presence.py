@@ -1,4 +1,4 @@
-"""Who delivers: one daemon per queue, the locks it holds, and what it tells of itself."""
+"""Who delivers: one daemon per queue, the locks it holds, and what it reports about itself."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ STATE_MODE = 0o640
 
 
 class Presence(engine.Presence):
-    """Held for the life of the daemon; the kernel gives it back, however the daemon ends.
+    """Held while the daemon lives; the kernel releases it, however the daemon ends.
 
-    A lock on the directory keeps others out: nobody can take it away by deleting a file. It leaves nothing
-    behind. Once the directory has turned out to be a queue, `announce` says who holds it.
+    A lock on the directory keeps others out: deleting a file does not remove it, and it leaves nothing
+    behind. Once the queue is open, `announce` says who holds it.
 
     Attributes:
-        token: Tells this holder from all others: process ids mean nothing across containers.
+        token: Distinguishes this holder from all others: process ids mean nothing across containers.
 
     Raises:
-        TakenError: another process holds it; says which.
+        TakenError: another process holds it; the message says which.
     """
 
     def __init__(self, path: str) -> None:
@@ -50,10 +50,10 @@ class Presence(engine.Presence):
             os.close(self._directory)
             raise _taken(path) from None
         except OSError:
-            pass  # a file system that can't lock directories: there the announcement alone keeps others out
+            pass  # the file system can't lock directories: there only the announcement keeps others out
 
     def announce(self) -> None:
-        """By a POSIX record lock, of which others can ask who holds it without taking it.
+        """With a POSIX record lock, whose holder others can query without taking it.
 
         The file must not be opened a second time in this process: closing it would drop the lock.
         """
@@ -70,7 +70,7 @@ class Presence(engine.Presence):
         if self._fd is not None:
             os.close(self._fd)
         self._fd = fd
-        with contextlib.suppress(OSError):  # on a full disk it goes without
+        with contextlib.suppress(OSError):  # not possible on a full disk
             os.ftruncate(fd, 0)
             os.pwrite(fd, self.token.encode(), 0)
 
@@ -83,10 +83,10 @@ class Presence(engine.Presence):
             pass
 
     def tell(self, state: Mapping[str, Any]) -> bool:
-        # Replaced, not synced, as it is lost with the daemon anyway.
+        # Replaced, not synced, because it is lost with the daemon anyway.
         file = os.path.join(self._path, STATE)
         try:
-            # Made again each time: what is there may be a pipe, which nobody reads from.
+            # Created again each time: what is there may be a pipe without a reader.
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(file + ".new")
             fd = os.open(file + ".new", os.O_WRONLY | os.O_CREAT | os.O_EXCL, STATE_MODE)
@@ -102,7 +102,7 @@ class Presence(engine.Presence):
         return True
 
     def release(self) -> None:
-        if self._is_announced():  # otherwise what is there is of the one that has taken over
+        if self._is_announced():  # otherwise the files are those of a newer holder
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(self._path, STATE))
         for fd in (self._fd, self._directory):
@@ -116,11 +116,11 @@ class Presence(engine.Presence):
 
 
 def holder(path: str) -> Holder | None:
-    """The daemon that delivers from the queue in *path*, and what it has told; None: none does.
+    """The daemon that delivers from the queue in *path*, and its report; None: there is none.
 
     Raises:
         NotPermittedError: this user can't see it.
-        ConfigError: something that is no file is in the way.
+        ConfigError: something that is not a file is in the way.
         ForwarderError: the file system doesn't say.
     """
     with translated(path):
@@ -138,11 +138,11 @@ def holder(path: str) -> Holder | None:
 
 
 def _told(path: str, pid: int, token: str) -> Mapping[str, Any]:
-    """What the daemon has told; nothing if it is another's, or can't be read."""
+    """The daemon's report; empty if it is another daemon's, or can't be read."""
     try:
         with open(_open_file(os.path.join(path, STATE)), encoding="utf-8") as file:
             state = json.load(file)
-        # On a full disk the lock goes without a token.
+        # On a full disk the lock has no token.
         is_its = state.pop("token") == token if token else state["pid"] == pid
     except ConfigError as error:
         return {"state_reason": str(error)}
@@ -152,21 +152,21 @@ def _told(path: str, pid: int, token: str) -> Mapping[str, Any]:
 
 
 def _is_halted(pid: int) -> bool:
-    """Whether SIGSTOP or a debugger holds the process, which then can't tell."""
+    """Whether SIGSTOP or a debugger has stopped the process, so that it can't report."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            # Behind the name, which may hold anything: proc_pid_stat(5).
+            # After the name, which may contain anything: proc_pid_stat(5).
             return file.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
     except (OSError, IndexError):
         return False
 
 
 def _open_file(file: str) -> int:
-    """Open *file*, one of the queue's directory, to read; never waits, whatever is there.
+    """Open *file* in the queue's directory to read it; never waits, whatever is there.
 
     Raises:
         ConfigError: it is a pipe or the like.
-        OSError: as `os.open`; also when it is a link.
+        OSError: as `os.open`; also if it is a link.
     """
     fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY)
     _must_be_file(fd, file)
@@ -184,8 +184,8 @@ def _taken(path: str) -> TakenError:
     with contextlib.suppress(ForwarderError):
         found = holder(path)
     return TakenError(
-        f"another daemon delivers from {path} already" + (f" ({found.name})" if found else ""),
-        "There is one per queue: stop that one first, or set another queue.path",
+        f"another daemon already delivers from {path}" + (f" ({found.name})" if found else ""),
+        "Only one is allowed per queue: stop that one first, or set another queue.path",
     )
 
 

@@ -1,4 +1,4 @@
-"""Putting rows at the end of the queue's table, while there is room for them."""
+"""Appending rows to the queue's table, while there is room."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Producer(engine.Producer):
     """Appends rows to the queue in the directory *path*.
 
     Args:
-        max_bytes: Refuse rows once the queue takes this much disk.
-        min_free_bytes: Refuse rows when the disk has less than this free.
+        max_bytes: Refuse rows if the queue would be larger than this on disk.
+        min_free_bytes: Refuse rows if the disk has less than this free.
         lock_timeout_s: How long to wait for other writers.
 
     Raises: as `Database`.
@@ -80,21 +80,21 @@ class Producer(engine.Producer):
             raise SpoolFullError(
                 f"the disk under {self._path} has {free_bytes:,} bytes free, less than min_free_bytes "
                 f"({self._min_free_bytes:,})",
-                "Nothing was stored; what was accepted before is safe. Make room, or lower it",
+                "Nothing was stored; accepted events are safe. Make room, or lower it",
             )
-        # All that is in the log has to find room in the database too, or nothing could be settled any more.
+        # The database must have room for all that is in the log, or nothing could be settled any more.
         if free_bytes < log_bytes + size_bytes:
             raise full(self._path)
         if used >= self._max_bytes and (used := used_bytes(connection)) >= self._max_bytes:
             raise SpoolFullError(
                 f"the queue in {self._path} takes {used:,} bytes, as much as max_bytes allows "
                 f"({self._max_bytes:,})",
-                "Nothing was stored; try again when the daemon has delivered some",
+                "Nothing was stored; try again when the daemon has delivered some events",
             )
 
 
 def _pieces(records: Sequence[bytes]) -> Iterator[tuple[bytes, str]]:
-    """The records joined, some `PIECE_BYTES` at a time, and where in that each of them is."""
+    """The records joined, about `PIECE_BYTES` at a time, and the place of each record in it."""
     piece: list[bytes] = []
     places: list[str] = []
     at = 1

@@ -1,4 +1,4 @@
-"""Room on the disk: a reserve for what frees some, and a log that has grown long."""
+"""Room on the disk: a reserve for steps that free space, and shortening a long log."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Transaction = Callable[[], AbstractContextManager[sqlite3.Connection]]
 
-# For settling, which frees space but needs a little first.
+# For settling, which frees space but needs some first.
 RESERVE = "reserve"
 RESERVE_BYTES = 4 * 1024 * 1024
 LONG_BYTES = 32 * 1024 * 1024
-# Longer than our own readers need; a third of the longest that one of 64 producers may wait.
+# Longer than our own readers need; a third of the longest wait of one of 64 producers.
 PATIENCE_S = 0.25
 RETRY_S = 0.25
 RETRY_MOST_S = 10.0
 
 
 def fill_reserve(path: str) -> None:
-    """Put `RESERVE_BYTES` by in the queue's directory, unless the disk is too full for it."""
+    """Reserve `RESERVE_BYTES` in the queue's directory, unless the disk is too full."""
     with suppress(OSError):
         fd = _opened(open_shared(os.path.join(path, RESERVE)))
         try:
@@ -44,9 +44,9 @@ def fill_reserve(path: str) -> None:
 
 
 def release_reserve(path: str) -> None:
-    """Give the space up."""
+    """Release the space."""
     with suppress(OSError):
-        # By its descriptor: what has taken the file's place meanwhile must not be emptied.
+        # Through its descriptor: a file that has replaced it meanwhile must not be emptied.
         fd = _opened(os.open(os.path.join(path, RESERVE), os.O_RDWR | os.O_NOFOLLOW))
         try:
             os.ftruncate(fd, 0)
@@ -55,7 +55,7 @@ def release_reserve(path: str) -> None:
 
 
 def _opened(fd: int) -> int:
-    """The same descriptor, if a file is behind it that is nothing else, under another name."""
+    """The same descriptor, if it is a regular file that has no other name."""
     found = os.fstat(fd)
     if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
         return fd
@@ -64,15 +64,15 @@ def _opened(fd: int) -> int:
 
 
 def is_emptied(path: str) -> bool:
-    """Whether there is nothing where a database was: the reserve is laid when there is one."""
+    """Whether a database is missing where there was one: a reserve exists only beside a database."""
     is_used = size_of(path, LOG) or os.path.exists(os.path.join(path, RESERVE))
     return not size_of(path, DATABASE) and bool(is_used)
 
 
 def freeing(database: Database, transaction: Transaction, step: Callable[[sqlite3.Connection], T]) -> T:
-    """Take a step towards free space that needs a little of it first: all of it or nothing.
+    """Take a step that frees space but needs some first; all or nothing.
 
-    On a full disk the reserve is given up for it.
+    On a full disk the reserve is released for it.
 
     Raises: as `Database.transaction`.
     """
@@ -81,18 +81,18 @@ def freeing(database: Database, transaction: Transaction, step: Callable[[sqlite
             return step(connection)
     except SpoolFullError:
         release_reserve(database.path)
-    # The log, too, has space to give: what it holds goes to its place in the database.
+    # The log can free space, too: its content moves into the database.
     database.empty_log()
     with transaction() as connection:
         return step(connection)
 
 
 class LongLog:
-    """Shortens the log of the queue in *path* when it has grown long.
+    """Shortens the log of the queue in *path* when it is long.
 
-    SQLite begins it anew when nobody reads in it. Readers that are short, but of whom always one is there,
-    leave no such moment: under load it grew by 30 MB a second for as long as they were there. Then writers
-    have to wait for them once. Instants are monotonic.
+    SQLite starts the log over when nobody reads it. Short readers that always overlap leave no such moment:
+    under load the log grew by 30 MB a second. Then writers have to wait for the readers once. Instants are
+    monotonic.
     """
 
     def __init__(self, path: str) -> None:
@@ -101,11 +101,11 @@ class LongLog:
         self._wait_s = RETRY_S
 
     def is_due(self, now: float) -> bool:
-        """Whether it is to be shortened now."""
+        """Whether to shorten it now."""
         return now >= self._due_at and size_of(self._path, LOG) > LONG_BYTES
 
     def shorten(self, database: Database, now: float) -> bool:
-        """Try it; while some reader is too slow for that, ever more seldom. Returns whether it is empty."""
+        """Try to shorten it; less and less often while a reader is too slow. Returns whether it is empty."""
         is_empty = database.empty_log(PATIENCE_S)
         self._due_at = now + (RETRY_S if is_empty else self._wait_s)
         self._wait_s = RETRY_S if is_empty else min(self._wait_s * 2, RETRY_MOST_S)

@@ -1,18 +1,18 @@
-"""The tables beside persist-queue's own, how a database becomes ours, and opening it.
+"""The tables beside persist-queue's own, how a database becomes a queue, and opening it.
 
-All of it is in one database, so that what must agree is settled in one transaction:
+All tables are in one database, so that one transaction settles what must agree:
 
 - ``ack_queue_default``: persist-queue's table, one row per waiting event (`persistqueue.SQLiteAckQueue`);
 - ``ledger``: one row, the durable totals;
 - ``control``: one row, the mark of the newest consumer;
-- ``held``: events that a person keeps from delivery, each as the row it was;
-- ``dead_letters``: refused events, each with its reason; the data last, so that SQLite neither reads it on
-  its way to another column nor needs it in one piece;
-- ``deliveries``: one row per settled batch, with exactly its ids (``1-2000,2003``) and how long its request
-  took; the newest `KEPT_ENTRIES` of them;
-- ``retries``: which event a retried dead letter has become; the newest `KEPT_ENTRIES`;
-- ``salvages``: how much of each damaged database has been brought back;
-- ``refusals``: how many events producers were refused, by reason.
+- ``held``: events that a person holds back, each as the row it was;
+- ``dead_letters``: refused events, each with its reason; the data is last, so that SQLite reads the other
+  columns without it;
+- ``deliveries``: one row per settled batch, with its exact ids (``1-2000,2003``) and its request's duration;
+  the newest `KEPT_ENTRIES`;
+- ``retries``: the event that a retried dead letter has become; the newest `KEPT_ENTRIES`;
+- ``salvages``: how much of each damaged database has been recovered;
+- ``refusals``: how many events of producers were refused, by reason.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ KEPT_ENTRIES = 100_000
 
 TABLE = "ack_queue_default"
 INSERT = f"INSERT INTO {TABLE} (data, timestamp, status) VALUES (?, ?, ?)"
-# Rows cut from one piece of bytes, ?1: for each, ?2 has its place in it, counted from 1, and its size. In one
-# statement for all a row costs half of what it does in one of its own, and the interpreter is free meanwhile.
+# Rows cut from one piece of bytes, ?1. For each row, ?2 has its place, counted from 1, and its size. In one
+# statement for all, a row costs half as much as in its own, and the interpreter is free meanwhile.
 SIZE_BITS = 20
 INSERT_SET = (
     f"INSERT INTO {TABLE} (data, timestamp, status)"
     f" SELECT substr(?1, value >> {SIZE_BITS}, value & {(1 << SIZE_BITS) - 1}), ?3, ?4 FROM json_each(?2)"
 )
-# When a row was put, in seconds since the epoch; NULL where a stranger wrote what is no such instant (10**11
+# When a row was added, in seconds since the epoch; NULL if an external producer wrote something else (10**11
 # is the year 5138).
 PUT_AT = "iif(timestamp BETWEEN 0 AND 1e11, timestamp, NULL)"
-# Text need not be UTF-8, and Python would fail on it.
+# Text may not be UTF-8; Python would fail on it.
 _ROW = (
     f"SELECT _id, CAST(data AS BLOB) AS data, {PUT_AT} AS put_at,"
     " iif(typeof(status) = 'integer', status, NULL) AS status FROM "
@@ -57,7 +57,7 @@ ROWS = f"{ROW} WHERE _id > ? AND _id <= ? ORDER BY _id LIMIT ?"
 # The statuses of a row, as persist-queue numbers them (`persistqueue.AckStatus`); beside them `values.HELD`.
 INITED = 0  # put by plain persist-queue: not checked yet
 READY = 1  # put by us: checked and complete
-UNACK = 2  # a plain consumer has taken it and not said more
+UNACK = 2  # a plain consumer has taken it, without ack or nack yet
 ACKED = 5  # a plain consumer is done with it
 ACK_FAILED = 9  # a plain consumer gave it up
 
@@ -120,7 +120,7 @@ _CREATE = (
 # What came with version 2.
 _ADD = (
     "ALTER TABLE ledger ADD COLUMN held INTEGER NOT NULL DEFAULT 0",
-    # When the newest event of the batch was put.
+    # When the newest event of the batch was added.
     "ALTER TABLE deliveries ADD COLUMN put_at REAL",
     f"""CREATE TABLE {HELD_TABLE} (
         _id INTEGER PRIMARY KEY,
@@ -144,62 +144,62 @@ TABLES = (
     ),
 )
 
-# All events ever accepted: AUTOINCREMENT keeps this in the transaction of each insert, foreign ones included.
+# All events ever accepted: AUTOINCREMENT updates it in each insert's transaction, also of external producers.
 SEQUENCE = f"coalesce((SELECT seq FROM sqlite_sequence WHERE name = '{TABLE}'), 0)"
 
-# No queue comes to this id by itself: 2**53 events are 9,500 years of 30,000 a second, and the largest whole
-# number that every reader of JSON keeps. SQLite gives no id behind 2**63 - 1, and calls that a full disk.
+# No queue reaches this id by itself: 2**53 events are 9,500 years of 30,000 a second, and the largest integer
+# that every reader of JSON preserves. SQLite assigns no id above 2**63 - 1, and reports a full disk.
 MOST_ID = 1 << 53
 
 
 def version_of(connection: sqlite3.Connection) -> int:
-    """The version of the tables; 0: the database is not ours yet. Below `VERSION` it is to be prepared.
+    """The version of the tables; 0: the database is not a queue yet. Below `VERSION` it must be prepared.
 
     Raises:
-        ConfigError: a newer forwarder has made it.
+        ConfigError: a newer forwarder made it.
     """
     if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
         return 0
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if not 1 <= version <= VERSION:
         raise ConfigError(
-            f"the queue's database has version {version}, and this forwarder knows versions up to {VERSION}",
+            f"the queue's database has version {version}; this forwarder supports versions up to {VERSION}",
             "Nothing was changed; use the forwarder that made it",
         )
     return version
 
 
 def refuse_others(connection: sqlite3.Connection, path: str) -> None:
-    """Make sure, only reading, that the database is empty or a persist-queue queue.
+    """Make sure, by reading only, that the database is empty or a queue of persist-queue.
 
     Raises:
-        ConfigError: it was made by something else.
+        ConfigError: another program made it.
     """
     tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
     if not tables:
         return
     if "ledger" in tables and TABLE in tables:
-        raise errors.damaged(os.path.dirname(path), "it has lost the mark that says what it is")
+        raise errors.damaged(os.path.dirname(path), "its application id is missing")
     columns = {row[1] for row in connection.execute(f"PRAGMA table_info({TABLE})")}
-    # AUTOINCREMENT is what counts the events.
+    # AUTOINCREMENT counts the events.
     counting = "SELECT 1 FROM sqlite_master WHERE name = ? AND sql LIKE '%autoincrement%'"
     if columns != _COLUMNS or not connection.execute(counting, (TABLE,)).fetchone():
         found = ", ".join(sorted(tables)[:5])
         raise ConfigError(
-            f"{path} was made by something else: it holds the tables {found} and no event queue",
-            "Nothing was changed; use a directory of the queue's own",
+            f"{path} was made by another program: it has the tables {found} and no event queue",
+            "Nothing was changed; use a directory only for the queue",
         )
 
 
 def _make_tables(connection: sqlite3.Connection, path: str) -> None:
-    """Make an empty database ours, or adopt a queue that plain persist-queue made, as it is; add to an older
-    one of ours what it lacks.
+    """Turn an empty database into a queue, adopt one that plain persist-queue made, as it is, or update an
+    older one of the forwarder's.
 
-    What an adopted queue has had before counts as nobody's: its waiting rows are the first accepted.
-    To be called inside a write transaction.
+    What an adopted queue had before is not counted: its waiting rows are the first accepted ones.
+    Call it inside a write transaction.
 
     Raises:
-        ConfigError: it was made by something else, or by a newer version.
+        ConfigError: it was made by another program or a newer version.
     """
     version = version_of(connection)
     if not version:
@@ -212,7 +212,7 @@ def _make_tables(connection: sqlite3.Connection, path: str) -> None:
 
 def _adopt(connection: sqlite3.Connection, path: str) -> None:
     refuse_others(connection, path)
-    # Only here, as it takes a third of the time that a producer needs to start.
+    # Only here, because it takes a third of a producer's time to start.
     from persistqueue import SQLiteAckQueue as Upstream
 
     connection.execute(Upstream._SQL_CREATE.format(table_name=TABLE, key_column=Upstream._KEY_COLUMN))
@@ -230,14 +230,14 @@ def _adopt(connection: sqlite3.Connection, path: str) -> None:
 def opened(
     path: str, timeout_s: float, turn: Callable[[], AbstractContextManager[None]]
 ) -> sqlite3.Connection:
-    """The database in the directory *path*, where a file for it is: a queue, with our settings.
+    """Open the database in the directory *path*, whose file exists, as a queue with our settings.
 
     Args:
-        timeout_s: How long it is to wait for locks.
-        turn: The writer lock, to be held where it is not a queue yet.
+        timeout_s: How long to wait for locks.
+        turn: The writer lock, held if it is not a queue yet.
 
     Raises:
-        ForwarderError, sqlite3.Error, OSError: it is no queue, and can't or must not be made one.
+        ForwarderError, sqlite3.Error, OSError: it is not a queue, and can't or must not become one.
     """
     file = os.path.join(path, DATABASE)
     refuse_links(file)
@@ -249,7 +249,7 @@ def opened(
         if version < VERSION:
             with turn():
                 _prepare(connection, path)
-        # With a rollback journal, which a person may have set, EXTRA syncs the directory, too.
+        # With a rollback journal, which a person may have set, EXTRA also syncs the directory.
         connection.execute("PRAGMA synchronous = EXTRA")
         if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
             _log_ahead(connection, timeout_s)
@@ -261,7 +261,7 @@ def opened(
 
 
 def _log_ahead(connection: sqlite3.Connection, timeout_s: float) -> None:
-    """Go back to a write-ahead log; while others use the database that can't be, and `check` says so."""
+    """Switch back to a write-ahead log. While others use the database it fails, and `check` reports it."""
     connection.execute("PRAGMA busy_timeout = 0")
     with suppress(sqlite3.OperationalError):
         connection.execute("PRAGMA journal_mode = WAL")
@@ -269,12 +269,12 @@ def _log_ahead(connection: sqlite3.Connection, timeout_s: float) -> None:
 
 
 def undo(connection: sqlite3.Connection, error: BaseException, path: str) -> None:
-    """Roll a transaction back that *error* has ended.
+    """Roll back a transaction that *error* has ended.
 
     Raises:
-        DamagedError: what SQLite took for a full disk is a table without an id for another row.
+        DamagedError: SQLite reported a full disk because a table has no id left for another row.
     """
-    # SQLite has undone it itself after some errors, a full disk among them.
+    # After some errors, such as a full disk, SQLite has already rolled back.
     if connection.in_transaction:
         connection.execute("ROLLBACK")
     if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL" and used_up(connection):
@@ -282,7 +282,7 @@ def undo(connection: sqlite3.Connection, error: BaseException, path: str) -> Non
 
 
 def _prepare(connection: sqlite3.Connection, path: str) -> None:
-    # Only takes effect before the first table; an adopted database goes without.
+    # Only takes effect before the first table; an adopted database has no auto_vacuum.
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     connection.execute("PRAGMA journal_mode = WAL")
     sync_way(path)
@@ -293,18 +293,18 @@ def _prepare(connection: sqlite3.Connection, path: str) -> None:
     except BaseException as error:
         undo(connection, error, path)
         raise
-    # Now, not when a daemon starts: by then the disk may be full.
+    # Now, not when a daemon starts: the disk may be full by then.
     room.fill_reserve(path)
 
 
 def used_up(connection: sqlite3.Connection) -> list[str]:
-    """The tables whose ids have come to where only a stranger's row can have brought them."""
+    """The tables whose ids are so large that only an external producer's row can be the cause."""
     query = "SELECT name FROM sqlite_sequence WHERE seq NOT BETWEEN 0 AND ? ORDER BY name"
     return [str(name) for (name,) in connection.execute(query, (MOST_ID,))]
 
 
 def used_bytes(connection: sqlite3.Connection) -> int:
-    """The bytes of the database that hold something; the rest of the file is free for new events."""
+    """The bytes of the database in use; the rest of the file is free for new events."""
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     free = connection.execute("PRAGMA freelist_count").fetchone()[0]
     size = connection.execute("PRAGMA page_size").fetchone()[0]

@@ -1,13 +1,13 @@
-"""Databases that are damaged, and those whose files were deleted or replaced while they are open.
+"""Databases that are damaged, or whose files were deleted or replaced while they are open.
 
-A damaged one is put out of the way, so that the queue can go on with a fresh one. It goes, with its log, into
-a directory of its own beside the queue: ``damaged-DATE``, and once salvaged ``salvaged-DATE``. First by
-further names for the files and only then out of the old place: a crash in between leaves both, and never a
-log without its database, which SQLite would delete.
+A damaged one is set aside, so that the queue can continue with a fresh one. It moves, with its log, into its
+own directory in the queue's: ``damaged-DATE``, and once salvaged ``salvaged-DATE``. The files first get new
+names, and then lose the old ones. A crash in between leaves both, but never a log without its database, which
+SQLite would delete.
 
-Deleting ``data.db-wal`` or ``-shm`` looks harmless and is not: whoever has them open goes on with files that
-have no name, and whoever comes later does not see them. What is only in those is lost, and said. How SQLite
-goes about its log and the log's index: sqlite.org/walformat.html.
+Deleting ``data.db-wal`` or ``-shm`` looks harmless but is not: programs that have them open continue with
+files that have no name, which later programs do not see. What only those files hold is lost, and reported.
+SQLite's log and its index are described in sqlite.org/walformat.html.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from forwarder.spool.sqlite.lock import FLOCK
 DAMAGED, SALVAGED = "damaged-", "salvaged-"
 _PARTS = (DATABASE, LOG, INDEX)
 _LOG_SUFFIX = LOG.removeprefix(DATABASE)
-# What link(2) says where a file can't have two names: on vfat, and on some file systems over a network.
+# The errors of link(2) if a file can't have two names: on vfat and some network file systems.
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 # The bytes of a database that SQLite's readers lock.
 _SHARED_FIRST, _SHARED_SIZE = 0x40000002, 510
@@ -48,7 +48,7 @@ _PIECE_BYTES = 1 << 20
 
 
 def set_aside(path: str) -> str:
-    """Set the database in the queue's directory *path* aside. The caller holds the lock.
+    """Set aside the database in the queue's directory *path*. The caller holds the lock.
 
     Returns:
         the database's new place.
@@ -64,7 +64,7 @@ def set_aside(path: str) -> str:
             with contextlib.suppress(FileNotFoundError):
                 os.link(os.path.join(path, part), os.path.join(target, part), follow_symlinks=False)
     except BaseException as error:
-        shutil.rmtree(target)  # the files still have their names in the old place
+        shutil.rmtree(target)  # the files still have their old names
         if isinstance(error, OSError) and error.errno in _NO_LINKS:
             raise StorageError(
                 f"the damaged database in {path} can't be set aside without hard links: {error.strerror}",
@@ -81,38 +81,38 @@ def set_aside(path: str) -> str:
 
 
 def _drop_begun(path: str) -> None:
-    """Take back what was killed before the first file had gone, or its events would come back twice."""
+    """Undo a move that was killed before the first old name was gone, or its events would come back twice."""
     for file in damaged(path):
         with contextlib.suppress(FileNotFoundError):
             if os.path.samefile(file, os.path.join(path, DATABASE)):
-                shutil.rmtree(os.path.dirname(file))  # only further names, of files that are still in use
+                shutil.rmtree(os.path.dirname(file))  # only second names of files that are still in use
 
 
 def set_log_aside(path: str) -> None:
-    """Set the log aside that is in *path* without its database. The caller holds the lock.
+    """Set aside a log in *path* that has no database. The caller holds the lock.
 
-    SQLite would delete it, and with it the events that are only there.
+    SQLite would delete it, and the events that are only in it.
     """
     if size_of(path, LOG):
         set_aside(path)
-    # Who still has it open, with what has been set aside, would let it speak of the next log.
+    # A program that still has the old files open would use this index for the next log.
     with contextlib.suppress(FileNotFoundError):
         os.unlink(os.path.join(path, INDEX))
 
 
 def damaged(path: str) -> list[str]:
-    """The databases set aside in the queue's directory *path* and not salvaged yet, oldest first."""
+    """The databases set aside in the queue's directory *path* and not yet salvaged, oldest first."""
     try:
         names = sorted(name for name in os.listdir(path) if name.startswith(DAMAGED))
     except OSError:
         return []
     files = [os.path.join(path, name, DATABASE) for name in names]
-    # Killed as it was set aside, an empty directory may be left; of a deleted database, the log alone.
+    # A kill during the move may leave an empty directory; of a deleted database there is only the log.
     return [file for file in files if os.path.exists(file) or os.path.exists(file + _LOG_SUFFIX)]
 
 
 def salvaged_name(file: str) -> str:
-    """The name of a database that was set aside once it has been salvaged; any other file keeps its own."""
+    """The name that a set-aside database gets once it is salvaged; any other file keeps its name."""
     directory, name = os.path.split(os.path.realpath(file))
     parent, place = os.path.split(directory)
     if place.startswith(DAMAGED):
@@ -121,16 +121,16 @@ def salvaged_name(file: str) -> str:
 
 
 def mark_salvaged(file: str) -> None:
-    """Note that a database that was set aside has been salvaged; of any other file nothing is noted."""
+    """Mark a set-aside database as salvaged; any other file gets no mark."""
     before, after = (os.path.dirname(name) for name in (os.path.realpath(file), salvaged_name(file)))
     if before != after:
-        with contextlib.suppress(FileNotFoundError):  # another salvage has come to its end, too
+        with contextlib.suppress(FileNotFoundError):  # another salvage has also finished
             os.rename(before, after)
         sync_directory(os.path.dirname(after))
 
 
 def has_been_set_aside(path: str, database: Identity | None) -> bool:
-    """Whether that database stands in the queue's directory *path*, set aside."""
+    """Whether that database is among those set aside in the queue's directory *path*."""
     with contextlib.suppress(OSError):
         names = [name for name in os.listdir(path) if name.startswith((DAMAGED, SALVAGED))]
         return any(Files.at(os.path.join(path, name)).database == database for name in names)
@@ -138,21 +138,21 @@ def has_been_set_aside(path: str, database: Identity | None) -> bool:
 
 
 def new_directory(path: str) -> str:
-    """A place for a database that is set aside in the queue's directory *path*; named for the time."""
+    """A new directory for a database that is set aside in *path*, named after the time."""
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     for number in range(1, 1000):
         target = os.path.join(path, f"{DAMAGED}{stamp}" + (f"-{number}" if number > 1 else ""))
         if os.path.lexists(os.path.dirname(salvaged_name(os.path.join(target, DATABASE)))):
-            continue  # the clock went back: it could not be given that name once it has been salvaged, too
+            continue  # the clock went back, and its name for when it is salvaged exists already
         with contextlib.suppress(FileExistsError):
             os.mkdir(target, DIRECTORY_MODE)
             open_to_group(target)
             return target
-    raise FileExistsError(f"{path} holds a thousand damaged databases of this second")
+    raise FileExistsError(f"{path} has a thousand damaged databases of this second")
 
 
 def let_go(connection: sqlite3.Connection, path: str, opened: Files) -> str:
-    """Close *connection*, as its files are no more those in the directory *path*.
+    """Close *connection*, because its files are no longer those in the directory *path*.
 
     The caller holds the writer lock.
 
@@ -166,10 +166,10 @@ def let_go(connection: sqlite3.Connection, path: str, opened: Files) -> str:
         held = _held(connection)
     else:
         if now.log is None and now.log_index in (None, opened.log_index):
-            # Nobody has begun again: what is only in the log can still go where it belongs.
+            # There is no new log yet: what is only in the old one can still go into the database.
             with contextlib.suppress(sqlite3.Error):
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        # Who opens a log that is still there reads all of it.
+        # A program that opens a log that is still there reads all of it.
         held = "what was accepted last" if now.log != opened.log and _size_of_open(opened.log) else ""
     _leave_log_alone(opened)
     connection.close()
@@ -186,17 +186,17 @@ def let_go(connection: sqlite3.Connection, path: str, opened: Files) -> str:
 
 
 def read_plainly(path: str) -> None:
-    """Read the database in *path* and its log to their ends, as any file.
+    """Read the database in *path* and its log to the end, as plain files.
 
     Raises:
-        OSError: the disk can't read them now, which says nothing about their content.
+        OSError: the disk can't read them now; that says nothing about their content.
     """
     opened = Files.at(path)
     for name, identity in ((DATABASE, opened.database), (LOG, opened.log)):
-        # To close a file that SQLite has open in this process would drop its locks.
+        # Closing a file that SQLite has open in this process would drop its locks.
         there = [fd for fd in _descriptors(identity) if not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH]
         with contextlib.suppress(FileNotFoundError):
-            # A pipe, which a person may have put there, is not waited for.
+            # Don't wait for a pipe, which a person may have put there.
             how = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
             fd = there[0] if there else os.open(os.path.join(path, name), how)
             try:
@@ -214,7 +214,7 @@ def is_open(identity: Identity | None) -> bool:
 
 
 def _held(connection: sqlite3.Connection) -> str:
-    """What a database holds, in words; "": nothing."""
+    """What a database contains, in words; "": nothing."""
     try:
         waiting, dead = connection.execute(
             f"SELECT (SELECT count(*) FROM {schema.TABLE}), (SELECT count(*) FROM dead_letters)"
@@ -225,12 +225,12 @@ def _held(connection: sqlite3.Connection) -> str:
 
 
 def _leave_log_alone(opened: Files) -> None:
-    """Let the last connection of this process to the database leave the log as it is when it is closed.
+    """Keep the last connection of this process to the database from touching the log when it is closed.
 
-    By an index that is out of date SQLite would write old pages into the database, and then delete the log
-    that is at the path, with what others have put there.
+    With an outdated index SQLite would write old pages into the database, and then delete the log at the
+    path, with what others have written there.
     """
-    # SQLite asks for all its readers' bytes then. This kind of lock keeps out even its own process, and goes
+    # SQLite then locks all its readers' bytes. This kind of lock keeps out even its own process, and ends
     # with the descriptor, which SQLite closes.
     asked = struct.pack(FLOCK, fcntl.F_RDLCK, os.SEEK_SET, _SHARED_FIRST, _SHARED_SIZE, 0)
     for fd in _descriptors(opened.database):
@@ -243,7 +243,7 @@ def _size_of_open(identity: Identity | None) -> int:
 
 
 def _descriptors(identity: Identity | None) -> list[int]:
-    """Those by which this process has a file open, though it may have no name any more."""
+    """The descriptors by which this process has a file open, even if that has no name any more."""
     found: list[int] = []
     try:
         names = os.listdir("/proc/self/fd")

@@ -1,6 +1,6 @@
-"""What became of rows, and how that takes them out of the queue, in which parts.
+"""How settled rows leave the queue, and in which parts.
 
-What is given a connection is to be called inside a write transaction.
+Functions that take a connection must be called inside a write transaction.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from forwarder.spool.sqlite import dead_letters
 from forwarder.spool.sqlite.schema import KEPT_ENTRIES, PUT_AT, SEQUENCE, TABLE
 from forwarder.spool.values import Dead, Settlement
 
-# What others have deleted from the table, which has to be empty for that.
+# How many rows others have deleted; known only when the table is empty.
 MISSING = (
     f"coalesce((SELECT max({SEQUENCE} - baseline - delivered - dead_lettered - deleted - held, 0) FROM ledger"
     f" WHERE NOT EXISTS (SELECT 1 FROM {TABLE})), 0)"
@@ -29,14 +29,14 @@ VACUUM_PAGES = 1000  # 4 MB of log at most, as much as the reserve
 def settle(connection: sqlite3.Connection, settlement: Settlement) -> None:
     """Rows out, dead letters in, totals, delivery log.
 
-    What a person has deleted or held meanwhile is counted as that, not here.
+    Events that a person has deleted or held meanwhile are counted as deleted or held, not here.
     """
     now = time.time()
     runs = _runs(settlement.ids)
-    found = (dead_letters.letter_of(connection, each, now) for each in settlement.dead)
+    found = (dead_letters.new_dead_letter(connection, each, now) for each in settlement.dead)
     letters = [letter for letter in found if letter]
     put_at = connection.execute(_PUT_AT, (runs[-1][1],)).fetchone()
-    # Deleted first: on a full disk a dead letter has to find its place in what the row leaves.
+    # Deleted first: on a full disk a dead letter needs the space that the row frees.
     delivered = connection.executemany(_DELETE, runs).rowcount - len(letters)
     dead_letters.add(connection, letters)
     connection.execute(
@@ -64,8 +64,8 @@ def settle(connection: sqlite3.Connection, settlement: Settlement) -> None:
     connection.execute("DELETE FROM deliveries WHERE id <= ?", (entry - KEPT_ENTRIES,))
 
 
-def sweep(connection: sqlite3.Connection, ids: Sequence[int]) -> None:
-    """Take out what a plain consumer has acked."""
+def delete_acked(connection: sqlite3.Connection, ids: Sequence[int]) -> None:
+    """Delete rows that a plain consumer has acked."""
     connection.executemany(_DELETE, _runs(ids))
     connection.execute("UPDATE ledger SET deleted = deleted + ?", (len(ids),))
 
@@ -78,12 +78,12 @@ def account_missing(connection: sqlite3.Connection) -> None:
 def vacuum(connection: sqlite3.Connection) -> None:
     """Give `VACUUM_PAGES` free pages back."""
     for _ in range(VACUUM_PAGES):
-        # It gives a page back at each sqlite3_step(), of which Python's execute() does one.
+        # SQLite gives back one page per sqlite3_step(), and Python's execute() does one step.
         connection.execute("PRAGMA incremental_vacuum(1)")
 
 
 def parts(settlement: Settlement) -> list[Settlement]:
-    """The same in parts, to be settled in this order: what frees space, then dead letters in pieces."""
+    """The same in parts, to settle in this order: what frees space, then dead letters in pieces."""
     dead_ids = {letter.event_id for letter in settlement.dead}
     delivered = [row_id for row_id in settlement.ids if row_id not in dead_ids]
     found = [replace(settlement, ids=delivered, dead=())] if delivered else []
@@ -94,7 +94,7 @@ def parts(settlement: Settlement) -> list[Settlement]:
 
 
 def without(settlement: Settlement, ids: Set[int]) -> Settlement:
-    """What is left of it when *ids* are settled, and with them all that were delivered."""
+    """What is left of it after *ids* and all delivered rows are settled."""
     if not ids or ids.isdisjoint(settlement.ids):
         return settlement
     return replace(
@@ -107,7 +107,7 @@ def without(settlement: Settlement, ids: Set[int]) -> Settlement:
 
 
 def _pieces(dead: Sequence[Dead]) -> Iterator[Sequence[Dead]]:
-    """Cut so that the reserve has room for each piece, which frees what the next one needs."""
+    """Pieces that fit into the reserve; each frees the space that the next one needs."""
     piece: list[Dead] = []
     size_bytes = 0
     for letter in dead:
@@ -121,7 +121,7 @@ def _pieces(dead: Sequence[Dead]) -> Iterator[Sequence[Dead]]:
 
 
 def _runs(ids: Sequence[int]) -> list[tuple[int, int]]:
-    """The ids as ranges, from and to: what stands in a gap between them is somebody else's."""
+    """The ids as ranges, from and to; rows in the gaps belong to others."""
     if isinstance(ids, range):
         return [(ids[0], ids[-1])]
     starts = [row_id for before, row_id in pairwise((-1, *ids)) if row_id != before + 1]

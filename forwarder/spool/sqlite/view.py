@@ -1,4 +1,4 @@
-"""Looking at the queue without touching it: read-only, in short reads, whatever the daemon does."""
+"""Reading the queue without changing it: read-only, in short reads, whatever the daemon does."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ def _is_named(data: bytes, name: str) -> bool:
 
 
 class View(DeadLetters, WaitingEvents, engine.View):
-    """The queue in a directory, read-only; a lock on it is waited for *timeout_s* at most.
+    """The queue in a directory, read-only; it waits *timeout_s* at most for a lock.
 
     Attributes:
-        is_frozen: The disk is full, and what is seen is what was there when this was opened.
+        is_frozen: The disk is full, so this shows the state when it was opened.
 
     Raises:
         NoQueueError: there is none yet.
-        NotPermittedError: this user may not look.
+        NotPermittedError: this user has no permission to read it.
         ConfigError: the database there is not a queue.
     """
 
     def __init__(self, path: str, timeout_s: float = 10.0) -> None:
-        # The program may go to another directory.
+        # The program may change its working directory.
         self.path = path = os.path.abspath(path)
         self._file = os.path.join(path, DATABASE)
         self.is_frozen = False
@@ -52,15 +52,15 @@ class View(DeadLetters, WaitingEvents, engine.View):
                 refuse_links(self._file)
             except FileNotFoundError:
                 raise NoQueueError(f"there is no queue in {path} yet", "The first event makes it") from None
-            # To read from an empty file is enough for SQLite to delete the log beside it.
+            # If SQLite reads an empty database, it deletes the log beside it.
             if is_emptied(path):
-                raise damaged(path, "it has lost its content")
+                raise damaged(path, "it is empty")
             self.connection = self._opened(timeout_s)
             try:
                 try:
                     self._verify()
                 except sqlite3.OperationalError:
-                    # On a full disk the log's index can't be made, nor is it needed where there is no log.
+                    # On a full disk the log's index can't be made; without a log it is not needed.
                     if size_of(path, LOG) or not has_no_space(path):
                         raise
                     self.connection.close()
@@ -70,7 +70,7 @@ class View(DeadLetters, WaitingEvents, engine.View):
             except BaseException as error:
                 self.connection.close()
                 if getattr(error, "sqlite_errorname", "") == "SQLITE_READONLY_ROLLBACK":
-                    what = f"the making of the queue in {path} was cut short"
+                    what = f"the creation of the queue in {path} was interrupted"
                     raise NoQueueError(what, "The next event, or `forwarder run`, completes it") from error
                 raise
 
@@ -87,7 +87,7 @@ class View(DeadLetters, WaitingEvents, engine.View):
             by = "this version of the forwarder" if version else "the forwarder"
             raise UnusedQueueError(
                 f"the queue in {self.path} has not been used by {by} yet",
-                "`forwarder run` or `forwarder enqueue` will adopt it as it is",
+                "`forwarder run` or `forwarder enqueue` adopts it as it is",
             )
         self.connection.create_function("is_named", 2, _is_named, deterministic=True)
         self.connection.create_function("concerns", 2, EVENTS.concerns, deterministic=True)
@@ -112,7 +112,7 @@ class View(DeadLetters, WaitingEvents, engine.View):
             now = time.time()
             rate, accepted_rate, took_s = self._rate(now), self._accepted_rate(now), self._took_s(now)
         if row is None:
-            raise damaged(self.path, "it has lost its books")
+            raise damaged(self.path, "the totals table is empty")
         (
             accepted,
             delivered,
@@ -179,7 +179,7 @@ class View(DeadLetters, WaitingEvents, engine.View):
         return [took_s for (took_s,) in rows]
 
     def _accepted_rate(self, now: float) -> float:
-        """All behind the newest id that was accepted before: in the delivery log, or of what waits."""
+        """Counts all ids above the newest one accepted before: from the delivery log, or the waiting rows."""
         since = now - RATE_WINDOW_S
         query = (
             f"SELECT {schema.SEQUENCE}, baseline, (SELECT ids FROM ({_LATEST})"

@@ -19,14 +19,14 @@ _ROWS = {HELD_TABLE: schema.HELD_ROW, TABLE: schema.ROW}
 
 
 class WaitingEvents(Reader):
-    """Looking at them, for `view.View`."""
+    """Reading waiting events, for `view.View`."""
 
     def peek(self, count: int, after_id: int = 0, where: Selection = DUE) -> list[Waiting]:
-        """Of what is too large for an event, the first bytes."""
+        """A row that is too large for an event has only its first bytes."""
         found: list[Waiting] = []
         condition, values = _condition(where)
         for table in _tables(where):
-            # An event that is too large is in no selection by what stands in it.
+            # A row that is too large is in no selection by its content.
             query = (
                 f"SELECT _id, iif(length(data) > {EVENTS.max_bytes}, substr(data, 1, {_START_BYTES}), data),"
                 f" put_at, status, length(data) FROM ({_ROWS[table]})"
@@ -67,7 +67,7 @@ def _tables(where: Selection) -> tuple[str, ...]:
 
 
 def _condition(where: Selection) -> tuple[str, list[object]]:
-    """As SQL over the columns of `schema.ROW`, with its parameters."""
+    """The selection as SQL over the columns of `schema.ROW`, with its parameters."""
     small = f"length(data) <= {EVENTS.max_bytes} AND"
     parts = {
         "_id IN (SELECT value FROM json_each(?))": None if where.ids is None else str(list(where.ids)),
@@ -81,7 +81,7 @@ def _condition(where: Selection) -> tuple[str, list[object]]:
 
 
 def hold(path: str, ids: Sequence[int]) -> int:
-    """See `engine.Spool.hold`. What is no event stays in the queue, for delivery to judge."""
+    """See `engine.Spool.hold`. Rows that are not events stay in the queue, for delivery to judge."""
     return _changed(path, ids, hold_rows)
 
 
@@ -109,7 +109,7 @@ def hold_rows(connection: sqlite3.Connection, ids: Sequence[int]) -> int:
     count = 0
     for row_id in ids:
         row = connection.execute(f"{schema.ROW} WHERE _id = ?", (row_id,)).fetchone()
-        # Complete, since what completes it comes from its row, which it leaves.
+        # Completed now, because what completes it comes from its row, which it leaves.
         final = origin.read(*row) if row else None
         if isinstance(final, bytes):
             connection.execute(f"DELETE FROM {TABLE} WHERE _id = ?", (row_id,))
@@ -122,7 +122,7 @@ def hold_rows(connection: sqlite3.Connection, ids: Sequence[int]) -> int:
 
 def _release(connection: sqlite3.Connection, ids: Sequence[int]) -> int:
     rows = [(row_id,) for row_id in ids]
-    # A row of a new id, as the daemon has passed the old one; it was accepted before, so the baseline moves.
+    # A row with a new id, because the daemon has passed the old one. It is not new: the baseline moves.
     connection.executemany(
         f"INSERT INTO {TABLE} (data, timestamp, status)"
         f" SELECT data, timestamp, {READY} FROM {HELD_TABLE} WHERE _id = ?",

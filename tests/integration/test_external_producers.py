@@ -299,15 +299,15 @@ def test_rows_that_a_plain_consumer_clears_are_accounted(consumer, queue, plain,
     for _ in range(10):
         plain.ack(plain.get())
     plain.clear_acked_data(max_delete=0, keep_latest=0)
-    consumer.keep_house(at_rest=True)
+    consumer.maintain(at_rest=True)
     with View(queue_path) as view:
         assert (view.figures().waiting, view.figures().deleted) == (20, 0), "rows are there still"
     assert list(drain(consumer)) == list(range(11, 21))
-    consumer.keep_house(at_rest=True)
+    consumer.maintain(at_rest=True)
     found = figures(queue_path)
     assert (found.accepted, found.delivered, found.deleted, found.waiting) == (20, 10, 10, 0)
     queue.put(event(20))
-    consumer.keep_house(at_rest=True)
+    consumer.maintain(at_rest=True)
     assert (figures(queue_path).deleted, figures(queue_path).waiting) == (10, 1)
 
 
@@ -412,8 +412,8 @@ def test_a_daemon_delivers_what_it_can_before_the_ids_are_used_up(implausible, q
     """All with a plausible id is delivered; only then is the rest set aside with the database."""
     consumer = Consumer(queue_path)
     assert list(drain(consumer)) == [1, 2, 3]
-    with pytest.raises(DamagedError, match="no queue comes to"):
-        consumer.keep_house(at_rest=True)
+    with pytest.raises(DamagedError, match="a row id is too large"):
+        consumer.maintain(at_rest=True)
     with View(queue_path) as view:
         assert (view.figures().delivered, view.figures().deleted) == (3, 0), "nothing of it was made up"
     consumer.close()
@@ -427,7 +427,7 @@ def test_dead_letters_with_the_last_id_are_no_full_disk(queue, queue_path, consu
         "INSERT INTO dead_letters VALUES (?, 1, '', '', 'mine', '', NULL, 1.6e9, 1.6e9, x'7b7d')",
         (LAST_ID,),
     )
-    with pytest.raises(DamagedError, match="no queue comes to"):
+    with pytest.raises(DamagedError, match="a row id is too large"):
         consumer.settle(Settlement([1], [Dead(1, b"{}", "refused")]))
 
 

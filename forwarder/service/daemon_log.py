@@ -1,4 +1,4 @@
-"""What the daemon logs: transitions, not repetitions; never an event's properties, never a secret."""
+"""What the daemon logs: transitions, not repetitions; no event's properties, no secrets."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from forwarder.records.verdict import Verdict
 
 CLOCK_WARNS_S = 300.0
 SUMMARY_S = 300.0
-# After so long without another one of its cause, the next is news.
+# If a cause does not occur for this long, its next occurrence is logged at once.
 QUIET_S = 600.0
-# The server names them, so there may be any number; those beyond are told of as one.
+# The server names the causes, so there may be any number; the rest is logged as one.
 MOST_CAUSES = 50
 OTHER = "other causes"
 _AWAY = (Verdict.THROTTLED, Verdict.UNREACHABLE, Verdict.MISCONFIGURED)
 _REFUSED = (Verdict.REFUSED, Verdict.TOO_LARGE)
 
 
-class Journal:
-    """Turns what happens into log lines, and remembers the last error for `status`.
+class DaemonLog:
+    """Logs what happens, and remembers the last error for `status`.
 
     Args:
-        passing: Whether it is a short run, whose start and end are no news.
+        passing: It is a short run, whose start and end are not logged.
 
     Attributes:
-        last_error_at: When there was one, in seconds since the epoch.
+        last_error_at: The time of the last error, in seconds since the epoch.
     """
 
     def __init__(self, passing: bool = False) -> None:
@@ -41,7 +41,7 @@ class Journal:
         self._log = log.get("daemon")
         self._server = log.Repeats()
         self._storage = log.Repeats()
-        # Nothing says when these are over.
+        # The end of these is not visible.
         self._short = log.Repeats(quiet_s=QUIET_S)
         self._refusals = log.Repeats(quiet_s=QUIET_S)
         self._failing = log.Repeats(quiet_s=QUIET_S)
@@ -53,7 +53,7 @@ class Journal:
 
     @property
     def last_error(self) -> str:
-        """The last thing that went wrong; "" when nothing has."""
+        """The last error; "": none."""
         return self._last_error
 
     @last_error.setter
@@ -61,7 +61,7 @@ class Journal:
         self._last_error, self.last_error_at = text, time.time()
 
     def started(self, settings: Settings, proxy: str) -> None:
-        """The daemon is ready; *proxy* is between it and Mixpanel, if any is."""
+        """The daemon is ready; *proxy* is the one between it and Mixpanel, or ""."""
         self._log.log(
             self._life,
             "daemon.started",
@@ -73,20 +73,20 @@ class Journal:
         )
 
     def listening(self, url: str) -> None:
-        """Pages for monitors are served."""
+        """Pages for monitoring are served."""
         self._log.info("metrics.listening", url=url)
 
     def secrets_warned(self, warnings: list[str]) -> None:
-        """A secret is kept carelessly."""
+        """Other users can read a secret."""
         for warning in warnings:
             self._log.warning("secret.exposed", detail=warning)
 
     def stopping(self, in_flight: int, hurry: bool) -> None:
-        """The daemon was told to stop."""
+        """The daemon was asked to stop."""
         self._log.info("daemon.stopping", in_flight=in_flight, hurry=hurry)
 
     def stopped(self, in_flight: int) -> None:
-        """The daemon is about to end."""
+        """The daemon ends."""
         self._summarise()
         if in_flight:
             self._log.warning(
@@ -116,27 +116,27 @@ class Journal:
         self._log.warning("settings.restart_needed", key=key, now="the old value stays in force")
 
     def flushed(self) -> None:
-        """Somebody asked to try now."""
+        """A person asked to try now."""
         self._log.info("delivery.flushed")
 
     def paused(self, paused: bool) -> None:
-        """Somebody paused or resumed delivery."""
+        """A person paused or resumed delivery."""
         self._log.info("delivery.paused" if paused else "delivery.resumed")
 
     def discarded(self, count: int) -> None:
-        """Dead letters have passed their age."""
+        """Dead letters were deleted because of their age."""
         if count:
             self._log.info("dead_letters.expired", count=count)
 
     def no_events(self, count: int, reason: str, now: float) -> None:
-        """Rows of the queue have turned out to be no events; *reason* is that of the first."""
+        """Rows of the queue were not events; *reason* is that of the first."""
         if count:
             self._dead += count
             more = " (the first of them)" if count > 1 else ""
-            self._bury("no event", count, now, reason=f"{reason}{more}")
+            self._dead_lettered("no event", count, now, reason=f"{reason}{more}")
 
     def settled(self, report: Report, now: float) -> None:
-        """A reply has been acted on."""
+        """A reply was settled."""
         outcome = report.outcome
         self._log.debug(
             "batch.settled",
@@ -151,7 +151,7 @@ class Journal:
         if outcome.verdict in _AWAY and report.state == "running":
             self._stumbled(report, now)
             return
-        # A refusal blocks when everything is refused.
+        # A refusal blocks delivery if everything is refused.
         if outcome.verdict in _AWAY or (outcome.verdict in _REFUSED and report.state == "blocked"):
             self._away(report, now)
             return
@@ -179,12 +179,14 @@ class Journal:
         counts = Counter(rejection.field for rejection in said) or Counter({"": report.dead})
         for field, count in counts.items():
             if field:
-                # Without the words, which may quote an event's values.
-                self._bury(field, count, now, field=field, status=report.outcome.status)
+                # Without the server's words, which may quote an event's values.
+                self._dead_lettered(field, count, now, field=field, status=report.outcome.status)
             else:
-                self._bury("no field named", count, now, words, reason=words, status=report.outcome.status)
+                self._dead_lettered(
+                    "no field named", count, now, words, reason=words, status=report.outcome.status
+                )
 
-    def _bury(self, cause: str, count: int, now: float, words: str = "", **fields: object) -> None:
+    def _dead_lettered(self, cause: str, count: int, now: float, words: str = "", **fields: object) -> None:
         told = self._causes.add(cause, count, now, words)
         if told:
             detail = "`forwarder dead-letters summary` says why"
@@ -200,7 +202,7 @@ class Journal:
                 sent=report.sent,
                 status=report.outcome.status,
                 refusals=told.failures,
-                detail="looking for the event it is about; the others are delivered",
+                detail="looking for the bad event; the others are delivered",
             )
 
     def _stumbled(self, report: Report, now: float) -> None:
@@ -214,11 +216,11 @@ class Journal:
                 sent=report.sent,
                 status=report.outcome.status,
                 failures=told.failures,
-                detail="others get through; it is sent again, in parts if it goes on failing",
+                detail="others get through; this one is sent again, in parts if it fails again",
             )
 
     def _shortfall(self, report: Report, now: float) -> None:
-        # With a drop filter in force every batch is short.
+        # With a drop filter every batch is short.
         told = self._short.failed("short", now)
         if told:
             self._log.warning(
@@ -226,7 +228,7 @@ class Journal:
                 short=report.short,
                 sent=report.sent,
                 batches=told.failures,
-                detail="Mixpanel counted fewer events than it took, twice: drop filters do this",
+                detail="Mixpanel counted fewer events than it accepted, twice; drop filters do this",
             )
 
     def storage_failed(self, error: ForwarderError, now: float) -> None:
@@ -237,7 +239,7 @@ class Journal:
             self._log.error("queue.failed", detail=str(error), failures=told.failures)
 
     def set_aside(self, files: list[str]) -> None:
-        """There are damaged databases that wait for a person."""
+        """Damaged databases were set aside and wait for a person."""
         for file in files:
             if file not in self._told_damaged:
                 self._told_damaged.add(file)
@@ -245,20 +247,20 @@ class Journal:
                 self._log.error(
                     "queue.damaged",
                     file=file,
-                    detail="set aside; the queue goes on with a fresh one",
+                    detail="set aside; the queue continues with a fresh one",
                     remedy=f"`forwarder salvage {file}` brings back what can be read",
                 )
 
     def replaced(self, orphaned: str) -> None:
-        """Files of the queue were moved, deleted or replaced; only the old ones hold what *orphaned* says."""
+        """Files of the queue were moved, deleted or replaced; *orphaned* says what only the old ones hold."""
         if orphaned:
             self.last_error = (
                 f"files of the queue were moved or replaced, and only the old ones hold {orphaned}"
             )
             self._log.error(
                 "queue.replaced",
-                detail=f"only the old files hold {orphaned}; the queue goes on with those at its path",
-                remedy="put the old files back, or bring what is in them back with `forwarder salvage`",
+                detail=f"only the old files hold {orphaned}; the queue continues with those at its path",
+                remedy="restore the old files, or recover their content with `forwarder salvage`",
             )
 
     def storage_recovered(self, now: float) -> None:
@@ -306,7 +308,7 @@ class Journal:
 
 
 class Causes:
-    """Counts dead letters by their cause, and says which counts are to be told now. For one thread."""
+    """Counts dead letters by cause, and says which counts to log now. For one thread."""
 
     def __init__(self) -> None:
         self._repeats: dict[str, log.Repeats] = {}
@@ -317,11 +319,11 @@ class Causes:
         """Count *count* more of *cause*.
 
         Args:
-            words: What was said of them; new words are told at once.
+            words: The server's words about them; new words are logged at once.
             now: Any clock that doesn't go back, in seconds.
 
         Returns:
-            how many to tell of: those since it was last told; 0: none, it was told lately.
+            how many to log: those since the last time; 0: none, the cause was logged lately.
         """
         if cause not in self._repeats and len(self._repeats) >= MOST_CAUSES:
             cause = OTHER
@@ -333,7 +335,7 @@ class Causes:
         return self._untold.pop(cause)
 
     def take_totals(self) -> dict[str, int]:
-        """How many there were of each cause since the last call, the most frequent first."""
+        """How many of each cause since the last call, the most frequent first."""
         totals = dict(self._totals.most_common())
         self._totals.clear()
         return totals

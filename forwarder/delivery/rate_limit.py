@@ -1,43 +1,43 @@
-"""How far apart requests start, once the server has said "too many": one forwarder's share of a limit."""
+"""How far apart requests start after the server's first "too many": one forwarder's share of a limit."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
 
-# Mixpanel's limit is "measured on a rolling 1 minute basis": what a 429 is for may be a minute old.
+# Mixpanel's limit is "measured on a rolling 1 minute basis": the cause of a 429 may be a minute old.
 WINDOW_S = 60.0
 KEPT = 0.9
 MORE = 0.05
-# In windows without a "too many": after so many a success adds twice as much, after twice as many nine times.
+# Windows without a "too many" after which a success adds twice as much; after twice as many, nine times.
 EAGER = 3.0
 FORGOTTEN = 20.0
 OWED = 1 / 30
-# So many requests in a window tell what the server takes of one who sends all it can.
+# This many requests in a window show how much the server takes from one that sends all it can.
 TELLING = 30
-# Requests per second, where nothing was taken; and how a success raises what is but a guess.
+# Requests per second, if nothing was taken; and by how much a success raises a mere guess.
 TRIED, RAISED = 1.5, 1.05
 
 
-class Pace:
-    """A rate in requests per second, found as TCP finds its own; without limit until the first "too many".
+class RateLimit:
+    """A rate in requests per second, found as TCP finds its own; unlimited until the first "too many".
 
-    Then it is what the server took within the minute before: be it that one forwarder has the limit for
-    itself, or that a thousand share it and have one request a minute each. Where little was sent in it, that
-    tells little: it takes a second "too many" in a row, and the rate is a guess, which each success raises
-    quickly. The next "too many" shows what is taken in a minute. From there on each takes a tenth away, but
-    once a minute when there is nothing else in between, and each success adds a twentieth of a request a
-    minute. As this is the same for all, those that have more lose more, and all come to have the same,
-    whatever their latency. The longer nobody has said "too many", the more a success adds: a rate comes back
-    within minutes when others go, and after twenty it has no limit again.
+    Then the rate is what the server took within the minute before. So it fits one forwarder that has the
+    limit for itself, and a thousand that share it with one request a minute each. If little was sent in that
+    minute, it shows little: it takes a second "too many" in a row, and the rate is a guess that each success
+    raises quickly. The next "too many" shows how much is taken in a minute. From then on each "too many"
+    takes a tenth away, but once a minute if nothing else comes in between, and each success adds a twentieth
+    of a request a minute. Forwarders with a higher rate lose more, so all get the same rate, whatever their
+    latency. The longer there is no "too many", the more a success adds: the rate recovers within minutes
+    when others leave, and after twenty minutes it is unlimited again.
 
-    It never falls below one request a minute. When exactly a request starts is drawn from the interval
-    around its time, so that nobody is in step with others.
+    It never falls below one request a minute. Each request starts at a random instant around its time, so
+    that forwarders do not send in step.
 
-    Not thread-safe. Instants are the caller's (monotonic), and so is chance: *draw*, from 0 to 1.
+    Not thread-safe. Instants are the caller's (monotonic), and so is the random number *draw*, from 0 to 1.
 
     Args:
-        window_s: What the server's limit is counted over.
+        window_s: The window of the server's limit.
 
     Attributes:
         due_at: When the next request may start.
@@ -57,7 +57,7 @@ class Pace:
 
     @property
     def per_minute(self) -> float:
-        """Requests a minute; infinite: as many as there are connections for."""
+        """Requests a minute; infinite: no limit."""
         return self._rate * 60
 
     def sent(self, now: float, draw: float) -> None:
@@ -82,7 +82,7 @@ class Pace:
         self._forget_taken(now)
 
     def throttled(self, now: float, draw: float) -> None:
-        """The server said "too many"."""
+        """The server answered "too many"."""
         is_first = self._rate == math.inf
         self._forget_taken(now)
         self._quiet_s = 0.0
@@ -90,7 +90,7 @@ class Pace:
         self._is_refused = True
         if is_first and taken >= TELLING:
             self._rate, self._is_guess = taken / self._window_s * KEPT, False
-            # Of the time before a start nothing is known: what was taken may be far below the share.
+            # The time before the start is unknown: what was taken may be far below the share.
             self._quiet_s = 2 * EAGER * self._window_s
             self._slowed_at = now
         elif is_first and not is_second:
@@ -109,7 +109,7 @@ class Pace:
             self.due_at = now + (0.5 + draw) / self._rate
 
     def failed(self, now: float) -> None:
-        """There was no answer: no reason for less, and no time in which nobody said "too many"."""
+        """There was no answer. The rate stays, and this does not count as time without "too many"."""
         self._heard_at = now
 
     def flush(self) -> None:

@@ -1,4 +1,4 @@
-"""N2: delivery to a far end that takes its time for each request."""
+"""N2: delivery to a server that is slow for each request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where demo and bench take place: a directory, processes with settings of their own, and the end of both."""
+"""The scratch environment of demo and bench: a directory, processes with their own settings, and cleanup."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from forwarder.errors import CannotCreateError, ForwarderError
 T = TypeVar("T")
 
 POLL_S = 0.02
-# Each step takes a second or two; a machine that is busy with other things may need longer.
+# Each step takes a second or two; a busy machine may need longer.
 PATIENCE_S = 30.0
 KILLED_S = 10.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# What this user or a service manager has set must not reach these processes.
+# Settings of this user or a service manager must not reach these processes.
 _PRIVATE = ("FORWARDER_", "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "JOURNAL_STREAM", "WATCHDOG_", "LISTEN_")
 
 
 class Interruption:
-    """A signal handler that only takes note, so that nothing is cut off in its middle."""
+    """A signal handler that only notes the signal, so that nothing is cut off halfway."""
 
     def __init__(self) -> None:
         self._number = 0
@@ -48,13 +48,13 @@ class Interruption:
             raise SystemExit(128 + self._number)
 
 
-class Stage:
-    """A directory, the processes started in it, and the wait for what they do.
+class Scratch:
+    """A directory, the processes started in it, and waiting for their work.
 
     Attributes:
-        directory, queue_path: A directory of its own, and the queue in it.
-        environment: What the processes are given.
-        watch: Called again and again during every wait.
+        directory, queue_path: Its own directory, and the queue in it.
+        environment: The processes' environment.
+        watch: Called repeatedly during every wait.
     """
 
     def __init__(self, directory: str, interruption: Interruption) -> None:
@@ -65,7 +65,7 @@ class Stage:
         open(no_settings, "x").close()
         self.environment = {
             **_environment_of_others(os.environ),
-            # Where we are ourselves: an installation may keep us out of Python's own path.
+            # Where this package is: an installation may keep it out of Python's own path.
             "PYTHONPATH": str(Path(forwarder.__file__).parents[1]),
             "FORWARDER_CONFIG": no_settings,
             "FORWARDER_QUEUE_PATH": self.queue_path,
@@ -83,7 +83,7 @@ class Stage:
 
     def start(self, name: str, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
         """Start Python with *arguments*; its output goes to the files ``NAME.out`` and ``NAME.log``."""
-        # -P: a queue.py in somebody's working directory is not ours to import.
+        # -P: a queue.py in the working directory must not be imported.
         command = [sys.executable, "-P", *arguments]
         with open(self.path(f"{name}.out"), "wb") as out, open(self.path(f"{name}.log"), "wb") as log:
             process = subprocess.Popen(  # noqa: S603 - our own Python, our own arguments
@@ -93,14 +93,14 @@ class Stage:
                 stderr=log,
                 cwd=self.directory,
                 env=self.environment,
-                # The terminal's Ctrl-C is for us: who is started here is ended by `end_processes`.
+                # The terminal's Ctrl-C is only for us: `end_processes` ends these processes.
                 process_group=0,
             )
         self._processes.append(process)
         return process
 
     def forwarder(self, name: str, *arguments: str) -> str:
-        """Run a command of the forwarder to its end; returns what it has printed.
+        """Run a command of the forwarder to its end. Returns its output.
 
         Raises:
             ForwarderError: it has failed.
@@ -123,7 +123,7 @@ class Stage:
         """Wait until *condition* returns something true, and return that.
 
         Raises:
-            ForwarderError: it did not for too long; *what* is the sentence that did not become true.
+            ForwarderError: it took too long; *what* is the sentence that did not become true.
             KeyboardInterrupt, SystemExit: a signal has come.
         """
         deadline = time.monotonic() + PATIENCE_S
@@ -134,7 +134,7 @@ class Stage:
             if found:
                 return found
             if time.monotonic() > deadline:
-                raise ForwarderError(f"after {PATIENCE_S:g} s it is not so that {what}")
+                raise ForwarderError(f"timed out after {PATIENCE_S:g} s waiting for: {what}")
             self._never.wait(POLL_S)
 
     def end_processes(self) -> None:
@@ -146,48 +146,48 @@ class Stage:
 
 
 @contextmanager
-def opened(name: str, parent: str | None = None) -> Iterator[Stage]:
-    """A stage for *name*; in the end its processes are gone, and its directory too unless that has failed.
+def opened(name: str, parent: str | None = None) -> Iterator[Scratch]:
+    """A scratch environment for *name*. Its processes end with the block, and its directory unless it failed.
 
     Args:
-        parent: Where its directory is made; None: where temporary files are.
+        parent: Where its directory is created; None: the directory for temporary files.
 
     Raises:
-        CannotCreateError: it can't be made there.
-        ForwarderError: what was on it has failed; says where its files are.
+        CannotCreateError: it can't be created there.
+        ForwarderError: the block failed; the message says where the files are.
     """
     interruption = Interruption()
     # A signal that is ignored, as in the background of a shell script, stays so.
     heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, interruption) for number in heeded}
     try:
-        stage = _make_stage(interruption, name, parent)
+        scratch = _make_scratch(interruption, name, parent)
         is_kept = False
         try:
-            yield stage
+            yield scratch
         except (BrokenPipeError, OutputError):
             raise
         except Exception as error:
             is_kept = True
-            raise _failure(error, name, stage.directory) from error
+            raise _failure(error, name, scratch.directory) from error
         finally:
-            stage.end_processes()
+            scratch.end_processes()
             if not is_kept:
-                shutil.rmtree(stage.directory)
+                shutil.rmtree(scratch.directory)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _make_stage(interruption: Interruption, name: str, parent: str | None) -> Stage:
+def _make_scratch(interruption: Interruption, name: str, parent: str | None) -> Scratch:
     directory = ""
     try:
         directory = tempfile.mkdtemp(prefix=f"forwarder-{name}-", dir=parent)
-        return Stage(directory, interruption)
+        return Scratch(directory, interruption)
     except OSError as error:
         shutil.rmtree(directory, ignore_errors=True)
         raise CannotCreateError(
-            f"no files can be made in {parent or tempfile.gettempdir()}: {error.strerror or error}",
+            f"can't create files in {parent or tempfile.gettempdir()}: {error.strerror or error}",
             "Name another directory" if parent else "Set TMPDIR to a directory with room",
         ) from None
 
@@ -205,7 +205,7 @@ def _environment_of_others(environ: Mapping[str, str]) -> dict[str, str]:
         for name, value in environ.items()
         if not name.startswith(_PRIVATE) and not name.lower().endswith("_proxy")
     }
-    # What we could import they can import, wherever they are started.
+    # They can import what we can import, wherever they are started.
     paths = [os.path.abspath(path) for path in sys.path if path]
     return {
         **kept,

@@ -1,4 +1,4 @@
-"""What Mixpanel says of our address and our key, asked without giving it anything."""
+"""Whether Mixpanel accepts the address and the key, checked without delivering anything."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from forwarder.records.verdict import Verdict
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """Whether Mixpanel takes the credentials: *detail* is a sentence for a person.
+class CredentialCheck:
+    """Whether Mixpanel accepts the credentials: *detail* is a sentence for a person.
 
-    Neither *taken* nor *misconfigured*: it could not be asked, and may take the credentials later.
+    Neither *taken* nor *misconfigured*: Mixpanel could not be asked, and may accept them later.
     """
 
     taken: bool
@@ -23,8 +23,8 @@ class Standing:
     detail: str
 
 
-def ask(settings: Settings, kind: Kind) -> Standing:
-    """Send the *kind*'s probe: credentials are looked at first, and nothing is stored.
+def check_credentials(settings: Settings, kind: Kind) -> CredentialCheck:
+    """Send the *kind*'s probe: Mixpanel checks the credentials first and stores nothing.
 
     Raises:
         ConfigError, NotPermittedError: there are no usable credentials, or no usable proxy.
@@ -38,7 +38,7 @@ def ask(settings: Settings, kind: Kind) -> Standing:
     url = endpoint_url(settings, kind.endpoint)
     if client.proxy:
         url += f" through the proxy {client.proxy}"
-    # Refused in Mixpanel's words, whatever they are: the credentials have passed.
+    # Refused in Mixpanel's words, whatever they are: the credentials were accepted.
     if outcome.is_plain_no or outcome.verdict in (Verdict.DELIVERED, Verdict.SHORT, Verdict.REFUSED):
-        return Standing(True, False, f"{url} takes the credentials")
-    return Standing(False, outcome.verdict is Verdict.MISCONFIGURED, f"{url}: {outcome.detail}")
+        return CredentialCheck(True, False, f"{url} accepts the credentials")
+    return CredentialCheck(False, outcome.verdict is Verdict.MISCONFIGURED, f"{url}: {outcome.detail}")

@@ -1,4 +1,4 @@
-"""What the daemon has counted since its start: for a monitor, who knows that such figures begin anew."""
+"""What the daemon has counted since its start, for monitoring, where such counters may restart at 0."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from forwarder.records.verdict import Outcome, Verdict
 BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
-class Tally:
-    """Requests by outcome, their durations, and how wrong the clock is; counted by several threads.
+class Counters:
+    """Requests by outcome, their durations, and the clock's error; several threads count.
 
     Attributes:
         retries: How many requests were for events that had been sent before.
-        clock_skew_s: How far this host's clock is ahead of Mixpanel's; None: no reply has told yet.
+        clock_skew_s: How far this host's clock is ahead of Mixpanel's; None: not known yet.
     """
 
     def __init__(self) -> None:
@@ -27,13 +27,13 @@ class Tally:
         self.clock_skew_s: float | None = None
 
     def timed(self, duration_s: float) -> None:
-        """A request has come to its end, with an answer or without."""
+        """A request has ended, with or without an answer."""
         with self._lock:
             self._durations[bisect_left(BUCKETS_S, duration_s)] += 1
             self._durations_s += duration_s
 
     def settled(self, outcome: Outcome, *, is_retry: bool) -> None:
-        """A reply has been acted on; *is_retry*: to events that had been sent before."""
+        """A reply was settled; *is_retry*: its events had been sent before."""
         with self._lock:
             self._requests[outcome.verdict] += 1
             self.retries += is_retry
@@ -41,11 +41,11 @@ class Tally:
                 self.clock_skew_s = outcome.clock_skew_s
 
     def requests(self) -> dict[Verdict, int]:
-        """How many were answered for, by what the reply meant."""
+        """How many requests have ended, by outcome."""
         with self._lock:
             return dict(self._requests)
 
     def durations(self) -> tuple[list[int], float]:
-        """How many requests fell into each bucket, the last one those beyond; and their sum in seconds."""
+        """How many requests are in each bucket, the last for all longer ones; and their sum in seconds."""
         with self._lock:
             return list(self._durations), self._durations_s
