@@ -97,7 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
             code = NOBODY_READS
         except OutputError as error:
             discard_rest()
-            click.echo(f"forwarder: {error}", err=True)
+            _tell(error)
             code = error.exit_code
     sys.exit(code)
 
@@ -119,7 +119,7 @@ def _run(arguments: list[str] | None) -> int:
     except (BrokenPipeError, OutputError):
         raise
     except ForwarderError as error:
-        click.echo(f"forwarder: {error}", err=True)
+        _tell(error)
         code = error.exit_code
     except Exception:
         # A bug: print everything for the report.
@@ -127,3 +127,10 @@ def _run(arguments: list[str] | None) -> int:
         click.echo("forwarder: this is a bug; please report it with the lines above.", err=True)
         code = 70
     return code if isinstance(code, int) else 0
+
+
+def _tell(error: ForwarderError) -> None:
+    # Loaded by those who have something to say: a producer has to start fast.
+    from forwarder.cli.table import say
+
+    say(f"forwarder: {error}", err=True)

@@ -12,6 +12,7 @@ import click
 from forwarder import spool
 from forwarder.cli.selection import MOST_NAMED, Row, Wanted
 from forwarder.cli.stored import escaped, json_text
+from forwarder.cli.table import say
 from forwarder.errors import EventError, printable
 from forwarder.spool import DeadLetter, View
 
@@ -69,16 +70,16 @@ def _reporting(wanted: Wanted[Row], verb: str) -> Iterator[Done]:
     except BaseException:
         # Each page is its own transaction: the pages before the failed one are done.
         if done.count:
-            click.echo(f"forwarder: {wanted.noun.counted(done.count)} {verb} before it stopped:", err=True)
+            say(f"forwarder: {wanted.noun.counted(done.count)} {verb} before it stopped:", err=True)
         raise
 
 
 def tell_stayed(stayed: list[tuple[int, str]]) -> None:
     """Print the dead letters that stay, and why, on standard error."""
     for letter_id, reason in stayed[:MOST_NAMED]:
-        click.echo(f"forwarder: dead letter {letter_id} stays: {printable(reason)}", err=True)
+        say(f"forwarder: dead letter {letter_id} stays: {printable(reason)}", err=True)
     if len(stayed) > MOST_NAMED:
-        click.echo(f"forwarder: and {len(stayed) - MOST_NAMED:,} more; --dry-run shows why.", err=True)
+        say(f"forwarder: and {len(stayed) - MOST_NAMED:,} more; --dry-run shows why.", err=True)
 
 
 def rehearse(found: Iterator[DeadLetter], edit: Edit, as_json: bool) -> int:

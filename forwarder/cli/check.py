@@ -12,7 +12,7 @@ import click
 
 from forwarder import spool
 from forwarder.cli.command import Context, command, json_option
-from forwarder.cli.table import styled
+from forwarder.cli.table import styled, terminal_width, wrapped
 from forwarder.errors import (
     ConfigError,
     ForwarderError,
@@ -70,8 +70,11 @@ def _line(found: Finding) -> str:
     if log.style("auto", sys.stdout, os.environ) == "journal":
         # In the journal each line is an entry, with the priority in front of it.
         return f"<{_PRIORITIES[found.result]}>{found.result} {found.name}: {' '.join(lines)}"
+    width = terminal_width()
+    text = f"{found.name}: " + "\n".join(lines)
+    parts = (part for line in text.split("\n") for part in wrapped(line, width and width - 8))
     word = styled(f"{found.result:<7}", fg=_COLOURS[found.result])
-    return f"{word} {found.name}: " + "\n        ".join(lines)
+    return f"{word} " + "\n        ".join(parts)
 
 
 def examine(context: Context, online: bool, briefly: bool = False) -> Iterator[Finding]:

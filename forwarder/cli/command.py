@@ -51,7 +51,9 @@ class Context:
 
 
 def _warn(text: str) -> None:
-    click.echo(f"forwarder: warning: {text}", err=True)
+    from forwarder.cli.table import say
+
+    say(f"forwarder: warning: {text}", err=True)
 
 
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")

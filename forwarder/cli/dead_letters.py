@@ -35,7 +35,7 @@ from forwarder.cli.letter import (
 )
 from forwarder.cli.selection import DEAD_LETTERS, Wanted, flat, read_ids, selecting
 from forwarder.cli.stored import open_view
-from forwarder.cli.table import print_lines, print_table
+from forwarder.cli.table import print_lines, print_table, say
 from forwarder.errors import UsageError
 from forwarder.spool import DeadLetter, Selection, View
 
@@ -131,7 +131,7 @@ def export(context: Context, wanted: Wanted[DeadLetter], with_reason: bool, as_j
                 if line is None:
                     left_out = True
                     what = "is not JSON and has line breaks in it; --with-reason exports it"
-                    click.echo(f"forwarder: dead letter {letter.id} {what}.", err=True)
+                    say(f"forwarder: dead letter {letter.id} {what}.", err=True)
                 else:
                     lines.append(line + b"\n")
             click.echo(b"".join(lines), nl=False)

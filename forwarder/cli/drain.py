@@ -11,7 +11,7 @@ import click
 
 from forwarder import spool
 from forwarder.cli.command import Context, command, json_option
-from forwarder.cli.table import counted
+from forwarder.cli.table import counted, say
 from forwarder.errors import TryAgainError, printable
 from forwarder.spool import NoQueueError
 
@@ -55,7 +55,7 @@ def drain(context: Context, timeout_s: float | None, as_json: bool) -> int:
     elif done.left:
         waits = "is left; it waits" if done.left == 1 else "are left; they wait"
         because = f": {printable(done.reason).rstrip('.')}" if done.reason else ""
-        click.echo(f"{counted(done.left, 'event')} {waits} in {settings.queue.path}{because}.")
+        say(f"{counted(done.left, 'event')} {waits} in {settings.queue.path}{because}.")
     else:
         held = _held(settings.queue.path)
         rest = f"{counted(held, 'event')} {'is' if held == 1 else 'are'} held"

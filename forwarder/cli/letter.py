@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from forwarder.cli.stored import escaped, json_line, json_text
-from forwarder.cli.table import Column, duration, instant, since
+from forwarder.cli.table import Column, duration, instant, since, terminal_width, wrapped
 from forwarder.errors import printable, size
 from forwarder.spool import DeadLetter, Group
 
@@ -77,7 +77,7 @@ def portrait(letter: DeadLetter) -> Iterator[str]:
     yield f"Dead letter {letter.id}"
     for name, text in rows:
         if text:
-            yield f"  {name:<13}{printable(text)}"
+            yield from wrapped(f"  {name:<13}{printable(text)}", terminal_width(), " " * 15)
     yield ""
     event = json_text(letter.data)
     yield escaped(letter.data) if event is None else msgspec.json.format(event, indent=2)

@@ -9,8 +9,6 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import click
-
 from forwarder.cli.output import discard_rest
 
 if TYPE_CHECKING:
@@ -57,8 +55,10 @@ class Progress:
 
 def echo(text: str, err: bool = False) -> None:
     """Print *text*; a reader that is gone does not stop the intake."""
+    from forwarder.cli.table import say
+
     try:
-        click.echo(text, err=err)
+        say(text, err)
     except BrokenPipeError:
         discard_rest()
 

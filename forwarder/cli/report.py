@@ -24,7 +24,7 @@ from forwarder.cli.check import examine
 from forwarder.cli.command import Context, any_file, command
 from forwarder.cli.refusals import kind_of
 from forwarder.cli.status import gather
-from forwarder.cli.table import instant
+from forwarder.cli.table import instant, say
 from forwarder.errors import CannotCreateError, ForwarderError, printable
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def report(context: Context, file: str | None, unit: str | None) -> None:
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", error)
         raise CannotCreateError(f"{printable(name)} can't be written: {why}", "Name another FILE") from None
-    click.echo(f"The report is in {printable(name)}. Read it before you pass it on.")
+    say(f"The report is in {printable(name)}. Read it before you pass it on.")
 
 
 def _text(context: Context, unit: str | None, now: float) -> str:

@@ -9,7 +9,7 @@ import click
 
 from forwarder import spool
 from forwarder.cli.command import Context, command, json_option, print_json
-from forwarder.cli.table import counted
+from forwarder.cli.table import counted, say
 from forwarder.errors import UsageError
 from forwarder.salvage import Salvage, apply, is_own, plan, set_own_aside
 
@@ -44,18 +44,18 @@ def salvage(context: Context, file: str | None, act: bool, as_json: bool) -> Non
     in_use = is_own(file, context.queue_path)
     if act and in_use:
         file = set_own_aside(context.queue_path)
-        click.echo(f"The queue's own database is damaged, and was set aside: {file}", err=True)
+        say(f"The queue's own database is damaged, and was set aside: {file}", err=True)
     found = apply(file, context.queue_path) if act else plan(file)
     for other in spool.at(context.queue_path).set_aside() if act else ():
-        click.echo(f"Not recovered yet: `forwarder salvage {other} --apply`", err=True)
+        say(f"Not recovered yet: `forwarder salvage {other} --apply`", err=True)
     if as_json:
         print_json([_as_json(file, found, act)])
         return
     for line in _told(found, act):
-        click.echo(line)
+        say(line)
     if not act:
         if in_use:
-            click.echo("It is in use. With --apply it is set aside first, if SQLite finds it damaged.")
+            say("It is in use. With --apply it is set aside first, if SQLite finds it damaged.")
         click.echo(f"To put them into the queue: forwarder salvage {file} --apply")
 
 
@@ -67,7 +67,7 @@ def _list(files: list[str], as_json: bool) -> None:
     else:
         for file in files:
             click.echo(file)
-        click.echo("`forwarder salvage FILE` says what can be read of a file.", err=True)
+        say("`forwarder salvage FILE` says what can be read of a file.", err=True)
 
 
 def _told(found: Salvage, act: bool) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import click
 
 from forwarder.cli.completion import values
-from forwarder.cli.table import PAGE, batched, counted
+from forwarder.cli.table import PAGE, batched, counted, say
 from forwarder.errors import UsageError, printable
 from forwarder.spool import DeadLetter, Selection, View, Waiting
 
@@ -143,7 +143,7 @@ class Wanted(Generic[Row]):
             narrowed = replace(self.where, ids=None) != Selection(held=self.where.held)
             fits = f" that {'fits' if is_one else 'fit'} the other options" if narrowed else ""
             there = f"there is no {self.noun.name}" if is_one else f"there are no {self.noun.name}s"
-            click.echo(f"forwarder: {there} {named}{more}{fits}.", err=True)
+            say(f"forwarder: {there} {named}{more}{fits}.", err=True)
         return missing
 
     def say_none(self) -> bool:
@@ -166,7 +166,7 @@ class Wanted(Generic[Row]):
         count = self.count(view)
         if count == 0 or confirm(question.format(self.noun.counted(count)), yes):
             return True
-        click.echo("Nothing was changed.", err=True)
+        say("Nothing was changed.", err=True)
         return False
 
 

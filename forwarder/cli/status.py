@@ -15,7 +15,7 @@ from forwarder.cli.command import Context, command, json_option
 from forwarder.cli.completion import values
 from forwarder.cli.conditions import Condition, beginnings, understand
 from forwarder.cli.stored import as_sentence
-from forwarder.cli.table import counted, duration, instant, since, styled, terminal_width, wrapped
+from forwarder.cli.table import counted, duration, instant, say, since, styled, terminal_width, wrapped
 from forwarder.errors import printable, size
 from forwarder.service import state as daemon_state
 from forwarder.spool import Holder, NoQueueError, UnusedQueueError
@@ -295,13 +295,11 @@ def _show_once(found: Mapping[str, Any], as_json: bool, conditions: list[Conditi
 
 def _judge(found: Mapping[str, Any], conditions: list[Condition]) -> int:
     if conditions and not found["known"]:
-        click.echo(f"forwarder: --fail-if can't be told: {found['state_reason']}", err=True)
+        say(f"forwarder: --fail-if can't be told: {found['state_reason']}", err=True)
         return 1
     held = [condition for condition in conditions if condition.holds(found)]
     for condition in held:
-        click.echo(
-            f"forwarder: {condition.text} holds: {condition.key} is {_value(found[condition.key])}", err=True
-        )
+        say(f"forwarder: {condition.text} holds: {condition.key} is {_value(found[condition.key])}", err=True)
     return 1 if held else 0
 
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import click
 import msgspec
 
 from forwarder import spool
+from forwarder.cli.table import say
 from forwarder.errors import printable
 from forwarder.spool import NoQueueError, View
 
@@ -26,7 +26,7 @@ def open_view(path: str) -> Iterator[View | None]:
     try:
         view = spool.at(path).view()
     except NoQueueError as error:
-        click.echo(as_sentence(str(error)), err=True)
+        say(as_sentence(str(error)), err=True)
         yield None
         return
     with view:

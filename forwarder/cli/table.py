@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import textwrap
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -83,15 +82,29 @@ def print_lines(lines: Iterable[str]) -> None:
         click.echo("\n".join(page))
 
 
-def terminal_width() -> int | None:
-    """The width of the terminal that standard output is, in columns; None: it is none."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+def terminal_width(err: bool = False) -> int | None:
+    """The width in columns of the terminal that standard output, or *err*, writes to; None: it is none."""
+    stream = sys.stderr if err else sys.stdout
+    if stream is None or not stream.isatty():
+        return None
+    # Of this stream: the other may be a pipe.
+    with suppress(OSError, ValueError):
+        return int(os.environ.get("COLUMNS", 0)) or os.get_terminal_size(stream.fileno()).columns or None
+    return None
+
+
+def say(text: str, err: bool = False) -> None:
+    """Print what a person reads; on a terminal its lines break between words."""
+    width = terminal_width(err)
+    click.echo("\n".join(part for line in text.split("\n") for part in wrapped(line, width)), err=err)
 
 
 def wrapped(text: str, width: int | None, indent: str = "") -> list[str]:
     """*text* in lines of *width* at most, broken between words, the later ones behind *indent*."""
     if width is None:
         return [text]
+    import textwrap
+
     return textwrap.wrap(
         text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     ) or [""]

@@ -15,7 +15,7 @@ from forwarder.cli.command import Context, Group, config_option, json_option, pa
 from forwarder.cli.peek import COLUMNS, as_json_line, cells
 from forwarder.cli.selection import WAITING, Wanted, flat, selecting
 from forwarder.cli.stored import open_view
-from forwarder.cli.table import Column, counted, print_lines, print_table
+from forwarder.cli.table import Column, counted, print_lines, print_table, say
 from forwarder.service import state as daemon_state
 from forwarder.spool import Waiting
 
@@ -110,7 +110,5 @@ def _act(
             sent = (
                 f"{counted(daemon.in_flight, 'event')} {'is' if daemon.in_flight == 1 else 'are'} being sent"
             )
-            click.echo(
-                f"forwarder: warning: {sent}; such an event may be delivered although {done}.", err=True
-            )
+            say(f"forwarder: warning: {sent}; such an event may be delivered although {done}.", err=True)
         return change(wanted, view, done, act, as_json)
