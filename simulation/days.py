@@ -22,7 +22,7 @@ from simulation.world import Forwarder, World
 
 DAY_S = 86400.0
 # The longest wait between two tries is twice a minute and some seconds: for the first of them, for a good
-# event among those that are refused, and for the parts that it was in. Then, if a good one was set apart by
+# event among those that are refused, and for the parts that it was in. Then, if a good one was isolated by
 # chance, two turns of each that is.
 BOUND_S, TURN_S, TURNS = 1800.0, 65.0, 12
 MIB = 1024 * 1024

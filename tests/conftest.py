@@ -1,4 +1,4 @@
-"""What the tests share: a queue of their own, a far end of their own, real processes, and the oracle."""
+"""What the tests share: a queue of their own, a server of their own, real processes, and the oracle."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def consumer(queue: EventQueue, queue_path: str) -> Iterator[Consumer]:
 
 
 @pytest.fixture
-def far_end() -> Iterator[Sandbox]:
+def server() -> Iterator[Sandbox]:
     """A stand-in for Mixpanel, on a port of its own."""
     with Sandbox(token=TOKEN) as sandbox:
         yield sandbox
@@ -75,7 +75,7 @@ def until(condition: Callable[[], Any], what: str = "", timeout_s: float = 20.0)
 
 
 class Forwarder:
-    """The command, run as real processes with settings for one queue and one far end."""
+    """The command, run as real processes with settings for one queue and one server."""
 
     def __init__(self, queue_path: str, url: str) -> None:
         self.queue_path = queue_path
@@ -189,9 +189,9 @@ class Daemon:
 
 
 @pytest.fixture
-def forwarder(queue_path: str, far_end: Sandbox) -> Iterator[Forwarder]:
-    """The command with settings for this test's queue and far end."""
-    command = Forwarder(queue_path, far_end.url)
+def forwarder(queue_path: str, server: Sandbox) -> Iterator[Forwarder]:
+    """The command with settings for this test's queue and server."""
+    command = Forwarder(queue_path, server.url)
     yield command
     command.close()
 
@@ -210,7 +210,7 @@ def insert_id_of(data: bytes) -> str:
     return str(json.loads(data)["properties"]["$insert_id"])
 
 
-def balanced(queue_path: str, far_end: Sandbox, offered: Iterable[bytes]) -> None:
+def balanced(queue_path: str, server: Sandbox, offered: Iterable[bytes]) -> None:
     """The oracle: every offered event is delivered, dead or waiting, once and unchanged; no other is. And the
     books are in order.
 
@@ -218,7 +218,7 @@ def balanced(queue_path: str, far_end: Sandbox, offered: Iterable[bytes]) -> Non
         offered: The final bytes of each event that a producer was told is accepted.
     """
     expected = {insert_id_of(data): data for data in offered}
-    delivered = {entry_id: entry.data for entry_id, entry in far_end.ledger.events.items()}
+    delivered = {entry_id: entry.data for entry_id, entry in server.ledger.events.items()}
     dead = {insert_id_of(data): data for data in rows(queue_path, "dead_letters")}
     waiting = {insert_id_of(data): data for data in rows(queue_path)}
     # A batch whose reply got lost is delivered and still waiting: it will be sent again.
@@ -229,7 +229,7 @@ def balanced(queue_path: str, far_end: Sandbox, offered: Iterable[bytes]) -> Non
     assert found.keys() - expected.keys() == set(), "never offered"
     changed = [key for key, data in expected.items() if found[key] != data]
     assert changed == [], "changed on the way"
-    assert not any(entry.changed for entry in far_end.ledger.events.values()), "a repeat differed"
+    assert not any(entry.changed for entry in server.ledger.events.values()), "a repeat differed"
     figures(queue_path)
 
 

@@ -17,7 +17,7 @@ What it takes for granted: a sync that has returned has told the truth; what is 
 leaves bytes outside its own range alone ("powersafe overwrite", which SQLite relies on, too); no sector is
 torn within its 512 bytes, unless two writes met in it.
 
-SQLite maps its ``-shm`` file, so what it holds can't be recorded; it is made anew after a crash. It is
+SQLite maps its ``-shm`` file, so what it holds can't be recorded; it is made again after a crash. It is
 left out, or there is rubbish in its place.
 """
 

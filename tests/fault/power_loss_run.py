@@ -1,10 +1,10 @@
-"""The run that is recorded: producers of every kind, the daemon, killed once, and a far end with faults.
+"""The run that is recorded: producers of every kind, the daemon, killed once, and a server with faults.
 
 ``python power_loss_run.py DISK SAID``: the queue is in DISK/queue, and is made by the run. What a producer
-or a person was told, and what the far end has taken, is written to files under SAID, as it is said:
+or a person was told, and what the server has taken, is written to files under SAID, as it is said:
 
 - ``accepted-*``: a line with the numbers of events, FIRST-LAST, that a producer was told are accepted;
-- ``taken``: the events themselves, one a line, before the far end answers;
+- ``taken``: the events themselves, one a line, before the server answers;
 - ``paused``: a line once ``forwarder pause`` has returned, and before ``forwarder resume`` is called.
 
 ``python power_loss_run.py PRODUCER DISK SAID FIRST COUNT`` is one of its producers.
@@ -72,7 +72,7 @@ def one_by_one(disk: Path, said: Path, first: int, count: int) -> None:
 
 
 def together(disk: Path, said: Path, first: int, count: int) -> None:
-    """`EventQueue.put_many`, through a queue that is opened anew each time."""
+    """`EventQueue.put_many`, through a queue that is opened again each time."""
     for start in range(first, first + count, 20):
         with EventQueue(disk / "queue", min_free_bytes=0) as queue:
             queue.put_many(map(event, range(start, start + 20)))
@@ -87,7 +87,7 @@ def by_command(disk: Path, said: Path, first: int, count: int) -> None:
             _forwarder(disk, "enqueue", input=lines, stdout=output)
 
 
-def stranger(disk: Path, said: Path, first: int, count: int) -> None:
+def external(disk: Path, said: Path, first: int, count: int) -> None:
     """Plain persist-queue."""
     queue = persistqueue.SQLiteAckQueue(str(disk / "queue"), serializer=persistqueue.serializers.json)
     for number in range(first, first + count):
@@ -100,7 +100,7 @@ PRODUCERS: dict[str, Callable[[Path, Path, int, int], None]] = {
     "one_by_one": one_by_one,
     "together": together,
     "by_command": by_command,
-    "stranger": stranger,
+    "external": external,
 }
 
 
@@ -141,34 +141,34 @@ class Run:
     def __init__(self, disk: Path, said: Path) -> None:
         self._disk = disk
         self._said = said
-        self._far_end = Sandbox()
-        take = self._far_end.ledger.take
+        self._server = Sandbox()
+        take = self._server.ledger.take
 
         def taken(events: Any) -> tuple[int, int]:
             say(said / "taken", b"".join(one.data + b"\n" for one in events))
             return take(events)
 
-        self._far_end.ledger.take = taken  # type: ignore[method-assign]
+        self._server.ledger.take = taken  # type: ignore[method-assign]
 
     def __call__(self) -> None:
         """Do it."""
-        with self._far_end as far_end, ExitStack() as stack:
-            far_end.inject(Fault.reject(event="refused"))
-            far_end.inject(Fault.poison(event="poison"))
-            far_end.inject(Fault.slow(0.01))
-            far_end.inject(Fault.reset_after(), times=2)
+        with self._server as server, ExitStack() as stack:
+            server.inject(Fault.reject(event="refused"))
+            server.inject(Fault.poison(event="poison"))
+            server.inject(Fault.slow(0.01))
+            server.inject(Fault.reset_after(), times=2)
             first = [self._start(stack, "one_by_one", 0, 40), self._start(stack, "together", 10_000, 200)]
             daemon = self._daemon(stack)
             _until(lambda: self._view(lambda view: view.figures().accepted), "the queue is made")
-            rest = [self._start(stack, "stranger", 30_000, 60), self._start(stack, "by_command", 20_000, 45)]
-            far_end.wait_for(lambda ledger: ledger.accepted > 100 and ledger.in_progress, TIMEOUT_S)
+            rest = [self._start(stack, "external", 30_000, 60), self._start(stack, "by_command", 20_000, 45)]
+            server.wait_for(lambda ledger: ledger.accepted > 100 and ledger.in_progress, TIMEOUT_S)
             daemon.kill()
             daemon.wait(TIMEOUT_S)
             daemon = self._daemon(stack)
             for producer in first + rest:
                 assert producer.wait(TIMEOUT_S) == 0
             self._emptied()
-            far_end.clear()
+            server.clear()
             self._stop(daemon)
             self._pause_and_retry()
             daemon = self._daemon(stack)
@@ -189,7 +189,7 @@ class Run:
         return stack.enter_context(subprocess.Popen([sys.executable, __file__, *given]))
 
     def _daemon(self, stack: ExitStack) -> subprocess.Popen[bytes]:
-        environ = _environ(self._disk, self._far_end.url)
+        environ = _environ(self._disk, self._server.url)
         return stack.enter_context(subprocess.Popen(_command("run"), env=environ))
 
     def _stop(self, daemon: subprocess.Popen[bytes]) -> None:

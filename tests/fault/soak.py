@@ -72,12 +72,12 @@ def final(kind, number):
 
 
 def is_bad(number):
-    """Whether the far end refuses it: by name, or without a reason, or by a string."""
+    """Whether the server refuses it: by name, or without a reason, or by a string."""
     return number % 211 == 0 or number % 4999 in (1, 2)
 
 
 def digest(data):
-    """As the far end's ledger keeps it."""
+    """As the server's ledger keeps it."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -203,7 +203,7 @@ class Watch:
     queue_path: str
     most: dict[str, int] = field(default_factory=dict)
     samples: int = 0
-    strangers: set[str] = field(default_factory=set)
+    externals: set[str] = field(default_factory=set)
 
     def look(self, pid, is_read_long):
         """Take note of how it is now."""
@@ -219,7 +219,7 @@ class Watch:
         self._note("database, bytes", self._size("data.db"))
         names = set(os.listdir(self.queue_path))
         self._note("files in the directory", len(names))
-        self.strangers |= names - FILES
+        self.externals |= names - FILES
         self.samples += 1
 
     def disk_bytes(self):
@@ -263,22 +263,22 @@ FAULTS = {
 
 
 class Weather:
-    """The far end's faults, one after another with calm in between, now and then two at once."""
+    """The server's faults, one after another with calm in between, now and then two at once."""
 
-    def __init__(self, far_end, queue_path, dice, longest_s):
+    def __init__(self, server, queue_path, dice, longest_s):
         self.seen = Counter()
-        self._far_end, self._queue_path, self._dice, self._longest_s = far_end, queue_path, dice, longest_s
+        self._server, self._queue_path, self._dice, self._longest_s = server, queue_path, dice, longest_s
         self._left = []
-        far_end.inject(Fault.poison(event="poison"))
+        server.inject(Fault.poison(event="poison"))
         self.life = Life(self._turn)
 
     def _turn(self, over):
         chosen = [self._draw() for _ in range(self._dice.choice((1, 1, 2)))]
         for_s = self._dice.uniform(0.2, 1.0) * self._longest_s
-        injections = {name: self._far_end.inject(FAULTS[name](for_s), for_s=for_s) for name in set(chosen)}
+        injections = {name: self._server.inject(FAULTS[name](for_s), for_s=for_s) for name in set(chosen)}
         over.wait(for_s)
         state = state_file.read(spool.at(self._queue_path))
-        self._far_end.release()
+        self._server.release()
         for name, injection in injections.items():
             # Nobody comes through an outage: only the daemon can tell.
             met = name == "outage" and state is not None and state.failures > 0
@@ -377,8 +377,8 @@ class Person:
 class Soak:
     """All of it, with a daemon that is killed, stopped and started again in the first part of the time."""
 
-    def __init__(self, forwarder, far_end, queue_path, seed, lasts_s):
-        self.forwarder, self.far_end, self.queue_path = forwarder, far_end, queue_path
+    def __init__(self, forwarder, server, queue_path, seed, lasts_s):
+        self.forwarder, self.server, self.queue_path = forwarder, server, queue_path
         self.longest_s = min(10.0, max(1.0, lasts_s / 15))
         self.kills, self.in_flight, self.stops = 0, 0, 0
         self._calm_at = time.monotonic() + lasts_s * 0.6
@@ -390,7 +390,7 @@ class Soak:
         self.watch.look(self.daemon.process.pid, False)
         self.at_rest = dict(self.watch.most)
         dice = [random.Random(f"{seed} {n}") for n in range(7)]
-        self.weather = Weather(far_end, queue_path, dice[0], self.longest_s)
+        self.weather = Weather(server, queue_path, dice[0], self.longest_s)
         self.person = Person(self, dice[1])
         self.producers = [
             Producer(kind, queue_path, forwarder.environ, one, self._behind)
@@ -418,11 +418,11 @@ class Soak:
         with self._daemon_lock:
             if (self.stops and self._dice.random() < 0.7) or not self.in_flight:
                 ends_at = time.monotonic() + 3.0
-                while not self.far_end.ledger.in_progress and time.monotonic() < ends_at:
+                while not self.server.ledger.in_progress and time.monotonic() < ends_at:
                     over.wait(0.005)
                 self.daemon.process.send_signal(signal.SIGSTOP)
                 # Stopped, it reads no answer any more: what is asked now is unsettled when it dies.
-                self.in_flight += self.far_end.ledger.in_progress > 0
+                self.in_flight += self.server.ledger.in_progress > 0
                 self.daemon.close()
                 self.kills += 1
             else:
@@ -433,7 +433,7 @@ class Soak:
             self.daemon = self.forwarder.daemon()
 
     def reload(self):
-        """Let the daemon read its settings anew; False: it is being replaced."""
+        """Let the daemon read its settings again; False: it is being replaced."""
         if not self._daemon_lock.acquire(blocking=False):
             return False
         try:
@@ -463,13 +463,13 @@ class Soak:
         return next((one for one in found if one is not None), None)
 
     def calm(self):
-        """No new events, no faults, no kills; the far end takes all again."""
+        """No new events, no faults, no kills; the server takes all again."""
         for producer in self.producers:
             producer.end()
         for life in (self._striking, self.person.life, self.weather.life):
             life.end()
-        self.far_end.release()
-        self.far_end.listen_again()
+        self.server.release()
+        self.server.listen_again()
         self.forwarder("resume")
         self.forwarder("flush")
 

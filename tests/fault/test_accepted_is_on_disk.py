@@ -27,7 +27,7 @@ def numbers(data):
 
 
 @pytest.mark.parametrize("after", [1, 7, 40])
-def test_killed_between_and_amid_puts(queue_path, rows, after, figures):
+def test_killed_between_and_during_puts(queue_path, rows, after, figures):
     """Each put that has returned before its process was killed is there, and at most one more."""
     code = """
         import itertools, sys
@@ -48,7 +48,7 @@ def test_killed_between_and_amid_puts(queue_path, rows, after, figures):
 
 
 @pytest.mark.parametrize("after", [1, 4])
-def test_killed_amid_put_many(queue_path, rows, after, figures):
+def test_killed_during_put_many(queue_path, rows, after, figures):
     """Of events that are put together, a killed process leaves all or none."""
     code = """
         import itertools, sys
@@ -69,7 +69,7 @@ def test_killed_amid_put_many(queue_path, rows, after, figures):
     assert figures(queue_path).waiting == len(stored)
 
 
-def test_killed_amid_its_transaction(queue_path, rows, figures):
+def test_killed_during_its_transaction(queue_path, rows, figures):
     """A process that is killed inside its transaction leaves nothing, and holds nothing back."""
     code = """
         import sys
@@ -102,7 +102,7 @@ def test_what_is_in_the_files_is_enough(queue_path, rows, tmp_path, figures):
     with EventQueue(queue_path, min_free_bytes=0) as queue:
         for number in range(5):
             queue.put({"event": "A", "properties": {"number": number}})
-            # Not the -shm file: after a power cut it is made anew.
+            # Not the -shm file: after a power cut it is made again.
             shutil.copytree(queue_path, copy, ignore=shutil.ignore_patterns("*-shm"))
             assert numbers(rows(str(copy))) == list(range(number + 1))
             assert figures(str(copy)).accepted == number + 1

@@ -24,15 +24,15 @@ EVENT = {"event": "E", "properties": {"distinct_id": "u", "text": "x" * 1000}}
 
 
 @pytest.fixture
-def far_end():
-    """A far end that keeps a hash of each event."""
+def server():
+    """A server that keeps a hash of each event."""
     with Sandbox(token="sandbox-token", keep_data=False) as sandbox:
         yield sandbox
 
 
 @pytest.fixture
 def large_events(queue, queue_path):
-    """360 MB of events, put into the queue in the way of a stranger: by SQLite alone, without a sync."""
+    """360 MB of events, put into the queue as an external producer does: by SQLite alone, without a sync."""
     queue.close()
     with closing(sqlite3.connect(f"{queue_path}/data.db", isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = OFF")
@@ -64,13 +64,13 @@ def size(path):
 
 
 @pytest.mark.usefixtures("large_events")
-def test_large_events_take_little_memory(forwarder, far_end, figures, queue_path, until):
+def test_large_events_take_little_memory(forwarder, server, figures, queue_path, until):
     """400 events of 900 kB each waiting, and all connections busy with them: less than 100 MiB."""
-    far_end.latency_s = 0.4
+    server.latency_s = 0.4
     daemon = forwarder.daemon()
-    until(lambda: far_end.ledger.in_progress == CONNECTIONS, "all are busy", timeout_s=60)
-    delivered = far_end.ledger.accepted
-    until(lambda: far_end.ledger.accepted > delivered + 100, "many more are delivered", timeout_s=60)
+    until(lambda: server.ledger.in_progress == CONNECTIONS, "all are busy", timeout_s=60)
+    delivered = server.ledger.accepted
+    until(lambda: server.ledger.accepted > delivered + 100, "many more are delivered", timeout_s=60)
     assert most_memory(daemon.process) < 100 * MIB, most_memory(daemon.process) / MIB
     daemon.kill()
     assert figures(queue_path).waiting + figures(queue_path).delivered == LARGE_WAITING

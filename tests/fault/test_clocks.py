@@ -64,14 +64,14 @@ def clock(tmp_path, forwarder):
 
 
 @pytest.fixture
-def offer(forwarder, far_end, clock, rows, queue_path):
+def offer(forwarder, server, clock, rows, queue_path):
     """Enqueue events without a time of their own; checks which they are given. Returns what is stored."""
 
     def known():
         there = []
         if os.path.exists(f"{queue_path}/data.db"):
             there = rows(queue_path) + rows(queue_path, "dead_letters")
-        return {*there, *(entry.data for entry in far_end.ledger.events.values())}
+        return {*there, *(entry.data for entry in server.ledger.events.values())}
 
     def offer(count, name="A"):
         before = known()
@@ -92,52 +92,52 @@ def offer(forwarder, far_end, clock, rows, queue_path):
 JUMPS = [-DAY_S, YEAR_S, 0.0]
 
 
-def test_jumps_while_waiting_for_the_far_end(
-    forwarder, far_end, clock, offer, queue_path, oracle, rows, until, figures
+def test_jumps_while_waiting_for_the_server(
+    forwarder, server, clock, offer, queue_path, oracle, rows, until, figures
 ):
-    """While the far end is away and the clock jumps about, tries go on at their pace; when it is back the
+    """While the server is away and the clock jumps about, tries go on at their pace; when it is back the
     events are delivered with the time at which each was accepted."""
     daemon = forwarder.daemon()
-    far_end.inject(Fault.server_error())
+    server.inject(Fault.server_error())
     offered = offer(20)
     for ahead_s in JUMPS:
         clock.set(ahead_s)
-        before, began, share = far_end.ledger.request_count, time.monotonic(), Share(daemon.process.pid)
-        until(lambda before=before: far_end.ledger.request_count >= before + 4, "it still tries")
+        before, began, share = server.ledger.request_count, time.monotonic(), Share(daemon.process.pid)
+        until(lambda before=before: server.ledger.request_count >= before + 4, "it still tries")
         # Four waits of 0.2 s and some jitter each.
-        assert far_end.ledger.request_count - before <= 6 + (time.monotonic() - began) / 0.2
+        assert server.ledger.request_count - before <= 6 + (time.monotonic() - began) / 0.2
         assert share.so_far() < MOST_CPU_SHARE
         offered += offer(5) if ahead_s <= 0 else []
-    far_end.clear()
+    server.clear()
     until(lambda: not rows(queue_path), "all are delivered")
-    oracle(queue_path, far_end, offered)
+    oracle(queue_path, server, offered)
     assert rows(queue_path, "dead_letters") == []
     assert figures(queue_path).delivered == len(offered)
     assert daemon.process.poll() is None
 
 
-def test_jumps_while_sending(forwarder, far_end, clock, offer, queue_path, oracle, rows, until, figures):
+def test_jumps_while_sending(forwarder, server, clock, offer, queue_path, oracle, rows, until, figures):
     """Requests that are under way while the clock jumps are settled by their answers as ever, and what waits
     for company behind them is sent in time."""
     daemon = forwarder.daemon(FORWARDER_DELIVERY_BATCH_EVENTS="10")
     offered = []
     for ahead_s in JUMPS:
-        hanging = far_end.inject(Fault.slow(0.4), times=2)
+        hanging = server.inject(Fault.slow(0.4), times=2)
         clock.set(0.0)
         events = offer(35)
         offered += events
-        far_end.wait_for(lambda ledger: ledger.in_progress >= 1)
+        server.wait_for(lambda ledger: ledger.in_progress >= 1)
         clock.set(ahead_s)
         until(lambda: not rows(queue_path), "all are delivered")
         assert hanging.used == 2
-        far_end.clear()
-    oracle(queue_path, far_end, offered)
-    assert far_end.ledger.repeats == 0
+        server.clear()
+    oracle(queue_path, server, offered)
+    assert server.ledger.repeats == 0
     assert figures(queue_path).delivered == len(offered)
     daemon.wait_for("clock.wrong")
 
 
-def test_jumps_while_idle(forwarder, far_end, clock, offer, queue_path, rows, until, figures):
+def test_jumps_while_idle(forwarder, server, clock, offer, queue_path, rows, until, figures):
     """An idle daemon stays idle when the clock jumps, and notices the next event at once."""
     daemon = forwarder.daemon(FORWARDER_DELIVERY_LINGER_S="0.3")
     for ahead_s in (-DAY_S, 0.0, -DAY_S):
@@ -153,9 +153,7 @@ def test_jumps_while_idle(forwarder, far_end, clock, offer, queue_path, rows, un
     assert figures(queue_path).delivered == 3
 
 
-def test_clock_a_year_ahead_blocks(
-    forwarder, far_end, clock, offer, queue_path, oracle, rows, until, figures
-):
+def test_clock_a_year_ahead_blocks(forwarder, server, clock, offer, queue_path, oracle, rows, until, figures):
     """With the clock a year ahead events are given its time, and Mixpanel refuses them for it: delivery
     blocks, and nothing becomes a dead letter. When the clock is right again, events of the right time are
     delivered; one of the wrong time is refused by name, for what it is, and nobody has changed its time."""
@@ -166,8 +164,8 @@ def test_clock_a_year_ahead_blocks(
     wrong = offer(1)
     told = daemon.wait_for("delivery.blocked")
     assert "future" in told["reason"]
-    before, share = far_end.ledger.request_count, Share(daemon.process.pid)
-    until(lambda: far_end.ledger.request_count >= before + 2, "it tries again")
+    before, share = server.ledger.request_count, Share(daemon.process.pid)
+    until(lambda: server.ledger.request_count >= before + 2, "it tries again")
     assert share.so_far() < MOST_CPU_SHARE
     assert (rows(queue_path), rows(queue_path, "dead_letters")) == (wrong, [])
     assert forwarder.json("status")["state"] == "blocked"
@@ -175,12 +173,12 @@ def test_clock_a_year_ahead_blocks(
     right = offer(1)
     until(lambda: not rows(queue_path), "all is settled")
     assert rows(queue_path, "dead_letters") == wrong
-    oracle(queue_path, far_end, early + wrong + right)
+    oracle(queue_path, server, early + wrong + right)
     found = figures(queue_path)
     assert (found.delivered, found.dead_lettered) == (2, 1)
 
 
-# What the far end says of time
+# What the server says of time
 
 
 class DateAnswers(BaseHTTPRequestHandler):
@@ -199,7 +197,7 @@ class DateAnswers(BaseHTTPRequestHandler):
 
 @pytest.mark.parametrize("ahead_s", [-DAY_S, YEAR_S])
 def test_retry_after_a_date(forwarder, clock, offer, queue_path, until, ahead_s, figures):
-    """A Retry-After that is a date is waited for by the far end's own clock, however wrong ours is."""
+    """A Retry-After that is a date is waited for by the server's own clock, however wrong ours is."""
     with ThreadingHTTPServer(("127.0.0.1", 0), DateAnswers) as server:
         server.came_at = []
         serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
@@ -221,13 +219,13 @@ def test_retry_after_a_date(forwarder, clock, offer, queue_path, until, ahead_s,
 # What is told
 
 
-def test_status_after_jumps(forwarder, far_end, clock, offer, queue_path, rows, until, figures):
+def test_status_after_jumps(forwarder, server, clock, offer, queue_path, rows, until, figures):
     """Ages, rates and remaining times are never negative, and a jump makes no rate of what was delivered long
     ago."""
     forwarder.daemon()
     offer(300)
     until(lambda: not rows(queue_path), "delivered")
-    far_end.inject(Fault.server_error())
+    server.inject(Fault.server_error())
     offer(5)
     for ahead_s in (-DAY_S, YEAR_S, 0.0):
         clock.set(ahead_s)
@@ -243,7 +241,7 @@ def test_status_after_jumps(forwarder, far_end, clock, offer, queue_path, rows, 
     assert figures(queue_path).waiting == 5
 
 
-def test_rate_after_a_jump_back(forwarder, far_end, clock, offer, queue_path, rows, until, figures):
+def test_rate_after_a_jump_back(forwarder, server, clock, offer, queue_path, rows, until, figures):
     """What was delivered an hour ago is no part of the last minute's rate because the clock was set back."""
     forwarder.daemon()
     offer(600)
@@ -258,23 +256,23 @@ def test_rate_after_a_jump_back(forwarder, far_end, clock, offer, queue_path, ro
 # Retention
 
 
-def dead_letter(forwarder, far_end, offer, rows, queue_path, until):
-    refusing = far_end.inject(Fault.reject(event="bad"))
+def dead_letter(forwarder, server, offer, rows, queue_path, until):
+    refusing = server.inject(Fault.reject(event="bad"))
     found = offer(3, "bad")
     until(lambda: len(rows(queue_path, "dead_letters")) == 3, "three are dead")
     assert refusing.used
-    far_end.clear()
+    server.clear()
     return found
 
 
 def test_retention_does_not_trust_a_wrong_clock(
-    forwarder, far_end, clock, offer, queue_path, rows, until, figures
+    forwarder, server, clock, offer, queue_path, rows, until, figures
 ):
     """Dead letters that are kept for a month survive a daemon that starts while the clock is a year ahead, as
-    before the time is set by network: until the far end has said what time it is, nothing is deleted."""
+    before the time is set by network: until the server has said what time it is, nothing is deleted."""
     forwarder.environ["FORWARDER_DEAD_LETTERS_MAX_AGE_DAYS"] = "30"
     daemon = forwarder.daemon()
-    found = dead_letter(forwarder, far_end, offer, rows, queue_path, until)
+    found = dead_letter(forwarder, server, offer, rows, queue_path, until)
     assert daemon.stop() == 0
     clock.set(YEAR_S)
     daemon = forwarder.daemon()

@@ -116,8 +116,8 @@ class Scene:
     whole = 0
     command: tuple = ("run",)
 
-    def __init__(self, queue_path, far_end, environ, scratch, sql):
-        self.queue_path, self.far_end, self.scratch, self.sql = queue_path, far_end, scratch, sql
+    def __init__(self, queue_path, server, environ, scratch, sql):
+        self.queue_path, self.server, self.scratch, self.sql = queue_path, server, scratch, sql
         self.environ = {**environ, "FORWARDER_QUEUE_PATH": queue_path}
         self.environ["FORWARDER_DELIVERY_BATCH_EVENTS"] = str(BATCH)
         self.offered = []
@@ -219,7 +219,7 @@ class Halve(Scene):
     """A batch with one event that is refused without a reason."""
 
     def prepare(self):
-        self.far_end.inject(Fault.poison(event="poison"))
+        self.server.inject(Fault.poison(event="poison"))
         self.put([*self.events(5), *self.events(1, "poison"), *self.events(2)])
 
     def resume(self):
@@ -228,10 +228,10 @@ class Halve(Scene):
 
 
 class Requeue(Scene):
-    """A far end that fails at first."""
+    """A server that fails at first."""
 
     def prepare(self):
-        self.far_end.inject(Fault.server_error(503), times=2)
+        self.server.inject(Fault.server_error(503), times=2)
         self.put(self.events(8))
 
 
@@ -424,10 +424,10 @@ CASES = [
 
 
 @pytest.fixture
-def stage(queue_path, far_end, forwarder, tmp_path, sql):
+def stage(queue_path, server, forwarder, tmp_path, sql):
     """Set the scene of that name."""
     scenes = SCENES | {"damaged": Damaged, "logged": Logged, "own": Own, "salvaged": Salvaged}
-    return lambda name: scenes[name](queue_path, far_end, forwarder.environ, tmp_path, sql)
+    return lambda name: scenes[name](queue_path, server, forwarder.environ, tmp_path, sql)
 
 
 @pytest.fixture
@@ -440,7 +440,7 @@ def recovered(launcher, oracle, rows, figures):
         scene.resume()
         drained = launcher(scene.environ, ("drain",), scene.scratch)
         assert (drained.code, rows(scene.queue_path)) == (0, []), drained.stderr
-        oracle(scene.queue_path, scene.far_end, scene.offered)
+        oracle(scene.queue_path, scene.server, scene.offered)
         figures(scene.queue_path)
         checked = launcher(scene.environ, ("check",), scene.scratch)
         assert checked.code == 0, checked.stdout
@@ -618,7 +618,7 @@ LOGGED = [case for case in ASIDE if case[0].startswith(("aside-", "make-file"))]
 def test_killed_while_it_sets_a_damaged_database_aside(
     name, point, nth, tmp_path, stage, launcher, recovered, figures
 ):
-    """Killed amid setting aside, or amid the making of what takes its place, a producer leaves all that can
+    """Killed while it sets aside, or makes what takes the place, a producer leaves all that can
     still be read, at one place or the other; the next one goes on, salvage brings all of it back, and
     delivery stays paused."""
     scene = stage(name)
@@ -650,7 +650,7 @@ OWN = [
 def test_killed_while_it_salvages_the_queues_own_database(
     point, nth, tmp_path, stage, launcher, recovered, rows, figures
 ):
-    """Killed amid it and called again, by the same command or by the one that it names then, salvage brings
+    """Killed during it and called again, by the same command or by the one that it names then, salvage brings
     each event back once, and delivery stays paused."""
     scene = stage("own")
     launcher(scene.environ, scene.command, tmp_path, point, nth).was_killed_at(point)
@@ -676,7 +676,7 @@ SALVAGING = [
 
 @pytest.mark.parametrize(("point", "nth"), SALVAGING)
 def test_killed_while_it_salvages(point, nth, tmp_path, stage, launcher, recovered, rows):
-    """Killed amid --apply and called again, salvage brings each event back, and none twice."""
+    """Killed during --apply and called again, salvage brings each event back, and none twice."""
     scene = stage("salvaged")
     launcher(scene.environ, scene.command, tmp_path, point, nth).was_killed_at(point)
     for file in set_aside.damaged(scene.queue_path):
@@ -690,7 +690,7 @@ FULL = [("reserve-release", 1), ("reserve-released", 1)]
 
 
 @pytest.mark.parametrize(("point", "nth"), FULL)
-def test_killed_on_a_full_disk(point, nth, far_end, forwarder, launcher, recovered, figures, tmp_path, sql):
+def test_killed_on_a_full_disk(point, nth, server, forwarder, launcher, recovered, figures, tmp_path, sql):
     """Killed as it gives up its reserve on a full disk, the forwarder settles when it starts again."""
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -700,7 +700,7 @@ def test_killed_on_a_full_disk(point, nth, far_end, forwarder, launcher, recover
     if mounted.returncode:
         pytest.skip(f"no disk can be mounted here: {mounted.stderr.strip()}")
     try:
-        scene = Send(str(disk / "queue"), far_end, forwarder.environ, tmp_path, sql)
+        scene = Send(str(disk / "queue"), server, forwarder.environ, tmp_path, sql)
         # Closed, the last connection would give the log's room back.
         with EventQueue(scene.queue_path, min_free_bytes=0) as queue:
             fill(disk, scene, queue)
@@ -756,7 +756,7 @@ if "FORWARDER_CRASH_S" not in os.environ:
 
 
 @pytest.mark.parametrize(("name", "call", "file", "nth", "is_in"), TORN)
-def test_killed_amid_a_write(name, call, file, nth, is_in, stage, tmp_path, recovered, figures, launcher):
+def test_killed_during_a_write(name, call, file, nth, is_in, stage, tmp_path, recovered, figures, launcher):
     """Killed at a system call of SQLite's, between the pages of a commit or of a checkpoint, it recovers."""
     if not shutil.which("strace"):
         pytest.skip("strace is not there to kill it at a system call")
@@ -826,7 +826,7 @@ class Sequence:
     def _drain(self, point, nth):
         if self._dice.random() < 0.2:
             fault = self._dice.choice((Fault.server_error(503), Fault.reset_after(), Fault.half_answer()))
-            self.scene.far_end.inject(fault, times=1)
+            self.scene.server.inject(fault, times=1)
         return self._run(("drain",), point, nth)
 
     def _run(self, command, point, nth):
@@ -849,16 +849,16 @@ def test_killed_again_and_again_at_random_points(stage, launcher, recovered, row
     while time.monotonic() < ends_at or sum(sequence.kills.values()) < 10:
         sequence.step()
     scene = sequence.scene
-    scene.far_end.clear()
+    scene.server.clear()
     drained = launcher(scene.environ, ("drain",), scene.scratch)
     assert drained.code == 0, drained.stderr
     dead = {json.loads(data)["properties"]["$insert_id"] for data in rows(scene.queue_path, "dead_letters")}
-    sequence.believe(dead | scene.far_end.ledger.events.keys())
+    sequence.believe(dead | scene.server.ledger.events.keys())
     recovered(scene)
     assert len(sequence.kills) >= 5
     with capsys.disabled():
         print(
             f"\ncrash points: FORWARDER_TEST_SEED={SEED}: {sequence.commands} commands,"
             f" {sum(sequence.kills.values())} killed at {len(sequence.kills)} points,"
-            f" {len(scene.offered)} events accepted, {scene.far_end.ledger.repeats} sent again, 0 lost"
+            f" {len(scene.offered)} events accepted, {scene.server.ledger.repeats} sent again, 0 lost"
         )

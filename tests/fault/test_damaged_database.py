@@ -83,7 +83,7 @@ def salvaged(forwarder, queue_path, until):
 
 
 @pytest.mark.parametrize("damaged", DAMAGES)
-def test_a_pause_outlives_the_database(forwarder, far_end, queue_path, offer, until, damaged):
+def test_a_pause_outlives_the_database(forwarder, server, queue_path, offer, until, damaged):
     """Whoever sets a damaged database aside, delivery stays paused until a person resumes it."""
     old = offer("old", 600)
     assert forwarder("pause").returncode == 0
@@ -95,11 +95,11 @@ def test_a_pause_outlives_the_database(forwarder, far_end, queue_path, offer, un
     assert _status(forwarder)["state"] == "paused"
     for file in set_aside.damaged(queue_path):
         assert forwarder("salvage", file, "--apply").returncode == 0
-    assert taken(far_end) == set()
+    assert taken(server) == set()
     assert "no longer paused" in forwarder("resume").stdout
-    until(lambda: set(new) <= taken(far_end), "it goes on")
+    until(lambda: set(new) <= taken(server), "it goes on")
     until(lambda: not _status(forwarder)["waiting"], "to the end")
-    assert len(set(old) & taken(far_end)) >= DAMAGES[damaged][1]
+    assert len(set(old) & taken(server)) >= DAMAGES[damaged][1]
     assert not os.path.exists(f"{queue_path}/paused")
 
 
@@ -148,12 +148,12 @@ def _status(forwarder):
     return json.loads(done.stdout) if done.returncode == 0 else {"waiting": -1}
 
 
-def taken(far_end):
-    return {entry.data for entry in far_end.ledger.events.values()}
+def taken(server):
+    return {entry.data for entry in server.ledger.events.values()}
 
 
 @pytest.mark.parametrize(("hit", "least"), DAMAGES.values(), ids=DAMAGES)
-def test_damaged_while_nobody_runs(forwarder, far_end, queue_path, offer, until, hit, least):
+def test_damaged_while_nobody_runs(forwarder, server, queue_path, offer, until, hit, least):
     """Producers are let in at once, a daemon starts and delivers, and what can be read comes back."""
     old = offer("old", 600)
     hit(f"{queue_path}/data.db")
@@ -161,15 +161,15 @@ def test_damaged_while_nobody_runs(forwarder, far_end, queue_path, offer, until,
     daemon = forwarder.daemon()
     assert daemon.wait_for("queue.damaged")["file"] == set_aside.damaged(queue_path)[0]
     late = offer("late", 50)
-    until(lambda: set(late) <= taken(far_end), "what is put then is delivered")
+    until(lambda: set(late) <= taken(server), "what is put then is delivered")
     assert len(salvaged(forwarder, queue_path, until)) == 1
-    assert set(new) <= taken(far_end)
-    assert len(set(old) & taken(far_end)) >= least
+    assert set(new) <= taken(server)
+    assert len(set(old) & taken(server)) >= least
     assert daemon.stop() == 0
 
 
 @pytest.mark.parametrize(("hit", "least"), DAMAGES.values(), ids=DAMAGES)
-def test_damaged_while_the_daemon_runs(forwarder, far_end, queue_path, offer, sql, until, hit, least):
+def test_damaged_while_the_daemon_runs(forwarder, server, queue_path, offer, sql, until, hit, least):
     """A daemon with the file open finds out, or is told by a producer; it goes on by itself."""
     forwarder("pause")
     daemon = forwarder.daemon()
@@ -179,38 +179,38 @@ def test_damaged_while_the_daemon_runs(forwarder, far_end, queue_path, offer, sq
     forwarder("resume")
     new = offer("new", 50)
     # Unless what the others have in memory mends it.
-    until(lambda: set_aside.damaged(queue_path) or {*old, *new} <= taken(far_end), "it has found out")
+    until(lambda: set_aside.damaged(queue_path) or {*old, *new} <= taken(server), "it has found out")
     late = offer("late", 50)
-    until(lambda: set(late) <= taken(far_end), "what is put then is delivered")
+    until(lambda: set(late) <= taken(server), "what is put then is delivered")
     salvaged(forwarder, queue_path, until)
-    assert set(new) <= taken(far_end)
-    assert len(set(old) & taken(far_end)) >= least
+    assert set(new) <= taken(server)
+    assert len(set(old) & taken(server)) >= least
     assert daemon.process.poll() is None
     assert daemon.other_output == []
 
 
-def test_damaged_while_batches_are_out(forwarder, far_end, queue_path, offer, sql, until):
+def test_damaged_while_batches_are_out(forwarder, server, queue_path, offer, sql, until):
     """What was sent before the damage and answered after it is taken for no other events."""
     forwarder.environ["FORWARDER_DELIVERY_BATCH_EVENTS"] = "10"
     daemon = forwarder.daemon()
-    far_end.inject(Fault.slow(1.0))
+    server.inject(Fault.slow(1.0))
     old = offer("old", 600)
     sql(queue_path, "PRAGMA wal_checkpoint(TRUNCATE)")
-    until(lambda: far_end.ledger.figures()["in_progress"], "batches are out")
+    until(lambda: server.ledger.figures()["in_progress"], "batches are out")
     DAMAGES["middle"][0](f"{queue_path}/data.db")
     DAMAGES["first page"][0](f"{queue_path}/data.db")
     new = offer("new", 50)
-    far_end.clear()
+    server.clear()
     until(lambda: set_aside.damaged(queue_path), "it is found out")
-    until(lambda: set(new) <= taken(far_end), "what is new is delivered", 40)
+    until(lambda: set(new) <= taken(server), "what is new is delivered", 40)
     salvaged(forwarder, queue_path, until)
-    assert len(set(old) & taken(far_end)) >= 560
+    assert len(set(old) & taken(server)) >= 560
     assert daemon.process.poll() is None
     assert daemon.other_output == []
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_flipped_bits(forwarder, far_end, queue_path, offer, rows, until, seed):
+def test_flipped_bits(forwarder, server, queue_path, offer, rows, until, seed):
     """Whatever is hit, new events are taken and delivered, and only what was hit is missing."""
     old = offer("old", 600)
     flip(f"{queue_path}/data.db", seed)
@@ -218,13 +218,13 @@ def test_flipped_bits(forwarder, far_end, queue_path, offer, rows, until, seed):
     daemon = forwarder.daemon()
     until(lambda: set_aside.damaged(queue_path) or not _status(forwarder)["waiting"], "hit, or passed over")
     late = offer("late", 50)
-    until(lambda: set(late) <= taken(far_end), "what is put then is delivered")
+    until(lambda: set(late) <= taken(server), "what is put then is delivered")
     for file in set_aside.damaged(queue_path):
         assert forwarder("salvage", file, "--apply").returncode == 0
     until(lambda: not _status(forwarder)["waiting"], "the queue is empty")
-    assert set(new) <= taken(far_end)
+    assert set(new) <= taken(server)
     dead = set(rows(queue_path, "dead_letters"))
-    assert len(set(old) - taken(far_end) - dead) <= 40 * 12
+    assert len(set(old) - taken(server) - dead) <= 40 * 12
     assert daemon.process.poll() is None
     assert daemon.stop() == 0
     assert not [line for line in daemon.other_output if "Traceback" in line]
@@ -237,7 +237,7 @@ def sound(path):
         return view.figures()
 
 
-def test_a_copy_put_in_its_place_under_the_daemon(forwarder, far_end, queue_path, offer, until):
+def test_a_copy_put_in_its_place_under_the_daemon(forwarder, server, queue_path, offer, until):
     """A file put in the database's place is gone on with; that the old one held more is said."""
     offer("in both", 30)
     shutil.copy(f"{queue_path}/data.db", f"{queue_path}/copy")
@@ -248,13 +248,13 @@ def test_a_copy_put_in_its_place_under_the_daemon(forwarder, far_end, queue_path
     assert "hold 60 events" in daemon.wait_for("queue.replaced")["detail"]
     new = offer("new", 30)
     forwarder("resume")
-    until(lambda: set(new) <= taken(far_end), "what is new is delivered")
+    until(lambda: set(new) <= taken(server), "what is new is delivered")
     until(lambda: not _status(forwarder)["waiting"], "and all that the copy held")
     assert sound(queue_path).delivered >= 60
     assert daemon.stop() == 0
 
 
-def test_a_restored_backup_under_the_daemon(forwarder, far_end, queue_path, offer, until):
+def test_a_restored_backup_under_the_daemon(forwarder, server, queue_path, offer, until):
     """SQLite's own backup, put back while a batch is out: row numbers mean other events then, and none of
     those is taken for delivered."""
     daemon = forwarder.daemon()
@@ -263,13 +263,13 @@ def test_a_restored_backup_under_the_daemon(forwarder, far_end, queue_path, offe
         closing(sqlite3.connect(":memory:")) as kept,
     ):
         live.backup(kept)
-        far_end.inject(Fault.slow(1.0))
+        server.inject(Fault.slow(1.0))
         offer("old", 20)
-        until(lambda: far_end.ledger.figures()["in_progress"], "a batch is out")
+        until(lambda: server.ledger.figures()["in_progress"], "a batch is out")
         kept.backup(live)
     new = offer("new", 50)
-    far_end.clear()
-    until(lambda: set(new) <= taken(far_end), "what is new is delivered", 30)
+    server.clear()
+    until(lambda: set(new) <= taken(server), "what is new is delivered", 30)
     until(lambda: not _status(forwarder)["waiting"], "and settled")
     assert sound(queue_path).delivered == 50
     assert daemon.logged("queue.failed")
@@ -277,7 +277,7 @@ def test_a_restored_backup_under_the_daemon(forwarder, far_end, queue_path, offe
 
 
 def test_a_restored_backup_sends_what_was_delivered_since_again_unchanged(
-    forwarder, far_end, queue_path, tmp_path, until, figures
+    forwarder, server, queue_path, tmp_path, until, figures
 ):
     """A copy that SQLite took of a running queue, put back in its place, is sound: what it holds is
     delivered, also if it had been since, with the same bytes; what came in later is not in it."""
@@ -295,14 +295,14 @@ def test_a_restored_backup_sends_what_was_delivered_since_again_unchanged(
     with EventQueue(queue_path, min_free_bytes=0) as queue:
         queue.put({"event": "After", "properties": {"distinct_id": ""}})
     assert daemon.stop() == 0
-    requests = far_end.ledger.requests
+    requests = server.ledger.requests
     shutil.copy(copy, f"{queue_path}/data.db")
     for name in ("data.db-wal", "data.db-shm"):
         Path(queue_path, name).unlink(missing_ok=True)
     assert figures(queue_path).waiting == 50
     assert forwarder("drain", "--timeout", "30").returncode == 0
     assert figures(queue_path).delivered == 50
-    assert far_end.ledger.requests != requests
-    entries = far_end.ledger.events.values()
+    assert server.ledger.requests != requests
+    entries = server.ledger.events.values()
     assert len(entries) == 50
     assert not any(entry.changed for entry in entries), "a repeat differed"

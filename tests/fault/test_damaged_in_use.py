@@ -105,8 +105,8 @@ def queue_with_letters(queue_path):
     return events
 
 
-def taken(far_end):
-    return {entry.data for entry in far_end.ledger.events.values()}
+def taken(server):
+    return {entry.data for entry in server.ledger.events.values()}
 
 
 def put_right(forwarder):
@@ -123,7 +123,7 @@ def put_right(forwarder):
 
 
 @pytest.mark.parametrize("hit", HITS)
-def test_hit_in_use(forwarder, far_end, queue_path, queue_with_letters, rows, until, hit):
+def test_hit_in_use(forwarder, server, queue_path, queue_with_letters, rows, until, hit):
     """Whatever is hit, producers go on, the daemon goes on, and what the messages name puts all right."""
     forwarder("pause")
     daemon = forwarder.daemon()
@@ -142,7 +142,7 @@ def test_hit_in_use(forwarder, far_end, queue_path, queue_with_letters, rows, un
         late.append(event(90_000 + len(late)))
         with EventQueue(queue_path, min_free_bytes=0) as queue:
             queue.append(late[-1:])
-        return set(late) & taken(far_end)
+        return set(late) & taken(server)
 
     until(is_delivered, "delivery goes on", 40)
     files = set_aside.damaged(queue_path)
@@ -156,7 +156,7 @@ def test_hit_in_use(forwarder, far_end, queue_path, queue_with_letters, rows, un
     assert (daemon.process.poll(), daemon.other_output) == (None, [])
     assert len(daemon.log) < 60, "it says it again and again"
     lost = (
-        {*queue_with_letters, *producer.told, *late} - taken(far_end) - set(rows(queue_path, "dead_letters"))
+        {*queue_with_letters, *producer.told, *late} - taken(server) - set(rows(queue_path, "dead_letters"))
     )
     assert len(lost) <= MOST_LOST.get(hit, 450 + len(producer.told) + len(late))
     assert daemon.stop() == 0

@@ -37,8 +37,8 @@ def delete_database(path):
         os.unlink(f"{path}/data.db{part}")
 
 
-def taken(far_end):
-    return {entry.data for entry in far_end.ledger.events.values()}
+def taken(server):
+    return {entry.data for entry in server.ledger.events.values()}
 
 
 def move(path):
@@ -57,7 +57,7 @@ def is_sound(path):
 
 
 @pytest.mark.parametrize("gone", [delete_database, shutil.rmtree, move, mount_over])
-def test_under_the_daemon(forwarder, far_end, queue_path, offer, until, gone):
+def test_under_the_daemon(forwarder, server, queue_path, offer, until, gone):
     """The daemon says what only the old files hold, in its log, in `status` and in `check`, and goes on; a
     pause holds, though nothing at the path says so."""
     offer("old", 50)
@@ -75,9 +75,9 @@ def test_under_the_daemon(forwarder, far_end, queue_path, offer, until, gone):
     assert (found["orphaned"], found["state"]) == ("50 events and 0 dead letters", "paused")
     assert "only the old ones hold 50 events" in forwarder("status").stdout
     assert forwarder("check").returncode == 74
-    assert taken(far_end) == set()
+    assert taken(server) == set()
     forwarder("resume")
-    until(lambda: set(new) == taken(far_end), "all are delivered")
+    until(lambda: set(new) == taken(server), "all are delivered")
     assert is_sound(queue_path)
     assert daemon.stop() == 0
 

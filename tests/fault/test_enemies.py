@@ -1,4 +1,4 @@
-"""P2, P4 and P9 among strangers and enemies: at the far end, in the queue's directory, in its rows."""
+"""P2, P4 and P9 among external producers and enemies: the server, the queue's directory, its rows."""
 
 import gzip
 import json
@@ -55,7 +55,7 @@ def offer(queue):
     return offer
 
 
-# At the far end
+# At the server
 
 HEAD = b"HTTP/1.1 %s\r\nContent-Type: application/json\r\n"
 REFUSED = HEAD % b"400 Bad Request"
@@ -128,7 +128,7 @@ BOMB = gzip.compress(bytes(512 * MIB), 1)
 
 
 class FarEnd:
-    """A far end that plays tricks while one is set, and else hands everything to the sandbox.
+    """A server that plays tricks while one is set, and else hands everything to the sandbox.
 
     Attributes:
         played: How often each trick has been played.
@@ -199,9 +199,9 @@ class FarEnd:
 
 
 @pytest.fixture
-def enemy(far_end, forwarder):
-    """A far end that can play tricks, and has the sandbox behind it."""
-    made = FarEnd(int(far_end.url.rpartition(":")[2]))
+def enemy(server, forwarder):
+    """A server that can play tricks, and has the sandbox behind it."""
+    made = FarEnd(int(server.url.rpartition(":")[2]))
     forwarder.environ["FORWARDER_MIXPANEL_URL"] = f"http://127.0.0.1:{made.port}"
     yield made
     forwarder.close()
@@ -227,8 +227,8 @@ def is_harmless(text):
     return True
 
 
-def test_hostile_answers(enemy, forwarder, far_end, queue_path, offer, oracle, rows, until, figures):
-    """Whatever the far end sends, however much and however slowly, costs bounded time and memory, brings no
+def test_hostile_answers(enemy, forwarder, server, queue_path, offer, oracle, rows, until, figures):
+    """Whatever the server sends, however much and however slowly, costs bounded time and memory, brings no
     control character into log or status and turns no event into a dead letter; then all is delivered."""
     daemon = forwarder.daemon(
         wait=False, FORWARDER_DELIVERY_READ_TIMEOUT_S="0.5", FORWARDER_LOG_FORMAT="console"
@@ -250,28 +250,28 @@ def test_hostile_answers(enemy, forwarder, far_end, queue_path, offer, oracle, r
         assert memory_kib(daemon.process.pid) < MOST_MEMORY_KIB, (trick, memory_kib(daemon.process.pid))
     enemy.trick = None
     until(lambda: not rows(queue_path), "all are delivered")
-    oracle(queue_path, far_end, offered)
+    oracle(queue_path, server, offered)
     assert figures(queue_path).delivered == len(offered) == 5 * len(TRICKS)
     # Where nothing gets through, samples are asked with.
-    assert far_end.ledger.repeats <= len(TRICKS)
+    assert server.ledger.repeats <= len(TRICKS)
     assert daemon.process.poll() is None
     assert is_harmless("".join(daemon.other_output))
 
 
-def test_redirect_carries_the_key_nowhere(forwarder, far_end, queue_path, offer, rows, until):
+def test_redirect_carries_the_key_nowhere(forwarder, server, queue_path, offer, rows, until):
     """A redirect to another host blocks delivery; that host never sees so much as a connection."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         other.setblocking(False)
         daemon = forwarder.daemon()
         for status in (301, 302, 303, 307, 308):
             location = f"http://127.0.0.1:{other.getsockname()[1]}/import"
-            redirect = far_end.inject(Fault.redirect(location, status), times=2)
+            redirect = server.inject(Fault.redirect(location, status), times=2)
             offer()
             until(lambda: not rows(queue_path), "it is delivered in the end")
             assert redirect.used == 2
             told = [line["reason"] for line in daemon.logged("delivery.blocked")]
             assert any(f"HTTP {status}: a redirect to 127.0.0.1, not followed" in text for text in told)
-        far_end.inject(Fault.redirect(location), times=1)
+        server.inject(Fault.redirect(location), times=1)
         assert forwarder("check", "--online").returncode == 78
         with pytest.raises(BlockingIOError):
             other.accept()
@@ -311,16 +311,16 @@ def on_terminal(environ, *arguments):
     return seen.decode()
 
 
-def test_controls_do_not_reach_a_terminal(forwarder, far_end, queue, queue_path, until, rows, sql):
-    """What an event, a row or the far end says reaches a terminal escaped, whichever command shows it."""
-    far_end.inject(Fault.control_characters(), times=1)
+def test_controls_do_not_reach_a_terminal(forwarder, server, queue, queue_path, until, rows, sql):
+    """What an event, a row or the server says reaches a terminal escaped, whichever command shows it."""
+    server.inject(Fault.control_characters(), times=1)
     forwarder.daemon()
     nasty = {"event": CONTROLS, "properties": {"distinct_id": CONTROLS, CONTROLS: CONTROLS}}
     with EventQueue(queue_path, min_free_bytes=0, rules=False) as lax:
         lax.put(nasty)
     sql(queue_path, "INSERT INTO ack_queue_default VALUES (NULL, ?, 1.6e9, 0)", (CONTROLS.encode(),))
     until(lambda: len(rows(queue_path, "dead_letters")) == 2, "both are dead")
-    far_end.inject(Fault.unauthorized(CONTROLS))
+    server.inject(Fault.unauthorized(CONTROLS))
     with EventQueue(queue_path, min_free_bytes=0, rules=False) as lax:
         lax.put(nasty)
     until(lambda: state_file.read(spool.at(queue_path)).state == "blocked")
@@ -445,12 +445,12 @@ def make_victim(file, content):
     LINKS,
 )
 def test_symlinks_are_not_written_through(
-    there, name, content, monkeypatch, tmp_path, capfd, far_end, queue_path
+    there, name, content, monkeypatch, tmp_path, capfd, server, queue_path
 ):
     """A link where a file of the queue should be is refused with a sentence, or done without; what it points
     at stays as it was, by whatever command."""
     monkeypatch.setenv("FORWARDER_QUEUE_PATH", queue_path)
-    monkeypatch.setenv("FORWARDER_MIXPANEL_URL", far_end.url)
+    monkeypatch.setenv("FORWARDER_MIXPANEL_URL", server.url)
     monkeypatch.setenv("FORWARDER_MIXPANEL_TOKEN", "sandbox-token")
     monkeypatch.setenv("FORWARDER_QUEUE_MIN_FREE_BYTES", "0")
     os.mkdir(queue_path)
@@ -488,7 +488,7 @@ def test_pipes_in_the_way_stop_nobody_for_ever(name, forwarder, queue, queue_pat
         assert "Traceback" not in done.stderr
 
 
-def test_pipe_in_the_way_of_a_running_daemon(forwarder, far_end, queue_path, rows, offer, until, figures):
+def test_pipe_in_the_way_of_a_running_daemon(forwarder, server, queue_path, rows, offer, until, figures):
     """Named pipes that appear under a running daemon neither stop it nor those who ask how it is."""
     daemon = forwarder.daemon()
     for name in ("daemon.json.new", "daemon.json"):
@@ -571,15 +571,15 @@ print(json.dumps(took), file=sys.stderr)
 
 
 def test_plain_consumers_while_the_daemon_runs(
-    forwarder, far_end, queue_path, offer, oracle, rows, until, figures
+    forwarder, server, queue_path, offer, oracle, rows, until, figures
 ):
     """Plain persist-queue consumers with their defaults take, give back, give up and ack rows while the
     daemon runs under load: what one has acked counts as deleted or was delivered too; the rest is delivered
     as it was."""
-    far_end.latency_s = 0.02
+    server.latency_s = 0.02
     daemon = forwarder.daemon(FORWARDER_DELIVERY_BATCH_EVENTS="50", FORWARDER_DELIVERY_CONNECTIONS="2")
     offered = offer(300)
-    strangers = [
+    externals = [
         subprocess.Popen(
             [sys.executable, "-c", PLAIN_CONSUMER, queue_path, "1.5"],
             stdout=subprocess.PIPE,
@@ -588,17 +588,17 @@ def test_plain_consumers_while_the_daemon_runs(
         )
         for _ in range(2)
     ]
-    while any(stranger.poll() is None for stranger in strangers):
+    while any(external.poll() is None for external in externals):
         offered += offer(20)
     acked, took = set(), [0] * 4
-    for stranger in strangers:
-        out, err = stranger.communicate(timeout=30)
-        assert stranger.returncode == 0, err
+    for external in externals:
+        out, err = external.communicate(timeout=30)
+        assert external.returncode == 0, err
         acked |= set(out.split())
         took = [before + more for before, more in zip(took, json.loads(err.splitlines()[-1]), strict=True)]
     assert all(took), took
     until(lambda: not rows(queue_path), "the queue is empty", timeout_s=40)
-    delivered = {insert_id: entry.data for insert_id, entry in far_end.ledger.events.items()}
+    delivered = {insert_id: entry.data for insert_id, entry in server.ledger.events.items()}
     expected = {json.loads(data)["properties"]["$insert_id"]: data for data in offered}
     assert expected.keys() - delivered.keys() <= acked
     assert {key: expected.get(key) for key in delivered} == delivered
@@ -613,7 +613,7 @@ def test_plain_consumers_while_the_daemon_runs(
 # Daemons
 
 
-def test_daemons_that_start_at_once(forwarder, far_end, queue_path, offer, oracle, rows, until, figures):
+def test_daemons_that_start_at_once(forwarder, server, queue_path, offer, oracle, rows, until, figures):
     """Of many daemons that start in the same moment exactly one stays; the others end with 75 and say which
     it is; no event is sent twice."""
     offered = offer(500)
@@ -625,7 +625,7 @@ def test_daemons_that_start_at_once(forwarder, far_end, queue_path, offer, oracl
             assert loser.process.returncode == 75
             until(lambda loser=loser: "another daemon delivers" in "".join(loser.other_output))
     until(lambda: not rows(queue_path), "the queue is empty")
-    oracle(queue_path, far_end, offered)
-    assert far_end.ledger.repeats == 0
+    oracle(queue_path, server, offered)
+    assert server.ledger.repeats == 0
     assert figures(queue_path).delivered == 500
     winner.wait_for("daemon.started")

@@ -130,8 +130,8 @@ def test_daemon_starts_again(disk, queue, queue_path, figures):
     consumer.close()
 
 
-def test_what_strangers_left_is_cleared(disk, queue, queue_path, figures):
-    """On a full disk rows that are to be swept or buried don't keep the rest from being delivered."""
+def test_what_others_left_is_cleared(disk, queue, queue_path, figures):
+    """On a full disk rows to be deleted or dead-lettered don't keep the rest from being delivered."""
     plain = persistqueue.SQLiteAckQueue(queue_path, serializer=plain_json)
     for _ in range(3):
         plain.ack(plain.get())
@@ -161,8 +161,8 @@ HUGE = 6 * MIB  # more than the reserve holds
 
 
 def test_rows_without_room_to_be_buried_hold_back_no_others(disk, queue, queue_path, sql, until, figures):
-    """On a full disk rows that are no events stay in the queue while there is no room to bury them; the
-    events before and behind them are delivered, and they are buried when there is room."""
+    """On a full disk rows that are no events stay in the queue while there is no room for dead letters; the
+    events before and behind them are delivered, and they become dead letters when there is room."""
     sql(queue_path, "INSERT INTO ack_queue_default VALUES (NULL, zeroblob(?), 1.6e9, 0)", (HUGE,))
     queue.put_many([EVENT] * 100)
     sql(queue_path, "PRAGMA wal_checkpoint(TRUNCATE)")
@@ -203,7 +203,7 @@ def test_dead_letters_without_room_hold_back_no_delivered_events(disk, queue, qu
     consumer.close()
 
 
-def test_daemon_starts_on_a_full_disk(disk, queue_path, forwarder, far_end, oracle, rows, until, figures):
+def test_daemon_starts_on_a_full_disk(disk, queue_path, forwarder, server, oracle, rows, until, figures):
     """A daemon that is started on a full disk delivers all that waits, more than the reserve holds."""
     forwarder.daemon().stop()
     with EventQueue(queue_path, min_free_bytes=0) as queue:
@@ -212,7 +212,7 @@ def test_daemon_starts_on_a_full_disk(disk, queue_path, forwarder, far_end, orac
     disk.fill()
     forwarder.daemon()
     until(lambda: not rows(queue_path), "the queue is empty")
-    oracle(queue_path, far_end, offered)
+    oracle(queue_path, server, offered)
     figures(queue_path)
 
 

@@ -13,7 +13,7 @@ EVENTS = 100_000
 KILLS = 20
 
 
-def test_killed_again_and_again(forwarder, far_end, queue_path, oracle, rows, until):
+def test_killed_again_and_again(forwarder, server, queue_path, oracle, rows, until):
     """Twenty daemons killed during one delivery of 100 000 events: none is lost, none is changed."""
     lines = [
         b'{"event":"e%d","properties":{"distinct_id":"user-%d","n":%d}}' % (n % 7, n % 1000, n)
@@ -24,31 +24,31 @@ def test_killed_again_and_again(forwarder, far_end, queue_path, oracle, rows, un
     with EventQueue(queue_path, min_free_bytes=0) as queue:
         queue.append(offered)
     # So that most of a daemon's life is spent waiting for an answer.
-    far_end.inject(Fault.slow(0.05))
+    server.inject(Fault.slow(0.05))
     dice = random.Random(4711)
     struck = 0
     for _ in range(KILLS):
         daemon = forwarder.daemon(wait=False)
-        requests, accepted = far_end.ledger.request_count, far_end.ledger.accepted
+        requests, accepted = server.ledger.request_count, server.ledger.accepted
         # Some are killed before anything is taken, some between the answer and the settling.
         more = dice.choice((0, 0, 1, 1, 2, 3))
-        far_end.wait_for(
+        server.wait_for(
             lambda ledger, enough=requests + more: ledger.request_count >= enough and ledger.in_progress, 20
         )
-        struck += far_end.ledger.in_progress > 0
+        struck += server.ledger.in_progress > 0
         daemon.kill()
-        far_end.wait_for(lambda ledger: not ledger.in_progress)
-        assert far_end.ledger.accepted - accepted < EVENTS / KILLS * 3
+        server.wait_for(lambda ledger: not ledger.in_progress)
+        assert server.ledger.accepted - accepted < EVENTS / KILLS * 3
         oracle_of_books(queue_path)
     assert struck >= KILLS * 3 // 4, "killed while events were in flight"
     assert rows(queue_path), "killed before it was done"
-    far_end.clear()
+    server.clear()
     last = forwarder.daemon()
     until(lambda: not rows(queue_path), "the queue is empty", 40)
     assert last.stop() == 0
-    assert far_end.ledger.repeats > 0, "something was delivered and not settled before a kill"
-    assert far_end.ledger.accepted == EVENTS
-    oracle(queue_path, far_end, offered)
+    assert server.ledger.repeats > 0, "something was delivered and not settled before a kill"
+    assert server.ledger.accepted == EVENTS
+    oracle(queue_path, server, offered)
     with View(queue_path) as view:
         figures = view.figures()
     assert (figures.accepted, figures.delivered, figures.waiting) == (EVENTS, EVENTS, 0)

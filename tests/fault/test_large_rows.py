@@ -81,7 +81,7 @@ def mark(queue_path, table, row_id):
 
 
 def test_a_large_row_goes_to_the_dead_letters(
-    forwarder, far_end, put_large, queue, queue_path, figures, sql, until
+    forwarder, server, put_large, queue, queue_path, figures, sql, until
 ):
     """Put under a running daemon, 150 MB arrive unchanged among the dead letters, with their size as the
     reason, and the neighbours are delivered."""
@@ -99,7 +99,7 @@ def test_a_large_row_goes_to_the_dead_letters(
     [letter] = forwarder("dead-letters", "list", "--json").stdout.splitlines()
     assert json.loads(letter)["event_id"] == 2
     assert str(before[0]) in json.loads(letter)["reason"]
-    delivered = [json.loads(one.data)["properties"]["number"] for one in far_end.ledger.events.values()]
+    delivered = [json.loads(one.data)["properties"]["number"] for one in server.ledger.events.values()]
     assert sorted(delivered) == [0, 2]
     found = figures(queue_path)
     assert (found.accepted, found.delivered, found.dead_lettered, found.waiting) == (3, 2, 1, 0)
@@ -145,7 +145,7 @@ STRANGE = {
 
 @pytest.mark.parametrize("name", STRANGE)
 def test_whatever_is_large_in_a_row(queue, queue_path, sql, name, figures):
-    """Large text or bytes, in any column, is buried as it is, hinders no neighbour, and can be looked at."""
+    """Large text or bytes, in any column, is dead-lettered as it is, delays no neighbour, and can be seen."""
     values = ", ".join(STRANGE[name]).format(size=2 * MIB)
     queue.put(event(0))
     sql(queue_path, f"INSERT INTO ack_queue_default VALUES (NULL, {values})")

@@ -1,4 +1,4 @@
-"""P5: no fault of the far end, the network or the settings turns an event into a dead letter."""
+"""P5: no fault of the server, the network or the settings turns an event into a dead letter."""
 
 import json
 import time
@@ -76,33 +76,33 @@ REFUSING = {
     ],
     ids=["misconfigured", "unreachable", "silent", "refusing"],
 )
-def test_faults_of_the_far_end(
-    forwarder, far_end, queue_path, offer, oracle, rows, until, faults, state, tries
+def test_faults_of_the_server(
+    forwarder, server, queue_path, offer, oracle, rows, until, faults, state, tries
 ):
     """While one lasts nothing is dead-lettered or lost, and it is said; then everything is delivered."""
     daemon = forwarder.daemon(**EAGER)
     offered = []
     for name, fault in faults.items():
-        injection = far_end.inject(fault)
+        injection = server.inject(fault)
         events = offer(name)
         offered += events
         until(lambda fault=injection: fault.used >= tries, f"{name}: {tries} tries")
         until(lambda: state_file.read(spool.at(queue_path)).state == state, f"{name}: {state}")
         assert rows(queue_path) == events, name
-        oracle(queue_path, far_end, offered)
-        far_end.clear()
+        oracle(queue_path, server, offered)
+        server.clear()
         until(lambda: not rows(queue_path), f"everything is delivered after {name}")
-        assert far_end.ledger.accepted == len(offered), name
+        assert server.ledger.accepted == len(offered), name
     assert rows(queue_path, "dead_letters") == []
     daemon.wait_for(f"delivery.{state}")
     daemon.wait_for("delivery.recovered")
-    oracle(queue_path, far_end, offered)
+    oracle(queue_path, server, offered)
 
 
 @pytest.mark.parametrize("fault", REFUSING.values(), ids=REFUSING)
-def test_cron_drains_while_everything_is_refused(forwarder, far_end, queue_path, offer, oracle, rows, fault):
+def test_cron_drains_while_everything_is_refused(forwarder, server, queue_path, offer, oracle, rows, fault):
     """One event and one `drain` at a time, none is given up: each says that delivery is blocked, and why."""
-    injection = far_end.inject(fault)
+    injection = server.inject(fault)
     offered = []
     for number in range(4):
         offered += offer(f"run {number}", 1)
@@ -111,17 +111,17 @@ def test_cron_drains_while_everything_is_refused(forwarder, far_end, queue_path,
         assert "every event tried since the last import is refused" in done.stderr
         assert (rows(queue_path), rows(queue_path, "dead_letters")) == (offered, [])
     assert injection.used >= 8
-    far_end.clear()
+    server.clear()
     assert forwarder("drain").returncode == 0
-    assert far_end.ledger.accepted == len(offered)
-    oracle(queue_path, far_end, offered)
+    assert server.ledger.accepted == len(offered)
+    oracle(queue_path, server, offered)
 
 
 def test_events_that_trickle_in_while_everything_is_refused(
-    forwarder, far_end, queue_path, offer, oracle, rows, until
+    forwarder, server, queue_path, offer, oracle, rows, until
 ):
     """Events that come one at a time, over starts of the daemon, are all delivered when the spell ends."""
-    injection = far_end.inject(Fault.bad_request())
+    injection = server.inject(Fault.bad_request())
     offered = []
     for number in range(6):
         daemon = forwarder.daemon(**EAGER)
@@ -130,25 +130,25 @@ def test_events_that_trickle_in_while_everything_is_refused(
         until(lambda used=used: injection.used >= used + 6, "refused again and again")
         daemon.kill()
     assert (rows(queue_path), rows(queue_path, "dead_letters")) == (offered, [])
-    far_end.clear()
+    server.clear()
     forwarder.daemon(**EAGER)
     until(lambda: not rows(queue_path), "everything is delivered")
-    assert far_end.ledger.accepted == len(offered)
-    oracle(queue_path, far_end, offered)
+    assert server.ledger.accepted == len(offered)
+    oracle(queue_path, server, offered)
 
 
-def test_outage(forwarder, far_end, queue_path, offer, oracle, rows, until):
+def test_outage(forwarder, server, queue_path, offer, oracle, rows, until):
     """Nobody listens: nothing is lost, and everything is delivered when somebody does again."""
     events = offer()
-    far_end.stop_listening()
+    server.stop_listening()
     daemon = forwarder.daemon(**EAGER)
     until(lambda: state_file.read(spool.at(queue_path)).failures >= 5, "five tries")
     assert "refused the connection" in daemon.wait_for("delivery.backing_off")["reason"]
     assert rows(queue_path) == events
-    far_end.listen_again()
+    server.listen_again()
     until(lambda: not rows(queue_path), "everything is delivered")
     assert daemon.wait_for("delivery.recovered")["failures"] >= 5
-    oracle(queue_path, far_end, events)
+    oracle(queue_path, server, events)
 
 
 def test_host_that_does_not_exist(forwarder, queue_path, offer, rows, until, figures):
@@ -162,29 +162,29 @@ def test_host_that_does_not_exist(forwarder, queue_path, offer, rows, until, fig
     assert figures(queue_path).waiting == len(events)
 
 
-def test_wrong_clock(forwarder, far_end, queue_path, offer, oracle, rows, until):
+def test_wrong_clock(forwarder, server, queue_path, offer, oracle, rows, until):
     """This host's clock hours ahead: "must not be in the future" blocks, and condemns nothing."""
-    injection = far_end.inject(Fault.clock(skew_s=-3 * 3600))
+    injection = server.inject(Fault.clock(skew_s=-3 * 3600))
     events = offer()
     daemon = forwarder.daemon(**EAGER)
     assert "clock is 3.0 hours ahead" in daemon.wait_for("delivery.blocked")["reason"]
     until(lambda: injection.used >= 5, "five tries")
     assert rows(queue_path) == events
-    far_end.clear()
+    server.clear()
     until(lambda: not rows(queue_path), "everything is delivered")
     assert rows(queue_path, "dead_letters") == []
-    oracle(queue_path, far_end, events)
+    oracle(queue_path, server, events)
 
 
-def test_one_fault_after_another(forwarder, far_end, queue_path, offer, oracle, rows, until):
+def test_one_fault_after_another(forwarder, server, queue_path, offer, oracle, rows, until):
     """All of them in turn, each for two requests, some of them at once: every event is delivered."""
     daemon = forwarder.daemon(**EAGER, FORWARDER_DELIVERY_BATCH_EVENTS="10")
     faults = {**MISCONFIGURED, **UNREACHABLE}
-    injections = [far_end.inject(fault, times=2) for fault in faults.values()]
+    injections = [server.inject(fault, times=2) for fault in faults.values()]
     offered = [data for name in faults for data in offer(name)]
     until(lambda: not rows(queue_path), "everything is delivered", 40)
     assert [injection.used for injection in injections] == [2] * len(injections)
     assert rows(queue_path, "dead_letters") == []
-    assert far_end.ledger.accepted == len(offered)
-    oracle(queue_path, far_end, offered)
+    assert server.ledger.accepted == len(offered)
+    oracle(queue_path, server, offered)
     assert daemon.process.poll() is None

@@ -45,24 +45,24 @@ def test_bad_event_among_good_ones(forwarder, queue_path, emptied, oracle, rows,
     events = [event(number) for number in range(2999)]
     events.insert(place, bad)
     put(queue_path, events)
-    with Sandbox(max_body_bytes=350_000) as far_end:
+    with Sandbox(max_body_bytes=350_000) as server:
         if fault:
-            injection = far_end.inject(fault)
-        forwarder.environ["FORWARDER_MIXPANEL_URL"] = far_end.url
+            injection = server.inject(fault)
+        forwarder.environ["FORWARDER_MIXPANEL_URL"] = server.url
         daemon = forwarder.daemon()
         emptied()
         if fault:
             assert injection.used > 1
-        assert 400 in [r.status for r in far_end.ledger.requests] or kind == "too large"
-        assert far_end.ledger.accepted == 2999
-        oracle(queue_path, far_end, events)
+        assert 400 in [r.status for r in server.ledger.requests] or kind == "too large"
+        assert server.ledger.accepted == 2999
+        oracle(queue_path, server, events)
         assert rows(queue_path, "dead_letters") == [bad]
         assert daemon.logged("delivery.blocked") == daemon.logged("delivery.backing_off") == []
 
 
-def test_bad_event_that_waits_holds_nothing_back(forwarder, far_end, queue_path, emptied, oracle, rows):
+def test_bad_event_that_waits_holds_nothing_back(forwarder, server, queue_path, emptied, oracle, rows):
     """Bad events keep coming, one in ten, of every kind; the good ones between them all arrive."""
-    injection = far_end.inject(Fault.poison(event="poison"))
+    injection = server.inject(Fault.poison(event="poison"))
     daemon = forwarder.daemon()
     events, bad = [], set()
     for number in range(0, 100, 10):
@@ -75,13 +75,13 @@ def test_bad_event_that_waits_holds_nothing_back(forwarder, far_end, queue_path,
     emptied()
     assert injection.used >= 2
     assert set(rows(queue_path, "dead_letters")) == bad
-    assert far_end.ledger.accepted == 90
-    oracle(queue_path, far_end, events)
+    assert server.ledger.accepted == 90
+    oracle(queue_path, server, events)
     assert daemon.logged("delivery.blocked") == []
 
 
 def test_an_external_producers_rubbish_holds_nothing_back(
-    forwarder, far_end, queue_path, emptied, rows, figures
+    forwarder, server, queue_path, emptied, rows, figures
 ):
     """Rows that are no events, from plain persist-queue, don't stop what stands before and behind them."""
     queue = persistqueue.SQLiteAckQueue(
@@ -95,7 +95,7 @@ def test_an_external_producers_rubbish_holds_nothing_back(
     queue.close()
     forwarder.daemon()
     emptied()
-    found = [json.loads(entry.data)["properties"]["n"] for entry in far_end.ledger.events.values()]
+    found = [json.loads(entry.data)["properties"]["n"] for entry in server.ledger.events.values()]
     assert sorted(found) == list(range(len(rubbish) + 1))
     assert [json.loads(data) for data in rows(queue_path, "dead_letters")] == rubbish
     assert figures(queue_path).dead_letters == len(rubbish)

@@ -106,7 +106,7 @@ def test_what_another_user_plants_neither_runs_nor_is_written_through(
 
 
 def test_a_directory_that_is_a_link_is_the_queue_it_points_at(
-    forwarder, far_end, queue, queue_path, tmp_path, until, figures
+    forwarder, server, queue, queue_path, tmp_path, until, figures
 ):
     """Queues may be moved to another disk and linked to: by the link or not, it is one queue, which has one
     daemon and one writer lock. Who can change the link can write the directory it stands in."""
@@ -115,14 +115,14 @@ def test_a_directory_that_is_a_link_is_the_queue_it_points_at(
     queue.put(event(0))
     forwarder.daemon(FORWARDER_QUEUE_PATH=str(link))
     second = forwarder("run")
-    assert (second.returncode, "another daemon delivers from" in second.stderr) == (75, True)
+    assert (second.returncode, "another daemon already delivers from" in second.stderr) == (75, True)
     with EventQueue(str(link), min_free_bytes=0) as linked:
         linked.put(event(1))
     queue.put(event(2))
     until(lambda: figures(queue_path).delivered == 3)
     assert figures(str(link)).accepted == 3
     assert link.is_symlink()
-    assert far_end.ledger.accepted == 3
+    assert server.ledger.accepted == 3
 
 
 def test_a_link_to_no_directory_is_refused(forwarder, tmp_path):

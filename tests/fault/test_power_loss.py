@@ -81,7 +81,7 @@ def dice():
 
 
 class World:
-    """What the world knows at a moment of a recorded run: what it was told, and what the far end has."""
+    """What the world knows at a moment of a recorded run: what it was told, and what the server has."""
 
     def __init__(self, recording):
         self._said = recording.said
@@ -280,7 +280,7 @@ def test_a_power_cut_while_disk_is_given_back(record, dice, tmp_path):
     print(cuts.seen)
 
 
-def test_the_command_goes_on_after_a_power_cut(whole_run, dice, tmp_path, far_end, forwarder, oracle):
+def test_the_command_goes_on_after_a_power_cut(whole_run, dice, tmp_path, server, forwarder, oracle):
     """`forwarder check` finds nothing wrong with what a power cut has left, and `forwarder drain` delivers
     all that waits there."""
     late = [said.step for said in whole_run.said if said.who.startswith("accepted")]
@@ -294,15 +294,15 @@ def test_the_command_goes_on_after_a_power_cut(whole_run, dice, tmp_path, far_en
     assert checked.returncode == 0, checked.stdout
     drained = forwarder("drain", "--timeout", "50")
     assert drained.returncode == 0, drained.stderr
-    oracle(left.path, far_end, [*left.waiting.values(), *left.dead.values()])
+    oracle(left.path, server, [*left.waiting.values(), *left.dead.values()])
 
 
 @pytest.mark.parametrize("producer", power_loss_run.PRODUCERS)
 def test_accepted_is_said_after_the_sync(tmp_path, producer, dice, figures):
     """When any producer hears yes, all that was written to the database and its log has been synced, and so
     have their names; something was written since the last yes."""
-    count = {"one_by_one": 3, "together": 60, "by_command": 30, "stranger": 3}[producer]
-    first = power_loss_run.STRANGE[0] if producer == "stranger" else 0
+    count = {"one_by_one": 3, "together": 60, "by_command": 30, "external": 3}[producer]
+    first = power_loss_run.STRANGE[0] if producer == "external" else 0
     recording = recorded(tmp_path / producer, RUN, producer, "DISK", "SAID", str(first), str(count))
     disk = power_loss.Disk(recording)
     yes = [said.step for said in recording.said]
@@ -313,9 +313,9 @@ def test_accepted_is_said_after_the_sync(tmp_path, producer, dice, figures):
         names = [one.call.name for one in recording.steps[before:step] if "data.db" in one.call.where]
         assert names.index("pwrite64") < len(names) - 1 - names[::-1].index("fdatasync")
     # Plain persist-queue does not sync the name of a directory that it has made.
-    disk.cut(tmp_path / "cut", "everything" if producer == "stranger" else "nothing", dice)
+    disk.cut(tmp_path / "cut", "everything" if producer == "external" else "nothing", dice)
     path = str(tmp_path / "cut" / "queue")
-    Consumer(path).close()  # which adopts what a stranger has made
+    Consumer(path).close()  # which adopts what an external producer has made
     assert figures(path).accepted == count
 
 
@@ -342,7 +342,7 @@ def test_the_oracle_finds_what_was_not_synced(record, dice, tmp_path, synchronou
 MADE = {
     "with its parents": "pass",
     "by somebody else": "(Path(sys.argv[1]) / 'queue').mkdir()",
-    "by plain persist-queue": "power_loss_run.stranger(Path(sys.argv[1]), Path(sys.argv[2]), 30_000, 1)",
+    "by plain persist-queue": "power_loss_run.external(Path(sys.argv[1]), Path(sys.argv[2]), 30_000, 1)",
 }
 
 

@@ -1,6 +1,6 @@
-"""P1 to P4 and P8: producers, daemon, far end and person killed at random, under load, lose nothing.
+"""P1 to P4 and P8: producers, daemon, server and person killed at random, under load, lose nothing.
 
-The far end's own memory dies with it. So its process writes down each event that it takes, by one ``write``
+The server's own memory dies with it. So its process writes down each event that it takes, by one ``write``
 to a file, before it answers: what a killed process has written, the kernel keeps. That file is the ledger.
 """
 
@@ -96,7 +96,7 @@ class FarEnd:
 
     def __init__(self, scratch):
         self._file = scratch / "taken"
-        self._program = scratch / "far_end.py"
+        self._program = scratch / "server.py"
         self._program.write_text(textwrap.dedent(FAR_END))
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = free.getsockname()[1]
@@ -211,13 +211,13 @@ class Producer:
 class Storm:
     """Everything that runs at once, and what is killed of it when."""
 
-    VICTIMS = ("daemon", "daemon", "daemon", "producer", "producer", "far end", "person", "daemon, far end")
+    VICTIMS = ("daemon", "daemon", "daemon", "producer", "producer", "server", "person", "daemon, server")
 
     def __init__(self, forwarder, queue_path, scratch, dice):
         self.queue_path, self._forwarder, self._dice = queue_path, forwarder, dice
         self.kills, self.in_flight = Counter(), Counter()
-        self.far_end = FarEnd(scratch)
-        forwarder.environ["FORWARDER_MIXPANEL_URL"] = self.far_end.url
+        self.server = FarEnd(scratch)
+        forwarder.environ["FORWARDER_MIXPANEL_URL"] = self.server.url
         forwarder.environ["FORWARDER_DELIVERY_BATCH_EVENTS"] = "50"
         self._next = 0
         self._lock = threading.Lock()
@@ -258,7 +258,7 @@ class Storm:
         for victim in self._dice.choice(self.VICTIMS).split(", "):
             {
                 "daemon": self._kill_daemon,
-                "far end": self._kill_far_end,
+                "server": self._kill_server,
                 "producer": self._kill_producer,
                 "person": self._kill_person,
             }[victim]()
@@ -267,24 +267,24 @@ class Storm:
         process = self._daemon.process
         # Else most would be killed as they start, since that takes as long as the time between two kills.
         if self._dice.random() < 0.7:
-            self._wait_for(lambda: self.far_end.in_progress(), 3.0)
+            self._wait_for(lambda: self.server.in_progress(), 3.0)
             self._pause.wait(self._dice.uniform(0.0, 0.1))
         process.send_signal(signal.SIGSTOP)
         # Stopped, it can't read an answer any more: what it waits for now is unsettled when it dies.
-        self._count("daemon", self.far_end.in_progress() > 0)
+        self._count("daemon", self.server.in_progress() > 0)
         self._daemon.close()
         assert process.returncode == -signal.SIGKILL, self._daemon.other_output
         self._daemon = self._forwarder.daemon(wait=False)
 
-    def _kill_far_end(self):
-        process = self.far_end.process
+    def _kill_server(self):
+        process = self.server.process
         process.send_signal(signal.SIGSTOP)
         # Stopped, it can't answer: requests that come or are there stay open until it dies.
-        self._count("far end", self._wait_for(self._daemon_waits, 0.5))
+        self._count("server", self._wait_for(self._daemon_waits, 0.5))
         process.kill()
         assert process.wait(20) == -signal.SIGKILL
         self._pause.wait(self._dice.choice((0, 0.3)))
-        self.far_end.start()
+        self.server.start()
 
     def _daemon_waits(self):
         state = state_file.read(spool.at(self.queue_path))
@@ -340,8 +340,8 @@ class Storm:
         for producer in self.producers:
             producer.close()
         self._daemon.close()
-        self.far_end.process.kill()
-        self.far_end.process.wait(20)
+        self.server.process.kill()
+        self.server.process.wait(20)
 
 
 @pytest.fixture
@@ -364,7 +364,7 @@ def test_killed_at_random(storm, forwarder, queue_path, oracle, rows, figures, u
         storm.note(figures(queue_path))
     storm.calm()
     until(lambda: not rows(queue_path), "the queue is empty", 90)
-    found = storm.far_end.events
+    found = storm.server.events
     letters = {json.loads(data)["properties"]["$insert_id"] for data in rows(queue_path, "dead_letters")}
     offered, maybe = [], 0
     for producer in storm.producers:
@@ -374,7 +374,7 @@ def test_killed_at_random(storm, forwarder, queue_path, oracle, rows, figures, u
         assert producer.accepted, producer.kind
     untold = sum(len(producer.uncertain) for producer in storm.producers)
     again = sum(entry.copies > 1 for entry in found.values())
-    oracle(queue_path, storm.far_end, offered)
+    oracle(queue_path, storm.server, offered)
     numbers = [int(one.removeprefix("id-")) for one in letters]
     assert all(map(is_bad, numbers)), "a good event is dead"
     assert not any(is_bad(int(one.removeprefix("id-"))) for one in found)

@@ -1,4 +1,4 @@
-"""P5 and P4 under all that the far end can do: no event becomes a dead letter by a fault that is not its own.
+"""P5 and P4 under all that the server can do: no event becomes a dead letter by a fault that is not its own.
 
 ``FORWARDER_CRASH_S=600`` goes on for so many seconds; ``FORWARDER_TEST_SEED=7`` repeats the run of that seed.
 """
@@ -47,7 +47,7 @@ class Case:
 
     Attributes:
         times: In how many requests it has its part; None: in all, until it is cleared.
-        taken: The far end may keep events that it does not say yes to.
+        taken: The server may keep events that it does not say yes to.
         names: It blames the first event of a batch by its index and its own id: Mixpanel's word against that
             event, which becomes a dead letter. No other fault makes one.
         refuses: It refuses without a reason that can be used.
@@ -144,16 +144,16 @@ def recorded(fault, named):
 
 
 class Exchange:
-    """A daemon, a far end with faults, and what is offered; `settled` proves that all came out right."""
+    """A daemon, a server with faults, and what is offered; `settled` proves that all came out right."""
 
-    def __init__(self, forwarder, far_end, queue_path, rows, until, oracle):
-        self.forwarder, self.far_end, self.path = forwarder, far_end, queue_path
+    def __init__(self, forwarder, server, queue_path, rows, until, oracle):
+        self.forwarder, self.server, self.path = forwarder, server, queue_path
         self.rows, self.until, self.oracle = rows, until, oracle
         self.offered, self.bad, self.named = [], set(), set()
         self.injected = self.starts = 0
         self.daemon = None
-        far_end.inject(Fault.poison(event="poison"))
-        far_end.inject(Fault.reject(event="rejected"))
+        server.inject(Fault.poison(event="poison"))
+        server.inject(Fault.reject(event="rejected"))
 
     def start(self):
         """A daemon; the one before is killed."""
@@ -177,7 +177,7 @@ class Exchange:
         # Those that last come last: the first that decides an answer has its turn until it is spent.
         cases = sorted(cases, key=lambda case: case.times is None)
         found = [
-            self.far_end.inject(recorded(case.fault, self.named), times=case.times, chance=case.chance)
+            self.server.inject(recorded(case.fault, self.named), times=case.times, chance=case.chance)
             for case in cases
         ]
         self.injected += len(found)
@@ -187,16 +187,18 @@ class Exchange:
         """Take these faults away. Not by `clear`: for a moment, poison would be none."""
         for _, injection in injections:
             injection._times = injection.used
-        self.far_end.release()
-        self.far_end.listen_again()
+        self.server.release()
+        self.server.listen_again()
 
     def happened(self, injections, tries):
         """Go on offering until each fault has had its part: first those that hide the others."""
         for case, injection in sorted(injections, key=self.hides, reverse=True):
             wanted = tries if case.times is None else case.times
             if case.fault.name == "outage":
-                self.until(lambda: state_file.read(spool.at(self.path)).failures >= 2, "tries in vain")
-                self.far_end.listen_again()
+                self.until(
+                    lambda: state_file.read(spool.at(self.path)).failures >= 2, "tries without success"
+                )
+                self.server.listen_again()
             elif case.fault.name not in UNSURE:
                 had = lambda injection=injection, wanted=wanted: self.used(injection) >= wanted  # noqa: E731
                 self.until(had, case.fault.name, 60)
@@ -229,17 +231,17 @@ class Exchange:
         named = {data for data in self.offered if json.loads(data)["properties"]["$insert_id"] in self.named}
         assert dead - self.bad - named == set(), "dead by a fault that is not its own"
         assert self.bad - dead == set(), "bad, and not dead"
-        self.oracle(self.path, self.far_end, self.offered)
-        assert self.far_end.ledger.accepted == len(self.offered) - len(dead)
+        self.oracle(self.path, self.server, self.offered)
+        assert self.server.ledger.accepted == len(self.offered) - len(dead)
         with View(self.path) as view:
             assert [finding for finding in books.check(view) if not finding.ok] == []
             assert view.figures().short == 0
 
 
 @pytest.fixture
-def exchange(forwarder, far_end, queue_path, rows, until, oracle):
+def exchange(forwarder, server, queue_path, rows, until, oracle):
     """An exchange without a daemon yet."""
-    return Exchange(forwarder, far_end, queue_path, rows, until, oracle)
+    return Exchange(forwarder, server, queue_path, rows, until, oracle)
 
 
 def test_every_fault_of_the_sandbox_has_its_case():
@@ -319,26 +321,26 @@ def test_answer_that_does_not_add_up_is_no_yes(exchange):
     """The events are sent again, not believed to be taken, and no neighbour dies with one that is named."""
     exchange.start()
     for name, (fault, names) in ODD.items():
-        named, requests = len(exchange.named), exchange.far_end.ledger.request_count
+        named, requests = len(exchange.named), exchange.server.ledger.request_count
         [(_, injection)] = exchange.inject(Case(fault, times=1))
         exchange.offer(12)
         exchange.settled()
         assert injection.used == 1, name
         assert len(exchange.named) - named == names, name
-        first, *more = [request.events for request in exchange.far_end.ledger.requests[requests:]]
+        first, *more = [request.events for request in exchange.server.ledger.requests[requests:]]
         assert first == 12, name
         assert names or sum(more) >= 12, name
     assert len(exchange.rows(exchange.path, "dead_letters")) == len(exchange.named)
 
 
-# The rule for suspects, in this process and in no time: a far end that refuses without a reason, at will.
+# The rule for suspects, in this process and in no time: a server that refuses without a reason, at will.
 
 
 class Bench:
     """A dispatcher on a real queue, before the stand-in's own judgement; the clock is the test's."""
 
     def __init__(self, path, events, strict=True, **settings):
-        self.far_end = Sandbox()
+        self.server = Sandbox()
         self.queue = EventQueue(path, min_free_bytes=0)
         self.spool = None
         self.settings = Delivery(linger_s=0.0, **settings)
@@ -360,11 +362,11 @@ class Bench:
         self.queue.close()
 
     def reply(self, batch):
-        """What the far end answers, by the faults in force."""
+        """What the server answers, by the faults in force."""
         query = {"strict": "1" if self.strict else "0"}
         headers = {"authorization": f"Basic {TOKEN}:", "content-type": "application/x-ndjson"}
         request = Request("POST", "/import", query, headers, b"\n".join(batch.events))
-        answer = self.far_end.endpoint.settle(request, self.far_end.schedule.plan(), time.time()).answer
+        answer = self.server.endpoint.settle(request, self.server.schedule.plan(), time.time()).answer
         return Reply(answer.status, {"content-type": answer.content_type}, answer.body)
 
     def run(self, rng, requests, before=lambda: None):
@@ -426,8 +428,8 @@ def test_refusals_without_a_yes_kill_nothing(bench, strict, batch_events):
     at_work = bench(40, strict=strict, batch_events=batch_events, connections=5)
 
     def change():
-        at_work.far_end.schedule.clear()
-        at_work.far_end.inject(rng.choice(faults if rng.random() < 0.9 else others))
+        at_work.server.schedule.clear()
+        at_work.server.inject(rng.choice(faults if rng.random() < 0.9 else others))
 
     for round_ in range(8):
         at_work.run(rng, 60 * (round_ + 1), change)
@@ -435,34 +437,34 @@ def test_refusals_without_a_yes_kill_nothing(bench, strict, batch_events):
     found = at_work.figures()
     assert at_work.asked == 480
     assert (found.dead_lettered, found.delivered, found.waiting) == (0, 0, 40), f"seed {SEED}"
-    at_work.far_end.schedule.clear()
+    at_work.server.schedule.clear()
     at_work.run(rng, 10_000)
     assert at_work.figures().delivered == 40
 
 
 @pytest.mark.parametrize("kind", ["contradicting", "out_of_range"])
 def test_nonsense_about_every_event_kills_none(bench, kind):
-    """A far end that judges a probe well, but blames each event by another's id or place, kills none."""
+    """A server that judges a probe well, but blames each event by another's id or place, kills none."""
     at_work = bench(40)
-    injection = at_work.far_end.inject(Fault.failed_records(kind))
+    injection = at_work.server.inject(Fault.failed_records(kind))
     at_work.run(random.Random(SEED), 500)
     assert injection.used > 40
     found = at_work.figures()
     assert (found.dead_lettered, found.waiting) == (0, 40)
-    at_work.far_end.schedule.clear()
+    at_work.server.schedule.clear()
     at_work.run(random.Random(SEED), 1000)
     assert at_work.figures().delivered == 40
 
 
 @pytest.mark.parametrize("fault", [Fault.bad_request(), Fault.too_large()], ids=["400", "413"])
 @pytest.mark.parametrize("batch_events", [1, 10, 2000])
-def test_flapping_far_end_kills_three_between_yeses(bench, fault, batch_events):
-    """A far end that refuses at random, without a reason, kills three at most before its next yes."""
+def test_flapping_server_kills_three_between_yeses(bench, fault, batch_events):
+    """A server that refuses at random, without a reason, kills three at most before its next yes."""
     rng = random.Random(SEED)
     worst = {}
     for chance in (0.05, 0.3, 0.5, 0.7, 0.9):
         at_work = bench(100, batch_events=batch_events, connections=rng.choice([1, 4, 10]))
-        injection = at_work.far_end.inject(fault, chance=chance, seed=rng.randrange(10**6))
+        injection = at_work.server.inject(fault, chance=chance, seed=rng.randrange(10**6))
         at_work.run(rng, 400)
         found = at_work.figures()
         assert at_work.worst <= 3, (chance, SEED)
@@ -476,26 +478,26 @@ def test_spells_of_refusals_kill_nothing(bench):
     at_work = bench(1000, batch_events=1, connections=1)
 
     def spell():
-        at_work.far_end.schedule.clear()
+        at_work.server.schedule.clear()
         if at_work.asked // 30 % 2:
-            at_work.far_end.inject(Fault.bad_request())
+            at_work.server.inject(Fault.bad_request())
 
     at_work.run(random.Random(SEED), 900, spell)
     assert at_work.yeses > 100
     assert at_work.figures().dead_lettered == 0, SEED
 
 
-def test_far_end_that_refuses_each_second_request_kills_few(bench):
-    """Of events that come one at a time most outlive a far end that refuses every second request: it looks as
+def test_server_that_refuses_each_second_request_kills_few(bench):
+    """Of events that come one at a time most outlive a server that refuses every second request: it looks as
     if it picked its victims."""
     at_work = bench(30, batch_events=1, connections=1)
     turns = itertools.cycle([True, False])
     fault = Fault.bad_request()
 
     def flap():
-        at_work.far_end.schedule.clear()
+        at_work.server.schedule.clear()
         if next(turns):
-            at_work.far_end.inject(fault)
+            at_work.server.inject(fault)
 
     at_work.run(random.Random(SEED), 2000, flap)
     found = at_work.figures()

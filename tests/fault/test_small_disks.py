@@ -121,11 +121,11 @@ def is_told(done, code, words):
     return True
 
 
-def settled(daemon, forwarder, far_end, queue_path, offered, oracle, rows, until, figures):
+def settled(daemon, forwarder, server, queue_path, offered, oracle, rows, until, figures):
     """Everything arrives, by the daemon that was there from the start; the books balance."""
     until(lambda: not rows(queue_path), "the queue is empty", timeout_s=40)
     assert daemon.process.poll() is None
-    oracle(queue_path, far_end, offered)
+    oracle(queue_path, server, offered)
     assert rows(queue_path, "dead_letters") == []
     assert figures(queue_path).delivered == len(offered)
     checked = forwarder("check")
@@ -186,12 +186,12 @@ class Bulk:
 
 
 @pytest.mark.parametrize("disk", SMALL, indirect=True)
-def test_disk_full_under_load(disk, forwarder, far_end, queue_path, tmp_path, oracle, rows, until, figures):
-    """While the far end is away producers fill a small disk, and another program the rest of it, to the last
-    block: producers are told to try again, with 75 and how to go on. Once the far end is back the daemon
+def test_disk_full_under_load(disk, forwarder, server, queue_path, tmp_path, oracle, rows, until, figures):
+    """While the server is away producers fill a small disk, and another program the rest of it, to the last
+    block: producers are told to try again, with 75 and how to go on. Once the server is back the daemon
     drains the queue all the same, and when there is room again each event comes through."""
     forwarder.environ["FORWARDER_QUEUE_MIN_FREE_BYTES"] = str(ROOM_FOR_THE_LOG)
-    far_end.inject(Fault.server_error())
+    server.inject(Fault.server_error())
     daemon = forwarder.daemon()
     bulk = Bulk(forwarder, tmp_path / "events.ndjson", 24_000)
     with Producer(queue_path) as single:
@@ -200,23 +200,23 @@ def test_disk_full_under_load(disk, forwarder, far_end, queue_path, tmp_path, or
         disk.fill()
         assert os.statvfs(disk.path).f_bavail == 0
         share = Share(daemon.process.pid)
-        before = far_end.ledger.request_count
-        until(lambda: far_end.ledger.request_count >= before + 5, "it still tries")
+        before = server.ledger.request_count
+        until(lambda: server.ledger.request_count >= before + 5, "it still tries")
         assert share.so_far() < MOST_CPU_SHARE
         bulk.go_on()
         stored = bulk.done + len(single.stored)
-        assert far_end.ledger.accepted == 0 < bulk.done < len(bulk.texts)
-        far_end.clear()
+        assert server.ledger.accepted == 0 < bulk.done < len(bulk.texts)
+        server.clear()
         until(lambda: not rows(queue_path), "the queue is drained on a full disk", timeout_s=40)
         bulk.go_on()
-        assert far_end.ledger.accepted >= stored
+        assert server.ledger.accepted >= stored
         disk.free()
         until(lambda: bulk.go_on() or bulk.done == len(bulk.texts), "the rest finds room", timeout_s=40)
         count = len(single.stored)
         until(lambda: len(single.stored) > count, "so do single events")
     assert (single.errors, bulk.refused >= 2) == ([], True)
     offered = [*map(final, bulk.texts), *single.stored]
-    settled(daemon, forwarder, far_end, queue_path, offered, oracle, rows, until, figures)
+    settled(daemon, forwarder, server, queue_path, offered, oracle, rows, until, figures)
     daemon.wait_for("delivery.recovered")
 
 
@@ -232,7 +232,7 @@ def empty(consumer, between=lambda: None):
 @pytest.mark.parametrize("disk", TMPFS, indirect=True)
 def test_drained_queue_gives_the_disk_back(disk, queue_path, figures):
     """A queue that has filled the disk by itself gives it back when it is drained: producers are not refused
-    for want of room by a queue that is empty."""
+    for lack of room by a queue that is empty."""
     with closing(Consumer(queue_path)) as consumer, EventQueue(queue_path, min_free_bytes=MIB) as queue:
         with pytest.raises(TryAgainError):
             put_until_refused(queue, 1000)
@@ -272,7 +272,7 @@ def put_until_refused(queue, count):
 
 
 @pytest.mark.parametrize("disk", FEW_INODES, indirect=True)
-def test_no_inodes_left(disk, forwarder, far_end, queue_path, oracle, rows, until, figures):
+def test_no_inodes_left(disk, forwarder, server, queue_path, oracle, rows, until, figures):
     """Without a free inode a daemon and its producers go on; a queue that must make a file first says with 75
     that the disk is full, and works when there are inodes again."""
     daemon = forwarder.daemon()
@@ -280,7 +280,7 @@ def test_no_inodes_left(disk, forwarder, far_end, queue_path, oracle, rows, unti
     texts = [line(number) for number in range(2000)]
     assert forwarder("enqueue", stdin="\n".join(texts)).returncode == 0
     offered = [final(text) for text in texts]
-    settled(daemon, forwarder, far_end, queue_path, offered, oracle, rows, until, figures)
+    settled(daemon, forwarder, server, queue_path, offered, oracle, rows, until, figures)
     forwarder.environ["FORWARDER_QUEUE_PATH"] = str(disk.path / "another" / "queue")
     is_told(forwarder("enqueue", "-e", "A", "-d", "x"), EX_TEMPFAIL, "disk under .* is full")
     disk.free()
@@ -288,7 +288,7 @@ def test_no_inodes_left(disk, forwarder, far_end, queue_path, oracle, rows, unti
 
 
 @pytest.mark.parametrize("disk", FEW_INODES, indirect=True)
-def test_no_inode_for_the_log(disk, forwarder, far_end, queue_path, oracle, rows, until, figures):
+def test_no_inode_for_the_log(disk, forwarder, server, queue_path, oracle, rows, until, figures):
     """Where nobody has the queue open and there is no inode for its log, it can be looked at, and all else is
     refused with 75 and a sentence about the disk; what was accepted before is delivered when there are
     inodes again."""
@@ -303,13 +303,13 @@ def test_no_inode_for_the_log(disk, forwarder, far_end, queue_path, oracle, rows
     disk.free()
     daemon = forwarder.daemon()
     offered = [final(text) for text in texts]
-    settled(daemon, forwarder, far_end, queue_path, offered, oracle, rows, until, figures)
+    settled(daemon, forwarder, server, queue_path, offered, oracle, rows, until, figures)
 
 
 # A limit on the size of files
 
 
-def test_producer_with_a_limit_on_files(forwarder, far_end, queue_path, oracle, rows, until, figures):
+def test_producer_with_a_limit_on_files(forwarder, server, queue_path, oracle, rows, until, figures):
     """A producer that may not write large files (ulimit -f) is told how far it came, and what is in its way;
     without the limit it goes on from there."""
     texts = [line(number) for number in range(6000)]
@@ -324,21 +324,21 @@ def test_producer_with_a_limit_on_files(forwarder, far_end, queue_path, oracle, 
     assert second.returncode == 0, second.stderr
     daemon = forwarder.daemon()
     offered = [final(text) for text in texts]
-    settled(daemon, forwarder, far_end, queue_path, offered, oracle, rows, until, figures)
+    settled(daemon, forwarder, server, queue_path, offered, oracle, rows, until, figures)
 
 
-def test_daemon_with_a_limit_on_files(forwarder, far_end, queue_path, oracle, rows, until, figures):
+def test_daemon_with_a_limit_on_files(forwarder, server, queue_path, oracle, rows, until, figures):
     """A daemon that may write no larger files can't settle: it says so, without being busy at it, and loses
     nothing; when the limit is lifted it goes on."""
     daemon = forwarder.daemon()
     texts = [line(number, size=5000) for number in range(500)]
-    far_end.latency_s = 0.2
+    server.latency_s = 0.2
     with Limit(daemon.process, resource.RLIMIT_FSIZE, 64 * 1024):
         assert forwarder("enqueue", stdin="\n".join(texts)).returncode == 0
         told = daemon.wait_for("queue.failed")
         assert told["detail"]
         share = Share(daemon.process.pid)
-        until(lambda: far_end.ledger.accepted > 0, "it was sent")
+        until(lambda: server.ledger.accepted > 0, "it was sent")
         status = forwarder.json("status")
         assert (status["state"], status["waiting"]) == ("backing_off", 500)
         assert forwarder("enqueue", stdin=line(500)).returncode == 0
@@ -346,7 +346,7 @@ def test_daemon_with_a_limit_on_files(forwarder, far_end, queue_path, oracle, ro
         assert not daemon.logged("queue.recovered")
     daemon.wait_for("queue.recovered")
     offered = [*map(final, texts), final(line(500))]
-    settled(daemon, forwarder, far_end, queue_path, offered, oracle, rows, until, figures)
+    settled(daemon, forwarder, server, queue_path, offered, oracle, rows, until, figures)
     assert len(daemon.logged("queue.failed")) < 5
 
 
@@ -398,10 +398,10 @@ def test_producer_without_descriptors(queue, queue_path, rows, tmp_path, there, 
     figures(path)
 
 
-def test_daemon_without_descriptors(forwarder, far_end, queue_path, oracle, rows, until, figures):
+def test_daemon_without_descriptors(forwarder, server, queue_path, oracle, rows, until, figures):
     """A daemon that may open no more connections keeps what it can't send, goes on with those that it has,
     and with all when the limit is lifted."""
-    far_end.latency_s = 0.05
+    server.latency_s = 0.05
     daemon = forwarder.daemon(FORWARDER_DELIVERY_BATCH_EVENTS="20")
     offered = []
 
@@ -419,21 +419,21 @@ def test_daemon_without_descriptors(forwarder, far_end, queue_path, oracle, rows
         status = forwarder.json("status")
         assert status["waiting"] == 400, status
         until(lambda: share.so_far() < MOST_CPU_SHARE, "it is not busy")
-        assert far_end.ledger.accepted == 0
+        assert server.ledger.accepted == 0
     with Limit(daemon.process, resource.RLIMIT_NOFILE, open_files + 3):
         until(lambda: not rows(queue_path), "it goes on with few connections", timeout_s=40)
         offer(600)
         until(lambda: not rows(queue_path), "and with many batches", timeout_s=40)
-    assert 1 <= max(exchange.at_once for exchange in far_end.ledger.requests) <= 4
+    assert 1 <= max(exchange.at_once for exchange in server.ledger.requests) <= 4
     offer(600)
-    settled(daemon, forwarder, far_end, queue_path, offered, oracle, rows, until, figures)
+    settled(daemon, forwarder, server, queue_path, offered, oracle, rows, until, figures)
 
 
 # Read-only
 
 
 @pytest.mark.parametrize("disk", TMPFS, indirect=True)
-def test_read_only_file_system(disk, forwarder, far_end, queue_path, oracle, rows, until, figures):
+def test_read_only_file_system(disk, forwarder, server, queue_path, oracle, rows, until, figures):
     """On a file system that was mounted read-only each command says just that, and nothing about permissions
     or groups; what was accepted is delivered when it can be written again."""
     texts = [line(number) for number in range(100)]
@@ -449,11 +449,11 @@ def test_read_only_file_system(disk, forwarder, far_end, queue_path, oracle, row
         disk.remount("rw")
     daemon = forwarder.daemon()
     offered = [final(text) for text in texts]
-    settled(daemon, forwarder, far_end, queue_path, offered, oracle, rows, until, figures)
+    settled(daemon, forwarder, server, queue_path, offered, oracle, rows, until, figures)
 
 
 def test_file_system_becomes_read_only_under_a_daemon(
-    forwarder, far_end, queue_path, tmp_path, oracle, rows, until, figures
+    forwarder, server, queue_path, tmp_path, oracle, rows, until, figures
 ):
     """While all that a running daemon writes is answered with EROFS, as after a fault of the disk, it says
     so, is not busy at it and keeps what it can't settle; it goes on when writing works again."""
@@ -473,7 +473,7 @@ def test_file_system_becomes_read_only_under_a_daemon(
         done = forwarder("enqueue", stdin="\n".join(texts))
         assert done.returncode == 0, done.stderr
         daemon.wait_for("queue.failed")
-        until(lambda: far_end.ledger.accepted == 500, "they were sent")
+        until(lambda: server.ledger.accepted == 500, "they were sent")
         assert len(rows(queue_path)) == 500
         share = Share(daemon.process.pid)
         refused = trace.read_text().count("EROFS")
@@ -485,4 +485,4 @@ def test_file_system_becomes_read_only_under_a_daemon(
     assert trace.read_text().count("(INJECTED)") >= 2
     daemon.wait_for("queue.recovered")
     offered = [final(text) for text in texts]
-    settled(daemon, forwarder, far_end, queue_path, offered, oracle, rows, until, figures)
+    settled(daemon, forwarder, server, queue_path, offered, oracle, rows, until, figures)

@@ -30,16 +30,16 @@ RSS_KIB = 100 * 1024
 
 
 @pytest.fixture
-def far_end():
-    """A far end that keeps a hash of each event, and takes no large requests."""
+def server():
+    """A server that keeps a hash of each event, and takes no large requests."""
     with Sandbox(token="sandbox-token", keep_data=False, max_body_bytes=MIB // 2) as sandbox:
         yield sandbox
 
 
 @pytest.fixture
-def running(forwarder, far_end, queue_path):
+def running(forwarder, server, queue_path):
     """Everything at once."""
-    started = Soak(forwarder, far_end, queue_path, SEED, SOAK_S)
+    started = Soak(forwarder, server, queue_path, SEED, SOAK_S)
     yield started
     started.close()
 
@@ -67,7 +67,7 @@ def account(running, rows, queue_path):
         for known, ranges in ((told, producer.accepted), (maybe, producer.uncertain)):
             for number in (number for one in ranges for number in one):
                 known[f"{producer.kind}-{number}"] = producer.kind, number
-    delivered = running.far_end.ledger.events
+    delivered = running.server.ledger.events
     letters = rows(queue_path, "dead_letters")
     dead = {json.loads(data)["properties"]["$insert_id"]: data for data in letters}
     deleted = running.person.deleted
@@ -106,7 +106,7 @@ def report(running, figures, took_s):
         *kills, running.stops
     )
     faults = {name: count for name, count in running.weather.seen.items() if count}
-    yield f"faults, in so many requests: {faults}; {running.far_end.ledger.repeats} events came again"
+    yield f"faults, in so many requests: {faults}; {running.server.ledger.repeats} events came again"
     yield f"commands: {dict(running.person.done)}; looked at {running.watch.samples} times"
 
 
@@ -114,12 +114,12 @@ def test_long_answers_on_all_connections_are_bounded(forwarder, queue_path, rows
     """N8: answers as long as any that is read, on all connections at once, take no more than 100 MiB."""
     with EventQueue(queue_path, min_free_bytes=0) as queue:
         queue.put_many({"event": "e", "properties": {"distinct_id": "d"}} for _ in range(20_000))
-    with Sandbox(token="sandbox-token", latency_s=0.15, keep_data=False) as far_end:
-        far_end.inject(Fault.huge_answer(MAX_ANSWER_BYTES - 1000))
-        environ = {"FORWARDER_MIXPANEL_URL": far_end.url, "FORWARDER_DELIVERY_BATCH_EVENTS": "400"}
+    with Sandbox(token="sandbox-token", latency_s=0.15, keep_data=False) as server:
+        server.inject(Fault.huge_answer(MAX_ANSWER_BYTES - 1000))
+        environ = {"FORWARDER_MIXPANEL_URL": server.url, "FORWARDER_DELIVERY_BATCH_EVENTS": "400"}
         daemon = forwarder.daemon(**environ)
         until(lambda: not rows(queue_path), "the queue is empty", 60)
-        assert max(request.at_once for request in far_end.ledger.requests) >= CONNECTIONS - 2
+        assert max(request.at_once for request in server.ledger.requests) >= CONNECTIONS - 2
         watch = soak.Watch(queue_path)
         watch.look(daemon.process.pid, False)
         daemon.close()
@@ -152,5 +152,5 @@ def test_everything_at_once(running, forwarder, queue_path, rows, figures, until
     assert (found.delivered, found.dead_letters, found.discarded) == counts[1:]
     assert (found.waiting, found.short, found.deleted) == (0, 0, 0)
     assert forwarder("check").returncode == 0
-    assert running.watch.strangers == set()
+    assert running.watch.externals == set()
     assert {name: most.get(name, 0) for name in allowed if most.get(name, 0) > allowed[name]} == {}

@@ -137,7 +137,7 @@ def test_a_key_that_others_can_read(run, queue, monkeypatch, tmp_path):
         ("data.db", 0o666, "everyone on this host can write"),
     ],
 )
-def test_what_strangers_may_do(place, mode, told, run, queue):
+def test_what_others_may_do(place, mode, told, run, queue):
     """Rights of everyone to the directory or the database are a warning."""
     os.chmod(os.path.join(queue, place), mode)
 
@@ -219,7 +219,7 @@ def test_a_file_without_rights(file, imported, monkeypatch):
         monkeypatch.setenv("FORWARDER_QUEUE_PATH", queue)
         EventQueue(queue, min_free_bytes=0).close()
         os.chmod(queue, 0o777)
-        # With a reader amid it, its log stays.
+        # With a reader during it, its log stays.
         with closing(sqlite3.connect(f"{queue}/data.db", isolation_level=None)) as reader:
             reader.execute("BEGIN")
             reader.execute("SELECT * FROM ledger").fetchall()
@@ -381,7 +381,7 @@ def test_books_that_contradict_what_is_there(statement, name, told, run, used):
     assert told in found[f"books: {name}"][1]
 
 
-def test_what_strangers_put_there_is_no_fault(run, used):
+def test_what_others_put_there_is_no_fault(run, used):
     """What a plain producer has put in that is no event is said, but the books balance."""
     spoil(used, "INSERT INTO ack_queue_default (data, status) VALUES (x'80', 0), ('{}', 1), (x'7b7d', 5)")
 
@@ -475,9 +475,9 @@ def test_another_database_in_the_way(run, queue_path):
 
 def test_a_queue_that_is_not_adopted_yet(run, queue_path):
     """What plain persist-queue has made and nobody adopted is a warning: how many wait is not known."""
-    stranger = persistqueue.SQLiteAckQueue(queue_path, serializer=persistqueue.serializers.json)
-    stranger.put({"event": "E", "properties": {}})
-    stranger.close()
+    external = persistqueue.SQLiteAckQueue(queue_path, serializer=persistqueue.serializers.json)
+    external.put({"event": "E", "properties": {}})
+    external.close()
 
     code, found = run()
 
@@ -507,14 +507,14 @@ def test_a_running_daemon(forwarder, queue_path):
     assert f"daemon: process {pid}, " in done.stdout
 
 
-def test_online(run, queue, far_end, monkeypatch):
-    """--online asks the far end about the key, and leaves no event there; 78: wrong, 69: no answer."""
-    monkeypatch.setenv("FORWARDER_MIXPANEL_URL", far_end.url)
+def test_online(run, queue, server, monkeypatch):
+    """--online asks the server about the key, and leaves no event there; 78: wrong, 69: no answer."""
+    monkeypatch.setenv("FORWARDER_MIXPANEL_URL", server.url)
 
     assert "Mixpanel" not in run()[1]
     code, found = run("--online")
     assert (code, found["Mixpanel"][0]) == (0, "ok")
-    assert len(far_end.ledger.events) == 0
+    assert len(server.ledger.events) == 0
 
     monkeypatch.setenv("FORWARDER_MIXPANEL_TOKEN", "wrong")
     code, found = run("--online")
@@ -523,11 +523,11 @@ def test_online(run, queue, far_end, monkeypatch):
 
     monkeypatch.setenv("FORWARDER_MIXPANEL_TOKEN", "sandbox-token")
     for fault, expected in ((Fault.login_page(), 69), (Fault.server_error(), 69), (Fault.not_found(), 78)):
-        far_end.inject(fault)
+        server.inject(fault)
         code, found = run("--online")
         assert (code, found["Mixpanel"][0]) == (expected, "FAIL")
-        far_end.clear()
-    far_end.stop_listening()
+        server.clear()
+    server.stop_listening()
     code, found = run("--online")
     assert (code, found["Mixpanel"][0]) == (69, "FAIL")
 

@@ -76,7 +76,7 @@ STRANGE = [
 
 @pytest.mark.parametrize("seed", range(20))
 def test_both_ways_of_reading_find_the_same(table, seed):
-    """Among strangers' rows, damaged ones, gaps and events of any size, each claim is the same either way."""
+    """With external rows, damaged ones, gaps and events of any size, each claim is the same either way."""
     rng = random.Random(seed)
     rows = [(record, 1) for size in (10, 2000) for record in own(200, size)]
     strange = rng.choice([0, 2, 60])

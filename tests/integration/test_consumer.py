@@ -412,7 +412,7 @@ def test_a_second_consumer_is_noticed(consumer, queue_path):
 
 
 def test_a_change_of_the_tables_costs_no_event(consumer, queue_path, sql):
-    """Where a stranger has added an index, the next consumer hands out what this one had."""
+    """Where an external producer has added an index, the next consumer hands out what this one had."""
     claim = consumer.claim_behind(0, 10, MIB)
     sql(queue_path, "CREATE INDEX by_status ON ack_queue_default (status)")
     with pytest.raises(QueueReplacedError):
@@ -538,7 +538,7 @@ def no_room(_step):
 
 
 def test_log_is_short_though_readers_are_always_there(consumer, queue, queue_path, monkeypatch):
-    """Readers of whom always one is there keep the log from being begun anew; then writers wait for them,
+    """Readers of whom always one is there keep the log from being begun again; then writers wait for them,
     not for long, and it is empty."""
     monkeypatch.setattr(room, "LONG_BYTES", MIB)
     monkeypatch.setattr(room, "RETRY_S", 0.0)

@@ -82,7 +82,7 @@ def test_flush_needs_a_daemon(there, run, queue_path):
     assert os.path.exists(queue_path) == there
 
 
-def test_a_running_daemon_obeys(forwarder, far_end, until):
+def test_a_running_daemon_obeys(forwarder, server, until):
     """Paused, the daemon sends nothing; resumed, it delivers; flushed, it forgets a long wait."""
     forwarder.environ["FORWARDER_DELIVERY_RETRY_INITIAL_S"] = "3600"
     forwarder.environ["FORWARDER_DELIVERY_RETRY_MAX_S"] = "3600"
@@ -94,24 +94,24 @@ def test_a_running_daemon_obeys(forwarder, far_end, until):
     forwarder("enqueue", "-e", "E")
     assert f"process {pid}) has the request; but delivery is paused" in forwarder("flush").stdout
     until(lambda: daemon.logged("delivery.flushed"))
-    assert len(far_end.ledger.events) == 0
+    assert len(server.ledger.events) == 0
 
-    far_end.inject(Fault.server_error())
+    server.inject(Fault.server_error())
     assert forwarder("resume").stdout == "Delivery is no longer paused.\n"
     until(lambda: forwarder.json("status")["state"] == "backing_off")
-    far_end.clear()
+    server.clear()
     assert forwarder("flush").stdout == f"The daemon (process {pid}) has the request and tries now.\n"
-    far_end.wait_for(lambda ledger: len(ledger.events) == 1)
+    server.wait_for(lambda ledger: len(ledger.events) == 1)
 
 
 @pytest.mark.parametrize(
     ("count", "told"),
     [(1, "1 event is left; it waits in {}: "), (2, "2 events are left; they wait in {}: ")],
 )
-def test_what_a_drain_leaves_is_told_with_the_reason(count, told, forwarder, far_end, queue_path):
+def test_what_a_drain_leaves_is_told_with_the_reason(count, told, forwarder, server, queue_path):
     """drain says how many are left and why; with --json that is an object, of an empty queue too."""
     assert forwarder.json("drain") == {"left": 0, "reason": ""}
-    far_end.inject(Fault.server_error())
+    server.inject(Fault.server_error())
     for _ in range(count):
         forwarder("enqueue", "-e", "E")
 
@@ -140,9 +140,9 @@ def elsewhere(forwarder):
     return run
 
 
-def test_daemon_in_another_container(forwarder, far_end, elsewhere, queue_path, until):
+def test_daemon_in_another_container(forwarder, server, elsewhere, queue_path, until):
     """A daemon whose process can't be seen is known by what it has written, and does what it is asked."""
-    far_end.inject(Fault.unauthorized())
+    server.inject(Fault.unauthorized())
     forwarder("enqueue", "-e", "A", "-d", "d")
     daemon = forwarder.daemon()
     until(lambda: json.loads(elsewhere("status", "--json").stdout)["state"] == "blocked")
@@ -151,7 +151,7 @@ def test_daemon_in_another_container(forwarder, far_end, elsewhere, queue_path, 
     assert "as in another container" in elsewhere("status").stdout
     assert json.loads(elsewhere("pause", "--json").stdout) == {"paused": True, "pid": 0}
     daemon.wait_for("delivery.paused")
-    far_end.clear()
+    server.clear()
     assert "no daemon runs" not in elsewhere("resume").stdout
     done = elsewhere("drain", "--timeout", "20")
     assert (done.returncode, done.stderr) == (0, "")

@@ -70,9 +70,9 @@ def emptied(queue_path, rows, until):
 
 
 @pytest.fixture
-def in_progress(far_end):
-    """Wait until so many requests are at the far end, unanswered."""
-    return lambda count=1: far_end.wait_for(lambda ledger: ledger.in_progress >= count)
+def in_progress(server):
+    """Wait until so many requests are at the server, unanswered."""
+    return lambda count=1: server.wait_for(lambda ledger: ledger.in_progress >= count)
 
 
 def cpu_s(pid):
@@ -111,7 +111,7 @@ def test_deleted_lock_file_lets_no_second_daemon_in(forwarder, offer, emptied, u
     second = forwarder("run")
     first.process.send_signal(signal.SIGCONT)
     assert second.returncode == 75
-    assert "another daemon delivers from" in second.stderr
+    assert "another daemon already delivers from" in second.stderr
     offer(1)
     emptied()
     until(lambda: (found := holder(queue_path)) and found.pid == first.process.pid)
@@ -163,10 +163,10 @@ def test_foreign_directory_is_left_untouched(forwarder, queue_path, command, is_
 # Stopping
 
 
-def test_stop_lets_requests_in_flight_finish(forwarder, far_end, offer, rows, queue_path, in_progress):
+def test_stop_lets_requests_in_flight_finish(forwarder, server, offer, rows, queue_path, in_progress):
     """SIGTERM: what is in flight is answered and settled, nothing new is sent, and the exit code is 0."""
     daemon = forwarder.daemon()
-    far_end.inject(Fault.slow(1.0), times=1)
+    server.inject(Fault.slow(1.0), times=1)
     offer(1, 2, 3)
     in_progress()
     daemon.process.send_signal(signal.SIGTERM)
@@ -174,7 +174,7 @@ def test_stop_lets_requests_in_flight_finish(forwarder, far_end, offer, rows, qu
     late = offer(4)
     assert daemon.process.wait(20) == 0
     assert rows(queue_path) == late
-    assert (far_end.ledger.accepted, far_end.ledger.request_count) == (3, 1)
+    assert (server.ledger.accepted, server.ledger.request_count) == (3, 1)
     assert "unanswered" not in daemon.wait_for("daemon.stopped")
 
 
@@ -187,10 +187,10 @@ def test_idle_daemon_stops_at_once(forwarder):
         assert time.monotonic() - asked_at < 3
 
 
-def test_second_stop_hurries(forwarder, far_end, offer, oracle, rows, queue_path, in_progress, emptied):
+def test_second_stop_hurries(forwarder, server, offer, oracle, rows, queue_path, in_progress, emptied):
     """A second SIGTERM ends it at once; what was in flight waits, and the next daemon delivers it."""
     daemon = forwarder.daemon()
-    far_end.inject(Fault.hang(taken=True))
+    server.inject(Fault.hang(taken=True))
     events = offer(1, 2, 3)
     in_progress()
     daemon.process.send_signal(signal.SIGTERM)
@@ -201,16 +201,16 @@ def test_second_stop_hurries(forwarder, far_end, offer, oracle, rows, queue_path
     assert time.monotonic() - asked_at < 5
     assert daemon.wait_for("daemon.stopped")["unanswered"] == 3
     assert rows(queue_path) == events
-    far_end.clear()
+    server.clear()
     forwarder.daemon()
     emptied()
-    assert far_end.ledger.repeats == 3
-    oracle(queue_path, far_end, events)
+    assert server.ledger.repeats == 3
+    oracle(queue_path, server, events)
 
 
-def test_stopping_while_the_far_end_is_away(forwarder, far_end, offer, rows, queue_path):
-    """A daemon that waits for the far end stops at once, and the events stay."""
-    far_end.stop_listening()
+def test_stopping_while_the_server_is_away(forwarder, server, offer, rows, queue_path):
+    """A daemon that waits for the server stops at once, and the events stay."""
+    server.stop_listening()
     daemon = forwarder.daemon(**PATIENT)
     events = offer(1, 2)
     daemon.wait_for("delivery.backing_off")
@@ -228,10 +228,10 @@ def here(forwarder, monkeypatch):
     return config.load()
 
 
-def test_stop_waits_no_longer_than_its_bound(here, far_end, offer, rows, queue_path, monkeypatch, until):
-    """With a far end that never answers, a daemon that was told to stop is done after `STOP_S`."""
+def test_stop_waits_no_longer_than_its_bound(here, server, offer, rows, queue_path, monkeypatch, until):
+    """With a server that never answers, a daemon that was told to stop is done after `STOP_S`."""
     monkeypatch.setattr(service_daemon, "STOP_S", 0.3)
-    far_end.inject(Fault.hang())
+    server.inject(Fault.hang())
     events = offer(1)
     with running(here, lambda: here) as daemon:
         until(lambda: daemon.turn() or daemon.dispatcher.in_flight)
@@ -315,7 +315,7 @@ def config_file(forwarder, tmp_path):
     return path
 
 
-def test_reload_delivers_with_the_mended_key_at_once(forwarder, far_end, offer, token_file, emptied, until):
+def test_reload_delivers_with_the_mended_key_at_once(forwarder, server, offer, token_file, emptied, until):
     """A wrong token blocks, loudly; mended and reloaded, everything is delivered without waiting."""
     token_file.write_text("wrong-token")
     daemon = forwarder.daemon(**PATIENT)
@@ -331,10 +331,10 @@ def test_reload_delivers_with_the_mended_key_at_once(forwarder, far_end, offer, 
     daemon.wait_for("settings.reloaded")
     emptied(10)
     assert daemon.wait_for("delivery.recovered")["failures"] >= 1
-    assert far_end.ledger.accepted == 2
+    assert server.ledger.accepted == 2
 
 
-def test_reload_takes_new_settings(forwarder, far_end, offer, config_file, emptied, queue_path):
+def test_reload_takes_new_settings(forwarder, server, offer, config_file, emptied, queue_path):
     """Settings from the file are in force after SIGHUP; the queue's path is not, and it says so."""
     del forwarder.environ["FORWARDER_DELIVERY_LINGER_S"], forwarder.environ["FORWARDER_QUEUE_PATH"]
     config_file.write_text(f'[queue]\npath = "{queue_path}"\n[delivery]\nlinger_s = 3600\n')
@@ -344,7 +344,7 @@ def test_reload_takes_new_settings(forwarder, far_end, offer, config_file, empti
     daemon.process.send_signal(signal.SIGHUP)
     assert daemon.wait_for("settings.restart_needed")["key"] == "queue.path"
     emptied(10)
-    assert [request.events for request in far_end.ledger.requests] == [1, 1]
+    assert [request.events for request in server.ledger.requests] == [1, 1]
     assert not Path(queue_path + "2").exists()
 
 
@@ -375,17 +375,17 @@ def test_bad_new_settings_leave_the_old_in_force(forwarder, offer, config_file, 
     "late", [Fault.reset_before(), Fault.bad_request(), Fault.too_large(), Fault.unauthorized()]
 )
 def test_reload_does_not_wait_for_the_old_server(
-    forwarder, far_end, offer, config_file, emptied, queue_path, until, oracle, rows, late
+    forwarder, server, offer, config_file, emptied, queue_path, until, oracle, rows, late
 ):
     """With all connections out at the old address, the new one is asked within a second; what the old one
     says later says nothing about the new one, nor about the events."""
-    far_end.inject(Fault.slow(2))
-    far_end.inject(late)
+    server.inject(Fault.slow(2))
+    server.inject(late)
     url = forwarder.environ.pop("FORWARDER_MIXPANEL_URL")
     config_file.write_text(f'[mixpanel]\nurl = "{url}"\n[delivery]\nconnections = 1\nbatch_events = 3\n')
     daemon = forwarder.daemon()
     events = offer(*range(9))
-    far_end.wait_for(lambda ledger: ledger.in_progress == 1)
+    server.wait_for(lambda ledger: ledger.in_progress == 1)
     with Sandbox(token=TOKEN) as new:
         config_file.write_text(config_file.read_text().replace(url, new.url))
         daemon.process.send_signal(signal.SIGHUP)
@@ -395,7 +395,7 @@ def test_reload_does_not_wait_for_the_old_server(
         assert time.monotonic() - began < 2
         until(lambda: len(rows(queue_path)) == 3, "these are settled", 1)
         emptied()
-        assert (new.ledger.accepted, far_end.ledger.accepted) == (9, 0)
+        assert (new.ledger.accepted, server.ledger.accepted) == (9, 0)
         assert daemon.logged("delivery.blocked") == daemon.logged("delivery.backing_off") == []
         oracle(queue_path, new, events)
 
@@ -485,13 +485,13 @@ def test_a_stop_before_the_queue_is_open_is_a_clean_end(starting, queue_path, nu
 
 
 @pytest.mark.parametrize("how", ["signal", "command"])
-def test_flush_tries_now(forwarder, far_end, offer, emptied, how):
-    """SIGUSR1 and `forwarder flush` end a long wait for the far end at once."""
-    far_end.stop_listening()
+def test_flush_tries_now(forwarder, server, offer, emptied, how):
+    """SIGUSR1 and `forwarder flush` end a long wait for the server at once."""
+    server.stop_listening()
     daemon = forwarder.daemon(**PATIENT)
     offer(1)
     assert daemon.wait_for("delivery.backing_off")["next_try_s"] > 30
-    far_end.listen_again()
+    server.listen_again()
     if how == "signal":
         daemon.process.send_signal(signal.SIGUSR1)
     else:
@@ -509,7 +509,7 @@ def test_flush_ends_the_wait_for_company(forwarder, offer, emptied):
     emptied(10)
 
 
-def test_pause_lasts_over_a_restart(forwarder, far_end, offer, emptied, until):
+def test_pause_lasts_over_a_restart(forwarder, server, offer, emptied, until):
     """`pause` stops delivery, not intake; a new daemon begins paused; `resume` delivers at once."""
     daemon = forwarder.daemon()
     assert forwarder("pause").returncode == 0
@@ -523,17 +523,17 @@ def test_pause_lasts_over_a_restart(forwarder, far_end, offer, emptied, until):
     assert forwarder("flush").returncode == 0
     again.wait_for("delivery.flushed")
     found = forwarder.json("status")
-    assert (found["state"], found["waiting"], far_end.ledger.request_count) == ("paused", 3, 0)
+    assert (found["state"], found["waiting"], server.ledger.request_count) == ("paused", 3, 0)
     assert forwarder("resume").returncode == 0
     again.wait_for("delivery.resumed")
     emptied()
-    assert far_end.ledger.accepted == 3
+    assert server.ledger.accepted == 3
 
 
-def test_pause_settles_what_is_in_flight(forwarder, far_end, offer, rows, queue_path, in_progress, until):
+def test_pause_settles_what_is_in_flight(forwarder, server, offer, rows, queue_path, in_progress, until):
     """What is on its way when delivery is paused is settled, what came after it stays."""
     daemon = forwarder.daemon()
-    far_end.inject(Fault.slow(0.5), times=1)
+    server.inject(Fault.slow(0.5), times=1)
     offer(1)
     in_progress()
     assert forwarder("pause").returncode == 0
@@ -545,20 +545,20 @@ def test_pause_settles_what_is_in_flight(forwarder, far_end, offer, rows, queue_
 # Noticing
 
 
-def test_events_are_noticed_fast(forwarder, far_end, offer):
+def test_events_are_noticed_fast(forwarder, server, offer):
     """From another process's commit to Mixpanel's yes: linger_s and a little more."""
     forwarder.daemon()
     took_s = []
     for number in range(16):
         began_at = time.monotonic()
         offer(number)
-        far_end.wait_for(lambda ledger, count=number + 1: ledger.accepted == count)
+        server.wait_for(lambda ledger, count=number + 1: ledger.accepted == count)
         took_s.append(time.monotonic() - began_at)
     # linger_s and the promise; of a busy machine, a quarter may be later.
     assert statistics.quantiles(took_s, n=4)[2] < 0.05 + 0.1, took_s
 
 
-def test_events_are_noticed_fast_after_a_quiet_time(forwarder, far_end, offer):
+def test_events_are_noticed_fast_after_a_quiet_time(forwarder, server, offer):
     """A daemon that has had nothing to look at for a while notices the next event as fast."""
     daemon = forwarder.daemon()
     took_s = []
@@ -567,7 +567,7 @@ def test_events_are_noticed_fast_after_a_quiet_time(forwarder, far_end, offer):
             daemon.process.wait(STIRRED_S + 0.5)
         began_at = time.monotonic()
         offer(number)
-        far_end.wait_for(lambda ledger, count=number + 1: ledger.accepted == count)
+        server.wait_for(lambda ledger, count=number + 1: ledger.accepted == count)
         took_s.append(time.monotonic() - began_at)
     assert min(took_s) < 0.05 + 0.3, took_s
 
@@ -613,12 +613,12 @@ def test_idle_daemon_is_idle(forwarder, offer, emptied):
 
 
 @pytest.mark.parametrize("state", ["backing_off", "blocked", "paused"])
-def test_waiting_daemon_is_idle(forwarder, far_end, offer, state):
+def test_waiting_daemon_is_idle(forwarder, server, offer, state):
     """A backlog that can't be delivered just now costs next to no processor time either."""
     daemon = forwarder.daemon(**PATIENT)
     if state == "paused":
         forwarder("pause")
-    far_end.inject(Fault.server_error() if state == "backing_off" else Fault.unauthorized())
+    server.inject(Fault.server_error() if state == "backing_off" else Fault.unauthorized())
     offer(*range(5000))
     daemon.wait_for(f"delivery.{state}")
     began_at, began_s = time.monotonic(), cpu_s(daemon.process.pid)
@@ -644,11 +644,9 @@ def test_change_of_state_is_told_at_once(forwarder, until, queue_path):
     assert statistics.median(took_s) < 0.1, took_s
 
 
-def test_named_refusal_is_logged_without_its_words(forwarder, far_end, offer, emptied):
+def test_named_refusal_is_logged_without_its_words(forwarder, server, offer, emptied):
     """The log tells the field and how many: the words may quote a value, and are for the dead letters."""
-    far_end.inject(
-        Fault.reject(event="signup", field="properties.plan", message="'plan' is not private-4711")
-    )
+    server.inject(Fault.reject(event="signup", field="properties.plan", message="'plan' is not private-4711"))
     daemon = forwarder.daemon()
     offer(1, 2, plan="private-4711")
     emptied()
@@ -657,9 +655,9 @@ def test_named_refusal_is_logged_without_its_words(forwarder, far_end, offer, em
     assert "private-4711" not in json.dumps(daemon.log)
 
 
-def test_unnamed_refusal_is_logged_in_the_far_ends_words(forwarder, far_end, offer, emptied):
+def test_unnamed_refusal_is_logged_in_the_servers_words(forwarder, server, offer, emptied):
     """Where no field is named, the log has the answer's own words: nothing else says what is wrong."""
-    far_end.inject(Fault.poison(where=lambda event: event["properties"].get("bad", False)))
+    server.inject(Fault.poison(where=lambda event: event["properties"].get("bad", False)))
     daemon = forwarder.daemon()
     offer(1, bad=True)
     offer(2)
@@ -676,9 +674,9 @@ def test_dead_letters_are_told_once_a_cause_and_summed_up(forwarder, queue_path)
             queue.put({"event": "e", "properties": {"distinct_id": "d", "time": 1}})
             queue.put({"event": "e", "properties": {"distinct_id": "d", "time": 2}})
             queue.put({"event": "e", "properties": {"distinct_id": "d"}})
-    with closing(sqlite3.connect(f"{queue_path}/data.db")) as stranger, stranger:
+    with closing(sqlite3.connect(f"{queue_path}/data.db")) as external, external:
         rows = [(data,) for data in (b"\xff", b"x\xff", b"[]")]
-        stranger.executemany("INSERT INTO ack_queue_default (data, timestamp, status) VALUES (?, 1, 0)", rows)
+        external.executemany("INSERT INTO ack_queue_default (data, timestamp, status) VALUES (?, 1, 0)", rows)
     forwarder.environ["FORWARDER_DELIVERY_BATCH_EVENTS"] = "4"
     done = forwarder("drain")
     assert done.returncode == 0
@@ -697,18 +695,18 @@ def test_dead_letters_are_told_once_a_cause_and_summed_up(forwarder, queue_path)
     assert sum(line["dead"] for line in log if line["event"] == "events.settled") == 93
 
 
-def test_log_tells_transitions_not_repetitions(forwarder, far_end, offer, until, queue_path, emptied):
+def test_log_tells_transitions_not_repetitions(forwarder, server, offer, until, queue_path, emptied):
     """An outage of many tries is told once when it begins and once when it ends, with the number of tries."""
     daemon = forwarder.daemon()
-    far_end.inject(Fault.server_error())
+    server.inject(Fault.server_error())
     offer(1)
     until(lambda: state_file.read(spool.at(queue_path)).failures >= 10)
-    far_end.clear()
+    server.clear()
     emptied()
     recovered = daemon.wait_for("delivery.recovered")
     assert recovered["failures"] >= 10
     assert recovered["after_s"] >= 0.5
-    assert far_end.ledger.request_count > 10
+    assert server.ledger.request_count > 10
     (line,) = daemon.logged("delivery.backing_off")
     assert (line["level"], line["status"]) == ("warning", 503)
     assert daemon.stop() == 0
@@ -716,10 +714,10 @@ def test_log_tells_transitions_not_repetitions(forwarder, far_end, offer, until,
     assert len(daemon.log) <= 8, daemon.log
 
 
-def test_drop_filter_is_told_once_and_counted(forwarder, far_end, offer, emptied, until):
+def test_drop_filter_is_told_once_and_counted(forwarder, server, offer, emptied, until):
     """Short counts, batch after batch, make one line in the log, and the shortfall stands in `status`."""
     daemon = forwarder.daemon()
-    far_end.inject(Fault.drop(by=1))
+    server.inject(Fault.drop(by=1))
     for number in range(4):
         offer(2 * number, 2 * number + 1)
         emptied()
@@ -728,7 +726,7 @@ def test_drop_filter_is_told_once_and_counted(forwarder, far_end, offer, emptied
     assert (found["delivered"], found["short"], found["dead_lettered"]) == (8, 4, 0)
 
 
-def test_no_secret_and_no_property_in_log_or_status(forwarder, far_end, queue_path, emptied, until):
+def test_no_secret_and_no_property_in_log_or_status(forwarder, server, queue_path, emptied, until):
     """Whatever goes wrong, at the finest level: neither the key nor an event's values are told to anybody."""
     value = "private-4711"
     daemon = forwarder.daemon(FORWARDER_LOG_LEVEL="debug")
@@ -744,7 +742,7 @@ def test_no_secret_and_no_property_in_log_or_status(forwarder, far_end, queue_pa
             Fault.failed_records("contradicting"),
             Fault.login_page(),
         ):
-            far_end.inject(fault, times=1)
+            server.inject(fault, times=1)
             queue.put({"event": "signup", "properties": {"distinct_id": value, "email": value}})
             queue.put({"event": value, "properties": {"distinct_id": value, value: value, "time": value}})
             queue.put({"event": "signup", "properties": {"distinct_id": [value], "time": 1}})
@@ -760,9 +758,9 @@ def test_no_secret_and_no_property_in_log_or_status(forwarder, far_end, queue_pa
     assert daemon.other_output == []
 
 
-def test_wrong_clock_is_told(forwarder, far_end, offer, emptied, until):
+def test_wrong_clock_is_told(forwarder, server, offer, emptied, until):
     """A clock ten minutes ahead of Mixpanel's is warned of once, and shown; delivery goes on."""
-    far_end.inject(Fault.clock(skew_s=-600))
+    server.inject(Fault.clock(skew_s=-600))
     daemon = forwarder.daemon()
     for number in range(3):
         offer(number)
@@ -774,10 +772,10 @@ def test_wrong_clock_is_told(forwarder, far_end, offer, emptied, until):
     until(lambda: "10 minutes ahead" in (forwarder.json("status")["last_error"] or ""))
 
 
-def test_state_file_is_the_daemons_memory(forwarder, far_end, offer, until, queue_path, in_progress):
+def test_state_file_is_the_daemons_memory(forwarder, server, offer, until, queue_path, in_progress):
     """`status` tells what is in flight; the state file goes with the daemon, not believed after a kill."""
     daemon = forwarder.daemon()
-    far_end.inject(Fault.hang())
+    server.inject(Fault.hang())
     offer(1, 2, 3)
     in_progress()
     until(lambda: state_file.read(spool.at(queue_path)).in_flight == 3)
@@ -788,7 +786,7 @@ def test_state_file_is_the_daemons_memory(forwarder, far_end, offer, until, queu
     assert Path(queue_path, "daemon.json").exists()
     found = forwarder.json("status")
     assert (found["state"], found["in_flight"], found["waiting"], found["pid"]) == ("stopped", 0, 3, None)
-    far_end.clear()
+    server.clear()
     again = forwarder.daemon()
     assert again.stop() == 0
     assert not Path(queue_path, "daemon.json").exists()
@@ -820,9 +818,9 @@ def test_service_manager_is_told(forwarder, tmp_path):
         assert told(*life) == "STOPPING=1"
 
 
-def test_service_manager_is_shown_depth_rate_and_state(forwarder, far_end, offer, tmp_path):
+def test_service_manager_is_shown_depth_rate_and_state(forwarder, server, offer, tmp_path):
     """What `systemctl status` shows follows what happens: how many wait, how fast they go, and the state."""
-    far_end.inject(Fault.server_error())
+    server.inject(Fault.server_error())
     with service_manager(tmp_path) as (path, told):
         forwarder.daemon(NOTIFY_SOCKET=path)
         assert told("STATUS") == (
@@ -832,7 +830,7 @@ def test_service_manager_is_shown_depth_rate_and_state(forwarder, far_end, offer
         while "backing off: 3 events wait, 0.0 delivered a second" not in (line := told("STATUS")):
             pass
         assert "503" in line
-        far_end.clear()
+        server.clear()
         while not re.match(r"STATUS=running: 0 events wait, [\d.]*[1-9][\d.]* delivered", told("STATUS")):
             pass
 
@@ -847,9 +845,9 @@ def test_the_watchdog_is_fed_as_long_as_the_loop_comes_round(forwarder, tmp_path
         assert time.monotonic() - began < 6
 
 
-def test_dead_letters_past_their_age_are_deleted(forwarder, far_end, offer, emptied, queue_path, until):
+def test_dead_letters_past_their_age_are_deleted(forwarder, server, offer, emptied, queue_path, until):
     """dead_letters.max_age_days, off by default, deletes what is older, and the books show it."""
-    far_end.inject(Fault.reject(event="signup"))
+    server.inject(Fault.reject(event="signup"))
     daemon = forwarder.daemon()
     offer(1, 2)
     emptied()
@@ -871,10 +869,10 @@ def test_dead_letters_past_their_age_are_deleted(forwarder, far_end, offer, empt
 # Trouble with the disk
 
 
-def test_disk_error_does_not_end_the_daemon(forwarder, far_end, offer, emptied, until, in_progress):
+def test_disk_error_does_not_end_the_daemon(forwarder, server, offer, emptied, until, in_progress):
     """While the queue can't be written the reply is kept; then it is settled, and nothing is sent twice."""
     daemon = forwarder.daemon()
-    far_end.inject(Fault.slow(0.5), times=1)
+    server.inject(Fault.slow(0.5), times=1)
     offer(1, 2, 3)
     in_progress()
     before = resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE)
@@ -885,12 +883,12 @@ def test_disk_error_does_not_end_the_daemon(forwarder, far_end, offer, emptied, 
     resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, before)
     emptied()
     daemon.wait_for("queue.recovered")
-    assert (far_end.ledger.accepted, far_end.ledger.repeats) == (3, 0)
+    assert (server.ledger.accepted, server.ledger.repeats) == (3, 0)
     assert forwarder.json("status")["delivered"] == 3
 
 
 def test_reply_that_cannot_be_settled_holds_back_no_other(
-    forwarder, far_end, offer, emptied, until, queue_path, rows, sql, in_progress
+    forwarder, server, offer, emptied, until, queue_path, rows, sql, in_progress
 ):
     """The others are settled, and nothing new is sent while none is; the trouble is told once."""
     offer(*range(20))  # the daemon finds out that it may use several connections
@@ -904,7 +902,7 @@ def test_reply_that_cannot_be_settled_holds_back_no_other(
     emptied()
     before = resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (16 << 20, before[1]))
-    far_end.inject(Fault.slow(1.0), times=2)
+    server.inject(Fault.slow(1.0), times=2)
     offer(21, 22)
     in_progress(2)
     stuck = offer(23)
@@ -915,15 +913,15 @@ def test_reply_that_cannot_be_settled_holds_back_no_other(
     late = offer(24)
     with pytest.raises(subprocess.TimeoutExpired):
         daemon.process.wait(1.5)
-    assert (rows(queue_path), far_end.ledger.accepted) == (stuck + late, 23)
+    assert (rows(queue_path), server.ledger.accepted) == (stuck + late, 23)
 
     resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, before)
     emptied()
-    assert (far_end.ledger.accepted, far_end.ledger.repeats) == (24, 0)
+    assert (server.ledger.accepted, server.ledger.repeats) == (24, 0)
     assert len(daemon.logged("queue.failed")) == 1
 
 
-def test_want_of_threads_does_not_end_the_daemon(forwarder, offer, emptied, far_end, queue_path, rows):
+def test_want_of_threads_does_not_end_the_daemon(forwarder, offer, emptied, server, queue_path, rows):
     """Where no thread can be started the daemon says so and backs off; later it delivers, nothing twice."""
     daemon = forwarder.daemon()
     in_use = int(Path(f"/proc/{daemon.process.pid}/statm").read_text().split()[0]) * resource.getpagesize()
@@ -932,32 +930,32 @@ def test_want_of_threads_does_not_end_the_daemon(forwarder, offer, emptied, far_
     events = offer(1, 2)
     line = daemon.wait_for("delivery.backing_off")
     assert "no thread could be started" in line["reason"]
-    assert (rows(queue_path), far_end.ledger.request_count) == (events, 0)
+    assert (rows(queue_path), server.ledger.request_count) == (events, 0)
     resource.prlimit(daemon.process.pid, resource.RLIMIT_AS, before)
     emptied()
     offer(*range(3, 9))
     emptied()
-    assert (far_end.ledger.accepted, far_end.ledger.repeats) == (8, 0)
+    assert (server.ledger.accepted, server.ledger.repeats) == (8, 0)
     assert daemon.stop() == 0
 
 
-def test_foreign_writer_only_delays(forwarder, far_end, offer, emptied, until, queue_path, rows):
-    """While a stranger holds the write lock events are delivered and not yet settled; then they are, once."""
+def test_foreign_writer_only_delays(forwarder, server, offer, emptied, until, queue_path, rows):
+    """While another program holds the write lock, events are delivered and settled only later, once."""
     forwarder.daemon()
-    far_end.inject(Fault.slow(0.3), times=1)
+    server.inject(Fault.slow(0.3), times=1)
     events = offer(1, 2)
-    with closing(sqlite3.connect(f"{queue_path}/data.db", isolation_level=None)) as stranger:
-        stranger.execute("BEGIN IMMEDIATE")
-        far_end.wait_for(lambda ledger: ledger.accepted == 2 and not ledger.in_progress)
+    with closing(sqlite3.connect(f"{queue_path}/data.db", isolation_level=None)) as external:
+        external.execute("BEGIN IMMEDIATE")
+        server.wait_for(lambda ledger: ledger.accepted == 2 and not ledger.in_progress)
         assert rows(queue_path) == events
         assert forwarder.json("status")["waiting"] == 2
-        stranger.execute("ROLLBACK")
+        external.execute("ROLLBACK")
     emptied()
-    assert far_end.ledger.repeats == 0
+    assert server.ledger.repeats == 0
 
 
-def test_foreign_reader_hinders_nobody(forwarder, far_end, offer, emptied, queue_path):
-    """A stranger who leaves a read transaction open doesn't hold up delivery."""
+def test_foreign_reader_hinders_nobody(forwarder, server, offer, emptied, queue_path):
+    """An external producer who leaves a read transaction open doesn't hold up delivery."""
     forwarder.daemon()
     offer(1)
     emptied()
@@ -968,12 +966,12 @@ def test_foreign_reader_hinders_nobody(forwarder, far_end, offer, emptied, queue
         reader.execute("SELECT count(*) FROM ack_queue_default").fetchone()
         for number in range(2, 6):
             offer(number)
-            far_end.wait_for(lambda ledger, count=number: ledger.accepted == count, 5)
+            server.wait_for(lambda ledger, count=number: ledger.accepted == count, 5)
             emptied(5)
 
 
-def test_replaced_database_does_not_end_the_daemon(forwarder, offer, emptied, oracle, far_end, queue_path):
-    """A daemon whose database is replaced says so, begins anew, and delivers from the new file."""
+def test_replaced_database_does_not_end_the_daemon(forwarder, offer, emptied, oracle, server, queue_path):
+    """A daemon whose database is replaced says so, begins again, and delivers from the new file."""
     daemon = forwarder.daemon()
     first = offer(1)
     emptied()
@@ -984,4 +982,4 @@ def test_replaced_database_does_not_end_the_daemon(forwarder, offer, emptied, or
     assert "replaced" in daemon.wait_for("queue.failed")["detail"]
     daemon.wait_for("queue.recovered")
     assert daemon.process.poll() is None
-    oracle(queue_path, far_end, first + second)
+    oracle(queue_path, server, first + second)

@@ -29,10 +29,10 @@ trip = pytest.fixture(trips)
 @contextmanager
 def locked(path):
     """Somebody else is in the middle of writing."""
-    with closing(sqlite3.connect(f"{path}/data.db", isolation_level=None)) as stranger:
-        stranger.execute("BEGIN IMMEDIATE")
+    with closing(sqlite3.connect(f"{path}/data.db", isolation_level=None)) as external:
+        external.execute("BEGIN IMMEDIATE")
         yield
-        stranger.execute("ROLLBACK")
+        external.execute("ROLLBACK")
 
 
 # The outcomes, one by one
@@ -141,16 +141,16 @@ def test_second_count_that_adds_up_is_no_shortfall(trip):
 
 
 def test_failures_named_a_few_at_a_time_all_become_dead_letters(trip):
-    """A far end that names only some of the failed events each time is asked until it names no more."""
+    """A server that names only some of the failed events each time is asked until it names no more."""
     t = trip()
     t.offer([event(n) for n in range(10)])
     bad = {event(n) for n in range(6)}
 
-    def far_end(batch):
+    def server(batch):
         found = [index for index, data in enumerate(batch.events) if data in bad]
         return partly(batch, found[:2], imported=len(batch) - len(found)) if found else yes(batch)
 
-    t.deliver(far_end)
+    t.deliver(server)
     assert (t.counts(), t.figures().short) == ((4, 6, 0), 0)
 
 
@@ -163,16 +163,16 @@ def test_named_limit_is_learned(trip):
     events = t.offer([event(n, pad="x" * 1000) for n in range(1000)])
     limit = 100_000
 
-    def far_end(batch):
+    def server(batch):
         if batch.size_bytes > limit:
             return answer(413, {"code": 413, "error": f"request exceeds max limit of {limit} bytes"})
         return yes(batch)
 
-    t.deliver(far_end)
+    t.deliver(server)
     assert t.counts() == (1000, 0, 0)
     refused = t.outcomes.count(Verdict.TOO_LARGE)
     more = t.offer([event(n, pad="x" * 1000) for n in range(1000, 3000)])
-    t.deliver(far_end)
+    t.deliver(server)
     assert t.counts() == (3000, 0, 0)
     assert t.outcomes.count(Verdict.TOO_LARGE) == refused, "the limit was known"
     taken = [data for batch in t.sent if sum(map(len, batch)) < limit for data in batch]
@@ -184,23 +184,23 @@ def test_limit_that_nobody_names_is_found_and_tried_again(trip):
     t = trip()
     limit = 50_000
 
-    def far_end(batch):
+    def server(batch):
         return Reply(413, HTML, b"<title>Error 413</title>") if batch.size_bytes > limit else yes(batch)
 
     t.offer([event(n, pad="x" * 1000) for n in range(1900)])
-    t.deliver(far_end)
+    t.deliver(server)
     assert t.counts() == (1900, 0, 0)
     assert len(t.sent) < 4 * 1900 * 1100 / limit, "not many more requests than the limit needs"
     limit = math.inf
     t.offer([event(n, pad="x" * 1000) for n in range(10_000, 20_000)])
     t.sent.clear()
-    t.deliver(far_end)
+    t.deliver(server)
     assert t.counts() == (11_900, 0, 0)
     assert max(map(len, t.sent)) > 300, "batches have grown again"
 
 
 def test_event_too_large_alone_is_a_dead_letter(trip):
-    """413 for one event whose neighbours pass: it is dead-lettered, with the far end's words."""
+    """413 for one event whose neighbours pass: it is dead-lettered, with the server's words."""
     t = trip()
     big = event(7, pad="x" * 200_000)
     t.offer([event(1), event(2), big, event(3)])
@@ -233,12 +233,12 @@ def test_parts_of_what_was_refused_go_out_at_a_pace(trip):
     """However many of a batch are bad, its parts make ten requests a second at most, as each may count."""
     t = trip()
     bad = set(t.offer([event(n) for n in range(64)])[::2])
-    far_end, paced_at = unless(bad.__contains__), []
+    server, paced_at = unless(bad.__contains__), []
 
     def watched(batch):
         if 1 < len(batch) < 64:
             paced_at.append(t.now)
-        return far_end(batch)
+        return server(batch)
 
     for number in range(300):
         t.offer([event(100 + number)])
@@ -255,11 +255,11 @@ def test_neighbouring_poison_events_hold_nothing_up(trip, count):
     t = trip()
     events = t.offer([event(n) for n in range(2000)])
     bad = set(events[:count])
-    far_end = unless(bad.__contains__)
-    assert t.deliver(far_end, until=lambda: t.counts()[0] == 2000 - count) < 20
+    server = unless(bad.__contains__)
+    assert t.deliver(server, until=lambda: t.counts()[0] == 2000 - count) < 20
     for number in range(3000, 3060):
         t.offer([event(number)])
-        t.deliver(far_end, for_s=60)
+        t.deliver(server, for_s=60)
     assert t.counts() == (2060 - count, count, 0)
     assert {letter.data for letter in t.dead()} == bad
     assert t.state == "running"
@@ -298,7 +298,7 @@ def test_events_that_trickle_in_while_everything_is_refused_survive(trip, restar
     assert t.counts() == (10, 0, 0)
 
 
-def test_far_end_that_refuses_everything_for_a_while_again_and_again(trip):
+def test_server_that_refuses_everything_for_a_while_again_and_again(trip):
     """Spells of refusing everything, with a yes between them, cost a few events each, not the backlog."""
     t = trip()
     for number in range(30):
@@ -321,17 +321,17 @@ def test_poison_events_alone_in_the_queue_wait_for_an_import(trip, count):
     """With nothing imported to compare them with, refused events wait, and are asked about slowly."""
     t = trip()
     bad = t.offer([event(n) for n in range(count)])
-    far_end = judging(bad.__contains__)
-    t.deliver(far_end, for_s=3600)
+    server = judging(bad.__contains__)
+    t.deliver(server, for_s=3600)
     assert t.counts() == (0, 0, count)
     assert t.state == "blocked"
     assert "every event tried since the last import is refused" in t.dispatcher.condition[1]
     assert len(t.sent) < 200, "tried again slowly"
     t.offer([event(100)])
-    t.deliver(far_end, until=lambda: t.counts()[0] == 1, for_s=1)
+    t.deliver(server, until=lambda: t.counts()[0] == 1, for_s=1)
     assert t.counts()[0] == 1, "a good one goes out at once"
     t.offer([event(n) for n in range(101, 110)])
-    t.deliver(far_end)
+    t.deliver(server)
     dead = min(count, 6)
     assert t.counts() == (10, dead, count - dead)
     assert {letter.data for letter in t.dead()} <= set(bad)
@@ -341,15 +341,15 @@ def test_poison_without_end_is_paid_for_by_imports(trip):
     """Three may die for each import; what is left waits, and holds nothing up."""
     t = trip()
     bad = t.offer([event(n) for n in range(30)])
-    far_end = judging(bad.__contains__)
-    t.deliver(far_end, for_s=5)
+    server = judging(bad.__contains__)
+    t.deliver(server, for_s=5)
     for number in range(100, 200):
         t.offer([event(number)])
         before = t.counts()[0]
         # Many were refused, and nothing was imported: the next try may be two minutes away.
-        took_s = t.deliver(far_end, until=lambda before=before: t.counts()[0] > before, for_s=130)
+        took_s = t.deliver(server, until=lambda before=before: t.counts()[0] > before, for_s=130)
         assert took_s < (130 if number == 100 else 5)
-        t.deliver(far_end, for_s=5)
+        t.deliver(server, for_s=5)
         # What got through to show that the server works was a sample of it.
         assert t.counts()[1] <= 3 * (number - 98)
         if not t.counts()[2]:
@@ -358,7 +358,7 @@ def test_poison_without_end_is_paid_for_by_imports(trip):
     assert t.state == "running"
 
 
-def test_far_end_that_was_nonsensical_for_a_while(trip):
+def test_server_that_was_nonsensical_for_a_while(trip):
     """Where a probe is refused by name and all else without, nothing dies, and all is delivered at last."""
     t = trip()
     t.offer([event(n) for n in range(30)])
@@ -395,7 +395,7 @@ def test_many_poison_events_ahead_hold_up_the_good_ones_little(trip):
 
 
 def test_large_events_that_fail_leave_room_for_others(trip):
-    """Many large events over which the far end fails, at the head of the queue, hold no small ones back."""
+    """Many large events over which the server fails, at the head of the queue, hold no small ones back."""
     t = trip(connections=1)
     t.offer([event(n, name="large", pad="x" * 900_000) for n in range(12)])
     t.offer([event(100 + n) for n in range(2000)])
@@ -408,7 +408,7 @@ def test_large_events_that_fail_leave_room_for_others(trip):
 
 
 def test_one_event_that_fails_in_each_batch(trip):
-    """With an event in every batch over which the far end fails, the others are delivered within minutes."""
+    """With an event in every batch over which the server fails, the others are delivered within minutes."""
     t = trip(batch_events=500)
     events = t.offer([event(n) for n in range(5000)])
     bad = set(events[250::500])
@@ -429,12 +429,12 @@ def test_probe_without_strict_mode(trip, said):
     bad, *_ = t.offer([event(n) for n in range(2)])
     too_large = Reply(413, HTML, b"<title>Error 413</title>")
 
-    def far_end(batch):
+    def server(batch):
         if batch.events == (EVENTS.probe,):
             return Reply(200, {}, said)
         return too_large if bad in batch.events else Reply(200, {}, b"1")
 
-    t.deliver(far_end)
+    t.deliver(server)
     assert t.counts() == (1, 1, 0)
 
 
@@ -443,8 +443,8 @@ def test_probe_that_is_not_judged_condemns_nobody(trip, reply):
     """While the probe meets an outage or a wrong key, the suspect waits as all others; then it is heard."""
     t = trip()
     bad, *_ = t.offer([event(n) for n in range(2)])
-    far_end = unless(bad.__eq__)
-    t.deliver(lambda batch: reply if batch.events == (EVENTS.probe,) else far_end(batch), for_s=1000)
+    server = unless(bad.__eq__)
+    t.deliver(lambda batch: reply if batch.events == (EVENTS.probe,) else server(batch), for_s=1000)
     assert t.counts() == (1, 0, 1)
     assert t.dispatcher.wait_s(t.now) > 0
     t.deliver(yes)
@@ -455,9 +455,9 @@ def test_probe_does_not_keep_others_waiting(trip):
     """While a probe is out, with one connection to use, no new one is begun; it counts as no event."""
     t = trip(connections=1)
     bad, _ = t.offer([event(1), event(2)])
-    far_end = judging(bad.__eq__)
+    server = judging(bad.__eq__)
     while (probe := t.next(after_s=0.2)).events != (EVENTS.probe,):
-        t.settle(probe, far_end(probe))
+        t.settle(probe, server(probe))
     assert (len(probe), t.dispatcher.in_flight) == (0, 1)
     t.offer([event(3)])
     assert t.next() is None
@@ -476,26 +476,26 @@ FAILS = {
 
 @pytest.mark.parametrize("fails", FAILS.values(), ids=FAILS)
 @pytest.mark.parametrize("later", [0, 500])
-def test_event_that_makes_the_far_end_fail_holds_back_no_other(trip, fails, later):
-    """Others overtake it, the batch it is in is divided, and it waits alone, tried again and never buried."""
+def test_event_that_makes_the_server_fail_holds_back_no_other(trip, fails, later):
+    """Others overtake it, the batch it is in is divided, and it waits alone, tried again, never dead."""
     t = trip(batch_events=200)
     events = t.offer([event(n) for n in range(500)])
     bad = events[30]
-    far_end = unless(bad.__eq__, otherwise=lambda batch: fails)
+    server = unless(bad.__eq__, otherwise=lambda batch: fails)
     if later:
-        t.deliver(far_end, for_s=30)
+        t.deliver(server, for_s=30)
         t.offer([event(1000 + n) for n in range(later)])
-    t.deliver(far_end, for_s=1200)
+    t.deliver(server, for_s=1200)
     assert t.counts() == (499 + later, 0, 1)
     asked = len(t.sent)
-    t.deliver(far_end, for_s=3600)
+    t.deliver(server, for_s=3600)
     assert 30 < len(t.sent) - asked < 100, "tried again slowly"
     t.deliver(yes, for_s=200)
     assert (t.counts(), t.state) == ((500 + later, 0, 0), "running")
 
 
 def test_suspect_is_asked_again_before_it_is_buried(trip):
-    """What was refused while everything was gets another hearing when the far end says yes again."""
+    """What was refused while everything was gets another hearing when the server says yes again."""
     t = trip()
     t.offer([event(n) for n in range(3)])
     t.deliver(lambda batch: refusal(), for_s=100)
@@ -520,7 +520,7 @@ def test_yes_to_something_sent_before_is_no_evidence(trip):
     assert t.counts() == (30, 0, 10)
 
 
-# Waiting for the far end
+# Waiting for the server
 
 
 @pytest.mark.parametrize(("random", "jitter_s"), [(0.0, 1.0), (1.0, 5.0)])
@@ -766,21 +766,21 @@ def test_settling_may_be_tried_again(trip, say):
 
 
 def test_burying_may_be_tried_again(trip):
-    """A locked queue only delays what becomes of a refused event: it is buried later, once."""
+    """A locked queue only delays what becomes of a refused event: it is dead-lettered later, once."""
     t = trip()
     bad, _ = t.offer([event(1), event(2)])
-    far_end = judging(bad.__eq__)
+    server = judging(bad.__eq__)
     while True:
         batch = t.next(after_s=0.2)
         if batch.refusals == REFUSALS - 1:
             break
-        t.settle(batch, far_end(batch))
+        t.settle(batch, server(batch))
     with locked(t.path):
         for _ in range(3):
             with pytest.raises(TryAgainError):
-                t.settle(batch, far_end(batch))
+                t.settle(batch, server(batch))
     assert t.counts() == (1, 0, 1)
-    t.settle(batch, far_end(batch))
+    t.settle(batch, server(batch))
     assert (t.counts(), t.dispatcher.is_idle) == ((1, 1, 0), True)
 
 
@@ -790,8 +790,8 @@ def test_suspect_that_is_gone_is_forgotten(trip):
     t.offer([event(1)])
     batch = t.next()
     t.settle(batch, refusal(batch))
-    with closing(sqlite3.connect(f"{t.path}/data.db")) as stranger, stranger:
-        stranger.execute("DELETE FROM ack_queue_default")
+    with closing(sqlite3.connect(f"{t.path}/data.db")) as external, external:
+        external.execute("DELETE FROM ack_queue_default")
     assert t.next(after_s=t.dispatcher.wait_s(t.now)) is None
     assert t.dispatcher.is_idle
 
@@ -810,63 +810,63 @@ def sent_to(sandbox):
 
 
 @pytest.fixture
-def over_http(far_end):
-    """Answers a batch by sending it to the test's far end."""
-    with sent_to(far_end) as post:
+def over_http(server):
+    """Answers a batch by sending it to the test's server."""
+    with sent_to(server) as post:
         yield post
 
 
-def test_poison_over_http(trip, far_end, over_http, oracle):
-    """Halving over HTTP: the far end sees about 2·log2(2000) requests, and each good event exactly once."""
+def test_poison_over_http(trip, server, over_http, oracle):
+    """Halving over HTTP: the server sees about 2·log2(2000) requests, and each good event exactly once."""
     t = trip()
     events = [event(n) for n in range(1999)]
     events.insert(1234, event(5000, name="poison"))
     t.offer(events)
-    far_end.inject(Fault.poison(event="poison"))
+    server.inject(Fault.poison(event="poison"))
     t.deliver(over_http)
     assert t.counts() == (1999, 1, 0)
-    assert 20 <= far_end.ledger.request_count <= 26
-    assert far_end.ledger.repeats == 0
-    oracle(t.path, far_end, events)
+    assert 20 <= server.ledger.request_count <= 26
+    assert server.ledger.repeats == 0
+    oracle(t.path, server, events)
 
 
-def test_drop_filter_over_http(trip, far_end, over_http):
-    """A drop filter at the far end: every event is sent twice at most, and the shortfall is counted."""
+def test_drop_filter_over_http(trip, server, over_http):
+    """A drop filter at the server: every event is sent twice at most, and the shortfall is counted."""
     t = trip()
     t.offer([event(n, name="noise" if n % 10 == 0 else "signup") for n in range(2000)])
-    far_end.inject(Fault.drop(event="noise"))
+    server.inject(Fault.drop(event="noise"))
     t.deliver(over_http)
     assert (t.counts(), t.figures().short) == ((2000, 0, 0), 200)
-    assert (far_end.ledger.accepted, far_end.ledger.repeats, far_end.ledger.request_count) == (1800, 1800, 2)
+    assert (server.ledger.accepted, server.ledger.repeats, server.ledger.request_count) == (1800, 1800, 2)
 
 
 def test_limit_over_http(trip, oracle):
-    """A far end that takes less than a batch names its limit; after the first 413 nothing exceeds it."""
+    """A server that takes less than a batch names its limit; after the first 413 nothing exceeds it."""
     t = trip()
     events = t.offer([event(n, pad="x" * 1000) for n in range(3000)])
-    with Sandbox(max_body_bytes=300_000) as far_end, sent_to(far_end) as post:
+    with Sandbox(max_body_bytes=300_000) as server, sent_to(server) as post:
         t.deliver(post)
     assert t.counts() == (3000, 0, 0)
-    requests = far_end.ledger.requests
+    requests = server.ledger.requests
     first_yes = next(index for index, request in enumerate(requests) if request.status == 200)
     assert first_yes >= 1
     assert {request.status for request in requests[:first_yes]} == {413}
     assert all(request.size_bytes <= 300_000 for request in requests if request.status == 200)
-    oracle(t.path, far_end, events)
+    oracle(t.path, server, events)
 
 
 @pytest.mark.parametrize("kind", ["strings", "out_of_range", "repeated", "contradicting"])
-def test_odd_failed_records_over_http(trip, far_end, over_http, oracle, kind):
+def test_odd_failed_records_over_http(trip, server, over_http, oracle, kind):
     """Failed records in shapes that can't be believed lose no event and take none down with another."""
     t = trip()
     events = t.offer([event(n) for n in range(50)])
-    injection = far_end.inject(Fault.failed_records(kind), times=1)
+    injection = server.inject(Fault.failed_records(kind), times=1)
     t.deliver(over_http)
     delivered, dead, waiting = t.counts()
     assert injection.used == 1
     assert (delivered + dead, waiting) == (50, 0)
     assert dead == (1 if kind == "repeated" else 0)
-    oracle(t.path, far_end, events)
+    oracle(t.path, server, events)
 
 
 def test_large_suspect_leaves_room_for_others(trip):

@@ -568,7 +568,7 @@ def test_trickle_commits(desk):
 
 @pytest.mark.parametrize("form", ["lines", "array", "gzip"])
 def test_interrupted_file_goes_on_with_skip(desk, form):
-    """After SIGINT amid a long file, --skip with the number it said loses nothing and doubles nothing."""
+    """After SIGINT during a long file, --skip with the number it said loses nothing and doubles nothing."""
     padded = [event(n, pad="x" * 300) for n in range(100_000)]
     content = b"[" + b",".join(padded) + b"]" if form == "array" else b"\n".join(padded)
     name = desk.file("input", gzip.compress(content, 1) if form == "gzip" else content)
@@ -629,7 +629,7 @@ def test_interruption_leaves_out_files_that_could_not_be_read(desk):
 
 
 def test_full_queue_says_how_to_go_on(desk):
-    """When the queue is full amid a file, it ends with 75, and --skip later loses and doubles nothing."""
+    """When the queue is full during a file, it ends with 75, and --skip later loses and doubles nothing."""
     name = desk.file("input", ndjson(100_000))
     limit = {"FORWARDER_QUEUE_MAX_BYTES": "4MiB"}
     told = desk.enqueue(name, env={**desk.environ, **limit})

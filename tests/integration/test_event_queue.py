@@ -194,7 +194,7 @@ def test_queue_works_on_both_sides_of_a_fork(queue_path, rows, sql):
     assert sql(queue_path, "PRAGMA integrity_check") == [("ok",)]
 
 
-def test_fork_amid_busy_threads(queue_path, rows, sql):
+def test_fork_during_busy_threads(queue_path, rows, sql):
     """A fork while other threads put waits for their transactions, and the child's copy works too."""
     code = """
         import os, sys, threading
@@ -538,7 +538,7 @@ def test_write_transaction_holds_the_queue_from_its_beginning(queue_path):
 
 
 def test_stopped_holder_of_the_writer_lock(queue_path, rows, until):
-    """Behind a process that was stopped amid its turn, put gives up after its time limit; nothing is
+    """Behind a process that was stopped during its turn, put gives up after its time limit; nothing is
     stored, tries do not add up to threads or files, and once the holder is gone it works."""
     queue = EventQueue(queue_path, min_free_bytes=0, lock_timeout_s=0.1)
     threads = len(os.listdir("/proc/self/task"))
@@ -629,17 +629,17 @@ def set_aside(queue_path):
             os.rename(f"{queue_path}/{name}", f"{queue_path}/old{name.removeprefix('data')}")
 
 
-@pytest.mark.parametrize("anew", [True, False], ids=["another file", "no file"])
-def test_put_goes_to_the_file_at_the_path(queue, queue_path, rows, anew):
+@pytest.mark.parametrize("again", [True, False], ids=["another file", "no file"])
+def test_put_goes_to_the_file_at_the_path(queue, queue_path, rows, again):
     """When the database was set aside under an open queue, the next event goes to the one at the path,
     which is made if there is none."""
     queue.put(event(0))
     set_aside(queue_path)
-    if anew:
+    if again:
         with EventQueue(queue_path, min_free_bytes=0) as other:
             other.put(event(1))
     queue.put(event(2))
-    assert numbers(rows(queue_path)) == ([1, 2] if anew else [2])
+    assert numbers(rows(queue_path)) == ([1, 2] if again else [2])
 
 
 def test_directory_that_is_gone_is_made_again(queue, queue_path, rows):
@@ -941,10 +941,10 @@ def test_a_thread_waits_for_another_no_longer(queue_path):
 
 
 def test_waiting_for_the_writer_lock_is_taken_off_the_wait_for_sqlite(queue_path):
-    """Who has waited at the writer lock for most of the time waits for a stranger's lock for the rest."""
+    """After waiting for the writer lock, only the rest of the time is left for another program's lock."""
     queue = EventQueue(queue_path, min_free_bytes=0, lock_timeout_s=1.0)
-    stranger = sqlite3.connect(f"{queue_path}/data.db", isolation_level=None)
-    stranger.execute("BEGIN IMMEDIATE")
+    external = sqlite3.connect(f"{queue_path}/data.db", isolation_level=None)
+    external.execute("BEGIN IMMEDIATE")
     fd = os.open(f"{queue_path}/writer.lock", os.O_RDWR)
     fcntl.flock(fd, fcntl.LOCK_EX)
     letting_go = threading.Timer(0.7, lambda: fcntl.flock(fd, fcntl.LOCK_UN))
@@ -955,7 +955,7 @@ def test_waiting_for_the_writer_lock_is_taken_off_the_wait_for_sqlite(queue_path
     assert 0.9 < time.monotonic() - began < 1.5
     letting_go.join()
     os.close(fd)
-    stranger.close()
+    external.close()
     assert queue._producer._database.connect().execute("PRAGMA busy_timeout").fetchone() == (1000,)
     queue.put(EVENT)
     queue.close()

@@ -83,9 +83,9 @@ def test_copies_of_a_queue_tell_their_events_apart(queue_path, tmp_path):
     for number in range(2):
         copy = str(tmp_path / f"copy-{number}")
         shutil.copytree(queue_path, copy)
-        stranger = persistqueue.SQLiteAckQueue(copy, serializer=plain_json)
-        assert stranger.put(event(number)) == 1
-        stranger.close()
+        external = persistqueue.SQLiteAckQueue(copy, serializer=plain_json)
+        assert external.put(event(number)) == 1
+        external.close()
         with closing(Consumer(copy)) as consumer:
             [data] = consumer.claim_behind(0, 10, MIB).events
         ids.append(json.loads(data)["properties"]["$insert_id"])
@@ -110,7 +110,7 @@ def test_what_mixpanel_would_misread_goes_to_the_dead_letters(consumer, plain, q
 
 
 def test_plain_and_own_producers_at_once(consumer, queue, queue_path, until, figures):
-    """A plain producer in another process, our own here, and the consumer amid both: each event is
+    """A plain producer in another process, our own here, and the consumer during both: each event is
     delivered once, and the books balance."""
     code = (
         "import sys, persistqueue\n"
@@ -118,7 +118,7 @@ def test_plain_and_own_producers_at_once(consumer, queue, queue_path, until, fig
         "plain = persistqueue.SQLiteAckQueue(sys.argv[1], serializer=json)\n"
         "for n in range(200): plain.put({'event': 'A', 'properties': {'number': n}})\n"
     )
-    stranger = subprocess.Popen([sys.executable, "-c", code, queue_path])
+    external = subprocess.Popen([sys.executable, "-c", code, queue_path])
 
     def put_own():
         for number in range(200, 400):
@@ -127,17 +127,17 @@ def test_plain_and_own_producers_at_once(consumer, queue, queue_path, until, fig
     own = threading.Thread(target=put_own)
     own.start()
     delivered = {}
-    while stranger.poll() is None or own.is_alive() or consumer.last_id() > len(delivered):
+    while external.poll() is None or own.is_alive() or consumer.last_id() > len(delivered):
         delivered.update(drain(consumer))
     own.join()
-    assert stranger.returncode == 0
+    assert external.returncode == 0
     found = sorted(json.loads(data)["properties"]["number"] for data in delivered.values())
     assert found == list(range(400))
     assert (figures(queue_path).delivered, figures(queue_path).waiting) == (400, 0)
 
 
 def test_rows_keep_their_order(consumer, queue, plain):
-    """Rows of strangers and our own are delivered in the order in which they came."""
+    """Rows of external producers and our own are delivered in the order in which they came."""
     for number in range(6):
         (plain if number % 2 else queue).put(event(number))
     delivered = [json.loads(data)["properties"]["number"] for data in drain(consumer).values()]
@@ -227,7 +227,7 @@ def test_whatever_stands_as_status(consumer, queue_path, sql, status, figures):
 
 
 def test_leftovers_of_a_plain_consumer(consumer, queue, plain, queue_path, sql, figures):
-    """What a plain consumer has taken, nacked or given up is delivered; what it has acked is swept and
+    """What a plain consumer has taken, nacked or given up is delivered; what it has acked is deleted and
     counted as deleted; the books balance."""
     for number in range(10):
         (plain if number < 6 else queue).put(event(number))
@@ -329,13 +329,13 @@ def test_plain_consumer_reads_our_events(queue, plain, rows, queue_path):
     assert plain.get() == json.loads(rows(queue_path)[0])
 
 
-def test_opening_by_a_stranger_harms_nothing(consumer, queue, queue_path, figures):
-    """A stranger that opens the queue while events are in flight neither loses nor settles any."""
+def test_opening_by_an_external_producer_harms_nothing(consumer, queue, queue_path, figures):
+    """An external producer that opens the queue while events are in flight neither loses nor settles any."""
     queue.put_many(event(number) for number in range(3))
     claim = consumer.claim_behind(0, 10, MIB)
-    stranger = persistqueue.SQLiteAckQueue(queue_path, serializer=plain_json)
-    assert stranger.qsize() == 3
-    stranger.close()
+    external = persistqueue.SQLiteAckQueue(queue_path, serializer=plain_json)
+    assert external.qsize() == 3
+    external.close()
     consumer.settle(Settlement(claim.ids))
     assert figures(queue_path).delivered == 3
 
@@ -366,7 +366,7 @@ IMPLAUSIBLE = {
 
 @pytest.fixture(params=IMPLAUSIBLE)
 def implausible(request, queue, queue_path, sql):
-    """A queue of three events, where a stranger has used up the ids."""
+    """A queue of three events, where an external producer has used up the ids."""
     queue.put_many(event(number) for number in range(3))
     row_id, statement = IMPLAUSIBLE[request.param]
     sql(queue_path, statement.format(id=row_id, event=json.dumps(event(9))))
@@ -420,7 +420,7 @@ def test_a_daemon_delivers_what_it_can_before_the_ids_are_used_up(implausible, q
 
 
 def test_dead_letters_with_the_last_id_are_no_full_disk(queue, queue_path, consumer, sql):
-    """Where a stranger has used up the ids of the dead letters, no room is waited for."""
+    """Where an external producer has used up the ids of the dead letters, no room is waited for."""
     queue.put(event(1))
     sql(
         queue_path,

@@ -124,14 +124,14 @@ blocked = pytest.mark.parametrize("blocked", [pipe, stopped_terminal, terminal])
 
 @blocked
 def test_a_log_that_nobody_takes_stops_neither_delivery_nor_the_end(
-    blocked, started, offer, queue_path, rows, until, far_end
+    blocked, started, offer, queue_path, rows, until, server
 ):
     """With standard error full or held, all is delivered, and SIGTERM ends the daemon with 0 in seconds."""
     offer(range(NUMBERS))
     with blocked() as (_, fd, _):
         daemon = started(fd)
         until(lambda: not rows(queue_path), "all is delivered")
-        assert len(far_end.ledger.events) == NUMBERS
+        assert len(server.ledger.events) == NUMBERS
         daemon.send_signal(signal.SIGTERM)
 
         assert daemon.wait(10) == 0

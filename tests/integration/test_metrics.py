@@ -110,7 +110,7 @@ def test_nothing_is_served_or_loaded_unless_it_is_asked_for(forwarder, listen):
     assert (waiting, loaded) == ((1, True) if listen else (0, False))
 
 
-def test_figures_are_those_of_status_and_survive_a_restart(forwarder, serving, far_end, queue_path, until):
+def test_figures_are_those_of_status_and_survive_a_restart(forwarder, serving, server, queue_path, until):
     """Counters and gauges say what ``status --json`` says, in a queue in which everything has happened."""
     put(queue_path, 5)
     put(queue_path, 3, time=4_000_000_000_000)  # the year 2096, which is refused
@@ -165,10 +165,10 @@ def test_the_age_of_the_oldest_waiting_event_is_told(serving, queue_path, sql, f
     assert 1000 <= scrape(url)["forwarder_oldest_waiting_seconds"] < 1100
 
 
-def test_requests_are_counted_by_what_came_of_them(serving, far_end, queue_path, until):
+def test_requests_are_counted_by_what_came_of_them(serving, server, queue_path, until):
     """Each request counts once under its outcome and once in the histogram; those sent again as retries."""
-    far_end.inject(Fault.server_error(503), times=2)
-    far_end.inject(Fault.throttle(), times=1)
+    server.inject(Fault.server_error(503), times=2)
+    server.inject(Fault.throttle(), times=1)
     url = serving()
     put(queue_path, 1)
     until(lambda: scrape(url)["forwarder_requests_total", "delivered"])
@@ -184,9 +184,9 @@ def test_requests_are_counted_by_what_came_of_them(serving, far_end, queue_path,
     assert found["forwarder_queue_info", queue_path, ""] == 1
 
 
-def test_a_slow_request_is_in_the_bucket_of_its_duration(serving, far_end, queue_path, until):
+def test_a_slow_request_is_in_the_bucket_of_its_duration(serving, server, queue_path, until):
     """A request that took 0.3 s counts as longer than 0.25 s and shorter than a minute."""
-    far_end.inject(Fault.slow(0.3), times=1)
+    server.inject(Fault.slow(0.3), times=1)
     url = serving()
     put(queue_path, 1)
     until(lambda: scrape(url)["forwarder_requests_total", "delivered"])
@@ -195,9 +195,9 @@ def test_a_slow_request_is_in_the_bucket_of_its_duration(serving, far_end, queue
     assert found["forwarder_request_duration_seconds_bucket", "60.0"] == 1
 
 
-def test_a_wrong_clock_is_a_metric(serving, far_end, queue_path, until):
+def test_a_wrong_clock_is_a_metric(serving, server, queue_path, until):
     """forwarder_clock_skew_seconds says how far this host's clock is ahead, once a reply has told."""
-    far_end.inject(Fault.clock(-600))
+    server.inject(Fault.clock(-600))
     url = serving()
     assert "forwarder_clock_skew_seconds" not in scrape(url)
     put(queue_path, 1)
@@ -205,9 +205,9 @@ def test_a_wrong_clock_is_a_metric(serving, far_end, queue_path, until):
     assert skew_s == pytest.approx(600, abs=30)
 
 
-def test_events_in_flight_are_told(serving, far_end, queue_path, until):
+def test_events_in_flight_are_told(serving, server, queue_path, until):
     """Events whose answer is awaited are in flight, and wait."""
-    far_end.inject(Fault.hang())
+    server.inject(Fault.hang())
     url = serving()
     put(queue_path, 3)
     until(lambda: scrape(url)["forwarder_in_flight_events"] == 3)
@@ -257,7 +257,7 @@ def test_a_scrape_costs_the_same_with_any_number_waiting(serving, queue_path, sq
 # Alive and ready
 
 
-def test_blocked_delivery_is_no_reason_to_restart_it_or_to_pass_it_over(serving, far_end, queue_path, until):
+def test_blocked_delivery_is_no_reason_to_restart_it_or_to_pass_it_over(serving, server, queue_path, until):
     """With a key that is not taken the state says so; alive and ready the daemon is all the same."""
     url = serving(FORWARDER_MIXPANEL_TOKEN="another")
     put(queue_path, 1)
@@ -425,7 +425,8 @@ def test_a_port_that_this_user_may_not_have_is_a_matter_of_permission():
     os.seteuid(65534)
     try:
         with pytest.raises(
-            NotPermittedError, match=r"metrics\.listen: 127\.0\.0\.1:1 .*a port of 1024 or higher"
+            NotPermittedError,
+            match=r"metrics\.listen: can't listen on 127\.0\.0\.1:1: .*a port of 1024 or higher",
         ):
             Listener("127.0.0.1:1")
     finally:

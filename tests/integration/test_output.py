@@ -83,7 +83,7 @@ def unread():
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_a_full_device_is_said(line, run):
-    """What can't be written for want of room ends a command with 74 and that sentence alone."""
+    """What can't be written for lack of room ends a command with 74 and that sentence alone."""
     with open("/dev/full", "wb") as full:
         code, _, err = run(line, stdout=full)
 

@@ -101,7 +101,7 @@ def test_without_apply_it_only_looks(fill, queue_path, forwarder):
     assert told.returncode == 0
     assert "By its own books there should be 600 events and 200 dead letters: " in told.stdout
     assert "of these can't be read." in told.stdout
-    assert "It is in use: with --apply it is set aside first" in told.stdout
+    assert "It is in use. With --apply it is set aside first" in told.stdout
     found = forwarder.json("salvage", file)
     assert (found["events"], found["waiting_by_books"], found["dead_letters_by_books"]) == (600, 600, 200)
     assert found["missing"] == 200 - found["dead_letters"] > 0
@@ -137,14 +137,14 @@ def test_one_that_can_not_even_be_opened(fill, queue_path, forwarder, rows, lost
     assert (sound(queue_path).dead_letters, set_aside.damaged(queue_path)) == (200, [])
 
 
-def test_under_a_daemon_and_producers(fill, queue_path, forwarder, far_end, until):
-    """A daemon with batches out begins anew with the fresh database, producers go on, and every event that
+def test_under_a_daemon_and_producers(fill, queue_path, forwarder, server, until):
+    """A daemon with batches out begins again with the fresh database, producers go on, and every event that
     could be read, or was told to be accepted meanwhile, is delivered."""
     forwarder.environ["FORWARDER_DELIVERY_BATCH_EVENTS"] = "10"
     file = fill()
-    far_end.inject(Fault.slow(0.5))
+    server.inject(Fault.slow(0.5))
     daemon = forwarder.daemon()
-    until(lambda: far_end.ledger.figures()["in_progress"], "batches are out")
+    until(lambda: server.ledger.figures()["in_progress"], "batches are out")
     over, told = threading.Event(), []
 
     def produce():
@@ -163,10 +163,10 @@ def test_under_a_daemon_and_producers(fill, queue_path, forwarder, far_end, unti
     finally:
         over.set()
         producer.join()
-    far_end.clear()
+    server.clear()
     assert done.returncode == 0, done.stderr
     until(lambda: not sound(queue_path).waiting, "the queue is empty", 40)
-    delivered = numbers(entry.data for entry in far_end.ledger.events.values())
+    delivered = numbers(entry.data for entry in server.ledger.events.values())
     assert set(range(200, 800)) | set(told) == set(delivered)
     assert daemon.logged("queue.failed")
     assert daemon.process.poll() is None
@@ -189,7 +189,7 @@ def test_two_at_the_same_time(fill, queue_path, forwarder, rows):
     sound(queue_path)
 
 
-def test_one_that_comes_amid_another(fill, queue_path, rows):
+def test_one_that_comes_during_another(fill, queue_path, rows):
     """A salvage that another has overtaken ends, and brings nothing back twice."""
     fill()
     file = salvage.set_own_aside(queue_path)
@@ -231,7 +231,7 @@ def test_set_aside_while_it_is_examined(fill, queue_path, monkeypatch):
     assert salvage.set_own_aside(queue_path) == elsewhere[0]
 
 
-def test_killed_amid_it(fill, queue_path, forwarder, rows):
+def test_killed_during_it(fill, queue_path, forwarder, rows):
     """Killed when it has set the database aside and brought a part back, it goes on by the command that is
     named when it is called again."""
     file = fill()
@@ -246,7 +246,7 @@ salvage.apply(file, sys.argv[1], lambda _: os.kill(os.getpid(), signal.SIGKILL))
     again = forwarder("salvage", file, "--apply")
     assert again.returncode == 78
     done = forwarder(*remedy(again.stderr))
-    assert (done.returncode, "500 of them were brought back" in done.stdout) == (0, True), done.stderr
+    assert (done.returncode, "500 of them were recovered" in done.stdout) == (0, True), done.stderr
     assert numbers(rows(queue_path)) == list(range(200, 800))
     sound(queue_path)
 

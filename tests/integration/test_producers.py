@@ -35,12 +35,12 @@ def emptied(queue_path, rows, until):
     return lambda timeout_s=20: until(lambda: not rows(queue_path), "the queue is empty", timeout_s)
 
 
-def delivered(far_end):
-    """The numbers of the events that the far end has, sorted."""
-    return sorted(json.loads(entry.data)["properties"]["n"] for entry in far_end.ledger.events.values())
+def delivered(server):
+    """The numbers of the events that the server has, sorted."""
+    return sorted(json.loads(entry.data)["properties"]["n"] for entry in server.ledger.events.values())
 
 
-def test_all_kinds_at_once(forwarder, far_end, queue_path, emptied):
+def test_all_kinds_at_once(forwarder, server, queue_path, emptied):
     """Command, `EventQueue` and plain persist-queue feed one queue side by side; each event arrives once."""
     daemon = forwarder.daemon()
     script = (
@@ -64,8 +64,8 @@ def test_all_kinds_at_once(forwarder, far_end, queue_path, emptied):
     assert forwarder("enqueue", stdin=lines).stdout == "accepted 1,000 events\n"
     assert [producer.wait(60) for producer in producers] == [0] * 4
     emptied()
-    assert delivered(far_end) == list(range(1400))
-    assert (far_end.ledger.repeats, far_end.ledger.reused) == (0, 0)
+    assert delivered(server) == list(range(1400))
+    assert (server.ledger.repeats, server.ledger.reused) == (0, 0)
     found = forwarder.json("status")
     assert (found["accepted"], found["delivered"], found["waiting"]) == (1400, 1400, 0)
     assert daemon.logged("queue.failed") == []
@@ -74,11 +74,11 @@ def test_all_kinds_at_once(forwarder, far_end, queue_path, emptied):
 @pytest.mark.parametrize(
     "fault", [Fault.unauthorized(), Fault.server_error(), None], ids=["401", "503", "paused"]
 )
-def test_intake_goes_on_when_delivery_does_not(forwarder, far_end, queue_path, emptied, fault):
+def test_intake_goes_on_when_delivery_does_not(forwarder, server, queue_path, emptied, fault):
     """Blocked, backing off or paused: every kind of producer is served, without waiting for the network."""
     daemon = forwarder.daemon()
     if fault:
-        far_end.inject(fault)
+        server.inject(fault)
     else:
         forwarder("pause")
         daemon.wait_for("delivery.paused")
@@ -92,21 +92,21 @@ def test_intake_goes_on_when_delivery_does_not(forwarder, far_end, queue_path, e
     assert time.monotonic() - began_at < 5
     assert forwarder("enqueue", stdin=json.dumps(event(5))).returncode == 0
     assert forwarder.json("status")["waiting"] == 6
-    far_end.clear()
+    server.clear()
     forwarder("resume")
     emptied()
-    assert delivered(far_end) == list(range(6))
+    assert delivered(server) == list(range(6))
 
 
-def test_an_external_producers_event_is_completed_the_same_each_time(forwarder, far_end, queue_path, emptied):
+def test_an_external_producers_event_is_completed_the_same_each_time(forwarder, server, queue_path, emptied):
     """What plain persist-queue put gets `time` from its row and an `$insert_id` that no retry changes."""
-    far_end.inject(Fault.reset_after(), times=2)
+    server.inject(Fault.reset_after(), times=2)
     before = time.time()
     stranger_puts(queue_path, event(1), event(2, time=1_700_000_000, **{"$insert_id": "mine"}))
     forwarder.daemon()
     emptied()
-    assert far_end.ledger.repeats >= 2
-    entries = {json.loads(entry.data)["properties"]["n"]: entry for entry in far_end.ledger.events.values()}
+    assert server.ledger.repeats >= 2
+    entries = {json.loads(entry.data)["properties"]["n"]: entry for entry in server.ledger.events.values()}
     assert [entry.changed for entry in entries.values()] == [False, False]
     completed = json.loads(entries[1].data)["properties"]
     assert before - 1 <= completed["time"] / 1000 <= time.time() + 1
@@ -114,21 +114,21 @@ def test_an_external_producers_event_is_completed_the_same_each_time(forwarder, 
     assert json.loads(entries[2].data) == event(2, time=1_700_000_000, **{"$insert_id": "mine"})
 
 
-def test_completing_an_external_producers_event_survives_a_kill(forwarder, far_end, queue_path, emptied):
-    """A daemon that is killed after sending a stranger's event, and the next one, send the same bytes."""
+def test_completing_an_external_producers_event_survives_a_kill(forwarder, server, queue_path, emptied):
+    """A daemon killed after sending an external producer's event, and the next one, send the same bytes."""
     stranger_puts(queue_path, *map(event, range(20)))
-    far_end.inject(Fault.hang(taken=True))
+    server.inject(Fault.hang(taken=True))
     daemon = forwarder.daemon()
-    far_end.wait_for(lambda ledger: ledger.accepted == 20)
+    server.wait_for(lambda ledger: ledger.accepted == 20)
     daemon.kill()
-    far_end.clear()
+    server.clear()
     forwarder.daemon()
     emptied()
-    assert delivered(far_end) == list(range(20))
-    assert (far_end.ledger.repeats, far_end.ledger.altered, far_end.ledger.reused) == (20, 0, 0)
+    assert delivered(server) == list(range(20))
+    assert (server.ledger.repeats, server.ledger.altered, server.ledger.reused) == (20, 0, 0)
 
 
-def test_queue_that_a_stranger_made_is_adopted(forwarder, far_end, queue_path, emptied):
+def test_queue_that_an_external_producer_made_is_adopted(forwarder, server, queue_path, emptied):
     """A queue that plain persist-queue created, with events in it, is delivered and goes on being a queue."""
     stranger_puts(queue_path, *map(event, range(3)))
     forwarder.daemon()
@@ -136,7 +136,7 @@ def test_queue_that_a_stranger_made_is_adopted(forwarder, far_end, queue_path, e
     stranger_puts(queue_path, event(3))
     assert forwarder("enqueue", stdin=json.dumps(event(4))).returncode == 0
     emptied()
-    assert delivered(far_end) == list(range(5))
+    assert delivered(server) == list(range(5))
     assert forwarder.json("status")["accepted"] == 5
 
 
@@ -150,15 +150,15 @@ class Trap:
         return open, (self.path, "w")
 
 
-def test_what_is_no_event_goes_to_the_dead_letters(forwarder, far_end, queue_path, emptied, tmp_path):
-    """A stranger's pickles and other JSON become dead letters, unopened; what is beside them is delivered."""
+def test_what_is_no_event_goes_to_the_dead_letters(forwarder, server, queue_path, emptied, tmp_path):
+    """An external producer's pickles and other JSON become dead letters, unopened; the rest is delivered."""
     trap = tmp_path / "sprung"
     daemon = forwarder.daemon()
     stranger_puts(queue_path, event(1), "just text", ["a", "list"], {"event": "no properties"}, event(2))
     stranger_puts(queue_path, Trap(str(trap)), event(7), serializer=persistqueue.serializers.pickle)
     stranger_puts(queue_path, event(3))
     emptied()
-    assert delivered(far_end) == [1, 2, 3]
+    assert delivered(server) == [1, 2, 3]
     with closing(sqlite3.connect(f"file:{queue_path}/data.db?mode=ro", uri=True)) as connection:
         dead = connection.execute("SELECT data, reason FROM dead_letters ORDER BY event_id").fetchall()
     assert len(dead) == 5

@@ -1,4 +1,4 @@
-"""The daemon at a far end's rate limit: over real HTTP, with the 429s that the sandbox's limit gives."""
+"""The daemon at a server's rate limit: over real HTTP, with the 429s that the sandbox's limit gives."""
 
 import json
 import time
@@ -32,11 +32,11 @@ def put(queue_path, numbers):
 
 
 def test_connections_fall_at_a_rate_limit_and_rise_without_it(
-    forwarder, far_end, queue_path, rows, until, oracle
+    forwarder, server, queue_path, rows, until, oracle
 ):
-    """They grow until the far end says 429, are fewer then, and grow again when it no longer does."""
-    far_end.inject(Fault.slow(0.03))
-    limit = far_end.inject(Fault.rate_limit(RATE))
+    """They grow until the server says 429, are fewer then, and grow again when it no longer does."""
+    server.inject(Fault.slow(0.03))
+    limit = server.inject(Fault.rate_limit(RATE))
     offered = put(queue_path, range(2000))
     forwarder.daemon(**FAST)
 
@@ -53,12 +53,12 @@ def test_connections_fall_at_a_rate_limit_and_rise_without_it(
     )
     assert limit.used > 0
     until(lambda: not rows(queue_path), "all is delivered at the limit", 60)
-    refused = [request.status for request in far_end.ledger.requests].count(429)
-    assert 0 < refused <= far_end.ledger.request_count / 2
+    refused = [request.status for request in server.ledger.requests].count(429)
+    assert 0 < refused <= server.ledger.request_count / 2
 
-    far_end.clear()
-    far_end.inject(Fault.slow(0.03))
+    server.clear()
+    server.inject(Fault.slow(0.03))
     offered += put(queue_path, range(2000, 12_000))
     until(lambda: daemon().connections == 10, "connections rise again", 60)
     until(lambda: not rows(queue_path), "all is delivered", 60)
-    oracle(queue_path, far_end, offered)
+    oracle(queue_path, server, offered)

@@ -307,8 +307,8 @@ def frames(log):
 
 
 @pytest.mark.parametrize("missing", [1, 2, 5])
-def test_log_cut_amid_a_commit(queue_path, fresh, rows, missing):
-    """Of a log that ends amid a commit salvage takes what SQLite would: what it was to bury waits."""
+def test_log_cut_during_a_commit(queue_path, fresh, rows, missing):
+    """Of a log that ends during a commit salvage takes what SQLite would: its would-be dead letters wait."""
     queue, copy = EventQueue(queue_path, min_free_bytes=0), fresh + ".db"
     queue.put_many({"event": "A", "properties": {"n": n, "pad": "x" * 300}} for n in range(600))
     consumer = Consumer(queue_path)
@@ -331,14 +331,14 @@ def test_what_was_never_committed_does_not_come_back(queue_path, fresh, rows):
     """What a transaction has left in the log that was broken off is no event, where another went on, too."""
     queue, copy = EventQueue(queue_path, min_free_bytes=0), fresh + ".db"
     queue.put({"event": "A", "properties": {"n": 0}})
-    with closing(sqlite3.connect(f"{queue_path}/data.db", isolation_level=None)) as stranger:
+    with closing(sqlite3.connect(f"{queue_path}/data.db", isolation_level=None)) as external:
         # So small a cache that the pages go to the log before the commit.
-        stranger.execute("PRAGMA cache_size = 10")
-        stranger.execute("BEGIN IMMEDIATE")
+        external.execute("PRAGMA cache_size = 10")
+        external.execute("BEGIN IMMEDIATE")
         row = (b'{"event":"never","properties":{"pad":"%s"}}' % (b"x" * 300), 1.6e9, 1)
         insert = "INSERT INTO ack_queue_default (data, timestamp, status) VALUES (?, ?, ?)"
-        stranger.executemany(insert, [row] * 2000)
-        stranger.execute("ROLLBACK")
+        external.executemany(insert, [row] * 2000)
+        external.execute("ROLLBACK")
     queue.put({"event": "A", "properties": {"n": 1}})
     for part in ("", "-wal"):
         shutil.copy(f"{queue_path}/data.db{part}", copy + part)
@@ -502,7 +502,7 @@ def test_an_external_producers_rows_are_completed_as_the_daemon_would(queue_path
 
 
 def test_broken_off_and_done_again(fill, fresh, rows):
-    """Killed amid --apply and called again, it goes on: nothing is missing, nothing is there twice."""
+    """Killed during --apply and called again, it goes on: nothing is missing, nothing is there twice."""
     file = fill()
     events = list(stored(file).values())
     code = """

@@ -79,7 +79,7 @@ def command() -> Iterator[Any]:
 
 
 @pytest.fixture
-def far_end() -> Iterator[Sandbox]:
+def server() -> Iterator[Sandbox]:
     with Sandbox() as sandbox:
         yield sandbox
 
@@ -216,46 +216,46 @@ def test_the_command_stops_when_nobody_reads_it(command: Any) -> None:
     running.process.stderr.close()
 
 
-def test_the_remote_ledger_is_the_ledger(far_end: Sandbox) -> None:
+def test_the_remote_ledger_is_the_ledger(server: Sandbox) -> None:
     """Figures, events with their bytes, and requests are the same from afar."""
-    remote = RemoteSandbox(far_end.url + "/")
+    remote = RemoteSandbox(server.url + "/")
     body = b'[{"event":"\xc3\xa9","properties":{"time":1700000000,"distinct_id":"","$insert_id":"one"}}]'
     for _ in range(2):
-        assert ask(far_end.url + "/import?strict=1", "POST", body)[0] == 200
-    assert remote.ledger.events == far_end.ledger.events
+        assert ask(server.url + "/import?strict=1", "POST", body)[0] == 200
+    assert remote.ledger.events == server.ledger.events
     assert list(remote.ledger.events.values()) == [
-        Entry(body[1:-1], far_end.ledger.events["one"].sha256, copies=2, changed=False)
+        Entry(body[1:-1], server.ledger.events["one"].sha256, copies=2, changed=False)
     ]
-    assert remote.ledger.requests == far_end.ledger.requests
+    assert remote.ledger.requests == server.ledger.requests
     assert (remote.ledger.accepted, remote.ledger.repeats, remote.ledger.request_count) == (1, 1, 2)
-    status, lines = ask(far_end.url + "/sandbox/ledger/events")
+    status, lines = ask(server.url + "/sandbox/ledger/events")
     assert (status, set(json.loads(lines))) == (200, {"insert_id", "copies", "changed", "sha256"})
 
 
-def test_faults_are_injected_and_cleared_from_afar(far_end: Sandbox) -> None:
+def test_faults_are_injected_and_cleared_from_afar(server: Sandbox) -> None:
     """The remote verbs do what those in Python do."""
-    remote = RemoteSandbox(far_end.url)
+    remote = RemoteSandbox(server.url)
     remote.inject("throttle", times=1, retry_after_s=2)
     remote.inject("server_error", status=500)
-    assert json.loads(ask(far_end.url + "/sandbox/faults")[1].splitlines()[0]) == {
+    assert json.loads(ask(server.url + "/sandbox/faults")[1].splitlines()[0]) == {
         "fault": "throttle",
         "used": 0,
         "left": 1,
     }
-    assert [send(far_end.url, event()) for _ in range(3)] == [429, 500, 500]
+    assert [send(server.url, event()) for _ in range(3)] == [429, 500, 500]
     remote.clear()
-    assert send(far_end.url, event()) == 200
+    assert send(server.url, event()) == 200
 
 
-def test_what_hangs_is_released_from_afar(far_end: Sandbox) -> None:
+def test_what_hangs_is_released_from_afar(server: Sandbox) -> None:
     """release lets go of the requests that hang, and leaves the faults in force."""
-    remote = RemoteSandbox(far_end.url)
+    remote = RemoteSandbox(server.url)
     remote.inject("hang", times=1)
     failed: list[BaseException] = []
 
     def run() -> None:
         try:
-            send(far_end.url, event())
+            send(server.url, event())
         except OSError as error:
             failed.append(error)
 
@@ -268,11 +268,11 @@ def test_what_hangs_is_released_from_afar(far_end: Sandbox) -> None:
     assert len(failed) == 1
 
 
-def test_waiting_from_afar(far_end: Sandbox) -> None:
+def test_waiting_from_afar(server: Sandbox) -> None:
     """wait_for returns with the change, and says what it saw when time runs out."""
-    remote = RemoteSandbox(far_end.url)
-    far_end.inject(Fault.slow(0.1))
-    thread = threading.Thread(target=send, args=(far_end.url, event()))
+    remote = RemoteSandbox(server.url)
+    server.inject(Fault.slow(0.1))
+    thread = threading.Thread(target=send, args=(server.url, event()))
     thread.start()
     remote.wait_for(lambda ledger: ledger.accepted == 1)
     thread.join()
@@ -295,18 +295,18 @@ def test_waiting_from_afar(far_end: Sandbox) -> None:
     ],
 )
 def test_control_requests_that_make_no_sense(
-    far_end: Sandbox, method: str, path: str, body: bytes | None, status: int, words: bytes
+    server: Sandbox, method: str, path: str, body: bytes | None, status: int, words: bytes
 ) -> None:
     """They are refused with the reason, and nothing is injected."""
-    answered, text = ask(far_end.url + path, method, body)
+    answered, text = ask(server.url + path, method, body)
     assert (answered, words in text) == (status, True), text
-    assert far_end.schedule.in_force == []
+    assert server.schedule.in_force == []
 
 
-def test_a_wrong_fault_from_afar_is_an_error(far_end: Sandbox) -> None:
+def test_a_wrong_fault_from_afar_is_an_error(server: Sandbox) -> None:
     """The remote class raises what the sandbox says."""
     with pytest.raises(ValueError, match="no fault 'flood'; there are outage"):
-        RemoteSandbox(far_end.url).inject("flood")
+        RemoteSandbox(server.url).inject("flood")
 
 
 def test_faults_on_a_command_line() -> None:

@@ -43,7 +43,7 @@ class Way:
         return sent
 
     def post(self, batch):
-        """Send it to the far end; returns the reply, and has it acted on in the next turn."""
+        """Send it to the server; returns the reply, and has it acted on in the next turn."""
         reply = self.client.post(EVENTS.pack(batch.events))
         self.worker.receive(batch, judge(EVENTS, reply, batch.events, self.client.strict))
         return reply
@@ -77,7 +77,7 @@ def offer(queue_path):
 
 
 @pytest.fixture
-def way(queue_path, far_end, monkeypatch):
+def way(queue_path, server, monkeypatch):
     """Makes the way from settings, which are given as in the environment."""
     monkeypatch.setenv("FORWARDER_MIXPANEL_TOKEN", "sandbox-token")
     with ExitStack() as stack:
@@ -87,7 +87,7 @@ def way(queue_path, far_end, monkeypatch):
             if without_token:
                 monkeypatch.delenv("FORWARDER_MIXPANEL_TOKEN")
             environ = {
-                "mixpanel_url": far_end.url,
+                "mixpanel_url": server.url,
                 "delivery_linger_s": "0",
                 "queue_path": queue_path,
             } | given
@@ -123,14 +123,14 @@ def test_mixpanel_region(way, monkeypatch):
     assert [line.split()[:2] for line in asked] == [[b"CONNECT", b"api-eu.mixpanel.com:443"]]
 
 
-def test_mixpanel_url(way, offer, far_end):
+def test_mixpanel_url(way, offer, server):
     """Requests go to the address that is given."""
     offer(1)
     assert list(way().rounds())
-    assert [request.path.partition("?")[0] for request in far_end.ledger.requests] == ["/import"]
+    assert [request.path.partition("?")[0] for request in server.ledger.requests] == ["/import"]
 
 
-def test_mixpanel_project_id_mixpanel_service_account_mixpanel_secret_file(way, offer, far_end, tmp_path):
+def test_mixpanel_project_id_mixpanel_service_account_mixpanel_secret_file(way, offer, server, tmp_path):
     """A service account signs in with its own secret, for its project."""
     secret = tmp_path / "secret"
     secret.touch(0o600)
@@ -138,35 +138,35 @@ def test_mixpanel_project_id_mixpanel_service_account_mixpanel_secret_file(way, 
     offer(1)
     account = {"mixpanel_service_account": "user", "mixpanel_project_id": "123"}
     assert list(way(without_token=True, mixpanel_secret_file=str(secret), **account).rounds())
-    (request,) = far_end.ledger.requests
+    (request,) = server.ledger.requests
     assert "project_id=123" in request.path
 
 
-def test_mixpanel_token_file(way, offer, far_end, tmp_path):
+def test_mixpanel_token_file(way, offer, server, tmp_path):
     """The token is read from its file."""
     token = tmp_path / "token"
     token.touch(0o600)
     token.write_text("sandbox-token\n")
     offer(1)
     assert list(way(without_token=True, mixpanel_token_file=str(token)).rounds())
-    assert far_end.ledger.accepted == 1
+    assert server.ledger.accepted == 1
 
 
 @pytest.mark.parametrize(("given", "asked"), [("true", "strict=1"), ("false", "strict=0")])
-def test_mixpanel_strict(given, asked, way, offer, far_end, rows, queue_path):
-    """The far end is asked for it, and its answer is understood accordingly: everything is settled."""
+def test_mixpanel_strict(given, asked, way, offer, server, rows, queue_path):
+    """The server is asked for it, and its answer is understood accordingly: everything is settled."""
     offer(3)
     assert list(way(mixpanel_strict=given).rounds())
-    assert [request.path.count(asked) for request in far_end.ledger.requests] == [1]
+    assert [request.path.count(asked) for request in server.ledger.requests] == [1]
     assert rows(queue_path) == []
 
 
 @pytest.mark.parametrize(("given", "asked"), [("true", 0), ("false", 1)])
-def test_mixpanel_geolocate(given, asked, way, offer, far_end):
-    """Unless it is on, the far end is told not to place events where this host is."""
+def test_mixpanel_geolocate(given, asked, way, offer, server):
+    """Unless it is on, the server is told not to place events where this host is."""
     offer(1)
     assert list(way(mixpanel_geolocate=given).rounds())
-    assert [request.path.count("ip=0") for request in far_end.ledger.requests] == [asked]
+    assert [request.path.count("ip=0") for request in server.ledger.requests] == [asked]
 
 
 def test_mixpanel_ca_file(way, tmp_path):
@@ -177,19 +177,19 @@ def test_mixpanel_ca_file(way, tmp_path):
         way(mixpanel_url="https://mixpanel.invalid", mixpanel_ca_file=str(bundle))
 
 
-def test_delivery_batch_events(way, offer, far_end):
+def test_delivery_batch_events(way, offer, server):
     """A request has at most so many events."""
     offer(7)
     assert list(way(delivery_batch_events="3").rounds())
-    assert sorted(request.events for request in far_end.ledger.requests) == [1, 3, 3]
+    assert sorted(request.events for request in server.ledger.requests) == [1, 3, 3]
 
 
-def test_delivery_batch_bytes(way, offer, far_end):
+def test_delivery_batch_bytes(way, offer, server):
     """A request has at most so many bytes, uncompressed."""
     offer(4, size=500_000)
     assert list(way(delivery_batch_bytes="1MiB").rounds())
-    assert sorted(request.events for request in far_end.ledger.requests) == [2, 2]
-    assert max(request.size_bytes for request in far_end.ledger.requests) <= 2**20
+    assert sorted(request.events for request in server.ledger.requests) == [2, 2]
+    assert max(request.size_bytes for request in server.ledger.requests) <= 2**20
 
 
 def test_delivery_linger_s(way, offer):
@@ -201,7 +201,7 @@ def test_delivery_linger_s(way, offer):
 
 @pytest.mark.parametrize("most", [1, 2, 5])
 def test_delivery_connections(most, way, offer):
-    """So many requests are out at once, as soon as the far end is found to bear them, and never more."""
+    """So many requests are out at once, as soon as the server is found to bear them, and never more."""
     offer(60)
     at_once = [len(sent) for sent in way(delivery_connections=str(most), delivery_batch_events="1").rounds()]
     assert sum(at_once) == 60
@@ -209,7 +209,7 @@ def test_delivery_connections(most, way, offer):
 
 
 def test_delivery_connect_timeout_s(way):
-    """A far end that does not take the connection is given up after so long."""
+    """A server that does not take the connection is given up after so long."""
     with ExitStack() as stack:
         full = stack.enter_context(closing(socket.socket()))
         full.bind(("127.0.0.1", 0))
@@ -225,9 +225,9 @@ def test_delivery_connect_timeout_s(way):
         assert time.monotonic() - began_at < 3
 
 
-def test_delivery_read_timeout_s(way, far_end):
-    """A far end that does not answer is given up after so long."""
-    far_end.inject(Fault.hang())
+def test_delivery_read_timeout_s(way, server):
+    """A server that does not answer is given up after so long."""
+    server.inject(Fault.hang())
     client = way(delivery_read_timeout_s="0.2").client
     began_at = time.monotonic()
     assert client.post(EVENTS.pack([b"{}"])).error.startswith("no whole answer")

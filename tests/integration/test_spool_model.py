@@ -1,4 +1,4 @@
-"""The spool against a model of a few lines: whatever producers, strangers, the daemon, people and crashes do
+"""The spool against a model of a few lines: whatever producers of any kind, the daemon, people and crashes do
 to it in whatever order, its rows, its dead letters and its books are those that the model foresees.
 
 ``FORWARDER_CRASH_S=600`` goes on for so many seconds; ``FORWARDER_TEST_SEED=7`` repeats the run of that seed.
@@ -55,7 +55,7 @@ class Spool(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.home, self.lives, self.number = tempfile.mkdtemp(), 0, 0
-        # The model: rows by id as they stand there, the bytes in which strangers' go out, what strangers have
+        # The model: rows by id as stored, the bytes in which external ones go out, what externals have
         # acked or deleted, letters by id, totals.
         self.rows, self.final, self.acked, self.missing, self.letters = {}, {}, set(), set(), {}
         self.last_id = self.last_letter = self.delivered = self.dead = self.deleted = 0
@@ -118,7 +118,7 @@ class Spool(RuleBasedStateMachine):
 
     # Strangers
 
-    def stranger(self):
+    def external(self):
         if self.plain is None:
             self.plain = persistqueue.SQLiteAckQueue(self.path, auto_resume=False, serializer=plain_json)
         return self.plain
@@ -127,13 +127,13 @@ class Spool(RuleBasedStateMachine):
     def put_by_a_stranger(self):
         self.number += 1
         item = {"event": "s", "properties": {"n": self.number}}
-        assert self.stranger().put(item) == self.last_id + 1
+        assert self.external().put(item) == self.last_id + 1
         self.added([plain_json.dumps(item)])
         self.final[self.last_id] = None  # not known before it is claimed
 
     @rule(data=st.sampled_from(RUBBISH))
     def put_rubbish(self, data):
-        assert self.stranger().put(json.loads(data)) == self.last_id + 1
+        assert self.external().put(json.loads(data)) == self.last_id + 1
         self.added([data])
 
     @rule()
@@ -145,12 +145,12 @@ class Spool(RuleBasedStateMachine):
     def get_by_a_stranger(self, count):
         for _ in range(count):
             try:
-                self.taken.append(self.stranger().get(block=False, raw=True)["pqid"])
+                self.taken.append(self.external().get(block=False, raw=True)["pqid"])
             except persistqueue.Empty:
                 assert self.rows.keys() <= {*self.taken, *self.acked, *self.untold()}
 
     def untold(self):
-        """Rows that a stranger took, or gave up, before."""
+        """Rows that an external producer took, or gave up, before."""
         return [row for (row,) in self.watch.execute("SELECT _id FROM ack_queue_default WHERE status > 1")]
 
     @precondition(lambda self: self.taken)
@@ -173,7 +173,7 @@ class Spool(RuleBasedStateMachine):
     @rule(count=st.integers(1, 3))
     def clear_by_a_stranger(self, count):
         self.consume_by_a_stranger(count)
-        self.stranger().clear_acked_data(max_delete=count, keep_latest=0)
+        self.external().clear_acked_data(max_delete=count, keep_latest=0)
         for row_id in sorted(self.acked, reverse=True)[:count]:
             self.acked.remove(row_id)
             self.missing.add(row_id)
@@ -190,24 +190,24 @@ class Spool(RuleBasedStateMachine):
         assert claim.last_id == (read[-1] if read else self.cursor)
         assert bool(read) == bool(ahead)
         assert max_bytes < 10**6 or len(read) == min(most, len(ahead))
-        swept = [row_id for row_id in read if row_id in self.acked]
+        acked = [row_id for row_id in read if row_id in self.acked]
         dead = [row_id for row_id in read if row_id not in self.acked and self.rows[row_id] in RUBBISH]
-        assert list(claim.ids) == [row_id for row_id in read if row_id not in {*swept, *dead}]
+        assert list(claim.ids) == [row_id for row_id in read if row_id not in {*acked, *dead}]
         assert claim.dead == len(dead)
         assert claim.size_bytes == sum(map(len, claim.events)) + len(claim.events)
         assert claim.size_bytes <= max_bytes or len(read) == 1
         for row_id, data in zip(claim.ids, claim.events, strict=True):
             self.learn(row_id, data)
-        self.bury([(row_id, self.rows[row_id]) for row_id in dead])
-        self.gone(swept)
-        self.deleted += len(swept)
-        seen["swept"] += len(swept)
+        self.dead_letter([(row_id, self.rows[row_id]) for row_id in dead])
+        self.gone(acked)
+        self.deleted += len(acked)
+        seen["deleted acked"] += len(acked)
         self.cursor = claim.last_id
         if claim.ids:
             self.flight.append((claim.ids, claim.events))
 
     def learn(self, row_id, data):
-        """A stranger's event is completed when it is claimed, and has the same bytes from then on."""
+        """An external producer's event is completed when claimed, and has the same bytes from then on."""
         if self.final.get(row_id, b"") is None:
             found = json.loads(data)
             assert found["properties"].pop("time") > 0
@@ -224,7 +224,7 @@ class Spool(RuleBasedStateMachine):
             self.acked.discard(row_id)
             self.missing.discard(row_id)
 
-    def bury(self, dead):
+    def dead_letter(self, dead):
         for row_id, data in dead:
             self.last_letter += 1
             self.letters[self.last_letter] = (row_id, data)
@@ -245,7 +245,7 @@ class Spool(RuleBasedStateMachine):
         return Settlement(ids, dead, short=int(is_short and len(dead) < len(ids)))
 
     def settled(self, settlement):
-        self.bury([(letter.event_id, letter.data) for letter in settlement.dead])
+        self.dead_letter([(letter.event_id, letter.data) for letter in settlement.dead])
         self.gone(settlement.ids)
         self.delivered += len(settlement.ids) - len(settlement.dead)
         self.short += settlement.short
@@ -359,7 +359,7 @@ class Spool(RuleBasedStateMachine):
         self.close_plain()
         self.watch.close()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # a fork amid threads; none has a lock here
+            warnings.simplefilter("ignore", DeprecationWarning)  # a fork during threads; none has a lock here
             child = os.fork()
         if not child:
             try:
@@ -415,7 +415,7 @@ class Spool(RuleBasedStateMachine):
         assert (found.short, found.dead_letters, found.paused) == (self.short, len(self.letters), self.paused)
         assert found.accepted == found.delivered + found.dead_lettered + found.deleted + found.waiting
         assert found.dead_lettered == found.dead_letters + found.retried + found.discarded
-        # Rows that a stranger deletes are missed until the queue is empty, and `check` says so.
+        # Rows that an external producer deletes are missed until the queue is empty, and `check` says so.
         assert unsound == (["books: queue"] if self.missing else [])
 
 
@@ -431,4 +431,6 @@ def test_the_spool_does_what_the_model_foresees():
         run_state_machine_as_test(seed(SEED + turn)(Spool), settings=budget)
         turn += 1
     print(dict(seen))
-    assert all(seen[what] for what in ("killed", "copied", "dead", "swept", "retried", "claimed again")), seen
+    assert all(
+        seen[what] for what in ("killed", "copied", "dead", "deleted acked", "retried", "claimed again")
+    ), seen

@@ -60,7 +60,7 @@ def fill(path, waiting=2, delivered=3, dead=4):
 
 
 def alter(path, statement, *values):
-    """Change the database as a stranger might."""
+    """Change the database as an external producer might."""
     with closing(sqlite3.connect(f"{path}/data.db")) as connection:
         connection.execute(statement, values)
         connection.commit()
@@ -132,7 +132,7 @@ def test_an_empty_queue_has_no_oldest_event(run, queue_path):
     ("age_s", "told_s"), [(500, 500), (-9999, 0), (None, 0), ("never", 0), (-9e99, 0), (9e99, 0)]
 )
 def test_a_wrong_timestamp_gives_no_impossible_age(age_s, told_s, run, queue_path):
-    """A clock that was set back, or a stranger's odd timestamp, never makes an age negative or an error."""
+    """A clock that was set back, or a producer's odd timestamp, never makes an age negative or an error."""
     fill(queue_path, waiting=1)
     timestamp = time.time() - age_s if isinstance(age_s, int | float) else age_s
     alter(queue_path, "UPDATE ack_queue_default SET timestamp = ?", timestamp)
@@ -154,16 +154,16 @@ def test_paused_and_stopped(run, queue_path):
     assert "paused (`forwarder resume`)" in found["state_reason"]
 
 
-def test_what_the_daemon_says_is_shown(forwarder, far_end, until):
+def test_what_the_daemon_says_is_shown(forwarder, server, until):
     """While a daemon runs, state, reason, last error and process are its own; after it, it is stopped."""
     daemon = forwarder.daemon()
     assert until(lambda: forwarder.json("status")["state"] == "running")
 
-    far_end.inject(Fault.unauthorized())
+    server.inject(Fault.unauthorized())
     forwarder("enqueue", "-e", "E")
     blocked = until(lambda: (found := forwarder.json("status"))["state"] == "blocked" and found)
     told = forwarder("status").stdout
-    far_end.clear()
+    server.clear()
     forwarder("pause")
     until(lambda: forwarder.json("status")["state"] == "paused")
     daemon.stop()
@@ -282,7 +282,7 @@ def test_the_forecast_is_from_the_net(queue_path, sql, accepted, eta_s, monkeypa
 
 
 @pytest.mark.parametrize("width", [30, 80, 200])
-def test_nothing_wraps_amid_a_word(queue_path, width):
+def test_nothing_wraps_during_a_word(queue_path, width):
     """On any terminal each line fits, but for a word that is longer, and each word is whole."""
     fill(queue_path)
     found = gather(queue_path) | {
@@ -295,20 +295,20 @@ def test_nothing_wraps_amid_a_word(queue_path, width):
     assert all(len(line) <= width for line in lines if len(line.split()) > 1)
 
 
-def test_requests_by_outcome(forwarder, far_end, until):
+def test_requests_by_outcome(forwarder, server, until):
     """What came of the daemon's requests is counted since its start, and told."""
     forwarder.daemon()
-    far_end.inject(Fault.server_error(), times=1)
+    server.inject(Fault.server_error(), times=1)
     forwarder("enqueue", "-e", "E")
     until(lambda: forwarder.json("status")["requests"] == {"unreachable": 1, "delivered": 1})
     found = forwarder("status").stdout
     assert "requests       1 delivered, 1 unreachable; half took up to" in found
 
 
-def test_the_last_error_has_its_time(forwarder, far_end, until):
+def test_the_last_error_has_its_time(forwarder, server, until):
     """Beside the last error stands when it was, for people and in --json."""
     forwarder.daemon()
-    far_end.inject(Fault.server_error(), times=1)
+    server.inject(Fault.server_error(), times=1)
     forwarder("enqueue", "-e", "E")
     found = until(lambda: (status := forwarder.json("status"))["last_error_at"] and status)
     assert abs(time.time() - datetime.fromisoformat(found["last_error_at"]).timestamp()) < 20
@@ -456,7 +456,7 @@ def test_watch_prints_objects(queue_path):
 
 
 def test_watch_redraws_on_a_terminal(queue_path):
-    """On a terminal --watch shows the whole, anew each second, until interrupted."""
+    """On a terminal --watch shows the whole, again each second, until interrupted."""
     fill(queue_path, waiting=5)
     master, slave = pty.openpty()
     with (
@@ -474,9 +474,9 @@ def test_watch_redraws_on_a_terminal(queue_path):
     assert b"\x1b[" in seen
 
 
-def test_a_halted_daemon_is_not_said_to_deliver(forwarder, far_end, queue, until):
+def test_a_halted_daemon_is_not_said_to_deliver(forwarder, server, queue, until):
     """Under SIGSTOP the daemon can't tell: status says that it is halted, and how it goes on."""
-    far_end.stop_listening()
+    server.stop_listening()
     queue.put({"event": "A", "properties": {"distinct_id": "x"}})
     daemon = forwarder.daemon()
     pid = daemon.process.pid
@@ -488,7 +488,7 @@ def test_a_halted_daemon_is_not_said_to_deliver(forwarder, far_end, queue, until
     assert f"`kill -CONT {pid}`" in found["state_reason"]
     assert forwarder("status").stdout.startswith("Blocked: process")
     assert f"`kill -CONT {pid}`" in forwarder("check").stdout
-    far_end.listen_again()
+    server.listen_again()
     daemon.process.send_signal(signal.SIGCONT)
     until(lambda: forwarder.json("status")["waiting"] == 0)
     until(lambda: forwarder.json("status")["state"] == "running")

@@ -98,9 +98,9 @@ def test_nothing_is_held_in_a_queue_that_is_not_there(run, queue_path):
     assert not os.path.exists(queue_path)
 
 
-def test_what_is_in_flight(forwarder, far_end, until, figures, queue_path):
+def test_what_is_in_flight(forwarder, server, until, figures, queue_path):
     """What is held or deleted while it is being sent counts as that, and once; a person is told of it."""
-    hanging = far_end.inject(Fault.hang(taken=True), times=1)
+    hanging = server.inject(Fault.hang(taken=True), times=1)
     forwarder("pause")
     for name in "ABC":
         forwarder("enqueue", "-e", name)
@@ -110,7 +110,7 @@ def test_what_is_in_flight(forwarder, far_end, until, figures, queue_path):
     done = forwarder("waiting", "delete", "1")
     assert "being sent; such an event may be delivered although deleted." in done.stderr
     assert forwarder("waiting", "hold", "2").returncode == 0
-    far_end.release()
+    server.release()
     until(lambda: forwarder.json("status")["delivered"] == 1)
     found = figures(queue_path)
     assert (found.accepted, found.deleted, found.held, found.delivered, found.waiting) == (3, 1, 1, 1, 1)

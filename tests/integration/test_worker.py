@@ -1,4 +1,4 @@
-"""What a turn of the daemon's work comes to when the queue under it is moved, replaced or read in vain."""
+"""What a turn of the daemon does when the queue under it is moved, replaced or can't be read."""
 
 import glob
 import os

@@ -74,17 +74,17 @@ def refusal(_batch=None):
 
 
 def unless(is_bad, otherwise=refusal):
-    """A far end that refuses each batch with a bad event in it as a whole, and takes the others."""
+    """A server that refuses each batch with a bad event in it as a whole, and takes the others."""
     return lambda batch: otherwise(batch) if any(map(is_bad, batch.events)) else yes(batch)
 
 
 def judging(is_bad):
-    """A far end that refuses each batch with a bad event without naming it, and takes the others."""
+    """A server that refuses each batch with a bad event without naming it, and takes the others."""
 
-    def far_end(batch):
+    def server(batch):
         return named(batch) if tuple(batch.events) == (EVENTS.probe,) else unless(is_bad)(batch)
 
-    return far_end
+    return server
 
 
 class Trip:
@@ -134,7 +134,7 @@ class Trip:
         self.outcomes.append(report.outcome.verdict)
         return report
 
-    def deliver(self, far_end, for_s=600.0, until=lambda: False):
+    def deliver(self, server, for_s=600.0, until=lambda: False):
         """Send what may be sent, as much at once as may be, for so much of the test's time, or until idle.
 
         Returns how much time it took.
@@ -146,7 +146,7 @@ class Trip:
                 flight.append(batch)
             for batch in flight:
                 self.sent.append(list(batch.events))
-                self.settle(batch, far_end(batch))
+                self.settle(batch, server(batch))
             if not flight:
                 self.now += min(max(self.dispatcher.wait_s(self.now), 0.001), 1.0)
         return self.now - began_at

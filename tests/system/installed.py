@@ -22,8 +22,8 @@ retry_initial_s = 0.1
 retry_max_s = 0.2
 """
 REMOVE = """
-systemctl kill -s KILL "$1" 'far-end-*'
-systemctl stop "$1" 'far-end-*' holder
+systemctl kill -s KILL "$1" 'sandbox-*'
+systemctl stop "$1" 'sandbox-*' holder
 systemctl reset-failed
 rm -rf "/etc/systemd/system/$1.service.d"
 find "$2" -mindepth 1 -delete
@@ -117,11 +117,11 @@ class Service:
         """The entries of a message's name."""
         return self.journal(f"FORWARDER_EVENT={event}")
 
-    def start_far_end(self, *options: str, port: int = 0) -> None:
+    def start_server(self, *options: str, port: int = 0) -> None:
         """Start a stand-in for Mixpanel in the box, as a unit of its own, and wait for it."""
         port = port or self.port
         command = ["forwarder", "sandbox", "--port", str(port), "--token", self.token, *options]
-        self.box.run("systemd-run", "-q", "--collect", f"--unit=far-end-{port}", *command)
+        self.box.run("systemd-run", "-q", "--collect", f"--unit=sandbox-{port}", *command)
         # A box has nothing that tells of a port that opens: it is asked for.
         script = (
             "import socket, sys, time\n"
@@ -129,9 +129,9 @@ class Service:
         )
         self.box.run("timeout", "20", "/opt/forwarder/python/bin/python3", "-c", script, str(port))
 
-    def signal_far_end(self, name: str) -> None:
+    def signal_server(self, name: str) -> None:
         """Send the stand-in a signal."""
-        self.box.run("systemctl", "kill", "-s", name, f"far-end-{self.port}")
+        self.box.run("systemctl", "kill", "-s", name, f"sandbox-{self.port}")
 
     def remove(self) -> None:
         """Take away all that a test may have left of it, of its stand-in and in the journal."""

@@ -144,7 +144,7 @@ def test_a_queue_that_is_none_ends_it_before_it_is_ready(service):
 def test_a_full_queue_is_a_reason_to_start(service, until):
     """The check before the start lets a daemon run that will make room."""
     service.enqueue("A", "B")
-    service.start_far_end()
+    service.start_server()
     service.box.run("sed", "-i", "s/^min_free_bytes.*/min_free_bytes = '1024TiB'/", service.config)
     assert re.search("^FAIL +disk", service.forwarder("check", check=False).stdout, re.MULTILINE)
 
@@ -181,7 +181,7 @@ def test_it_boots_without_a_network_and_delivers_once_there_is_one(service, unti
     )
     assert service["NRestarts"] == "0"
 
-    service.start_far_end()
+    service.start_server()
 
     until(lambda: service.figures["delivered"] == 3)
     until(lambda: re.search(r'Status: "running: 0 events wait, [^"]* delivered a second', service.status()))
@@ -198,7 +198,7 @@ def test_killed_it_is_started_again_and_delivers(service, until):
     service.box.run("kill", "-KILL", str(pid))
 
     until(lambda: service["NRestarts"] == "1" and service["ActiveState"] == "active")
-    service.start_far_end()
+    service.start_server()
 
     until(lambda: service.figures["delivered"] == 1)
     assert service.pid != pid
@@ -232,14 +232,14 @@ def test_a_loop_that_hangs_is_ended_and_the_journal_says_where(service, until):
 
     until(lambda: int(service["NRestarts"]) >= 1 and service["ActiveState"] == "active")
     assert [entry for entry in service.journal() if "sitecustomize.py" in str(entry["MESSAGE"])]
-    service.start_far_end()
+    service.start_server()
     service.enqueue("A")
     until(lambda: service.figures["delivered"] == 1)
 
 
 def test_a_reload_takes_new_settings_and_refuses_wrong_ones(service, until):
     """`systemctl reload` fails where the settings are wrong, and the daemon goes on with those it has."""
-    service.start_far_end(port=PORT + 1)
+    service.start_server(port=PORT + 1)
     service.systemctl("start")
     pid = service.pid
     service.enqueue("A")
@@ -260,16 +260,16 @@ def test_a_reload_takes_new_settings_and_refuses_wrong_ones(service, until):
 
 def test_stopped_it_waits_for_what_is_in_flight(service, until):
     """`systemctl stop` lets a request get its answer, and ends as soon as it is there."""
-    service.start_far_end()
+    service.start_server()
     service.systemctl("start")
-    service.signal_far_end("STOP")
+    service.signal_server("STOP")
     service.enqueue("A")
     until(lambda: service.figures["in_flight"] == 1)
 
     service.box.run("systemctl", "--no-block", "stop", service.unit)
     until(lambda: service.logged("daemon.stopping"))
     assert service["ActiveState"] == "deactivating"
-    service.signal_far_end("CONT")
+    service.signal_server("CONT")
 
     until(lambda: service["ActiveState"] == "inactive")
     assert service["Result"] == "success"
@@ -297,7 +297,7 @@ def test_the_journal_has_priorities_and_fields_of_its_own(service, until):
 
 def test_the_key_is_a_credential_and_nowhere_else(service, until):
     """The key is in no environment, argument, property or log line, and the daemon can't read root's file."""
-    service.start_far_end()
+    service.start_server()
     service.systemctl("start")
     service.enqueue("A")
     until(lambda: service.figures["delivered"] == 1)
@@ -334,7 +334,7 @@ def test_with_a_million_waiting_it_is_ready_in_a_second(service, until):
 def test_members_of_the_group_may_enqueue_and_others_neither_read_nor_write(service):
     """A local user in group `forwarder` is a producer, whoever made the files; any other gets exit 77."""
     service.box.run("useradd", "-G", "forwarder", "producer")
-    service.box.run("useradd", "stranger")
+    service.box.run("useradd", "external")
     one = ("enqueue", "-e", "A", "-d", "d")
     # Before the daemon has ever run, with it, and after it.
     service.forwarder(*one, user="producer")
@@ -347,14 +347,14 @@ def test_members_of_the_group_may_enqueue_and_others_neither_read_nor_write(serv
     assert service.forwarder("status", user="producer").stdout
 
     for arguments in (one, ("status",), ("peek",), ("pause",)):
-        done = service.forwarder(*arguments, user="stranger", check=False)
+        done = service.forwarder(*arguments, user="external", check=False)
         assert (done.returncode, done.stdout) == (77, ""), arguments
     for command in (
         ["ls", service.queue],
         ["cat", f"{service.queue}/data.db"],
         ["touch", f"{service.queue}/x"],
     ):
-        assert service.box.run(*command, user="stranger", check=False).returncode != 0
+        assert service.box.run(*command, user="external", check=False).returncode != 0
     assert service.figures["accepted"] == 3
 
 
@@ -366,7 +366,7 @@ def test_several_queues_are_isolated_from_each_other(service, box, until):
     try:
         for instance in both:
             instance.prepare()
-            instance.start_far_end()
+            instance.start_server()
             instance.systemctl("start")
         one.enqueue("A")
         two.enqueue("B", "C")

@@ -77,16 +77,16 @@ class Container:
 
 
 @pytest.fixture
-def container(tmp_path: Path, far_end: Sandbox) -> Container:
+def container(tmp_path: Path, server: Sandbox) -> Container:
     if os.geteuid() != 0 or not shutil.which("setpriv"):
         pytest.skip("only root can make namespaces, and setpriv another user")
-    environ = {"PATH": os.environ["PATH"], "FORWARDER_MIXPANEL_URL": far_end.url}
+    environ = {"PATH": os.environ["PATH"], "FORWARDER_MIXPANEL_URL": server.url}
     environ |= {"FORWARDER_MIXPANEL_TOKEN": "sandbox-token", "FORWARDER_QUEUE_MIN_FREE_BYTES": "0"}
     return Container(tmp_path, environ)
 
 
 def test_it_delivers_and_ends_at_sigterm(
-    container: Container, far_end: Sandbox, until: Callable[..., object]
+    container: Container, server: Sandbox, until: Callable[..., object]
 ) -> None:
     """As the first process, without rights, on a read-only root: accepts, delivers, is seen, is stopped."""
     container.run("enqueue", "-e", "A")
@@ -101,7 +101,7 @@ def test_it_delivers_and_ends_at_sigterm(
             assert daemon.wait(40) == 0
         finally:
             daemon.kill()
-    assert far_end.ledger.accepted == 1
+    assert server.ledger.accepted == 1
 
 
 def test_the_files_for_containers_name_what_there_is() -> None:

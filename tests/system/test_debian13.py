@@ -32,7 +32,7 @@ def service(box):
 def test_it_starts_reloads_and_delivers(service, until):
     """Started, reloaded with new settings, refused with wrong ones, stopped: as on the Debian before."""
     assert "13" in service.box.run("cat", "/etc/debian_version").stdout
-    service.start_far_end(port=PORT + 1)
+    service.start_server(port=PORT + 1)
     service.systemctl("start")
     service.enqueue("A")
     service.configure(port=PORT + 1)

@@ -151,7 +151,7 @@ def first(new_root: Callable[..., Root], package: Path) -> Root:
     said = root.run("dpkg", "--install", f"/packages/{package.name}").stdout
     assert "set the project and its key" in said
     root.run("useradd", "--groups", "forwarder", "producer")
-    root.run("useradd", "stranger")
+    root.run("useradd", "external")
     return root
 
 
@@ -178,25 +178,25 @@ def _changed(package: Path, **fields: str) -> str:
     return f"/packages/{made.name}"
 
 
-def test_what_is_installed_does_the_main_job(installed: Root, far_end, tmp_path: Path) -> None:
+def test_what_is_installed_does_the_main_job(installed: Root, server, tmp_path: Path) -> None:
     """A member of the group enqueues, the daemon's user delivers, nobody else may look."""
-    reach = {"FORWARDER_MIXPANEL_URL": far_end.url, "FORWARDER_MIXPANEL_TOKEN": "sandbox-token"}
+    reach = {"FORWARDER_MIXPANEL_URL": server.url, "FORWARDER_MIXPANEL_TOKEN": "sandbox-token"}
     # Neither a module in the working directory nor one in the environment gets in the way.
     installed.run("sh", "-c", "echo 1/0 | tee /tmp/json.py >/tmp/click.py")
     call = ("env", "-C", "/tmp", "forwarder")
     said = installed.run(*call, "enqueue", user="producer", stdin=EVENT, PYTHONPATH="/tmp").stdout
     assert said == "accepted 1 event\n"
-    installed.run("forwarder", "status", user="stranger", code=77)
-    installed.run("forwarder", "enqueue", user="stranger", stdin=EVENT, code=77)
+    installed.run("forwarder", "status", user="external", code=77)
+    installed.run("forwarder", "enqueue", user="external", stdin=EVENT, code=77)
     installed.run("forwarder", "drain", "--timeout", "30", user="forwarder", **reach)
-    assert [json.loads(entry.data)["event"] for entry in far_end.ledger.events.values()] == ["Installed"]
+    assert [json.loads(entry.data)["event"] for entry in server.ledger.events.values()] == ["Installed"]
     found = json.loads(installed.run("forwarder", "status", "--json", user="producer").stdout)
     assert (found["queue_path"], found["delivered"], found["waiting"]) == (QUEUE, 1, 0)
 
 
 def test_the_demonstration_works_where_it_is_installed(installed: Root) -> None:
     """The processes that it starts find the libraries, which Python's own path does not have."""
-    installed.run("forwarder", "demo", user="stranger")
+    installed.run("forwarder", "demo", user="external")
 
 
 def test_each_part_is_where_the_machine_looks_for_it(installed: Root, package: Path) -> None:
@@ -218,7 +218,7 @@ def test_each_part_is_where_the_machine_looks_for_it(installed: Root, package: P
     assert installed.has("/usr/share/zsh/vendor-completions/_forwarder")
     assert installed.has("/usr/share/fish/vendor_completions.d/forwarder.fish")
     assert installed.run("dpkg", "--verify", "mixpanel-forwarder").stdout == ""
-    # Who can't write there would compile everything anew at each start.
+    # Who can't write there would compile everything again at each start.
     assert installed.has("/usr/lib/mixpanel-forwarder/forwarder/cli/demo/__pycache__")
     # Roots of trust are kept up to date by the machine.
     bundle = "/usr/lib/mixpanel-forwarder/certifi/cacert.pem"
@@ -377,10 +377,10 @@ def test_after_a_purge_an_installation_takes_up_what_was_left(installed: Root, p
     assert installed.run("forwarder", "peek", user="producer").stdout.count("Installed") == 1
 
 
-def test_a_purge_without_events_leaves_nothing(installed: Root, far_end) -> None:
+def test_a_purge_without_events_leaves_nothing(installed: Root, server) -> None:
     """A queue in which nothing waits, and nothing is dead, goes with the package."""
     _enqueue(installed)
-    reach = {"FORWARDER_MIXPANEL_URL": far_end.url, "FORWARDER_MIXPANEL_TOKEN": "sandbox-token"}
+    reach = {"FORWARDER_MIXPANEL_URL": server.url, "FORWARDER_MIXPANEL_TOKEN": "sandbox-token"}
     installed.run("forwarder", "drain", "--timeout", "30", user="forwarder", **reach)
     installed.run("dpkg", "--purge", "mixpanel-forwarder")
     left = [QUEUE, "/etc/forwarder", "/usr/lib/mixpanel-forwarder", "/usr/bin/forwarder"]

@@ -130,7 +130,7 @@ def installed(wheel: Path, tmp_path: Path) -> Path:
 
 
 def test_an_installed_wheel_works_away_from_the_checkout(
-    installed: Path, wheel: Path, forwarder: Any, far_end: Any, tmp_path: Path
+    installed: Path, wheel: Path, forwarder: Any, server: Any, tmp_path: Path
 ) -> None:
     """What the wheel installs says its version, takes events in and delivers them, from any directory."""
     empty = tmp_path / "elsewhere"
@@ -150,4 +150,4 @@ def test_an_installed_wheel_works_away_from_the_checkout(
     event = json.dumps({"event": "Installed", "properties": {"distinct_id": "u-1"}})
     assert run(command, "enqueue", input=event) == "accepted 1 event\n"
     run(command, "drain", "--timeout", "30")
-    assert [json.loads(entry.data)["event"] for entry in far_end.ledger.events.values()] == ["Installed"]
+    assert [json.loads(entry.data)["event"] for entry in server.ledger.events.values()] == ["Installed"]

@@ -45,7 +45,7 @@ def _queries() -> list[str]:
 
 
 @pytest.fixture
-def served(forwarder: Any, far_end: Any, queue_path: str, until: Callable[..., Any]) -> str:
+def served(forwarder: Any, server: Any, queue_path: str, until: Callable[..., Any]) -> str:
     """The address of a daemon's pages, when it has delivered something."""
     with EventQueue(queue_path, min_free_bytes=0) as queue:
         queue.put({"event": "e", "properties": {"distinct_id": ""}})

@@ -102,7 +102,7 @@ def test_what_a_person_has_to_put_right_is_not_restarted_in_vain() -> None:
 
 
 def test_requests_in_flight_are_waited_for_before_systemd_kills() -> None:
-    """systemd gives the daemon more time to stop than the daemon gives the far end to answer."""
+    """systemd gives the daemon more time to stop than the daemon gives the server to answer."""
     (timeout_s,) = _values("TimeoutStopSec")
     assert float(timeout_s) > STOP_S + 5
 

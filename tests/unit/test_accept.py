@@ -658,11 +658,11 @@ def test_what_is_not_quite_an_event_has_its_name(data, name):
     assert name_of(data) == name
 
 
-# Rows of strangers.
+# Rows of external producers.
 
 
 def test_foreign_row_is_completed_the_same_way_each_time():
-    """A stranger's event gets the row's time and an id of queue, row and content: the same at each try."""
+    """An external event gets the row's time and an id of queue, row and content: the same at each try."""
     data = b'{"event": "A", "properties": {}}'
     once = complete(data, 1_600_000_000.5, QUEUE_ID, 7)
     assert once == complete(data, 1_600_000_000.5, QUEUE_ID, 7)
@@ -683,7 +683,7 @@ def test_foreign_rows_are_told_apart():
 
 
 def test_foreign_rows_are_not_held_to_rules():
-    """What breaks Mixpanel's rules in a stranger's row is passed on: Mixpanel's answer goes with it."""
+    """What breaks Mixpanel's rules in an external row is passed on: Mixpanel's answer goes with it."""
     line = event('"distinct_id":"null",' + GIVEN.decode())
     assert complete(line, 1.0, QUEUE_ID, 7) == line
     assert complete(line.decode(), 1.0, QUEUE_ID, 7) == line

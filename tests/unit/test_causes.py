@@ -25,7 +25,7 @@ def test_a_cause_that_comes_back_after_a_quiet_time_is_news():
 
 
 def test_new_words_are_told_at_once():
-    """Where nothing but the far end's words says what is wrong, other words are other news."""
+    """Where nothing but the server's words says what is wrong, other words are other news."""
     causes = Causes()
 
     assert [causes.add("", 1, 0, words) for words in ("bad", "bad", "worse")] == [1, 0, 2]

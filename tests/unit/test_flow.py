@@ -209,7 +209,7 @@ def test_named_limit_is_kept():
     assert size.allowed_bytes == 300_000
 
 
-def test_named_limit_that_the_far_end_disproves_is_dropped():
+def test_named_limit_that_the_server_disproves_is_dropped():
     """A limit counts no more once a larger batch came through; batches grow again, to the setting's."""
     size = Size(2_000_000)
     size.too_large(5000, 10)

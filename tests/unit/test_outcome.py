@@ -327,7 +327,7 @@ def test_retry_after_is_honoured_within_reason(status, asked, wait_s):
     assert judge(reply(status, b"", retry_after=asked), EVENTS).retry_after_s == wait_s
 
 
-def test_a_retry_after_date_is_measured_by_the_far_ends_clock():
+def test_a_retry_after_date_is_measured_by_the_servers_clock():
     """A wrong clock here doesn't turn a wait of a minute into a day."""
     theirs = NOW - 86400
     date, until = formatdate(theirs, usegmt=True), formatdate(theirs + 60, usegmt=True)
@@ -429,7 +429,7 @@ def test_a_redirect_shows_where_to_but_no_secret(location, shown):
     ],
 )
 def test_a_person_is_told_what_came(status, body, headers, told):
-    """The detail names what the far end said or what kind of thing it was, in one printable line."""
+    """The detail names what the server said or what kind of thing it was, in one printable line."""
     detail = judge(reply(status, body, **headers), EVENTS).detail
 
     assert told in detail

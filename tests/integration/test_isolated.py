@@ -1,4 +1,4 @@
-"""P4: events over which the far end fails, one by one or by the thousand, and what waiting for them costs."""
+"""P4: events over which the server fails, one by one or by the thousand, and what waiting for them costs."""
 
 import sqlite3
 import sys
@@ -29,14 +29,14 @@ def is_bad(data):
     return b'"bad"' in data
 
 
-def settle_all(t, count, far_end=None, **more):
-    """Offer so many bad events, and good ones beside them, until all of the bad are set apart."""
+def settle_all(t, count, server=None, **more):
+    """Offer so many bad events, and good ones beside them, until all of the bad are isolated."""
     bad = t.offer([event(n, name="bad", **more) for n in range(count)])
-    far_end = far_end or forbids(is_bad)
+    server = server or forbids(is_bad)
     number = 100_000
     while len(t.dispatcher._deferred.alone) < count:
         t.offer([event(number)])
-        t.deliver(far_end, for_s=5)
+        t.deliver(server, for_s=5)
         number += 1
         assert number < 101_000
     return bad
@@ -54,8 +54,8 @@ def test_two_hundred_are_no_more_of_a_burden_than_one(trip):
     assert t.counts()[1:] == (0, 200)
 
 
-def test_good_events_pass_those_set_apart_at_once(trip):
-    """With hundreds set apart, and one connection, what is offered goes out without a wait."""
+def test_good_events_pass_those_isolated_at_once(trip):
+    """With hundreds isolated, and one connection, what is offered goes out without a wait."""
     t = trip(batch_events=100, connections=1)
     settle_all(t, 200)
     for number in range(100):
@@ -67,7 +67,7 @@ def test_good_events_pass_those_set_apart_at_once(trip):
     assert t.state == "running"
 
 
-def test_all_set_apart_go_when_the_first_gets_through(trip):
+def test_all_isolated_go_when_the_first_gets_through(trip):
     """When the firewall is mended the next try shows it, and the others follow at once."""
     t = trip(batch_events=100)
     settle_all(t, 200)
@@ -86,7 +86,7 @@ def test_those_that_may_pass_do_not_wait_for_those_that_may_not(trip):
     assert t.counts()[1:] == (0, 100)
 
 
-def test_flush_tries_all_set_apart(trip):
+def test_flush_tries_all_isolated(trip):
     """`flush` has each of them tried once, soon; those that fail again keep their schedule."""
     t = trip(batch_events=100)
     bad = settle_all(t, 100)
@@ -100,8 +100,8 @@ def test_flush_tries_all_set_apart(trip):
     assert len(t.sent) < 120
 
 
-def test_one_of_those_set_apart_is_out_at_a_time(trip):
-    """However many connections there are, those on which the far end hangs don't take them up."""
+def test_one_of_those_isolated_is_out_at_a_time(trip):
+    """However many connections there are, those on which the server hangs don't take them up."""
     t = trip(batch_events=100)
     settle_all(t, 50)
     t.now += t.dispatcher.wait_s(t.now)
@@ -113,7 +113,7 @@ def test_one_of_those_set_apart_is_out_at_a_time(trip):
     assert not is_bad(t.next().events[0])
 
 
-def test_time_for_those_set_apart_is_bounded(trip):
+def test_time_for_those_isolated_is_bounded(trip):
     """One that times out each time, after a minute, has a tenth of one connection's time and no more."""
     t = trip(batch_events=100, connections=1)
     silent = Reply(None, {}, b"", "timed out")
@@ -132,20 +132,20 @@ def test_time_for_those_set_apart_is_bounded(trip):
 
 
 @pytest.mark.parametrize("place", [0, 30])
-def test_what_is_set_apart_and_gone_is_forgotten(trip, place):
+def test_what_is_isolated_and_gone_is_forgotten(trip, place):
     """One whose row another program has deleted meanwhile is passed over, and costs the others no turn."""
     t = trip(batch_events=100)
     bad = settle_all(t, 31)
     t.sent.clear()
-    with closing(sqlite3.connect(f"{t.path}/data.db")) as stranger, stranger:
-        stranger.execute("DELETE FROM ack_queue_default WHERE _id NOT IN (?)", (place + 1,))
+    with closing(sqlite3.connect(f"{t.path}/data.db")) as external, external:
+        external.execute("DELETE FROM ack_queue_default WHERE _id NOT IN (?)", (place + 1,))
     t.deliver(yes, for_s=100)
     assert t.dispatcher.is_idle
     assert t.sent == [[bad[place]]]
 
 
-def test_throttled_is_throttled_for_those_set_apart_too(trip):
-    """A 429 to one of them makes all wait as it asks, and the event stays set apart."""
+def test_throttled_is_throttled_for_those_isolated_too(trip):
+    """A 429 to one of them makes all wait as it asks, and the event stays isolated."""
     t = trip(batch_events=100)
     settle_all(t, 3)
     batch = t.next(after_s=t.dispatcher.wait_s(t.now))
@@ -158,26 +158,26 @@ def test_throttled_is_throttled_for_those_set_apart_too(trip):
 
 
 def test_refused_by_name_after_all(trip):
-    """One that was set apart and is then named by Mixpanel becomes a dead letter as any other."""
+    """One that was isolated and is then named by Mixpanel becomes a dead letter as any other."""
     t = trip(batch_events=100)
     bad = settle_all(t, 2)
 
-    def far_end(batch):
+    def server(batch):
         record = {"index": 0, "message": "'properties.time' is invalid"}
         said = {"code": 400, "error": "failed validation", "failed_records": [record]}
         return answer(400, said | {"num_records_imported": 0}) if is_bad(batch.events[0]) else yes(batch)
 
-    t.deliver(far_end, for_s=100)
+    t.deliver(server, for_s=100)
     assert {letter.data for letter in t.dead()} == set(bad)
     assert t.dispatcher.is_idle
 
 
-# A far end that does not judge the probe either
+# A server that does not judge the probe either
 
 
-def no_probe(far_end):
-    """The same far end, which fails over a probe as well."""
-    return lambda batch: FORBIDDEN if batch.events == (EVENTS.probe,) else far_end(batch)
+def no_probe(server):
+    """The same server, which fails over a probe as well."""
+    return lambda batch: FORBIDDEN if batch.events == (EVENTS.probe,) else server(batch)
 
 
 @pytest.mark.parametrize("places", [[0], [100], [199], range(0, 200, 4), range(50, 150)], ids=str)
@@ -185,8 +185,8 @@ def test_batch_that_fails_is_divided_without_a_probe(trip, places):
     """With nothing else to send, and a firewall that forbids the probe, the good events of a batch arrive."""
     t = trip()
     t.offer([event(n, name="bad" if n in places else "signup") for n in range(200)])
-    far_end, good = no_probe(forbids(is_bad)), 200 - len(places)
-    took_s = t.deliver(far_end, until=lambda: t.counts()[0] == good, for_s=36_000)
+    server, good = no_probe(forbids(is_bad)), 200 - len(places)
+    took_s = t.deliver(server, until=lambda: t.counts()[0] == good, for_s=36_000)
     assert t.counts() == (good, 0, len(places))
     assert took_s < 1800 * len(places)
     t.deliver(yes, for_s=1000)
@@ -194,7 +194,7 @@ def test_batch_that_fails_is_divided_without_a_probe(trip, places):
 
 
 def test_good_batch_beside_one_that_is_bad_throughout(trip):
-    """Of two batches that have failed again and again each has its turn to show that the far end works."""
+    """Of two batches that have failed again and again each has its turn to show that the server works."""
     t = trip(batch_events=50)
     t.offer([event(n, name="bad" if n < 50 else "signup") for n in range(100)])
     t.deliver(lambda batch: FORBIDDEN, for_s=3600)
@@ -223,12 +223,12 @@ def test_outage_that_begins_while_a_batch_is_divided(trip, parts):
     t.offer([event(n, name="bad" if n == 700 else "signup") for n in range(2000)])
     outage = []
 
-    def far_end(batch):
+    def server(batch):
         if any(map(is_bad, batch.events)) and 1 < len(batch) <= parts:
             outage.append(batch)
         return Reply(503, {}, b"") if outage else forbids(is_bad)(batch)
 
-    t.deliver(far_end, for_s=7200)
+    t.deliver(server, for_s=7200)
     assert outage
     assert 1400 < t.counts()[0] < 2000
     assert not t.dispatcher._deferred.alone
@@ -262,7 +262,7 @@ def lines_of(do):
 
 
 def held(t, kind, count):
-    """Have so many events wait in the dispatcher: set apart, or to be sent again, at once or later."""
+    """Have so many events wait in the dispatcher: isolated, or to be sent again, at once or later."""
     deferred = t.dispatcher._deferred
     t.offer([event(n) for n in range(count)])
     # As it is when nothing has got through since.
@@ -301,8 +301,8 @@ def test_choice_costs_the_same_however_many_wait(trip, queue_path, kind):
         # The first sorts them.
         choose()
         costs.append([lines_of(choose) for _ in range(5)])
-        with closing(sqlite3.connect(f"{t.path}/data.db")) as stranger, stranger:
-            stranger.execute("DELETE FROM ack_queue_default")
+        with closing(sqlite3.connect(f"{t.path}/data.db")) as external, external:
+            external.execute("DELETE FROM ack_queue_default")
     few, many = costs
     assert min(few) > 20
     assert max(many) < 1.5 * max(few)
