@@ -89,6 +89,14 @@ class Group(click.Group):
             raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
         return super().resolve_command(ctx, args)
 
+    def subcommand(self, name: str, **attributes: Any) -> Callable[[Callable[..., Any]], click.Command]:
+        """Declare a command of the group: its function gets a `Context`, its options and --json."""
+
+        def declare(function: Callable[..., Any]) -> click.Command:
+            return self.command(name, **attributes)(config_option(json_option(pass_context(function))))
+
+        return declare
+
 
 def any_file(*_: object) -> list[CompletionItem]:
     """What a shell may complete: any file. A parameter's ``shell_complete``."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from forwarder.cli.command import Context, Group, config_option, json_option, pass_context, print_json
+from forwarder.cli.command import Context, Group, config_option, print_json
 from forwarder.cli.completion import values
 from forwarder.errors import UsageError, printable
 
@@ -21,11 +21,8 @@ def config() -> None:
     """Show the effective settings."""
 
 
-@config.command("show", short_help="Print every setting and its source.")
+@config.subcommand("show", short_help="Print every setting and its source.")
 @click.argument("keys", metavar="[KEY]...", nargs=-1, shell_complete=values.settings)
-@config_option
-@json_option
-@pass_context
 def show(context: Context, keys: tuple[str, ...], as_json: bool) -> None:
     """Print every setting with its value and its source: a file, a $VARIABLE or its default.
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import click
 
@@ -16,8 +15,6 @@ from forwarder.cli.command import (
     Context,
     Group,
     config_option,
-    json_option,
-    pass_context,
     print_json,
     yes_option,
 )
@@ -58,16 +55,7 @@ def dead_letters() -> None:
     """
 
 
-def subcommand(name: str) -> Callable[[Callable[..., Any]], click.Command]:
-    """Declare a command of the group, with what all of them have."""
-
-    def declare(function: Callable[..., Any]) -> click.Command:
-        return dead_letters.command(name)(config_option(json_option(pass_context(function))))
-
-    return declare
-
-
-@subcommand("list")
+@dead_letters.subcommand("list")
 @selecting(DEAD_LETTERS)
 def list_(context: Context, wanted: Wanted[DeadLetter], as_json: bool) -> int:
     """List dead letters, oldest first: all, or those selected. Each line begins with the id."""
@@ -80,7 +68,7 @@ def list_(context: Context, wanted: Wanted[DeadLetter], as_json: bool) -> int:
     return NOT_FOUND if wanted.missing() else 0
 
 
-@subcommand("summary")
+@dead_letters.subcommand("summary")
 @selecting(DEAD_LETTERS)
 def summary(context: Context, wanted: Wanted[DeadLetter], as_json: bool) -> None:
     """Count dead letters by what they died of, the most frequent first.
@@ -96,7 +84,7 @@ def summary(context: Context, wanted: Wanted[DeadLetter], as_json: bool) -> None
         wanted.say_none()
 
 
-@subcommand("show")
+@dead_letters.subcommand("show")
 @click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_complete=completions.dead_letter_ids)
 def show(context: Context, ids: tuple[str, ...], as_json: bool) -> int:
     """Show dead letters whole, each with its cause."""
@@ -107,7 +95,7 @@ def show(context: Context, ids: tuple[str, ...], as_json: bool) -> int:
     return NOT_FOUND if wanted.missing() else 0
 
 
-@subcommand("export")
+@dead_letters.subcommand("export")
 @selecting(DEAD_LETTERS)
 @click.option("--with-reason", is_flag=True, help="Wrap each event: id, reason and all else that is known.")
 def export(context: Context, wanted: Wanted[DeadLetter], with_reason: bool, as_json: bool) -> int:
@@ -139,7 +127,7 @@ def export(context: Context, wanted: Wanted[DeadLetter], with_reason: bool, as_j
     return REFUSED if left_out else NOT_FOUND if missing else 0
 
 
-@subcommand("retry")
+@dead_letters.subcommand("retry")
 @selecting(DEAD_LETTERS)
 @click.option(
     "--set", "sets", metavar="PATH=TEXT", multiple=True, help="Give a member a text; PATH:=JSON any value."
@@ -197,7 +185,7 @@ def retry(
     return REFUSED if done.stayed else NOT_FOUND if missing else 0
 
 
-@subcommand("delete")
+@dead_letters.subcommand("delete")
 @selecting(DEAD_LETTERS)
 @yes_option
 def delete(context: Context, wanted: Wanted[DeadLetter], yes: bool, as_json: bool) -> int:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import click
 
 from forwarder import spool
 from forwarder.cli.bulk import NOT_FOUND, change
-from forwarder.cli.command import Context, Group, config_option, json_option, pass_context, yes_option
+from forwarder.cli.command import Context, Group, config_option, yes_option
 from forwarder.cli.peek import COLUMNS, as_json_line, cells
 from forwarder.cli.selection import WAITING, Wanted, flat, selecting
 from forwarder.cli.stored import open_view
@@ -43,16 +41,7 @@ def waiting() -> None:
     """
 
 
-def subcommand(name: str) -> Callable[[Callable[..., Any]], click.Command]:
-    """Declare a command of the group, with what all of them have."""
-
-    def declare(function: Callable[..., Any]) -> click.Command:
-        return waiting.command(name)(config_option(json_option(pass_context(function))))
-
-    return declare
-
-
-@subcommand("list")
+@waiting.subcommand("list")
 @selecting(WAITING)
 @held_option
 def list_(context: Context, wanted: Wanted[Waiting], as_json: bool) -> int:
@@ -73,21 +62,21 @@ def list_(context: Context, wanted: Wanted[Waiting], as_json: bool) -> int:
     return NOT_FOUND if wanted.missing() else 0
 
 
-@subcommand("hold")
+@waiting.subcommand("hold")
 @selecting(WAITING, held=False)
 def hold(context: Context, wanted: Wanted[Waiting], as_json: bool) -> int:
     """Keep waiting events from delivery until they are released. They still count as waiting."""
     return _act(context, wanted, "hold", "held", as_json)
 
 
-@subcommand("release")
+@waiting.subcommand("release")
 @selecting(replace(WAITING, name="held event"), held=True)
 def release(context: Context, wanted: Wanted[Waiting], as_json: bool) -> int:
     """Let held events be delivered. They go to the end of the queue and get new ids."""
     return _act(context, wanted, "release", "released", as_json)
 
 
-@subcommand("delete")
+@waiting.subcommand("delete")
 @selecting(WAITING)
 @held_option
 @yes_option
