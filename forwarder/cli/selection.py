@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import click
 
@@ -18,18 +18,24 @@ from forwarder.cli.table import PAGE, batched, counted, say
 from forwarder.errors import UsageError, printable
 from forwarder.spool import DeadLetter, Selection, View, Waiting
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 UNITS_S = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 _duration = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(s|min|m|h|d|w)").fullmatch
 MOST_NAMED = 20
 
 Row = TypeVar("Row", DeadLetter, Waiting)
+Option = Callable[[Callable[..., Any]], Callable[..., Any]]
+Complete = Callable[[click.Context, click.Parameter, str], list["CompletionItem"]]
 
 
 @dataclass(frozen=True, slots=True)
 class Noun(Generic[Row]):
     """What is selected: what it is called, what has happened to it, and how a view finds it.
 
-    ``page`` is given the selection, behind which id, and whether the data are needed.
+    ``page`` is given the selection, behind which id, and whether the data are needed. ``ids`` and ``events``
+    complete ids and events' names.
     """
 
     name: str
@@ -37,7 +43,9 @@ class Noun(Generic[Row]):
     page: Callable[[View, Selection, int, bool], list[Row]]
     newest: Callable[[View], int]
     count: Callable[[View, Selection], int]
-    options: Sequence[Callable[[Callable[..., Any]], Callable[..., Any]]]
+    ids: Complete
+    events: Complete
+    options: Sequence[Option] = ()
 
     def counted(self, count: int) -> str:
         """``1 dead letter``, ``1,234 dead letters``."""
@@ -50,16 +58,14 @@ DEAD_LETTERS: Noun[DeadLetter] = Noun(
     lambda view, where, after_id, with_data: view.dead_letters(where, after_id, PAGE, with_data),
     lambda view: view.newest_dead_letter(),
     lambda view, where: view.count_dead_letters(where),
+    values.dead_letter_ids,
+    values.event_names,
     (
-        click.argument("ids", metavar="[ID]...", nargs=-1, shell_complete=values.dead_letter_ids),
         click.option(
             "--reason",
             metavar="TEXT",
             shell_complete=values.reasons,
             help="Those with TEXT in their reason, case-insensitive.",
-        ),
-        click.option(
-            "--event", metavar="NAME", shell_complete=values.event_names, help="Those of this event's name."
         ),
     ),
 )
@@ -69,15 +75,8 @@ WAITING: Noun[Waiting] = Noun(
     lambda view, where, after_id, _: view.peek(PAGE, after_id, where),
     lambda view: view.newest_waiting(),
     lambda view, where: view.count_waiting(where),
-    (
-        click.argument("ids", metavar="[ID]...", nargs=-1, shell_complete=values.waiting_ids),
-        click.option(
-            "--event",
-            metavar="NAME",
-            shell_complete=values.waiting_event_names,
-            help="Those of this event's name.",
-        ),
-    ),
+    values.waiting_ids,
+    values.waiting_event_names,
 )
 
 
@@ -155,7 +154,7 @@ class Wanted(Generic[Row]):
         return self.is_broad
 
     def is_confirmed(self, question: str, view: View | None, yes: bool) -> bool:
-        """Whether to go on: a person says so, or there is nothing to ask about.
+        """Whether to go on: a person says so, by --yes or on a terminal, or there is nothing to ask about.
 
         Args:
             question: With ``{}`` for how many there are.
@@ -163,23 +162,30 @@ class Wanted(Generic[Row]):
         Raises:
             UsageError: there is nobody to ask.
         """
-        count = self.count(view)
-        if count == 0 or confirm(question.format(self.noun.counted(count)), yes):
+        count = 0 if yes else self.count(view)
+        if not count:
+            return True
+        question = question.format(self.noun.counted(count))
+        if not (sys.stdin and sys.stdin.isatty()):
+            raise UsageError(f"there is no terminal to ask on: {question}", "Say --yes if that is meant")
+        if click.confirm(question, err=True):
             return True
         say("Nothing was changed.", err=True)
         return False
 
 
-def selecting(
-    noun: Noun[Row], held: bool | None = None
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def selecting(noun: Noun[Row], held: bool | None = None) -> Option:
     """Declare the ids and options; the command is given what they mean as *wanted*.
 
     Args:
         held: As `Selection.held`, where the command does not leave it open.
     """
-    options = [
+    options: list[Option] = [
+        click.argument("ids", metavar="[ID]...", nargs=-1, shell_complete=noun.ids),
         *noun.options,
+        click.option(
+            "--event", metavar="NAME", shell_complete=noun.events, help="Those of this event's name."
+        ),
         click.option("--user", metavar="ID", help="Those with this distinct_id, $user_id or $device_id."),
         click.option(
             "--since",
@@ -227,19 +233,6 @@ def read_ids(given: Sequence[str]) -> tuple[int, ...] | None:
         words = sys.stdin.read().split() if word == "-" else [word]
         ids += [_read_id(each) for each in words]
     return tuple(ids)
-
-
-def confirm(question: str, yes: bool) -> bool:
-    """Whether a person says yes: by --yes, or asked on a terminal.
-
-    Raises:
-        UsageError: there is nobody to ask.
-    """
-    if yes:
-        return True
-    if not (sys.stdin and sys.stdin.isatty()):
-        raise UsageError(f"there is no terminal to ask on: {question}", "Say --yes if that is meant")
-    return click.confirm(question, err=True)
 
 
 def flat(pages: Iterable[list[Row]]) -> Iterator[Row]:

@@ -82,17 +82,17 @@ def release(context: Context, wanted: Wanted[Waiting], as_json: bool) -> int:
 @yes_option
 def delete(context: Context, wanted: Wanted[Waiting], as_json: bool, yes: bool) -> int:
     """Delete waiting events for good, held ones too."""
-    return _act(context, wanted, "delete", "deleted", as_json, ask=not yes)
+    return _act(context, wanted, "delete", "deleted", as_json, yes)
 
 
 def _act(
-    context: Context, wanted: Wanted[Waiting], verb: str, done: str, as_json: bool, ask: bool = False
+    context: Context, wanted: Wanted[Waiting], verb: str, done: str, as_json: bool, yes: bool = True
 ) -> int:
     wanted.require(verb)
     queue = spool.at(context.queue_path)
     act = {"hold": queue.hold, "release": queue.release, "delete": queue.delete_waiting}[verb]
     with open_view(context.queue_path) as view:
-        if ask and wanted.is_broad and not wanted.is_confirmed("Delete {} for good?", view, yes=False):
+        if wanted.is_broad and not wanted.is_confirmed("Delete {} for good?", view, yes):
             return NOT_FOUND
         daemon = daemon_state.read(queue)
         if daemon and daemon.in_flight and verb != "release":
