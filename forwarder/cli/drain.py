@@ -9,11 +9,10 @@ from dataclasses import replace
 
 import click
 
-from forwarder import spool
 from forwarder.cli.command import Context, command, json_option
+from forwarder.cli.stored import open_view
 from forwarder.cli.table import counted, say
 from forwarder.errors import TryAgainError, printable
-from forwarder.spool import NoQueueError
 
 
 @command("drain")
@@ -57,18 +56,11 @@ def drain(context: Context, timeout_s: float | None, as_json: bool) -> int:
         because = f": {printable(done.reason).rstrip('.')}" if done.reason else ""
         say(f"{counted(done.left, 'event')} {waits} in {settings.queue.path}{because}.")
     else:
-        held = _held(settings.queue.path)
+        with open_view(settings.queue.path) as view:
+            held = view.figures().held if view else 0
         rest = f"{counted(held, 'event')} {'is' if held == 1 else 'are'} held"
         click.echo(f"Nothing is left to deliver; {rest}." if held else "The queue is empty.")
     return TryAgainError.exit_code if done.left else 0
-
-
-def _held(path: str) -> int:
-    try:
-        with spool.at(path).view() as view:
-            return view.figures().held
-    except NoQueueError:
-        return 0
 
 
 def _print_json(left: int, reason: str) -> None:
