@@ -134,16 +134,7 @@ def gather(path: str) -> dict[str, Any]:
         found["oldest_waiting_s"] = round(since(oldest_at, now), 3) if oldest_at is not None else 0.0
     daemon = daemon_state.read(queue)
     if daemon:
-        for key in (
-            "state",
-            "state_reason",
-            "in_flight",
-            "last_error",
-            "pid",
-            "connections",
-            "orphaned",
-            "requests",
-        ):
+        for key in found.keys() & set(daemon.__slots__):
             found[key] = getattr(daemon, key)
         found["last_error_at"] = instant(daemon.last_error_at or None)
         # What the daemon says of itself may be a moment older than the figures.

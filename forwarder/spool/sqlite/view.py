@@ -23,6 +23,10 @@ from forwarder.spool.values import Figures, Finding
 
 RATE_WINDOW_S = 60.0
 _NEWEST_DELIVERIES, _NEWEST_REQUESTS = 20_000, 1000
+_TOTALS = (
+    "delivered", "dead_lettered", "deleted", "held", "retried", "discarded", "short", "last_delivery_at",
+    "created_at",
+)  # fmt: skip
 _LATEST = "SELECT * FROM deliveries ORDER BY id DESC LIMIT ?"
 
 
@@ -105,49 +109,29 @@ class View(DeadLetters, WaitingEvents, engine.View):
     def figures(self) -> Figures:
         with self._reading():
             row = self.connection.execute(
-                f"SELECT {schema.SEQUENCE} - baseline, delivered, dead_lettered, deleted, retried, discarded,"
-                " short, last_delivery_at, created_at, held,"
+                f"SELECT {', '.join(_TOTALS)}, {schema.SEQUENCE} - baseline,"
                 f" (SELECT {schema.PUT_AT} FROM {schema.TABLE} ORDER BY _id LIMIT 1) FROM ledger"
             ).fetchone()
             now = time.time()
             rate, accepted_rate, took_s = self._rate(now), self._accepted_rate(now), self._took_s(now)
         if row is None:
             raise damaged(self.path, "the totals table is empty")
-        (
-            accepted,
-            delivered,
-            dead_lettered,
-            deleted,
-            retried,
-            discarded,
-            short,
-            last,
-            created,
-            held,
-            oldest,
-        ) = row
+        *totals, accepted, oldest_at = row
+        found = dict(zip(_TOTALS, totals, strict=True))
         disk = os.statvfs(self.path)
         return Figures(
+            **found,
             accepted=accepted,
-            delivered=delivered,
-            dead_lettered=dead_lettered,
-            deleted=deleted,
-            waiting=accepted - delivered - dead_lettered - deleted,
-            held=held,
-            dead_letters=dead_lettered - retried - discarded,
-            retried=retried,
-            discarded=discarded,
-            short=short,
+            waiting=accepted - found["delivered"] - found["dead_lettered"] - found["deleted"],
+            dead_letters=found["dead_lettered"] - found["retried"] - found["discarded"],
             paused=control.asked(self.path).paused,
-            oldest_waiting_at=oldest,
-            last_delivery_at=last,
+            oldest_waiting_at=oldest_at,
             rate_1m=rate,
             accepted_1m=accepted_rate,
             took_s=took_s,
             db_bytes=size_of(self.path, DATABASE),
             wal_bytes=size_of(self.path, LOG),
             disk_free_bytes=disk.f_bavail * disk.f_frsize,
-            created_at=created,
         )
 
     def check(self) -> list[Finding]:
