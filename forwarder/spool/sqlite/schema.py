@@ -131,18 +131,8 @@ _ADD = (
     "CREATE TABLE refusals (reason TEXT PRIMARY KEY, count INTEGER NOT NULL)",
 )
 TABLES = (
-    *(
-        TABLE,
-        "ledger",
-        "control",
-        HELD_TABLE,
-        "dead_letters",
-        "deliveries",
-        "retries",
-        "salvages",
-        "refusals",
-    ),
-)
+    TABLE, "ledger", "control", HELD_TABLE, "dead_letters", "deliveries", "retries", "salvages", "refusals",
+)  # fmt: skip
 
 # All events ever accepted: AUTOINCREMENT updates it in each insert's transaction, also of external producers.
 SEQUENCE = f"coalesce((SELECT seq FROM sqlite_sequence WHERE name = '{TABLE}'), 0)"
