@@ -137,7 +137,6 @@ class Figures:
     db_bytes: int
     wal_bytes: int
     disk_free_bytes: int
-    created_at: float
 
     @property
     def due(self) -> int:

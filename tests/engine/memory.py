@@ -50,7 +50,6 @@ class Store:
     refused: Counter[str] = field(default_factory=Counter)
     short: int = 0
     last_delivery_at: float | None = None
-    created_at: float = field(default_factory=time.time)
     paused: bool = False
     flushes: int = 0
     consumer: object = None
@@ -194,7 +193,6 @@ class View:
             discarded=store.discarded, short=store.short, paused=store.paused, oldest_waiting_at=oldest,
             last_delivery_at=store.last_delivery_at, rate_1m=0.0,
             accepted_1m=store.accepted / 60, took_s=(), db_bytes=0, wal_bytes=0, disk_free_bytes=0,
-            created_at=store.created_at,
         )  # fmt: skip
 
     def refused(self):

@@ -25,7 +25,6 @@ RATE_WINDOW_S = 60.0
 _NEWEST_DELIVERIES, _NEWEST_REQUESTS = 20_000, 1000
 _TOTALS = (
     "delivered", "dead_lettered", "deleted", "held", "retried", "discarded", "short", "last_delivery_at",
-    "created_at",
 )  # fmt: skip
 _LATEST = "SELECT * FROM deliveries ORDER BY id DESC LIMIT ?"
 
