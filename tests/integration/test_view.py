@@ -9,7 +9,7 @@ import pytest
 
 from forwarder.errors import ConfigError, StorageError
 from forwarder.spool import Dead, EventQueue, NoQueueError, Selection, Settlement
-from forwarder.spool.sqlite import books, dead_letters
+from forwarder.spool.sqlite import books, dead_letters, reader
 from forwarder.spool.sqlite.consumer import Consumer
 from forwarder.spool.sqlite.view import View
 
@@ -125,7 +125,7 @@ def test_peek_shows_the_next_rows(busy_path):
 
 def test_dead_letters_are_looked_through_in_short_reads(queue_path, sql, monkeypatch):
     """However many dead letters there are, listing, counting and summing up read a few at a time."""
-    monkeypatch.setattr(dead_letters, "_CHUNK_IDS", 10)
+    monkeypatch.setattr(reader, "_CHUNK_IDS", 10)
     monkeypatch.setattr(books, "CHUNK_IDS", 10)
     EventQueue(queue_path).close()
     sql(
@@ -200,7 +200,7 @@ def test_books_that_do_not_balance_are_found(busy_path, sql, harm, found):
 def test_books_balance_while_others_go_on(queue_path, monkeypatch):
     """Checking the books in short reads raises no false alarm while events come and go."""
     monkeypatch.setattr(books, "CHUNK_IDS", 10)
-    monkeypatch.setattr(dead_letters, "_CHUNK_IDS", 10)
+    monkeypatch.setattr(reader, "_CHUNK_IDS", 10)
     with EventQueue(queue_path, min_free_bytes=0) as queue, View(queue_path) as view:
         queue.put_many(event(number) for number in range(300))
         consumer = Consumer(queue_path)

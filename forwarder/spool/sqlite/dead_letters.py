@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from forwarder.errors import EventError
 from forwarder.records import EVENTS
 from forwarder.spool import engine
 from forwarder.spool.sqlite.database import Database
-from forwarder.spool.sqlite.errors import translated
+from forwarder.spool.sqlite.reader import Reader, as_bytes, matching
 from forwarder.spool.sqlite.room import freeing
 from forwarder.spool.sqlite.schema import INSERT, KEPT_ENTRIES, PUT_AT, READY, TABLE
 from forwarder.spool.values import Brief, Dead, DeadLetter, Group, Selection
@@ -21,7 +21,6 @@ from forwarder.spool.values import Brief, Dead, DeadLetter, Group, Selection
 STEP_LETTERS = 1000
 STEP_BYTES = 4 << 20
 MOST_GROUPS = 10_000
-_CHUNK_IDS = 10_000
 
 _INSERT = (
     "INSERT INTO dead_letters (event_id, data, event, insert_id, reason, field, http_status, accepted_at,"
@@ -59,36 +58,6 @@ def new_dead_letter(connection: sqlite3.Connection, dead: Dead, now: float) -> N
 def add(connection: sqlite3.Connection, letters: Iterable[NewDeadLetter]) -> None:
     """Add dead letters, inside a write transaction."""
     connection.executemany(_INSERT, letters)
-
-
-class Reader:
-    """The base of all readers.
-
-    Attributes:
-        path: The queue's directory.
-        connection: The read-only connection, for the other readers of this package.
-    """
-
-    path: str
-    connection: sqlite3.Connection
-
-    def _rows(self, query: str, values: Sequence[object] = ()) -> list[Any]:
-        with translated(self.path):
-            return self.connection.execute(query, values).fetchall()
-
-    def _chunks(self, table: str, key: str, where: Selection, after_id: int = 0) -> Iterator[tuple[int, int]]:
-        """The ranges of ids to read: in short reads, because a long one would delay the log's checkpoint."""
-        last = int(self._rows(f"SELECT coalesce(max({key}), 0) FROM {table}")[0][0])
-        if where.ids is not None:
-            yield after_id + 1, last  # only these are looked up, however many are between them
-            return
-        while after_id < last:
-            # The first existing one: between two ids any number may be missing.
-            first = self._rows(f"SELECT min({key}) FROM {table} WHERE {key} > ?", (after_id,))[0][0]
-            if first is None:
-                return
-            after_id = min(first + _CHUNK_IDS - 1, last)
-            yield first, after_id
 
 
 class DeadLetters(Reader, engine.DeadLetters):
@@ -253,16 +222,8 @@ def _condition(where: Selection) -> tuple[str, list[object]]:
         "dead_at >= ?": where.since,
         "dead_at < ?": where.before,
     }
-    given = {part: value for part, value in parts.items() if value is not None}
-    return " AND ".join(("1", *given)), list(given.values())
+    return matching(parts)
 
 
 def _by_size(groups: dict[tuple[object, ...], Group]) -> list[tuple[object, ...]]:
     return sorted(groups, key=lambda key: (-groups[key].count, groups[key].example_id))
-
-
-def as_bytes(data: object) -> bytes:
-    """The content of a row as bytes, whatever its type."""
-    if isinstance(data, bytes):
-        return data
-    return data.encode(errors="surrogatepass") if isinstance(data, str) else repr(data).encode()

@@ -9,7 +9,7 @@ from forwarder.records import EVENTS
 from forwarder.spool.sqlite import schema
 from forwarder.spool.sqlite.claiming import Origin
 from forwarder.spool.sqlite.database import Database
-from forwarder.spool.sqlite.dead_letters import Reader, as_bytes
+from forwarder.spool.sqlite.reader import Reader, as_bytes, matching
 from forwarder.spool.sqlite.room import freeing
 from forwarder.spool.sqlite.schema import HELD_TABLE, READY, TABLE
 from forwarder.spool.values import DUE, HELD, Selection, Waiting
@@ -76,8 +76,7 @@ def _condition(where: Selection) -> tuple[str, list[object]]:
         "put_at >= ?": where.since,
         "put_at < ?": where.before,
     }
-    given = {part: value for part, value in parts.items() if value is not None}
-    return " AND ".join(("1", *given)), list(given.values())
+    return matching(parts)
 
 
 def hold(path: str, ids: Sequence[int]) -> int:
