@@ -70,8 +70,7 @@ def _overview(top: click.Context) -> str:
             roff.heading("DESCRIPTION"),
             roff.paragraphs(cli.help or ""),
             roff.heading("OPTIONS"),
-            *(_option(top, option) for option in cli.params),
-            _option(top, cli.get_help_option(top)),
+            *_options(top),
             roff.heading("COMMANDS"),
             *(roff.entry(links[name], roff.prose(line)) for name, (_, _, line) in COMMANDS.items()),
             roff.heading("EXIT STATUS"),
@@ -89,7 +88,7 @@ def _overview(top: click.Context) -> str:
 def _page(context: click.Context, line: str, exits: str) -> str:
     """The page of one command; those of a group are in the group's."""
     inner = list(commands(context)) if isinstance(context.command, click.Group) else []
-    options = _options(context)
+    own = _options(context)
     return "".join(
         [
             roff.head(context.command_path.replace(" ", "-"), 1, line),
@@ -97,8 +96,8 @@ def _page(context: click.Context, line: str, exits: str) -> str:
             f"{_synopsis(context)}\n",
             roff.heading("DESCRIPTION"),
             roff.paragraphs(context.command.help or ""),
-            roff.heading("OPTIONS") if options else "",
-            *options,
+            roff.heading("OPTIONS") if own else "",
+            *own,
             roff.heading("COMMANDS") if inner else "",
             *(_section(one) for one in inner),
             roff.heading("EXIT STATUS"),
@@ -139,16 +138,15 @@ def _section(context: click.Context) -> str:
 
 
 def _options(context: click.Context) -> list[str]:
-    return [
-        _option(context, option)
-        for option in context.command.params
-        if isinstance(option, click.Option) and not set(option.opts) & set(COMMON)
-    ]
+    return [roff.entry(roff.bold(term), roff.prose(text)) for term, text in options(context)]
 
 
-def _option(context: click.Context, option: click.Parameter | None) -> str:
-    record = option.get_help_record(context) if option else None
-    return roff.entry(roff.bold(record[0]), roff.prose(record[1])) if record else ""
+def options(context: click.Context) -> Iterator[tuple[str, str]]:
+    """Each option of a command, and its help; those that all commands have are the program's."""
+    for option in context.command.get_params(context):
+        is_own = context.parent is None or not set(option.opts) & set(COMMON)
+        if isinstance(option, click.Option) and is_own and (record := option.get_help_record(context)):
+            yield record
 
 
 def codes() -> Iterator[tuple[int, str]]:

@@ -14,9 +14,10 @@ from pathlib import Path
 import click
 
 from forwarder.cli import COMMANDS, cli
-from forwarder.config.kinds import Kind
 from forwarder.config.settings import SECTIONS, SETTINGS, Setting
-from man.command import COMMON, ENVIRONMENT, EXITS, codes, commands
+from man import paragraphs
+from man.command import ENVIRONMENT, EXITS, codes, commands, options
+from man.settings import explained, meaning
 
 WIDTH = 110
 MADE = ".. Made by `make docs` from the program itself; a change here is lost.\n\n"
@@ -85,9 +86,9 @@ def commands_page() -> str:
                 _table(("Code", "Meaning"), (10, 100), exits),
                 CODES_TEXT.strip() + "\n\n",
                 _heading("Options of all commands"),
-                *(_option(top, option) for option in [*cli.params, cli.get_help_option(top)]),
+                *_entries(options(top)),
                 _heading("Environment"),
-                *(_entry(name, _prose(text)) for name, text in ENVIRONMENT.items()),
+                *_entries(ENVIRONMENT.items()),
                 *(_command(context) for context in commands(top)),
             ]
         ).rstrip("\n")
@@ -118,38 +119,19 @@ def settings_page() -> str:
 def _command(context: click.Context) -> str:
     command = context.command
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
-    options = (
-        option
-        for option in command.params
-        if isinstance(option, click.Option) and not set(option.opts) & set(COMMON)
-    )
     return "".join(
         [
             _heading(context.command_path),
             f"::\n\n    {usage}\n\n",
-            _paragraphs(command.help or ""),
-            *(_option(context, option) for option in options),
+            *_paragraphs(command.help or ""),
+            *_entries(options(context)),
         ]
     )
 
 
-def _option(context: click.Context, option: click.Parameter | None) -> str:
-    record = option.get_help_record(context) if option else None
-    return _entry(record[0], _prose(record[1])) if record else ""
-
-
 def _section(name: str, doc: str) -> str:
-    entries = [_setting(setting) for setting in SETTINGS.values() if setting.section == name]
-    meaning = doc.partition(": ")[2].partition("\n")[0]
-    return f"{_heading(f'[{name}]')}{_filled(_prose(meaning[:1].upper() + meaning[1:]))}\n{''.join(entries)}"
-
-
-def _setting(setting: Setting) -> str:
-    remedy = setting.kind.remedy
-    # That a text is text needs no saying.
-    takes = f" {remedy}." if remedy != Kind.remedy else ""
-    text = f"{_escaped(setting.doc + takes)} Variable: {_code(setting.variable)}."
-    return _entry(f"{setting.name} = {setting.kind.show(setting.default)}", text)
+    entries = "".join(_entries(explained(name)))
+    return f"{_heading(f'[{name}]')}{_filled(_prose(meaning(doc)))}\n{entries}"
 
 
 def _default(setting: Setting) -> str:
@@ -164,9 +146,10 @@ def _heading(text: str) -> str:
     return f"\n{text}\n{'=' * len(text)}\n\n"
 
 
-def _entry(term: str, text: str) -> str:
-    """A term as code, and below it what it means."""
-    return f"{_code(term)}\n{_filled(text, '    ')}\n"
+def _entries(explained: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Terms as code, and below each what it means."""
+    for term, text in explained:
+        yield f"{_code(term)}\n{_filled(_prose(text), '    ')}\n"
 
 
 def _table(head: Iterable[str], widths: Iterable[int], rows: Iterable[Iterable[str]]) -> str:
@@ -178,19 +161,12 @@ def _table(head: Iterable[str], widths: Iterable[int], rows: Iterable[Iterable[s
     return "\n".join([*lines, "", ""])
 
 
-def _paragraphs(text: str) -> str:
-    """Paragraphs of a command's help; one that begins with ``\\b`` keeps its lines, as click has it."""
-    return "".join(_pieces(text))
-
-
-def _pieces(text: str) -> Iterator[str]:
-    for paragraph in re.split(r"\n\s*\n", text.strip("\n")):
-        if paragraph.lstrip().startswith("\b"):
-            # Python 3.13 and later take the white space at the end of a docstring away.
-            lines = paragraph.rstrip().partition("\n")[2].splitlines()
-            yield "::\n\n" + "".join(f"    {line.strip()}\n" for line in lines) + "\n"
+def _paragraphs(text: str) -> Iterator[str]:
+    for piece in paragraphs(text):
+        if isinstance(piece, list):
+            yield "::\n\n" + "".join(f"    {line}\n" for line in piece) + "\n"
         else:
-            yield f"{_filled(_prose(paragraph))}\n"
+            yield f"{_filled(_prose(piece))}\n"
 
 
 def _code(text: str) -> str:

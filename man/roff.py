@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Iterable
 
 import forwarder
+import man
 
 PARAGRAPH = ".PP\n"
 # What roff takes for something else, or sets as a typographic sign.
@@ -69,16 +71,12 @@ def entry(term: str, text: str) -> str:
 
 
 def paragraphs(text: str) -> str:
-    """Paragraphs of a command's help; one that begins with ``\\b`` keeps its lines, as click has it."""
-    return PARAGRAPH.join(
-        block(paragraph.rstrip().partition("\n")[2])
-        if paragraph.lstrip().startswith("\b")
-        else prose(paragraph)
-        for paragraph in re.split(r"\n\s*\n", text.strip("\n"))
-    )
+    """A command's help."""
+    pieces = man.paragraphs(text)
+    return PARAGRAPH.join(block(piece) if isinstance(piece, list) else prose(piece) for piece in pieces)
 
 
-def block(text: str) -> str:
+def block(lines: Iterable[str]) -> str:
     """Lines that are kept as they are, indented."""
-    lines = "".join(f"{escape(line.strip())}\n" for line in text.splitlines())
-    return f".RS 4\n.nf\n{lines}.fi\n.RE\n"
+    text = "".join(f"{escape(line)}\n" for line in lines)
+    return f".RS 4\n.nf\n{text}.fi\n.RE\n"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from forwarder.config.kinds import Kind
-from forwarder.config.settings import SECTIONS, SETTINGS, Setting
+from forwarder.config.settings import SECTIONS, SETTINGS
 from man import roff
 
 DESCRIPTION = """
@@ -37,7 +39,7 @@ def page() -> str:
             roff.heading("SETTINGS"),
             *(_section(name, values.__doc__ or "") for name, values in SECTIONS.items()),
             roff.heading("EXAMPLE"),
-            roff.block(EXAMPLE.strip()),
+            roff.block(EXAMPLE.strip().splitlines()),
             roff.heading("FILES"),
             f"{roff.bold('/etc/forwarder/forwarder.toml')}\n",
             roff.heading("SEE ALSO"),
@@ -47,14 +49,22 @@ def page() -> str:
 
 
 def _section(name: str, doc: str) -> str:
-    entries = [_setting(setting) for setting in SETTINGS.values() if setting.section == name]
-    meaning = doc.partition(": ")[2].partition("\n")[0]
-    return f"{roff.subheading(f'[{name}]')}{roff.prose(meaning[:1].upper() + meaning[1:])}{''.join(entries)}"
+    entries = (roff.entry(roff.bold(term), roff.prose(text)) for term, text in explained(name))
+    return f"{roff.subheading(f'[{name}]')}{roff.prose(meaning(doc))}{''.join(entries)}"
 
 
-def _setting(setting: Setting) -> str:
-    remedy = setting.kind.remedy
-    # That a text is text needs no saying.
-    takes = f" {remedy}." if remedy != Kind.remedy else ""
-    default = roff.bold(f"{setting.name} = {setting.kind.show(setting.default)}")
-    return roff.entry(default, roff.prose(f"{setting.doc}{takes} Variable: `{setting.variable}`."))
+def meaning(doc: str) -> str:
+    """What a section is about, from its docstring."""
+    text = doc.partition(": ")[2].partition("\n")[0]
+    return text[:1].upper() + text[1:]
+
+
+def explained(section: str) -> Iterator[tuple[str, str]]:
+    """Each setting of a section with its default, and what it means."""
+    for setting in SETTINGS.values():
+        if setting.section == section:
+            remedy = setting.kind.remedy
+            # That a text is text needs no saying.
+            takes = f" {remedy}." if remedy != Kind.remedy else ""
+            default = setting.kind.show(setting.default)
+            yield f"{setting.name} = {default}", f"{setting.doc}{takes} Variable: `{setting.variable}`."
