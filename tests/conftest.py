@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from forwarder.cli import main
 from forwarder.sandbox import Sandbox
 from forwarder.spool import EventQueue, Figures
 from forwarder.spool.sqlite import books
@@ -72,6 +73,21 @@ def until(condition: Callable[[], Any], what: str = "", timeout_s: float = 20.0)
         assert time.monotonic() < deadline, f"still not so after {timeout_s} s: {what or condition}"
         pause.wait(0.005)
     return found
+
+
+@pytest.fixture
+def run(
+    queue_path: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[Any, str, str]]:
+    """Run a command in this process; returns exit code, output and errors."""
+
+    def command(*arguments: str) -> tuple[Any, str, str]:
+        monkeypatch.setenv("FORWARDER_QUEUE_PATH", queue_path)
+        with pytest.raises(SystemExit) as ended:
+            main([*arguments])
+        return ended.value.code, *capsys.readouterr()
+
+    return command
 
 
 class Forwarder:

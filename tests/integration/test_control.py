@@ -7,23 +7,9 @@ import sys
 
 import pytest
 
-from forwarder.cli import main
 from forwarder.sandbox import Fault
 from forwarder.spool import EventQueue
 from forwarder.spool.sqlite.view import View
-
-
-@pytest.fixture
-def run(queue_path, monkeypatch, capsys):
-    """Run a command in this process; returns exit code, output and errors."""
-
-    def command(*arguments):
-        monkeypatch.setenv("FORWARDER_QUEUE_PATH", queue_path)
-        with pytest.raises(SystemExit) as ended:
-            main([*arguments])
-        return ended.value.code, *capsys.readouterr()
-
-    return command
 
 
 def is_paused(path):

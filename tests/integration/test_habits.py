@@ -13,22 +13,14 @@ from contextlib import closing, suppress
 import pytest
 
 import forwarder as package
-from forwarder.cli import main
 from forwarder.spool import Dead, EventQueue, Settlement
 from forwarder.spool.sqlite.consumer import Consumer
 
 
 @pytest.fixture
-def run(queue_path, monkeypatch, capsys):
+def run(run):
     """Run a command line in this process; returns exit code, output and errors."""
-    monkeypatch.setenv("FORWARDER_QUEUE_PATH", queue_path)
-
-    def command(line):
-        with pytest.raises(SystemExit) as ended:
-            main(line.split())
-        return ended.value.code, *capsys.readouterr()
-
-    return command
+    return lambda line: run(*line.split())
 
 
 @pytest.mark.parametrize("line", ["version", "-V", "--version"])

@@ -5,26 +5,19 @@ import json
 import os
 import sqlite3
 from contextlib import closing
+from functools import partial
 
 import persistqueue
 import pytest
 
-from forwarder.cli import main
 from forwarder.spool import EventQueue, Settlement
 from forwarder.spool.sqlite.consumer import Consumer
 
 
 @pytest.fixture
-def run(queue_path, monkeypatch, capsys):
+def run(run):
     """Run ``forwarder peek`` in this process; returns exit code, output and errors."""
-
-    def peek(*arguments):
-        monkeypatch.setenv("FORWARDER_QUEUE_PATH", queue_path)
-        with pytest.raises(SystemExit) as ended:
-            main(["peek", *arguments])
-        return ended.value.code, *capsys.readouterr()
-
-    return peek
+    return partial(run, "peek")
 
 
 def put(path, *records):

@@ -11,12 +11,12 @@ import sys
 import time
 from contextlib import closing
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import persistqueue
 import pytest
 
-from forwarder.cli import main
 from forwarder.cli.conditions import beginnings, understand
 from forwarder.cli.status import NOTHING, STATES, describe, gather, sentence
 from forwarder.sandbox import Fault
@@ -34,16 +34,9 @@ CONTRACT = [
 
 
 @pytest.fixture
-def run(queue_path, monkeypatch, capsys):
+def run(run):
     """Run ``forwarder status`` in this process; returns exit code, output and errors."""
-
-    def status(*arguments):
-        monkeypatch.setenv("FORWARDER_QUEUE_PATH", queue_path)
-        with pytest.raises(SystemExit) as ended:
-            main(["status", *arguments])
-        return ended.value.code, *capsys.readouterr()
-
-    return status
+    return partial(run, "status")
 
 
 def fill(path, waiting=2, delivered=3, dead=4):

@@ -2,26 +2,19 @@
 
 import json
 import os
+from functools import partial
 
 import pytest
 
-from forwarder.cli import main
 from forwarder.sandbox import Fault
 from forwarder.spool import EventQueue
 from forwarder.spool.sqlite.view import View
 
 
 @pytest.fixture
-def run(queue_path, monkeypatch, capsys):
+def run(run):
     """Run ``forwarder waiting`` in this process; returns exit code, output and errors."""
-
-    def waiting(*arguments):
-        monkeypatch.setenv("FORWARDER_QUEUE_PATH", queue_path)
-        with pytest.raises(SystemExit) as ended:
-            main(["waiting", *arguments])
-        return ended.value.code, *capsys.readouterr()
-
-    return waiting
+    return partial(run, "waiting")
 
 
 @pytest.fixture
