@@ -7,7 +7,7 @@ import sqlite3
 from contextlib import closing
 from functools import partial
 
-import persistqueue
+import persistqueue.serializers.json
 import pytest
 
 from forwarder.spool import EventQueue, Settlement
