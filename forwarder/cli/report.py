@@ -71,6 +71,7 @@ def report(context: Context, file: str | None, unit: str | None) -> None:
 
 def _text(context: Context, unit: str | None, now: float) -> str:
     hide = _redactor(context)
+    unit = unit or _unit(context)
     sections: dict[str, Callable[[], Iterator[str]]] = {
         "Versions": _versions,
         "Settings": lambda: _settings(context),
@@ -78,8 +79,8 @@ def _text(context: Context, unit: str | None, now: float) -> str:
         "Check": lambda: _check(context),
         "Queue directory": lambda: _directory(context.queue_path),
         "Dead letters": lambda: _dead_letters(context.queue_path),
-        "Service": lambda: _service(unit or _unit(context)),
-        "Log": lambda: _log(unit or _unit(context)),
+        "Service": lambda: _service(unit),
+        "Log": lambda: _log(unit),
     }
     lines = HEAD.format(at=instant(now)).splitlines()
     for title, section in sections.items():

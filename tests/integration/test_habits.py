@@ -32,11 +32,10 @@ def test_the_version(run, line):
 @pytest.mark.parametrize(
     ("line", "usage"),
     [
-        *(("help", "forwarder [OPTIONS] COMMAND"), ("help status", "forwarder status [OPTIONS]")),
-        *(
-            ("dead-letters help", "dead-letters [OPTIONS] COMMAND"),
-            ("help config show", "config show [OPTIONS]"),
-        ),
+        ("help", "forwarder [OPTIONS] COMMAND"),
+        ("help status", "forwarder status [OPTIONS]"),
+        ("dead-letters help", "dead-letters [OPTIONS] COMMAND"),
+        ("help config show", "config show [OPTIONS]"),
     ],
 )
 def test_help_is_a_command(run, line, usage):
@@ -86,14 +85,12 @@ def on_a_terminal(columns, *arguments, **environ):
 @pytest.mark.parametrize(
     "arguments",
     [
-        *(
-            "status",
-            "check",
-            "waiting hold",
-            "drain",
-            "dead-letters show 1",
-            "enqueue --config nowhere.toml -e E",
-        ),
+        "status",
+        "check",
+        "waiting hold",
+        "drain",
+        "dead-letters show 1",
+        "enqueue --config nowhere.toml -e E",
         "status --fail-if waiting>0",
     ],
 )

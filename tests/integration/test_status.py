@@ -398,13 +398,13 @@ def test_a_condition_that_makes_no_sense_is_a_usage_error(expression, run):
 @pytest.mark.parametrize(
     ("expression", "value"),
     [
-        *(
-            ("oldest_waiting_s>10m", 600),
-            ("oldest_waiting_s>90", 90),
-            ("eta_s>1.5 h", 5400),
-            ("eta_s>2d", 172_800),
-        ),
-        *(("db_bytes>1GiB", 2**30), ("wal_bytes>=512 kib", 2**19), ("disk_free_bytes<1e3", 1000)),
+        ("oldest_waiting_s>10m", 600),
+        ("oldest_waiting_s>90", 90),
+        ("eta_s>1.5 h", 5400),
+        ("eta_s>2d", 172_800),
+        ("db_bytes>1GiB", 2**30),
+        ("wal_bytes>=512 kib", 2**19),
+        ("disk_free_bytes<1e3", 1000),
     ],
 )
 def test_a_condition_may_have_a_unit(expression, value):
