@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import persistqueue
+import persistqueue.serializers.json
 import pytest
 
 from forwarder.errors import ConfigError, EventError, ForwarderError, TryAgainError
