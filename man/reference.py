@@ -17,7 +17,7 @@ from forwarder.cli import COMMANDS, cli
 from forwarder.config.settings import SECTIONS, SETTINGS, Setting
 from man import paragraphs
 from man.command import ENVIRONMENT, EXITS, codes, commands, options
-from man.settings import explained, meaning
+from man.settings import DESCRIPTION, explained, meaning
 
 WIDTH = 110
 MADE = ".. Made by `make docs` from the program itself; a change here is lost.\n\n"
@@ -38,19 +38,8 @@ Two more kinds come from signals and pipes:
 How cron or a monitor learns that something is wrong: `Monitoring <operate.rst#monitoring>`__.
 """
 SETTINGS_TEXT = """
-The settings are a TOML file. It is the one named by ``--config FILE``, else by ``$FORWARDER_CONFIG``, else
-``/etc/forwarder/forwarder.toml`` if that exists. Every key can also be given as an environment variable
-``FORWARDER_<SECTION>_<KEY>``, such as ``FORWARDER_QUEUE_PATH``. A variable wins over the file; an empty one
-counts as not set.
-
-An unknown key or a bad value is an error (exit code 78); all errors are reported at once. A command fails
-only on settings that it uses, and warns of the others. ``forwarder config show`` prints the settings in
-effect, and where each value came from. `etc/forwarder.toml <../etc/forwarder.toml>`__ lists every setting
-with its default; the same is in the manual page ``forwarder.toml(5)``.
-
-Secrets come from files, from systemd credentials (``mixpanel-secret``, ``mixpanel-token``) or from the
-environment (``FORWARDER_MIXPANEL_SECRET``, ``FORWARDER_MIXPANEL_TOKEN``). No option takes a secret, and no
-log line and no command prints one.
+`etc/forwarder.toml <../etc/forwarder.toml>`__ lists every setting with its default. This page is also the
+manual page ``forwarder.toml(5)``.
 """
 THINK_ABOUT = (
     "mixpanel.region",
@@ -106,6 +95,7 @@ def settings_page() -> str:
         "".join(
             [
                 _title("Settings"),
+                *_paragraphs(DESCRIPTION),
                 SETTINGS_TEXT.strip() + "\n",
                 _heading("The ones to think about"),
                 _table(("Setting", "Default", "Meaning"), (30, 22, 58), rows),

@@ -9,14 +9,18 @@ from forwarder.config.settings import SECTIONS, SETTINGS
 from man import roff
 
 DESCRIPTION = """
-The settings of `forwarder`(1), in TOML: sections in brackets, and in each a line for a key. The file is the
-one named by `--config`, else by `$FORWARDER_CONFIG`, else `/etc/forwarder/forwarder.toml` if it is there.
+The settings are a TOML file. It is the one named by `--config FILE`, else by `$FORWARDER_CONFIG`, else
+`/etc/forwarder/forwarder.toml` if that exists. Every key can also be given as an environment variable
+`FORWARDER_<SECTION>_<KEY>`, such as `FORWARDER_QUEUE_PATH`. A variable wins over the file; an empty one
+counts as not set.
 
-Every key can also be given as an environment variable, `FORWARDER_<SECTION>_<KEY>`, which wins over the file;
-an empty one counts as not set. An unknown key and a bad value are errors, all reported at once, and the
-command ends with 78. `forwarder config show` prints what is in effect, and where each value came from.
+An unknown key or a bad value is an error (exit code 78); all errors are reported at once. A command fails
+only on settings that it uses, and warns of the others. `forwarder config show` prints the settings in
+effect, and where each value came from.
 
-No secret stands in the file: see `secret_file` and `token_file`.
+Secrets come from files, from systemd credentials (`mixpanel-secret`, `mixpanel-token`) or from the
+environment (`FORWARDER_MIXPANEL_SECRET`, `FORWARDER_MIXPANEL_TOKEN`). No option takes a secret, and no
+log line and no command prints one.
 """
 EXAMPLE = """
 [mixpanel]
