@@ -30,14 +30,8 @@ LOCKED_S = 0.2
 
 def dead_letter_ids(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Ids of the latest dead letters with that beginning, except those already on the line."""
-    from click.shell_completion import CompletionItem
-
-    given = ctx.params.get(param.name or "") or ()
-    return [
-        CompletionItem(str(letter.id), help=f"{letter.event}: {letter.reason}")
-        for letter in _latest(ctx, incomplete)
-        if str(letter.id) not in given
-    ]
+    found = _latest(ctx, incomplete)
+    return _not_given(ctx, param, {str(one.id): f"{one.event}: {one.reason}" for one in found})
 
 
 def event_names(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -47,16 +41,10 @@ def event_names(ctx: click.Context, _param: click.Parameter, incomplete: str) ->
 
 def waiting_ids(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Ids of the newest waiting events that begin so, but those that are on the line already."""
-    from click.shell_completion import CompletionItem
-
     from forwarder.cli.stored import glance
 
-    given = ctx.params.get(param.name or "") or ()
-    return [
-        CompletionItem(str(row.id), help=glance(row.data)[0])
-        for row in _newest_waiting(ctx)
-        if str(row.id).startswith(incomplete) and str(row.id) not in given
-    ]
+    found = (row for row in _newest_waiting(ctx) if str(row.id).startswith(incomplete))
+    return _not_given(ctx, param, {str(row.id): glance(row.data)[0] for row in found})
 
 
 def waiting_event_names(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -92,6 +80,14 @@ def one_of(
         return _beginning_so(incomplete, words)
 
     return found
+
+
+def _not_given(ctx: click.Context, param: click.Parameter, found: dict[str, str]) -> list[CompletionItem]:
+    """The words *found*, with their help, without those that are on the line already."""
+    from click.shell_completion import CompletionItem
+
+    given = ctx.params.get(param.name or "") or ()
+    return [CompletionItem(word, help=text) for word, text in found.items() if word not in given]
 
 
 def _beginning_so(incomplete: str, words: Iterable[str]) -> list[CompletionItem]:
