@@ -134,4 +134,4 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 def print_json(values: Iterable[Mapping[str, Any]]) -> None:
     """One JSON object a line."""
     for value in values:
-        click.echo(json.dumps(value, ensure_ascii=True))
+        click.echo(json.dumps(value))

@@ -74,18 +74,17 @@ def _is_given(credential: str) -> bool:
         return os.path.lexists(credential)  # a broken link is a mistake, and reported
 
 
-def known_secrets(settings: Settings | None, environ: Mapping[str, str] | None = None) -> list[str]:
+def known_secrets(settings: Settings | None) -> list[str]:
     """Every secret that this user can find, used or not, to be kept out of what is printed.
 
     Besides those that are given, the ones beside the settings file, where the units take them from.
     """
-    environ = os.environ if environ is None else environ
-    found = [environ.get(f"FORWARDER_MIXPANEL_{kind}", "") for kind in ("SECRET", "TOKEN")]
+    found = [os.environ.get(f"FORWARDER_MIXPANEL_{kind}", "") for kind in ("SECRET", "TOKEN")]
     files = [settings.mixpanel.secret_file, settings.mixpanel.token_file] if settings else []
     file = (settings and settings.file) or "/etc/forwarder/forwarder.toml"
     for kind in ("secret", "token"):
         files += [os.path.join(os.path.dirname(file), kind), f"{os.path.splitext(file)[0]}.{kind}"]
-        if directory := environ.get("CREDENTIALS_DIRECTORY"):
+        if directory := os.environ.get("CREDENTIALS_DIRECTORY"):
             files.append(os.path.join(directory, f"mixpanel-{kind}"))
     for path in filter(None, files):
         with suppress(OSError, ConfigError):
