@@ -136,45 +136,38 @@ def retry(
     stayed: list[tuple[int, str]] = []
     new_ids: dict[int, int] = {}
     now = time.time()
-    queue = Database(path)
-    try:
-        with queue.transaction() as connection:
-            for letter_id in ids:
-                row = connection.execute(
-                    "SELECT CAST(data AS BLOB), accepted_at, event_id FROM dead_letters WHERE id = ?",
-                    (letter_id,),
-                ).fetchone()
-                if row is None:
-                    continue
-                try:
-                    data = edit(as_bytes(row[0]), row[1])
-                except EventError as error:
-                    stayed.append((letter_id, str(error)))
-                    continue
-                new_id = connection.execute(INSERT, (data, now, READY)).lastrowid
-                assert new_id is not None
-                new_ids[letter_id] = new_id
-                connection.execute(
-                    "INSERT INTO retries (dead_letter_id, event_id, new_event_id, at) VALUES (?, ?, ?, ?)",
-                    (letter_id, row[2], new_id, now),
-                )
-                connection.execute("DELETE FROM dead_letters WHERE id = ?", (letter_id,))
-            connection.execute("UPDATE ledger SET retried = retried + ?", (len(new_ids),))
+    with closing(Database(path)) as queue, queue.transaction() as connection:
+        for letter_id in ids:
+            row = connection.execute(
+                "SELECT CAST(data AS BLOB), accepted_at, event_id FROM dead_letters WHERE id = ?",
+                (letter_id,),
+            ).fetchone()
+            if row is None:
+                continue
+            try:
+                data = edit(as_bytes(row[0]), row[1])
+            except EventError as error:
+                stayed.append((letter_id, str(error)))
+                continue
+            new_id = connection.execute(INSERT, (data, now, READY)).lastrowid
+            assert new_id is not None
+            new_ids[letter_id] = new_id
             connection.execute(
-                "DELETE FROM retries WHERE id <= (SELECT max(id) FROM retries) - ?", (KEPT_ENTRIES,)
+                "INSERT INTO retries (dead_letter_id, event_id, new_event_id, at) VALUES (?, ?, ?, ?)",
+                (letter_id, row[2], new_id, now),
             )
-    finally:
-        queue.close()
+            connection.execute("DELETE FROM dead_letters WHERE id = ?", (letter_id,))
+        connection.execute("UPDATE ledger SET retried = retried + ?", (len(new_ids),))
+        connection.execute(
+            "DELETE FROM retries WHERE id <= (SELECT max(id) FROM retries) - ?", (KEPT_ENTRIES,)
+        )
     return new_ids, stayed
 
 
 def delete(path: str, ids: Sequence[int]) -> int:
     """See `engine.Spool.delete_dead_letters`."""
-    queue = Database(path)
-    try:
+    with closing(Database(path)) as queue:
         return freeing(queue, queue.transaction, partial(discard, ids=ids))
-    finally:
-        queue.close()
 
 
 def expired(connection: sqlite3.Connection, before: float, after_id: int) -> tuple[list[int], int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 
 from forwarder.records import EVENTS
 from forwarder.spool.sqlite import schema
@@ -95,11 +96,8 @@ def delete(path: str, ids: Sequence[int]) -> int:
 
 
 def _changed(path: str, ids: Sequence[int], step: Callable[[sqlite3.Connection, Sequence[int]], int]) -> int:
-    queue = Database(path)
-    try:
+    with closing(Database(path)) as queue:
         return freeing(queue, queue.transaction, lambda connection: step(connection, ids))
-    finally:
-        queue.close()
 
 
 def hold_rows(connection: sqlite3.Connection, ids: Sequence[int]) -> int:
