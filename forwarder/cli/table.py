@@ -69,10 +69,10 @@ def styled(text: str, **style: Any) -> str:
     return text if os.environ.get("NO_COLOR") else click.style(text, **style)
 
 
-def batched(values: Iterable[T], count: int = PAGE) -> Iterator[list[T]]:
-    """*values* in lists of *count*."""
+def batched(values: Iterable[T]) -> Iterator[list[T]]:
+    """*values* in lists of `PAGE`."""
     iterator = iter(values)
-    while page := list(islice(iterator, count)):
+    while page := list(islice(iterator, PAGE)):
         yield page
 
 

@@ -108,9 +108,9 @@ class Flag(Kind):
 class Whole(Kind):
     """A whole number from *low* to *high*, both allowed."""
 
-    def __init__(self, low: int, high: int, unit: str = "") -> None:
+    def __init__(self, low: int, high: int) -> None:
         self.low, self.high = low, high
-        self.remedy = f"Give a whole number from {low} to {high}{unit and ' ' + unit}"
+        self.remedy = f"Give a whole number from {low} to {high}"
 
     def read(self, text: str) -> object:
         try:

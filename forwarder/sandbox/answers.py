@@ -81,12 +81,13 @@ def identity_refused(events: int) -> Answer:
     return strict_failed(0, [SIMPLIFIED_ONLY] * events)
 
 
-def lenient(imported: int, verbose: bool, error: str = "no valid events") -> Answer:
+def lenient(imported: int, verbose: bool) -> Answer:
     """Without ``strict=1``: "1" or "0" as plain text (mixpanel-java), with ``verbose=1`` as JSON
     (mixpanel-utils issue 20)."""
     if not verbose:
         return Answer(200, b"1" if imported else b"0", TEXT)
-    return as_json(200, {"status": 1, "error": None} if imported else {"status": 0, "error": error})
+    good, bad = {"status": 1, "error": None}, {"status": 0, "error": "no valid events"}
+    return as_json(200, good if imported else bad)
 
 
 def bad_request(error: str) -> Answer:
