@@ -52,14 +52,21 @@ def change(
         the exit code.
     """
     with _reporting(wanted, verb) as done:
+        left = 0
         for page in wanted.pages(view, with_data=False):
-            done.count += act([row.id for row in page])
+            count = act([row.id for row in page])
+            done.count, left = done.count + count, left + len(page) - count
     missing = wanted.missing()
+    if left:
+        say(
+            f"forwarder: {wanted.noun.counted(left)} could not be {verb}: gone meanwhile, or no event.",
+            err=True,
+        )
     if as_json:
         click.echo(json.dumps({verb: done.count, "missing": missing}))
     elif done.count or not wanted.say_none():
         click.echo(f"{wanted.noun.counted(done.count)} {verb}.")
-    return NOT_FOUND if missing else 0
+    return NOT_FOUND if missing or left else 0
 
 
 @contextmanager

@@ -44,10 +44,12 @@ class Context:
 
         return config.load(self.config_file, used=("queue",), warn=_warn).queue
 
-    @property
+    @cached_property
     def queue_path(self) -> str:
-        """The queue's directory. Raises: as `queue`."""
-        return self.queue.path
+        """The queue's directory; what is wrong with other settings is a warning. Raises: as `queue`."""
+        from forwarder import config
+
+        return config.load(self.config_file, used=("queue.path",), warn=_warn).queue.path
 
 
 def _warn(text: str) -> None:

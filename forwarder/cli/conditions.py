@@ -23,6 +23,7 @@ OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
 }
 _form = re.compile(r"\s*(\w+)\s*(>=|<=|==|!=|>|<)(?!=)\s*(.*?)\s*", re.DOTALL).fullmatch
 _number = re.compile(r"([+-]?[\d.]+(?:e[+-]?\d+)?)\s*([a-z]*)", re.IGNORECASE).fullmatch
+_instant = re.compile(r"\d{4}(-\d\d(-\d\d([T ]\d\d(:\d\d)*(\.\d+)?Z?)?)?)?").fullmatch
 _UNITS: Mapping[str, Mapping[str, float]] = {
     "_s": {"": 1, "s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400},
     "_bytes": SIZE_UNITS,
@@ -75,6 +76,8 @@ def understand(
     if sign not in _EQUALITY and isinstance(empty, (str, bool)) and key not in _ORDERED_TEXTS:
         raise UsageError(f"--fail-if {text!r}: {key} can only be compared with == or !=", "Use one of these")
     value = _value(text, key, given, empty)
+    if key in _ORDERED_TEXTS and not _instant(str(value)):
+        raise UsageError(f"--fail-if {text!r}: {value!r} is no time", "Give ISO 8601, as 2025-01-31T12:00Z")
     if isinstance(value, str) and value not in choices.get(key, (value,)):
         raise UsageError(f"--fail-if {text!r}: {key} is never {value!r}", f"It is {', '.join(choices[key])}")
     # An eta that is unknown is that of a queue which does not move.

@@ -27,11 +27,12 @@ def drain(context: Context, timeout_s: float | None, as_json: bool) -> int:
     are being delivered. It gives up after a minute in which nothing got through, but not while a request in
     flight may still be answered.
 
-    Exit code: 0 if the queue is empty, 75 if events are left, 69 at once if delivery is blocked or paused.
-    74 if the queue is empty but damaged databases with events were set aside: `forwarder salvage` recovers
-    them.
+    Exit code: 0 if nothing is left but held events (`forwarder waiting`), 75 if events are left, 69 at once
+    if delivery is blocked or paused. 74 if the queue is empty but damaged databases with events were set
+    aside: `forwarder salvage` recovers them.
 
-    With --json: left, how many events are left, and reason, why; "" if none is. Also with exit code 69 or 74.
+    With --json: left, how many events are left; reason, why, "" if none is; and held. Also with exit code 69
+    or 74.
     """
     from forwarder import log
     from forwarder.service.run import SetAsideError, StuckError
@@ -47,21 +48,25 @@ def drain(context: Context, timeout_s: float | None, as_json: bool) -> int:
         done = drain_queue(settings, timeout_s)
     except (StuckError, SetAsideError) as error:
         if as_json:
-            _print_json(error.left, str(error))
+            _print_json(error.left, str(error), settings.queue.path)
         raise
     if as_json:
-        _print_json(done.left, done.reason)
+        _print_json(done.left, done.reason, settings.queue.path)
     elif done.left:
         waits = "is left; it waits" if done.left == 1 else "are left; they wait"
         because = f": {printable(done.reason).rstrip('.')}" if done.reason else ""
         say(f"{counted(done.left, 'event')} {waits} in {settings.queue.path}{because}.")
     else:
-        with open_view(settings.queue.path) as view:
-            held = view.figures().held if view else 0
+        held = _held(settings.queue.path)
         rest = f"{counted(held, 'event')} {'is' if held == 1 else 'are'} held"
-        click.echo(f"Nothing is left to deliver; {rest}." if held else "The queue is empty.")
+        say(f"Nothing is left to deliver; {rest} (`forwarder waiting`)." if held else "The queue is empty.")
     return TryAgainError.exit_code if done.left else 0
 
 
-def _print_json(left: int, reason: str) -> None:
-    click.echo(json.dumps({"left": left, "reason": reason}))
+def _held(path: str) -> int:
+    with open_view(path) as view:
+        return view.figures().held if view else 0
+
+
+def _print_json(left: int, reason: str, path: str) -> None:
+    click.echo(json.dumps({"left": left, "reason": reason, "held": _held(path)}))

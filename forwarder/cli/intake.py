@@ -172,6 +172,8 @@ def _likeness(shown: str, lines: Sequence[bytes]) -> str:
     file = "" if shown == STDIN or shown.endswith(".gz") else f" {quote(shown)}"
     if first == b"{":
         return f"One event per line is expected: jq -c .{file} | forwarder enqueue"
+    if first.startswith(b'"{'):
+        return f"It looks like JSON inside strings: jq -r .{file} | forwarder enqueue"
     for separator, name, options in _SEPARATORS:
         if separator in first and first.count(separator) == second.count(separator):
             if not all(map(_is_heading, first.split(separator))):

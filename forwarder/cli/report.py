@@ -35,9 +35,11 @@ PROGRAM_TIMEOUT_S = 20
 HEAD = """\
 forwarder report of {at}
 
-Secrets are left out, and so is what stands in events. A reason in the log may quote a value of an event: read
-it before you pass it on.
+Secrets are left out, and so is what stands in events. A reason may still quote a value of an event, above all
+in the log: read the report before you pass it on.
 """
+# What a reason quotes of an event.
+_unquoted = re.compile(r"""(["'])(?:(?!\1).)+\1""").sub
 # What stands before the host of an address.
 _userinfo = re.compile(r"(?<=://)\S*@").sub
 
@@ -50,7 +52,7 @@ def report(context: Context, file: str | None, unit: str | None) -> None:
 
     It has the versions, the settings and where each came from, `status`, `check`, the files of the queue,
     the reasons of dead letters with their counts, and the end of the daemon's log. Secrets, proxies'
-    passwords and what stands in events are left out. What can't be told says why, and the rest follows.
+    passwords and what stands in events are left out. A section that is not available says why.
 
     FILE must not exist yet; without it, one is made in this directory. - is standard output.
     """
@@ -75,7 +77,7 @@ def _text(context: Context, unit: str | None, now: float) -> str:
     sections: dict[str, Callable[[], Iterator[str]]] = {
         "Versions": _versions,
         "Settings": lambda: _settings(context),
-        "Status": lambda: iter(json.dumps(gather(context.queue_path), indent=1).splitlines()),
+        "Status": lambda: _status(context),
         "Check": lambda: _check(context),
         "Queue directory": lambda: _directory(context.queue_path),
         "Dead letters": lambda: _dead_letters(context.queue_path),
@@ -90,7 +92,7 @@ def _text(context: Context, unit: str | None, now: float) -> str:
                 lines.append(hide(line))
         except Exception as error:  # each section is worth having without the others
             kind = "" if isinstance(error, ForwarderError) else f"{type(error).__name__}: "
-            lines += [f"Can't be told: {kind}{hide(one)}" for one in str(error).splitlines() or [""]]
+            lines += [f"Not available: {kind}{hide(one)}" for one in str(error).splitlines() or [""]]
     return "".join(f"{printable(line)}\n" for line in lines)
 
 
@@ -151,10 +153,20 @@ def _settings(context: Context) -> Iterator[str]:
     yield from (f"# ${name} leads to {value.rpartition('@')[2]}" for name, value in _proxies())
 
 
+def _status(context: Context) -> Iterator[str]:
+    found = gather(context.queue_path)
+    told = {
+        key: _unquoted("…", value) if "reason" in key or "error" in key else value
+        for key, value in found.items()
+        if isinstance(value, str)
+    }
+    yield from json.dumps(found | told, indent=1).splitlines()
+
+
 def _check(context: Context) -> Iterator[str]:
     for found in examine(context, online=False):
         for line in found.detail.splitlines():
-            yield f"{found.result} {found.name}: {line.strip()}"
+            yield f"{found.result} {found.name}: {_unquoted('…', line.strip())}"
 
 
 def _directory(path: str) -> Iterator[str]:

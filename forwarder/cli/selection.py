@@ -167,7 +167,7 @@ class Wanted(Generic[Row]):
             return True
         question = question.format(self.noun.counted(count))
         if not (sys.stdin and sys.stdin.isatty()):
-            raise UsageError(f"there is no terminal to ask on: {question}", "Say --yes if that is meant")
+            raise UsageError(f"{question[:-1]}: there is no terminal to ask on", "Say --yes if that is meant")
         if click.confirm(question, err=True):
             return True
         say("Nothing was changed.", err=True)
@@ -201,6 +201,10 @@ def selecting(noun: Noun[Row], held: bool | None = None) -> Option:
     def declare(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def with_selection(*arguments: Any, **given: Any) -> Any:
+            for name in ("reason", "event", "user"):
+                # As of a variable that is not set.
+                if given.get(name) == "":
+                    raise UsageError(f"--{name} is empty", "Give it a value, or leave it out")
             where = Selection(
                 read_ids(given.pop("ids")),
                 given.pop("reason", None),

@@ -95,7 +95,7 @@ def status(context: Context, as_json: bool, watch: bool, expressions: tuple[str,
     queue, also those in flight and those held; dead_lettered counts all that were ever refused, dead_letters
     those that are kept now. Durations are in seconds, sizes in bytes. rate_1m and accepted_1m are the events
     a second delivered and accepted over the last minute; eta_s follows from both, and is null while the
-    queue does not get shorter. request_p50_s and request_p95_s are of the requests that Mixpanel answered
+    queue does not get shorter. request_p50_s and request_p95_s are of the requests whose events were settled
     in the last minute; requests counts all since the daemon's start by their outcome.
 
     Exit code: 0, or 1 if a condition of --fail-if is true. A condition is a key of --json, one of > >= < <=
@@ -234,6 +234,8 @@ def _table(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         were = "was" if found["retried"] == 1 else "were"
         dead += f"; {found['retried']:,} {were} retried, {found['discarded']:,} discarded"
     yield "dead letters", dead
+    if found["refused"]:
+        yield "refused", f"{counted(found['refused'], 'event')} that producers offered, and were not accepted"
     if found["short"]:
         yield "short", f"{counted(found['short'], 'event')} delivered that Mixpanel did not count"
     yield (
@@ -286,7 +288,7 @@ def _show_once(found: Mapping[str, Any], as_json: bool, conditions: list[Conditi
 
 def _judge(found: Mapping[str, Any], conditions: list[Condition]) -> int:
     if conditions and not found["known"]:
-        say(f"forwarder: --fail-if can't be told: {found['state_reason']}", err=True)
+        say(f"forwarder: --fail-if can't be decided: {found['state_reason']}", err=True)
         return 1
     held = [condition for condition in conditions if condition.holds(found)]
     for condition in held:

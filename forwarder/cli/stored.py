@@ -13,7 +13,7 @@ import msgspec
 from forwarder import spool
 from forwarder.cli.table import say
 from forwarder.errors import printable
-from forwarder.spool import NoQueueError, View
+from forwarder.spool import NoQueueError, UnusedQueueError, View
 
 _check = msgspec.json.Decoder(msgspec.Raw).decode
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -22,9 +22,15 @@ _broken = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 @contextmanager
 def open_view(path: str) -> Iterator[View | None]:
-    """The queue in *path* to look at; None, said on standard error, if there is none yet."""
+    """The queue in *path* to look at; None, said on standard error, if there is none yet.
+
+    Raises:
+        UnusedQueueError: there is one, and what is in it is not known yet.
+    """
     try:
         view = spool.at(path).view()
+    except UnusedQueueError:
+        raise
     except NoQueueError as error:
         say(as_sentence(str(error)), err=True)
         yield None
@@ -70,7 +76,7 @@ def json_line(values: Mapping[str, Any], data: bytes) -> str:
 
 
 def glance(data: bytes) -> tuple[str, str]:
-    """An event's name and ``distinct_id`` for a person; empty where there is none.
+    """An event's name and its user for a person; empty where there is none.
 
     Instead of the name of what is not JSON, its first bytes.
     """
@@ -78,8 +84,9 @@ def glance(data: bytes) -> tuple[str, str]:
         return f"not JSON: {escaped(data[:60])}", ""
     try:
         members = _members(data)
-        name = _word(members.get("event"))
-        return name, _word(_members(members.get("properties", b"{}")).get("distinct_id"))
+        properties = _members(members.get("properties", b"{}"))
+        ids = (_word(properties.get(name)) for name in ("distinct_id", "$user_id", "$device_id"))
+        return _word(members.get("event")), next(filter(None, ids), "")
     except _broken:
         return f"not an event: {escaped(data[:60])}", ""
 

@@ -100,14 +100,15 @@ def say(text: str, err: bool = False) -> None:
 
 
 def wrapped(text: str, width: int | None, indent: str = "") -> list[str]:
-    """*text* in lines of *width* at most, broken between words, the later ones behind *indent*."""
-    if width is None:
-        return [text]
-    import textwrap
-
-    return textwrap.wrap(
-        text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    ) or [""]
+    """*text* in lines of *width* columns at most, broken between words, the later ones behind *indent*."""
+    first, *words = text.split(" ")
+    lines = [first]
+    for word in words:
+        if width is None or _width(lines[-1]) + 1 + _width(word) <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(indent + word)
+    return [line.rstrip() for line in lines]
 
 
 def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> bool:

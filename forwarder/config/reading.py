@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -44,7 +44,7 @@ class Problem(NamedTuple):
 def load(
     path: str | None = None,
     environ: Mapping[str, str] | None = None,
-    used: Container[str] | None = None,
+    used: Collection[str] | None = None,
     warn: Callable[[str], None] = lambda _: None,
 ) -> Settings:
     """The effective settings.
@@ -56,7 +56,7 @@ def load(
     Args:
         path: A TOML file.
         environ: The environment; the process's own when None.
-        used: The sections that the caller needs; None: all. A mistake in another section does not fail.
+        used: The sections and keys that the caller needs; None: all. A mistake elsewhere does not fail.
         warn: Called with each such mistake instead; the setting keeps its default.
 
     Raises:
@@ -85,11 +85,13 @@ def load(
     return settings
 
 
-def _matters(problem: Problem, used: Container[str] | None) -> bool:
+def _matters(problem: Problem, used: Collection[str] | None) -> bool:
     if used is None:
         return True
-    sections = [key.partition(".")[0] for key in problem.keys] or [problem.section]
-    return any(section in used for section in sections)
+    if problem.keys:
+        return any(key in used or key.partition(".")[0] in used for key in problem.keys)
+    # A name that is not known may be meant for any of its section.
+    return problem.section in {name.partition(".")[0] for name in used}
 
 
 def _error(problems: list[Problem]) -> ConfigError:

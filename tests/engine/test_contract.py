@@ -414,7 +414,11 @@ def test_held_events_are_not_delivered(spool, consumer):
     claim = consumer.claim(4, MIB)
     assert numbers(claim) == [1, 2, 3, 5]
     consumer.settle(Settlement(claim.ids))
-    assert spool.release([rows[4].id, rows[0].id, rows[1].id]) == 2
+    assert spool.release([rows[4].id, rows[0].id, rows[1].id, rows[0].id]) == 2
+    with spool.view() as view:
+        assert min(row.accepted_at for row in view.peek(10)[-2:]) > rows[9].accepted_at, (
+            "it waits from now on"
+        )
     consumer.arrivals()
     assert numbers(consumer.claim(9, MIB)) == [6, 7, 8, 9, 4, 0]
     found = figures(spool)

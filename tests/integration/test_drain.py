@@ -264,6 +264,7 @@ def test_it_speaks_with_one_voice_in_a_pipe(forwarder, server, offer):
     offer(1)
     done = forwarder("drain", "--json")
     assert [type(json.loads(line)) for line in (done.stdout + done.stderr).splitlines()[:2]] == [dict, dict]
+    assert json.loads(done.stdout) == {"left": 0, "reason": "", "held": 0}
 
 
 # Of a damaged database

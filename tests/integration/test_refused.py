@@ -54,6 +54,14 @@ def test_a_queue_that_is_closed_writes_what_is_left(queue, queue_path):
     assert _written(queue_path) == {"time": 2}
 
 
+def test_a_queue_that_was_moved_away_is_not_made_again(queue, queue_path):
+    """Counts are not worth a directory where there is none any more."""
+    _refuse(queue)
+    os.rename(queue_path, f"{queue_path}-moved")
+    queue.close()
+    assert not os.path.exists(queue_path)
+
+
 def test_refusals_alone_are_written_once_a_minute(queue, queue_path, monkeypatch):
     """A producer of which nothing is accepted is seen, and has no commit a refusal."""
     now = refused.time.monotonic()

@@ -40,11 +40,16 @@ def _sections(text: str) -> dict[str, str]:
 
 
 def test_a_report_has_everything_and_only_its_owner_can_read_it(
-    forwarder, consumer, queue, tmp_path, journal
+    forwarder, consumer, queue, tmp_path, journal, sql
 ):
     """Versions, settings, status, check, files, causes of dead letters and log are in a file of mode 0600."""
     queue.put({"event": "Paid", "properties": {"email": "ada@example.org"}})
     claim = consumer.claim(10, 10**6)
+    sql(
+        queue.path,
+        "INSERT INTO ack_queue_default (data, timestamp, status) VALUES (?, 1.6e9, 0)",
+        (b"ada@example.org",),
+    )
     reason = "'properties.email' is invalid: 'ada@example.org' is 15 characters long, unlike \"it's 7\""
     consumer.settle(Settlement(claim.ids, [Dead(claim.ids[0], claim.events[0], reason, "", 400)]))
     journal("delivery.blocked at 12:00")

@@ -46,6 +46,17 @@ def test_a_mistake_elsewhere_is_a_warning(wrong, command):
     assert "mixpanel.service_account" in warnings[1]
 
 
+def test_looking_needs_only_the_place(wrong):
+    """A size that only producers use keeps nobody from looking and pausing; a typo of the place does."""
+    wrong.environ["FORWARDER_QUEUE_MAX_BYTES"] = "abc"
+    for command in ("status", "peek", "pause", "resume", "waiting list", "dead-letters list", "salvage"):
+        done = wrong(*command.split())
+        assert (done.returncode, "queue.max_bytes" in done.stderr) == (0, True), done
+    assert wrong("enqueue", "-e", "B").returncode == 78
+    wrong.environ["FORWARDER_QUEUE_PTH"] = "/nowhere"
+    assert wrong("status").returncode == 78
+
+
 @pytest.mark.parametrize("command", [("run",), ("drain",), ("check",), ("config", "show")], ids=" ".join)
 def test_what_uses_all_settings_fails(wrong, command):
     """All mistakes are told by what delivers and by what checks."""

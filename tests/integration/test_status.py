@@ -19,6 +19,8 @@ import pytest
 
 from forwarder.cli.conditions import beginnings, understand
 from forwarder.cli.status import NOTHING, STATES, describe, gather, sentence
+from forwarder.cli.table import wrapped
+from forwarder.errors import EventError
 from forwarder.sandbox import Fault
 from forwarder.service import state as daemon_state
 from forwarder.spool import Dead, EventQueue, Settlement
@@ -272,6 +274,31 @@ def test_the_forecast_is_from_the_net(queue_path, sql, accepted, eta_s, monkeypa
     for state in ("backing_off", "blocked", "paused"):
         monkeypatch.setattr(daemon_state, "read", lambda _, state=state: daemon_state.DaemonState(1, state))
         assert gather(queue_path)["eta_s"] is None
+
+
+def test_refused_events_are_told(queue_path):
+    """What producers were refused is a line of its own, while there is any."""
+    with EventQueue(queue_path) as queue:
+        queue.put({"event": "E", "properties": {}})
+        assert "refused" not in "".join(describe(gather(queue_path), None))
+        with pytest.raises(EventError):
+            queue.put({"event": ""})
+    assert "refused        1 event that producers offered, and were not accepted" in list(
+        describe(gather(queue_path), None)
+    )
+
+
+@pytest.mark.parametrize("value", ["2h", "yesterday", "2025-1-1", "1"])
+def test_a_time_is_compared_with_a_time(value, run):
+    """What is no time is refused, as it would be compared as a text."""
+    code, _, err = run("--fail-if", f"last_delivery_at>{value}")
+    assert (code, "is no time" in err) == (64, True)
+    assert understand("last_delivery_at>2025-01-31T12:00Z", NOTHING).value == "2025-01-31T12:00Z"
+
+
+def test_wide_characters_fit_too():
+    """A Chinese or Japanese character takes two columns."""
+    assert wrapped("東京 東京 ab", 9, "  ") == ["東京 東京", "  ab"]
 
 
 @pytest.mark.parametrize("width", [30, 80, 200])

@@ -85,6 +85,51 @@ def test_delete(run, filled, figures):
     assert figures(filled).waiting == 2
 
 
+@pytest.mark.parametrize("option", ["--user", "--event"])
+def test_an_empty_value_selects_nothing(option, run, filled, figures):
+    """As of a shell's variable that is not set."""
+    code, _, err = run("delete", option, "", "--yes")
+    assert (code, f"{option} is empty" in err) == (64, True)
+    assert figures(filled).waiting == 6
+
+
+ROWS = {
+    b'{"event":"N","properties":{"distinct_id":777,"x":NaN}}': ("777",),
+    b'{"event":"N","properties":{"distinct_id":"j\\u00f6rg","x":NaN}}': ("j\u00f6rg",),
+    b"{'event': 'N', 'properties': {'$user_id': 'carol'}}": ("carol",),
+    b'{"event":"E","distinct_id":"carol","properties":{}}': ("carol",),
+    b'{"event":"N","properties":{"distinct_id":"dave","friend":"carol","x":NaN': ("dave",),
+    b'{"event":"E","properties":{"distinct_id":1042.0,"$device_id":"d-1"}}': ("1042", "1042.0", "d-1"),
+    b'{"event":"E","properties":{"distinct_id":null}}': (),
+    b"[]": (),
+}
+
+
+@pytest.mark.parametrize("data", ROWS)
+def test_rows_of_external_producers_are_found_by_user(data, run, queue_path, sql):
+    """By the user's ids wherever they can be read, and not by other texts in the row."""
+    EventQueue(queue_path).close()
+    sql(queue_path, "INSERT INTO ack_queue_default (data, timestamp, status) VALUES (?, 1.6e9, 0)", (data,))
+    known = ("777", "j\u00f6rg", "carol", "dave", "1042", "1042.0", "d-1", "x", "None")
+    assert tuple(user for user in known if ids(run("list", "--user", user)[1])) == ROWS[data]
+
+
+def test_rows_that_hold_no_event_are_not_held(run, filled, sql):
+    """They stay for delivery to judge; that is said, and the exit code is 1."""
+    sql(filled, "INSERT INTO ack_queue_default (data, timestamp, status) VALUES (x'ff', 1.6e9, 0)")
+    code, out, err = run("hold", "7", "1")
+    assert (code, out) == (1, "1 waiting event held.\n")
+    assert "1 waiting event could not be held: gone meanwhile, or no event." in err
+
+
+def test_a_queue_of_an_older_version_is_not_taken_for_an_empty_one(run, filled, sql, forwarder):
+    """What changes a queue that this version has not used yet fails, and says what to run first."""
+    sql(filled, "PRAGMA user_version = 1")
+    for line in ("waiting delete --all --yes", "waiting hold 1", "dead-letters delete --all --yes", "peek"):
+        done = forwarder(*line.split())
+        assert (done.returncode, "by this version of the forwarder yet" in done.stderr) == (69, True), done
+
+
 def test_nothing_is_held_in_a_queue_that_is_not_there(run, queue_path):
     """Without a queue it is said that there is none, and none is made."""
     assert "no queue" in run("hold", "--all")[2]
@@ -108,7 +153,10 @@ def test_what_is_in_flight(forwarder, server, until, figures, queue_path):
     found = figures(queue_path)
     assert (found.accepted, found.deleted, found.held, found.delivered, found.waiting) == (3, 1, 1, 1, 1)
     drained = forwarder("drain")
-    assert (drained.returncode, drained.stdout) == (0, "Nothing is left to deliver; 1 event is held.\n")
+    assert (drained.returncode, drained.stdout) == (
+        0,
+        "Nothing is left to deliver; 1 event is held (`forwarder waiting`).\n",
+    )
     forwarder("waiting", "release", "--all")
     until(lambda: forwarder.json("status")["delivered"] == 2)
     assert figures(queue_path).waiting == 0

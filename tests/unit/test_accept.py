@@ -180,7 +180,7 @@ def agree(line: bytes, rules: bool = True) -> bool:
     fast = _read_fast(line, NOW_MS, rules)
     if fast is None:
         return False
-    head, tail, *has = _read_carefully(line, NOW_MS, rules)
+    _, head, tail, *has = _read_carefully(line, NOW_MS, rules)
     assert list(fast[1:]) == has
     if not all(has):
         assert completed(line[: fast[0]], line[fast[0] :]) == completed(head, tail)
@@ -572,7 +572,11 @@ TIMES = {
 
 @pytest.mark.parametrize("rules", [True, False], ids=["rules", "no rules"])
 @pytest.mark.parametrize(
-    "around", ["%s", '"a":1.50, %s ,"b":"x"', '"o":{"time":1.5},%s,"s":"\\n"', '"s":"\\"time\\":1.5",%s']
+    "around",
+    [
+        *("%s", '"a":1.50, %s ,"b":"x"', '"o":{"time":1.5},%s,"s":"\\n"', '"s":"\\"time\\":1.5",%s'),
+        *('"$insert_id":"i",%s', '"o":{"time":1.5}, %s , "$insert_id":"i","q":"a\\"b"'),
+    ],
 )
 @pytest.mark.parametrize("given", TIMES)
 def test_time_is_stored_as_a_whole_number(given, around, rules):

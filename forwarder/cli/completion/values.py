@@ -117,7 +117,7 @@ def _seen(ctx: click.Context, look: Callable[[View], list[T]]) -> list[T]:
     from forwarder import config, spool
 
     try:
-        path = config.load(ctx.ensure_object(Context).config_file, used=("queue",)).queue.path
+        path = config.load(ctx.ensure_object(Context).config_file, used=("queue.path",)).queue.path
         with spool.at(path).view(LOCKED_S) as view:
             return look(view)
     except ForwarderError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import os
@@ -56,7 +57,7 @@ def accept(line: bytes, now_ms: int, rules: bool = True, insert_id: str = "") ->
     if found is None and (whole := _cut_fraction(line, now_ms)):
         line, found = whole, _read_fast(whole, now_ms, rules)
     if found is None:
-        head, tail, has_time, has_insert_id = _read_carefully(line, now_ms, rules)
+        line, head, tail, has_time, has_insert_id = _read_carefully(line, now_ms, rules)
     else:
         start, has_time, has_insert_id = found
         head, tail = line[:start], line[start:]
@@ -114,6 +115,7 @@ def complete(data: object, accepted_at: float, queue_id: str, row_id: int) -> by
     if not isinstance(data, bytes):
         raise EventError(f"not JSON: the row holds {type(data).__name__}, not bytes")
     content = hashlib.sha256(data).hexdigest()
+    data = data.removeprefix(codecs.BOM_UTF8)
     insert_id = uuid.uuid5(uuid.UUID(queue_id), f"{row_id}:{content}").hex
     return accept(data, int(accepted_at * 1000), rules=False, insert_id=insert_id)
 
@@ -199,9 +201,9 @@ def _keeps_rules(members: dict[str, Any], time: int | None, now_ms: int) -> bool
     return "distinct_id" not in members or (type(identity) is int and identity > 0)
 
 
-def _read_carefully(line: bytes, now_ms: int, rules: bool) -> tuple[bytes, bytes, bool, bool]:
-    """Read any line: the text before and after the place where missing properties go, and whether ``time``
-    and ``$insert_id`` exist.
+def _read_carefully(line: bytes, now_ms: int, rules: bool) -> tuple[bytes, bytes, bytes, bool, bool]:
+    """Read any line: the line with a whole ``time``, its text before and after the place where missing
+    properties go, and whether ``time`` and ``$insert_id`` exist.
 
     Raises:
         EventError: with the reason why it is refused.
@@ -213,14 +215,16 @@ def _read_carefully(line: bytes, now_ms: int, rules: bool) -> tuple[bytes, bytes
         event["properties"]["time"] = careful.number(time)
     if rules:
         careful.check(event, now_ms)
+    if time is not None:
+        start, end = _place_of(line, "properties")
+        first, last = _place_of(line[start:end], "time")
+        line = b"%s%d%s" % (line[: start + first], time, line[start + last :])
     members = _members(line)
     properties = bytes(members.pop("properties"))
-    if time is not None:
-        start, end = _place_of(properties, "time")
-        properties = b"%s%d%s" % (properties[:start], time, properties[end:])
     others = b"".join(b"%s:%s," % (json.dumps(key).encode(), bytes(raw)) for key, raw in members.items())
     head = b'{%s"properties":{' % others
-    return head, properties[1:] + b"}", "time" in event["properties"], "$insert_id" in event["properties"]
+    known = event["properties"]
+    return line, head, properties[1:] + b"}", "time" in known, "$insert_id" in known
 
 
 def _place_of(text: bytes, name: str) -> tuple[int, int]:

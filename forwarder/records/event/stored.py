@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -27,16 +27,8 @@ class _Properties(msgspec.Struct):
     insert_id: str = msgspec.field(default="", name="$insert_id")
 
 
-class _Users(msgspec.Struct):
-    # https://docs.mixpanel.com/docs/tracking-methods/id-management: the first in the original API, the others
-    # in the simplified one.
-    distinct_id: str | int | float | None = None
-    user_id: str | int | float | None = msgspec.field(default=None, name="$user_id")
-    device_id: str | int | float | None = msgspec.field(default=None, name="$device_id")
-
-
-class _Belonging(msgspec.Struct):
-    properties: _Users
+# https://docs.mixpanel.com/docs/tracking-methods/id-management
+_USER_IDS = ("distinct_id", "$user_id", "$device_id")
 
 
 class _Named(msgspec.Struct):
@@ -49,7 +41,9 @@ _event = re.compile(rf"""["']event["']{_text}""").search
 _id = re.compile(rf"""["']\$insert_id["']{_text}""").search
 _final = msgspec.json.Decoder(_Final)
 _decode = msgspec.json.Decoder(_Named).decode
-_belonging = msgspec.json.Decoder(_Belonging).decode
+_user_id = re.compile(
+    r"""["'](?:distinct_id|\$user_id|\$device_id)["']\s*:\s*(?:(["'])((?:[^"'\\]|\\.)*)\1|([\w.+-]+))"""
+).finditer
 
 
 def are_final(text: bytes, count: int) -> bool:
@@ -88,20 +82,36 @@ def name_of(data: bytes | str | None) -> tuple[str, str]:
 
 
 def concerns(data: bytes | None, user: str) -> bool:
-    """Whether an event belongs to *user*; one that can't be read, if the id stands in it in quotes."""
+    """Whether an event has *user* as one of a user's ids, in its properties or beside them.
+
+    Of what is not JSON, such as a Python dict as it prints, the ids are found by their names.
+    """
+    text = (data or b"").decode(errors="replace")
     try:
-        users = _belonging(data or b"").properties
-    except _FAULTS:
-        return msgspec.json.encode(user) in (data or b"")
-    ids = users.distinct_id, users.user_id, users.device_id
-    return any(str(each) == user for each in ids if each is not None)
+        event = json.loads(text)  # NaN too
+    except (ValueError, RecursionError):
+        ids: Iterable[object] = (_unescaped(found[2]) if found[1] else found[3] for found in _user_id(text))
+    else:
+        event = event if isinstance(event, dict) else {}
+        properties = event.get("properties")
+        places = (event, properties if isinstance(properties, dict) else {})
+        ids = (place.get(name) for place in places for name in _USER_IDS)
+    return any(
+        user in (str(each), f"{each:.0f}" if isinstance(each, float) else None)
+        for each in ids
+        if each is not None
+    )
+
+
+def _unescaped(text: str) -> str:
+    try:
+        return str(json.loads(f'"{text}"'))
+    except ValueError:
+        return text
 
 
 def _found(member: Callable[[str], re.Match[str] | None], text: str) -> str:
     """The text of a *member* that a regular expression finds; "": none."""
     found = member(text)
-    try:
-        value = str(json.loads(f'"{found[2]}"')) if found else ""
-    except ValueError:
-        value = found[2] if found else ""
+    value = _unescaped(found[2]) if found else ""
     return value.encode(errors="replace").decode()

@@ -7,10 +7,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from datetime import datetime
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from datetime import datetime
 
 # time is "seconds or milliseconds since epoch". 10**11 s is the year 5138, 10**11 ms is 1973.
 MILLISECONDS_FROM = 10**11

@@ -15,6 +15,7 @@ from contextlib import closing
 
 from forwarder.errors import ForwarderError
 from forwarder.spool.sqlite.database import Database
+from forwarder.spool.sqlite.directory import DATABASE
 
 WRITE_EACH_S = 60.0
 # A refusal must not wait for others for long.
@@ -78,7 +79,8 @@ class Refused:
     def write(self) -> None:
         """Write all of it in a commit of its own; what can't be written is kept for later."""
         self._due_at = time.monotonic() + WRITE_EACH_S
-        if counts := self.take():
+        # A queue whose directory was moved away is not made again for this.
+        if (counts := self.take()) and os.path.exists(os.path.join(self._path, DATABASE)):
             try:
                 database = Database(self._path, PATIENCE_S)
                 with closing(database), database.transaction() as connection:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from functools import partial
 
 from forwarder.records import EVENTS
 from forwarder.spool.sqlite import schema
@@ -82,22 +84,20 @@ def _condition(where: Selection) -> tuple[str, list[object]]:
 
 def hold(path: str, ids: Sequence[int]) -> int:
     """See `engine.Spool.hold`. Rows that are not events stay in the queue, for delivery to judge."""
-    return _changed(path, ids, hold_rows)
+    with closing(Database(path)) as queue, queue.transaction() as connection:
+        return hold_rows(connection, ids)
 
 
 def release(path: str, ids: Sequence[int]) -> int:
     """See `engine.Spool.release`."""
-    return _changed(path, ids, _release)
+    with closing(Database(path)) as queue, queue.transaction() as connection:
+        return _release(connection, ids)
 
 
 def delete(path: str, ids: Sequence[int]) -> int:
     """See `engine.Spool.delete_waiting`."""
-    return _changed(path, ids, _delete)
-
-
-def _changed(path: str, ids: Sequence[int], step: Callable[[sqlite3.Connection, Sequence[int]], int]) -> int:
     with closing(Database(path)) as queue:
-        return freeing(queue, queue.transaction, lambda connection: step(connection, ids))
+        return freeing(queue, queue.transaction, partial(_delete, ids=ids))
 
 
 def hold_rows(connection: sqlite3.Connection, ids: Sequence[int]) -> int:
@@ -118,11 +118,12 @@ def hold_rows(connection: sqlite3.Connection, ids: Sequence[int]) -> int:
 
 
 def _release(connection: sqlite3.Connection, ids: Sequence[int]) -> int:
-    rows = [(row_id,) for row_id in ids]
-    # A row with a new id, because the daemon has passed the old one. It is not new: the baseline moves.
+    rows = [(row_id,) for row_id in dict.fromkeys(ids)]
+    # A row with a new id, because the daemon has passed the old one, that waits from now on. It is not
+    # accepted once more: the baseline moves.
     connection.executemany(
         f"INSERT INTO {TABLE} (data, timestamp, status)"
-        f" SELECT data, timestamp, {READY} FROM {HELD_TABLE} WHERE _id = ?",
+        f" SELECT data, {time.time()}, {READY} FROM {HELD_TABLE} WHERE _id = ?",
         rows,
     )
     count = connection.executemany(f"DELETE FROM {HELD_TABLE} WHERE _id = ?", rows).rowcount
