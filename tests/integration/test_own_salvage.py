@@ -16,9 +16,8 @@ from forwarder.errors import ConfigError, TryAgainError
 from forwarder.salvage.pages import Pages
 from forwarder.sandbox import Fault
 from forwarder.spool import Dead, EventQueue, Settlement
-from forwarder.spool.sqlite import books, set_aside
+from forwarder.spool.sqlite import set_aside
 from forwarder.spool.sqlite.consumer import Consumer
-from forwarder.spool.sqlite.view import View
 
 PAGE = 4096
 
@@ -68,14 +67,8 @@ def remedy(text):
     return shlex.split(found)[1:]
 
 
-def sound(path):
-    with View(path) as view:
-        assert [finding for finding in books.check(view) if not finding.ok] == []
-        return view.figures()
-
-
 @pytest.mark.parametrize("command", ["check", "dead-letters list", "dead-letters summary"])
-def test_the_named_remedy_works(fill, queue_path, forwarder, rows, command):
+def test_the_named_remedy_works(fill, queue_path, forwarder, rows, command, figures):
     """Whoever meets the damage names a command, and this command makes an end of it: the queue is sound, with
     all that can be read in it."""
     fill()
@@ -85,7 +78,7 @@ def test_the_named_remedy_works(fill, queue_path, forwarder, rows, command):
     assert done.returncode == 0, done.stderr
     assert "set aside" in done.stderr
     assert numbers(rows(queue_path)) == list(range(200, 800))
-    found = sound(queue_path)
+    found = figures(queue_path)
     assert (found.waiting, 150 < found.dead_letters < 200) == (600, True)
     assert f"{200 - found.dead_letters:,} of these can't be read" in done.stdout
     assert set_aside.damaged(queue_path) == []
@@ -126,7 +119,7 @@ def test_a_sound_one_is_refused(fill, queue_path, forwarder, rows):
 
 
 @pytest.mark.parametrize("lost", [100, PAGE], ids=["header", "first page"])
-def test_one_that_can_not_even_be_opened(fill, queue_path, forwarder, rows, lost):
+def test_one_that_can_not_even_be_opened(fill, queue_path, forwarder, rows, lost, figures):
     """Of a database that is set aside by being opened, the same command brings back what can be read."""
     file = fill(damaged=False)
     with open(file, "r+b") as target:
@@ -134,10 +127,10 @@ def test_one_that_can_not_even_be_opened(fill, queue_path, forwarder, rows, lost
     done = forwarder("salvage", file, "--apply")
     assert done.returncode == 0, done.stderr
     assert numbers(rows(queue_path)) == list(range(200, 800))
-    assert (sound(queue_path).dead_letters, set_aside.damaged(queue_path)) == (200, [])
+    assert (figures(queue_path).dead_letters, set_aside.damaged(queue_path)) == (200, [])
 
 
-def test_under_a_daemon_and_producers(fill, queue_path, forwarder, server, until):
+def test_under_a_daemon_and_producers(fill, queue_path, forwarder, server, until, figures):
     """A daemon with batches out begins again with the fresh database, producers go on, and every event that
     could be read, or was told to be accepted meanwhile, is delivered."""
     forwarder.environ["FORWARDER_DELIVERY_BATCH_EVENTS"] = "10"
@@ -165,7 +158,7 @@ def test_under_a_daemon_and_producers(fill, queue_path, forwarder, server, until
         producer.join()
     server.clear()
     assert done.returncode == 0, done.stderr
-    until(lambda: not sound(queue_path).waiting, "the queue is empty", 40)
+    until(lambda: not figures(queue_path).waiting, "the queue is empty", 40)
     delivered = numbers(entry.data for entry in server.ledger.events.values())
     assert set(range(200, 800)) | set(told) == set(delivered)
     assert daemon.logged("queue.failed")
@@ -174,7 +167,7 @@ def test_under_a_daemon_and_producers(fill, queue_path, forwarder, server, until
     assert forwarder("check").returncode == 0
 
 
-def test_two_at_the_same_time(fill, queue_path, forwarder, rows):
+def test_two_at_the_same_time(fill, queue_path, forwarder, rows, figures):
     """Of two salvages one does it, the other does as well or is told; each event comes back once."""
     file = fill()
     command = [sys.executable, "-m", "forwarder", "salvage", file, "--apply"]
@@ -186,10 +179,10 @@ def test_two_at_the_same_time(fill, queue_path, forwarder, rows):
     assert not any("Traceback" in error for error in errors), errors
     assert numbers(rows(queue_path)) == list(range(200, 800))
     assert set_aside.damaged(queue_path) == []
-    sound(queue_path)
+    figures(queue_path)
 
 
-def test_one_that_comes_during_another(fill, queue_path, rows):
+def test_one_that_comes_during_another(fill, queue_path, rows, figures):
     """A salvage that another has overtaken ends, and brings nothing back twice."""
     fill()
     file = salvage.set_own_aside(queue_path)
@@ -198,10 +191,10 @@ def test_one_that_comes_during_another(fill, queue_path, rows):
         salvage.apply(file, queue_path, lambda _: inner or inner.append(salvage.apply(file, queue_path)))
     assert inner[0].before == 500
     assert numbers(rows(queue_path)) == list(range(200, 800))
-    sound(queue_path)
+    figures(queue_path)
 
 
-def test_replaced_while_it_is_examined(fill, queue_path, monkeypatch):
+def test_replaced_while_it_is_examined(fill, queue_path, monkeypatch, figures):
     """A sound database that somebody has put in the place of the damaged one meanwhile is not set aside."""
     fill()
     elsewhere = []
@@ -214,7 +207,7 @@ def test_replaced_while_it_is_examined(fill, queue_path, monkeypatch):
     monkeypatch.setattr(salvage.rescue, "_is_damaged", examine)
     assert salvage.set_own_aside(queue_path) == elsewhere[0]
     assert set_aside.damaged(queue_path) == elsewhere
-    assert sound(queue_path).accepted == 0
+    assert figures(queue_path).accepted == 0
 
 
 def test_set_aside_while_it_is_examined(fill, queue_path, monkeypatch):
@@ -231,7 +224,7 @@ def test_set_aside_while_it_is_examined(fill, queue_path, monkeypatch):
     assert salvage.set_own_aside(queue_path) == elsewhere[0]
 
 
-def test_killed_during_it(fill, queue_path, forwarder, rows):
+def test_killed_during_it(fill, queue_path, forwarder, rows, figures):
     """Killed when it has set the database aside and brought a part back, it goes on by the command that is
     named when it is called again."""
     file = fill()
@@ -248,10 +241,10 @@ salvage.apply(file, sys.argv[1], lambda _: os.kill(os.getpid(), signal.SIGKILL))
     done = forwarder(*remedy(again.stderr))
     assert (done.returncode, "500 of them were recovered" in done.stdout) == (0, True), done.stderr
     assert numbers(rows(queue_path)) == list(range(200, 800))
-    sound(queue_path)
+    figures(queue_path)
 
 
-def test_without_room_for_what_it_brings_back(fill, tmp_path, queue_path, forwarder):
+def test_without_room_for_what_it_brings_back(fill, tmp_path, queue_path, forwarder, figures):
     """On a disk without room for it nothing is set aside: that is said, and done when there is room."""
     fill()
     disk = tmp_path / "disk"
@@ -273,7 +266,7 @@ def test_without_room_for_what_it_brings_back(fill, tmp_path, queue_path, forwar
         os.unlink(disk / "ballast")
         done = forwarder("salvage", f"{path}/data.db", "--apply")
         assert done.returncode == 0, done.stderr
-        assert sound(path).waiting == 600
+        assert figures(path).waiting == 600
     finally:
         subprocess.run(["umount", disk], check=True)
 

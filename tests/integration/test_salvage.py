@@ -20,9 +20,8 @@ from forwarder import salvage
 from forwarder.errors import InputError, StorageError
 from forwarder.salvage.pages import varint
 from forwarder.spool import Dead, EventQueue, Settlement
-from forwarder.spool.sqlite import books, schema, set_aside
+from forwarder.spool.sqlite import schema, set_aside
 from forwarder.spool.sqlite.consumer import Consumer
-from forwarder.spool.sqlite.view import View
 
 PAGE = 4096
 
@@ -83,13 +82,7 @@ def numbers(events):
     return sorted(json.loads(data)["properties"]["n"] for data in events)
 
 
-def sound(path):
-    with View(path) as view:
-        assert [finding for finding in books.check(view) if not finding.ok] == []
-        return view.figures()
-
-
-def test_everything_comes_back_unchanged(fill, fresh, rows):
+def test_everything_comes_back_unchanged(fill, fresh, rows, figures):
     """Of a database without damage each waiting event and dead letter comes back, once, byte for byte."""
     file = fill()
     events = stored(file)
@@ -99,8 +92,8 @@ def test_everything_comes_back_unchanged(fill, fresh, rows):
     assert not os.path.exists(fresh)
     salvage.apply(file, fresh)
     assert rows(fresh) == list(events.values())
-    figures = sound(fresh)
-    assert (figures.accepted, figures.waiting, figures.dead_letters) == (3003, 3000, 3)
+    totals = figures(fresh)
+    assert (totals.accepted, totals.waiting, totals.dead_letters) == (3003, 3000, 3)
     with closing(sqlite3.connect(file)) as old, closing(sqlite3.connect(f"{fresh}/data.db")) as new:
         columns = "data, event, insert_id, reason, field, http_status, accepted_at, dead_at"
         letters = f"SELECT {columns} FROM dead_letters"
@@ -123,7 +116,7 @@ def test_what_is_only_in_the_log_comes_back(fill, fresh, rows):
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("part", ["", "-wal"])
-def test_flipped_bytes(fill, fresh, rows, seed, part):
+def test_flipped_bytes(fill, fresh, rows, seed, part, figures):
     """A flipped byte costs at most the rows of its page; all others come back, and what can't is told."""
     file = fill(keep_log=part != "")
     copy = shutil.copy(file, fresh + ".db")
@@ -142,11 +135,11 @@ def test_flipped_bytes(fill, fresh, rows, seed, part):
     assert len(before & after) > 2700
     if len(lost) > count:
         assert found.losses.pages or found.losses.rows
-    sound(fresh)
+    figures(fresh)
 
 
 @pytest.mark.parametrize("head", [16, 100, PAGE], ids=["magic", "header", "first page"])
-def test_lost_beginning(fill, fresh, rows, head):
+def test_lost_beginning(fill, fresh, rows, head, figures):
     """Without the header, or the whole first page with the schema, the events can still be read."""
     file = fill()
     events = set(stored(file).values())
@@ -155,11 +148,11 @@ def test_lost_beginning(fill, fresh, rows, head):
     found = salvage.apply(file, fresh)
     assert events <= set(rows(fresh))
     assert found.events >= 3000
-    sound(fresh)
+    figures(fresh)
 
 
 @pytest.mark.parametrize("at", [0, 8, 16, 20, 24, 28], ids=["magic", "page size", *4 * ["salts and sums"]])
-def test_lost_beginning_of_the_log(fill, fresh, rows, at):
+def test_lost_beginning_of_the_log(fill, fresh, rows, at, figures):
     """Whatever is hit in the log's header, the events that are only in the log are read."""
     file = fill(keep_log=True)
     copy = shutil.copy(file, fresh + ".db")
@@ -168,7 +161,7 @@ def test_lost_beginning_of_the_log(fill, fresh, rows, at):
     flip(file + "-wal", range(at, at + 4))
     salvage.apply(file, fresh)
     assert events <= set(rows(fresh))
-    sound(fresh)
+    figures(fresh)
 
 
 @pytest.mark.parametrize("at", [8, 12], ids=["first salt", "second salt"])
@@ -307,7 +300,7 @@ def frames(log):
 
 
 @pytest.mark.parametrize("missing", [1, 2, 5])
-def test_log_cut_during_a_commit(queue_path, fresh, rows, missing):
+def test_log_cut_during_a_commit(queue_path, fresh, rows, missing, figures):
     """Of a log that ends during a commit salvage takes what SQLite would: its would-be dead letters wait."""
     queue, copy = EventQueue(queue_path, min_free_bytes=0), fresh + ".db"
     queue.put_many({"event": "A", "properties": {"n": n, "pad": "x" * 300}} for n in range(600))
@@ -324,7 +317,7 @@ def test_log_cut_during_a_commit(queue_path, fresh, rows, missing):
     found = salvage.apply(copy, fresh)
     events = set(rows(fresh)) | set(rows(fresh, "dead_letters"))
     assert (found.events, len(events), len(rows(fresh, "dead_letters"))) == (600, 600, 0)
-    sound(fresh)
+    figures(fresh)
 
 
 def test_what_was_never_committed_does_not_come_back(queue_path, fresh, rows):
@@ -426,7 +419,7 @@ main(sys.argv[1:])
     assert set_aside.damaged(queue_path) == [file]
 
 
-def test_command_into_a_full_disk(fill, queue_path, forwarder, tmp_path, rows):
+def test_command_into_a_full_disk(fill, queue_path, forwarder, tmp_path, rows, figures):
     """On a full disk it says so with 75; when there is room it goes on where it was."""
     events = list(stored(fill()).values())
     file = set_aside.set_aside(queue_path)
@@ -444,18 +437,18 @@ def test_command_into_a_full_disk(fill, queue_path, forwarder, tmp_path, rows):
         done = forwarder("salvage", file, "--apply")
         assert (done.returncode, "by an earlier try" in done.stdout) == (0, True), done.stderr
         assert rows(str(disk / "queue")) == events
-        sound(str(disk / "queue"))
+        figures(str(disk / "queue"))
     finally:
         subprocess.run(["umount", disk], check=True)
 
 
-def test_truncated(fill, fresh, rows):
+def test_truncated(fill, fresh, rows, figures):
     """Of a file that was cut off the rest comes back."""
     file = fill()
     os.truncate(file, os.path.getsize(file) // 2)
     salvage.apply(file, fresh)
     assert 1000 < len(rows(fresh)) < 2000
-    sound(fresh)
+    figures(fresh)
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 5000, b"\xff" * 100_000, b"SQLite format 3\0"])
@@ -478,7 +471,7 @@ def test_delivered_events_stay_delivered(fill, fresh, rows):
     assert len(rows(fresh)) == 500
 
 
-def test_an_external_producers_rows_are_completed_as_the_daemon_would(queue_path, fresh, rows):
+def test_an_external_producers_rows_are_completed_as_the_daemon_would(queue_path, fresh, rows, figures):
     """A row of plain persist-queue gets the bytes that the daemon may have sent; an acked one is left."""
     with EventQueue(queue_path, min_free_bytes=0):
         pass
@@ -498,10 +491,10 @@ def test_an_external_producers_rows_are_completed_as_the_daemon_would(queue_path
     assert rows(fresh) == sent
     (letter,) = rows(fresh, "dead_letters")
     assert json.loads(letter) == ["no event"]
-    sound(fresh)
+    figures(fresh)
 
 
-def test_broken_off_and_done_again(fill, fresh, rows):
+def test_broken_off_and_done_again(fill, fresh, rows, figures):
     """Killed during --apply and called again, it goes on: nothing is missing, nothing is there twice."""
     file = fill()
     events = list(stored(file).values())
@@ -517,7 +510,7 @@ salvage.apply(sys.argv[1], sys.argv[2], lambda done: done >= 1500 and os.kill(os
     assert rows(fresh) == events
     assert salvage.apply(file, fresh).before == 3003
     assert rows(fresh) == events
-    sound(fresh)
+    figures(fresh)
 
 
 def plain_queue(path, name):
@@ -557,7 +550,7 @@ def pages_of(file, table):
     return found
 
 
-def test_other_queues_in_the_file_are_left(shared, fresh, rows):
+def test_other_queues_in_the_file_are_left(shared, fresh, rows, figures):
     """Of a file that holds another queue of persist-queue, whose rows look alike, ours come back, and none
     of its; on damaged pages of both, too."""
     file, _ = shared
@@ -572,7 +565,7 @@ def test_other_queues_in_the_file_are_left(shared, fresh, rows):
     found = salvage.apply(file, fresh)
     assert numbers(rows(fresh)) == sorted(set(range(800)) - {n for page in lost for n in ours[page]})
     assert found.losses.pages == sorted(lost)
-    sound(fresh)
+    figures(fresh)
 
 
 def test_pages_that_no_table_leads_to_are_read(shared, fresh, rows):
@@ -629,7 +622,7 @@ def test_a_column_that_was_added_is_passed_over(queue_path, fresh, rows, figures
     found = salvage.apply(f"{queue_path}/data.db", fresh)
     assert (found.events, found.waiting, found.missing) == (100, 100, 0)
     assert numbers(rows(fresh)) == list(range(100))
-    sound(fresh)
+    figures(fresh)
 
 
 def test_file_that_is_not_there(tmp_path):
@@ -638,7 +631,7 @@ def test_file_that_is_not_there(tmp_path):
         salvage.plan(str(tmp_path / "nowhere"))
 
 
-def test_set_aside_listed_and_marked(fill, queue_path, forwarder, rows):
+def test_set_aside_listed_and_marked(fill, queue_path, forwarder, rows, figures):
     """`salvage` lists what was set aside, shows what is in it, brings it back, and does not list it again."""
     events = list(stored(fill()).values())
     file = set_aside.set_aside(queue_path)
@@ -653,7 +646,7 @@ def test_set_aside_listed_and_marked(fill, queue_path, forwarder, rows):
     assert rows(queue_path) == events
     assert forwarder("salvage").stdout == "No damaged database has been set aside.\n"
     assert os.path.exists(file.replace("damaged-", "salvaged-"))
-    sound(queue_path)
+    figures(queue_path)
 
 
 def test_command_with_nothing_to_apply(forwarder):

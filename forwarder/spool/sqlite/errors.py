@@ -63,8 +63,9 @@ def _explain_sqlite(error: sqlite3.Error, path: str) -> ForwarderError:
             f"the database in {path} is not a SQLite file",
             "Nothing was changed; use another directory for the queue, or move the file away",
         )
-    # In a prepared database, a missing table or one that should not exist means damage.
-    is_gone = code == "SQLITE_ERROR" and (str(error).startswith("no such") or "already exists" in str(error))
+    # In a prepared database, a table or column that is missing or should not exist means damage.
+    signs = ("no such", "has no column", "already exists")
+    is_gone = code == "SQLITE_ERROR" and any(sign in str(error) for sign in signs)
     # The last one: a file is shorter than the log's index says.
     if is_gone or code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR_SHORT_READ")):
         return damaged(path, str(error))
