@@ -212,9 +212,10 @@ def selecting(noun: Noun[Row], held: bool | None = None) -> Option:
                 given.pop("user"),
                 _read_when("--since", given.pop("since")),
                 _read_when("--before", given.pop("before")),
-                given.pop("only_held", None) or held,
+                (only_held := given.pop("only_held", None)) or held,
             )
-            return function(*arguments, wanted=Wanted(noun, where, given.pop("everything")), **given)
+            everything = given.pop("everything") or bool(only_held)
+            return function(*arguments, wanted=Wanted(noun, where, everything), **given)
 
         declared: Callable[..., Any] = with_selection
         for option in reversed(options):

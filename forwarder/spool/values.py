@@ -115,7 +115,7 @@ class Figures:
     held back by a person; ``oldest_waiting_at`` is that of the others. Instants are seconds since the epoch.
 
     For the last minute: ``rate_1m`` is delivered events per second, ``accepted_1m`` accepted ones, and
-    ``took_s`` the sorted durations of answered requests, the newest thousand at most.
+    ``took_s`` the sorted durations of settled requests, the newest thousand at most.
     """
 
     accepted: int

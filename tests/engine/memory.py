@@ -342,7 +342,7 @@ class Spool(verbs.Spool):
         return count
 
     def _move(self, ids, rows, put):
-        found = [row_id for row_id in ids if row_id in rows]
+        found = [row_id for row_id in dict.fromkeys(ids) if row_id in rows]
         for row_id in found:
             put(row_id, rows.pop(row_id))
         return len(found)

@@ -151,7 +151,7 @@ def test_a_report_comes_of_broken_settings_too(content: str, told: str, forwarde
 def test_a_report_comes_of_a_damaged_queue_and_of_none(forwarder, queue_path):
     """Where there is no queue, or no database in it, each section that needs it says so."""
     found = _sections(forwarder("report", "-").stdout)
-    assert "Can't be told: there is no queue" in found["Dead letters"]
+    assert "Not available: there is no queue" in found["Dead letters"]
     assert "FileNotFoundError" in found["Queue directory"]
     assert '"exists": false' in found["Status"]
 
@@ -160,8 +160,8 @@ def test_a_report_comes_of_a_damaged_queue_and_of_none(forwarder, queue_path):
     done = forwarder("report", "-")
     found = _sections(done.stdout)
     assert (done.returncode, list(found)) == (0, SECTIONS)
-    assert found["Status"].startswith("Can't be told: ")
-    assert found["Dead letters"].startswith("Can't be told: ")
+    assert found["Status"].startswith("Not available: ")
+    assert found["Dead letters"].startswith("Not available: ")
     assert "data.db" in found["Queue directory"]
     assert "Python 3." in found["Versions"]
 
