@@ -147,7 +147,7 @@ class Wanted(Generic[Row]):
 
     def say_none(self) -> bool:
         """Say that none fits, unless that is said of each id by itself; whether it was said here."""
-        if self.is_empty or self.everything:
+        if replace(self.where, held=None) == Selection():
             click.echo(f"There are no {self.noun.name}s.")
         elif self.is_broad:
             click.echo(f"No {self.noun.name} fits.")
@@ -215,7 +215,8 @@ def selecting(noun: Noun[Row], held: bool | None = None) -> Option:
                 (only_held := given.pop("only_held", None)) or held,
             )
             everything = given.pop("everything") or bool(only_held)
-            return function(*arguments, wanted=Wanted(noun, where, everything), **given)
+            chosen = replace(noun, name="held event") if only_held else noun
+            return function(*arguments, wanted=Wanted(chosen, where, everything), **given)
 
         declared: Callable[..., Any] = with_selection
         for option in reversed(options):

@@ -67,7 +67,7 @@ def test_hold_and_release(run, filled, figures):
     assert run("release", "--all")[:2] == (0, "2 held events released.\n")
     assert run("release", "--all")[1] == "There are no held events.\n"
     assert run("hold", "6")[0] == 0
-    assert run("delete", "--held", "--yes")[1] == "1 waiting event deleted.\n"
+    assert run("delete", "--held", "--yes")[1] == "1 held event deleted.\n"
     with View(filled) as view:
         assert [json.loads(row.data)["properties"]["n"] for row in view.peek(9)] == [1, 3, 0, 2, 4]
 
@@ -81,7 +81,7 @@ def test_delete(run, filled, figures):
         "--yes" in err,
     ) == (64, True, True)
     run("hold", "1")
-    assert run("delete", "--held", "--user", "bob", "--yes")[1] == "No waiting event fits.\n"
+    assert run("delete", "--held", "--user", "bob", "--yes")[1] == "No held event fits.\n"
     assert run("delete", "--user", "ada", "--yes")[:2] == (0, "3 waiting events deleted.\n")
     assert run("delete", "2", "2")[:2] == (0, "1 waiting event deleted.\n")
     found = figures(filled)
