@@ -128,8 +128,9 @@ class Box:
 
 
 @contextlib.contextmanager
-def debian(release: str) -> Iterator[Path]:
-    """The root of a small system of that *release*; where none can be made, the test is skipped."""
+def debian(release: str, *packages: str) -> Iterator[Path]:
+    """The root of a small system of that *release* with these *packages*; where none can be made, the test is
+    skipped."""
     if os.geteuid() != 0:
         pytest.skip("only root can make another system's root")
     if not shutil.which("debootstrap"):
@@ -146,7 +147,7 @@ def debian(release: str) -> Iterator[Path]:
         command = [
             "debootstrap",
             "--variant=minbase",
-            f"--include=systemd,dbus,libpam-systemd,{linked}",
+            f"--include={','.join(['systemd,dbus,libpam-systemd', linked, *packages])}",
             release,
             root,
             mirror,
