@@ -313,6 +313,29 @@ def test_without_permission_the_reason_is_said(public_path, mode):
 
 
 @as_root
+def test_without_permission_a_program_ends_quietly(public_path):
+    """A program that keeps the refusal to its end, as Python 3.13 does for commands, says no more then."""
+    code = """
+        import os, sys
+        from forwarder.errors import NotPermittedError
+        from forwarder.spool import EventQueue
+        os.setgroups([]); os.setgid(65534); os.setuid(65534)
+        try:
+            EventQueue(sys.argv[1])
+        except NotPermittedError as error:
+            kept = error  # and with it what it came through
+            print("refused")
+    """
+    path = public_path / "queue"
+    with EventQueue(path, min_free_bytes=0) as queue:
+        queue.put(EVENT)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), path], capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("refused\n", "", 0)
+
+
+@as_root
 @pytest.mark.parametrize("name", ["data.db", "data.db-wal", "data.db-shm", "writer.lock"])
 def test_consumer_that_could_not_settle_is_not_made(public_path, name):
     """A file of the queue that this user can only read is found out before anything is claimed."""

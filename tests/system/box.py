@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import shlex
 import shutil
 import signal
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -126,8 +128,9 @@ class Box:
 
 
 @contextlib.contextmanager
-def debian(release: str) -> Iterator[Path]:
-    """The root of a small system of that *release*; where none can be made, the test is skipped."""
+def debian(release: str, *packages: str) -> Iterator[Path]:
+    """The root of a small system of that *release* with these *packages*; where none can be made, the test is
+    skipped."""
     if os.geteuid() != 0:
         pytest.skip("only root can make another system's root")
     if not shutil.which("debootstrap"):
@@ -144,7 +147,7 @@ def debian(release: str) -> Iterator[Path]:
         command = [
             "debootstrap",
             "--variant=minbase",
-            f"--include=systemd,dbus,libpam-systemd,{linked}",
+            f"--include={','.join(['systemd,dbus,libpam-systemd', linked, *packages])}",
             release,
             root,
             mirror,
@@ -165,8 +168,7 @@ def booted(lower: Path = Path("/")) -> Iterator[Box]:
     with contextlib.ExitStack() as stack:
         # Not below /tmp, where the new system mounts its own.
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="forwarder-box-", dir="/var/tmp")))
-        ready = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
-        ready.bind(str(work / "ready"))
+        told = stack.enter_context(_told(work / "ready"))
         console = stack.enter_context((work / "console").open("w"))
         (work / "box").mkdir()
         groups = stack.enter_context(_groups(work.name))
@@ -191,7 +193,7 @@ def booted(lower: Path = Path("/")) -> Iterator[Box]:
         box = None
         try:
             try:
-                box = Box(lambda: _wait_until_ready(nspawn, ready, work / "console"), work)
+                box = Box(lambda: _wait_until_ready(nspawn, told, work / "console"), work)
             except NeverBegunError as error:
                 pytest.skip(f"no system can be booted on this machine: {error}")
             yield box
@@ -212,6 +214,27 @@ def _end(nspawn: subprocess.Popen[bytes], box: Box | None) -> None:
         # On a very busy machine the kernel may take longer; it needs nobody for that.
         nspawn.kill()
         nspawn.wait()
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[queue.SimpleQueue[bytes]]:
+    """What a system tells of itself to the socket *path*. Read all the while, or it would wait for that: from
+    systemd 254 on, it tells of each daemon-reload."""
+    told: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
+        ready.bind(str(path))
+
+        def read() -> None:
+            while message := ready.recv(4096):
+                told.put(message)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        try:
+            yield told
+        finally:
+            ready.shutdown(socket.SHUT_RDWR)
+            reader.join()
 
 
 @contextlib.contextmanager
@@ -263,16 +286,17 @@ def _binds(work: Path) -> list[str]:
     return [f"--bind-ro={here}:{there}" for here, there in binds.items()]
 
 
-def _wait_until_ready(nspawn: subprocess.Popen[bytes], ready: socket.socket, console: Path) -> int:
+def _wait_until_ready(nspawn: subprocess.Popen[bytes], told: queue.SimpleQueue[bytes], console: Path) -> int:
     """Returns the system's init, by its number here."""
     leader = 0
     deadline = time.monotonic() + BOOT_S
-    ready.settimeout(0.2)
     while time.monotonic() < deadline and nspawn.poll() is None:
-        with contextlib.suppress(TimeoutError):
-            told = dict(line.partition("=")[::2] for line in ready.recv(4096).decode().splitlines())
-            leader = int(told.get("X_NSPAWN_LEADER_PID", leader))
-            if "READY" in told:
+        with contextlib.suppress(queue.Empty):
+            message = told.get(timeout=0.2).decode()
+            fields = dict(line.partition("=")[::2] for line in message.splitlines())
+            leader = int(fields.get("X_NSPAWN_LEADER_PID", leader))
+            # Without the first, it is the end of a daemon-reload before a reboot.
+            if leader and "READY" in fields:
                 return leader
     end = "\n".join(console.read_text(errors="replace").splitlines()[-20:])
     if not leader and nspawn.poll() is not None:

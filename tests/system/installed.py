@@ -35,6 +35,7 @@ systemctl daemon-reload
 def install(box: Box) -> None:
     """Run the page's commands that put the service's files in place."""
     chapter = (ROOT / "docs/install.rst").read_text().split("\nFrom a clone\n", 1)[1]
+    chapter = chapter.split("\nSet the project and start\n", 1)[0]
     commands = re.findall(r"^    ((?:install|systemd-sysusers|systemd-tmpfiles) .*)$", chapter, re.MULTILINE)
     assert len(commands) >= 5
     for command in commands:

@@ -1,7 +1,8 @@
-"""The service on the next Debian, whose systemd is five years newer: by the documents' commands, too."""
+"""The service on the next Debian, whose systemd and Python are newer: by the documents' commands, too."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,12 +11,55 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from box import booted, debian
 from installed import PORT, Service, install
+from source_copy import make
+from walk import walk
+
+# The first one waits for debootstrap.
+pytestmark = pytest.mark.timeout(400)
+# Without an index, as what pip asks for has been fetched before.
+BUILD = """
+set -e
+cd /srv/source
+python3 -m venv .venv
+export PIP_NO_INDEX=1 PIP_FIND_LINKS=/srv/source/wheels SOURCE_DATE_EPOCH=1700000000
+.venv/bin/python -m pip install --quiet wheels/*.whl
+debian/build-deb .venv/bin/python
+"""
 
 
 @pytest.fixture(scope="module")
-def box():
+def root():
+    """The root of a Debian 13, with what the page says that the package is built with."""
+    with debian("trixie", "python3-venv", "binutils", "ca-certificates") as root:
+        yield root
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """The source with a wheel and the manual pages, made here, where there is an index of libraries."""
+    return make("dist", tmp_path_factory.mktemp("source")).parent
+
+
+def build(box, source):
+    """Build the package in the box with its own Python, from the *source* and libraries fetched here."""
+    (wheel,) = source.glob("dist/*.whl")
+    version = box.run("python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])").stdout.strip()
+    fetch = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary", ":all:"]
+    fetch += ["--python-version", version, "--dest", source / "wheels", wheel]
+    done = subprocess.run(fetch, capture_output=True, text=True, timeout=200)
+    if done.returncode:
+        pytest.skip(f"the libraries for Python {version} can't be had: {done.stderr[-300:]}")
+    (source / "wheels" / wheel.name).unlink()
+    subprocess.run(["cp", "-r", source, box.root / "srv/source"], check=True, timeout=60)
+    box.run("sh", "-c", BUILD, timeout_s=200)
+    (found,) = (box.root / "srv/source/dist").glob("*.deb")
+    return found
+
+
+@pytest.fixture(scope="module")
+def box(root):
     """A booted Debian 13 with the service installed."""
-    with debian("trixie") as root, booted(root) as box:
+    with booted(root) as box:
         # The Python is this machine's.
         box.write("/etc/ld.so.conf.d/python.conf", "/opt/forwarder/python/lib\n")
         box.run("ldconfig")
@@ -57,3 +101,10 @@ def test_without_a_key_it_fails_once(service):
 
     assert (service["ActiveState"], service["ExecMainStatus"], service["NRestarts"]) == ("failed", "78", "0")
     assert [entry for entry in service.journal("PRIORITY=3") if "there is no key" in entry["MESSAGE"]]
+
+
+def test_the_package_from_installation_to_purge(root, source, until):
+    """Built there, it does there what the page says, by the page's own commands."""
+    with booted(root) as box:
+        box.run("umount", "/usr/bin/forwarder")  # that of the checkout, which the box brings along
+        walk(box, build(box, source), until)

@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from box import booted
 from installed import Service
 from source_copy import make
+from walk import walk
 
 ROOT = Path(__file__).parents[2]
 # The first one waits for the build, and for dpkg.
@@ -276,6 +277,22 @@ def test_what_the_documents_name_is_on_a_host_with_the_package(installed: Root) 
     assert "MIT" in installed.run("cat", f"{DOC}/LICENSE").stdout
 
 
+def test_a_build_without_strip_says_how_to_get_it(tmp_path: Path) -> None:
+    """On a small Debian, which lacks it, the package that has it is named."""
+    dirname = shutil.which("dirname")
+    assert dirname
+    (tmp_path / "dirname").symlink_to(dirname)
+    done = subprocess.run(
+        ["/bin/bash", ROOT / "debian/build-deb", sys.executable],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "apt install binutils" in done.stderr
+
+
 def test_lintian_finds_no_error(package: Path) -> None:
     """Debian's own examination of packages complains of nothing that it calls an error."""
     if not shutil.which("lintian"):
@@ -419,3 +436,13 @@ def test_a_running_daemon_is_restarted_by_an_upgrade_and_stopped_by_a_removal(
         box.run("dpkg", "--remove", "mixpanel-forwarder")
         assert service["ActiveState"] == "inactive"
         assert box.run("pgrep", "-f", "forwarder run", check=False).stdout == ""
+
+
+def test_the_way_of_an_operator(
+    new_root: Callable[..., Root], package: Path, until: Callable[..., object]
+) -> None:
+    """From the installation to the purge, by the page's own commands."""
+    new_root()  # skips where the package can't be installed at all
+    with booted() as box:
+        box.run("umount", "/usr/bin/forwarder")  # that of the checkout, which the box brings along
+        walk(box, package, until)

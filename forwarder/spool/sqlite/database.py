@@ -367,8 +367,10 @@ class Database:
 def _at_exit() -> None:
     # Closed at Python's exit, they would delete the log of another database at the path.
     for one in forks.registered():
-        if one.is_replaced():
-            one.step_back()
+        # Where this user can't look, it can't take anything along either.
+        with suppress(PermissionError):
+            if one.is_replaced():
+                one.step_back()
 
 
 atexit.register(_at_exit)
