@@ -41,7 +41,7 @@ COMMANDS = {
     "config": ("config", "config", "Show the effective settings."),
     "completion": ("completion", "completion", "Print a shell completion script."),
     "bench": ("bench", "bench", "Measure how fast this disk and machine are."),
-    "sandbox": ("sandbox", "sandbox", "Run a stand-in for Mixpanel's /import."),
+    "sandbox": ("sandbox", "sandbox", "Run a stand-in for Mixpanel."),
     "demo": ("demo", "demo", "Show the way of events from end to end on this machine."),
 }
 

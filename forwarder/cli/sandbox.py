@@ -65,7 +65,7 @@ def sandbox(
     max_body_bytes: int,
     as_json: bool,
 ) -> None:
-    """Run a stand-in for Mixpanel's /import on this machine, until interrupted.
+    """Run a stand-in for Mixpanel's /import, /track, /engage and /groups here, until interrupted.
 
     It checks and answers as Mixpanel does, drops repeats, and prints a line for each request. Inject faults
     with --fault, such as --fault throttle:times=3,retry_after_s=2 or --fault slow:delay_s=0.25; or while it

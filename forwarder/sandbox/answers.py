@@ -1,4 +1,4 @@
-"""The answers of ``POST /import``, exactly as documented or observed; pure.
+"""The answers of Mixpanel's ingestion API, exactly as documented or observed; pure.
 
 Sources: Mixpanel docs (Import Events and the pages on its errors) unless another is named.
 """
@@ -81,13 +81,13 @@ def identity_refused(events: int) -> Answer:
     return strict_failed(0, [SIMPLIFIED_ONLY] * events)
 
 
-def lenient(imported: int, verbose: bool) -> Answer:
+def lenient(imported: int, verbose: bool, error: str = "no valid events", counts: bool = False) -> Answer:
     """Without ``strict=1``: "1" or "0" as plain text (mixpanel-java), with ``verbose=1`` as JSON
-    (mixpanel-utils issue 20)."""
+    (mixpanel-utils issue 20). *counts*: with ``num_good_events``, by which mixpanel-import counts updates."""
     if not verbose:
         return Answer(200, b"1" if imported else b"0", TEXT)
-    good, bad = {"status": 1, "error": None}, {"status": 0, "error": "no valid events"}
-    return as_json(200, good if imported else bad)
+    good = {"num_good_events": imported} if counts else {}
+    return as_json(200, ({"status": 1, "error": None} if imported else {"status": 0, "error": error}) | good)
 
 
 def bad_request(error: str) -> Answer:

@@ -4,6 +4,8 @@
 GET      /sandbox/ledger          the figures; ``?after=VERSION&timeout_s=S`` waits for a later version first
 GET      /sandbox/ledger/events   NDJSON, one ``$insert_id`` per line; ``?data=1`` with the event itself
 GET      /sandbox/requests        NDJSON, one request per line
+GET      /sandbox/users           NDJSON, one user's profile per line
+GET      /sandbox/groups          NDJSON, one group's profile per line
 GET      /sandbox/faults          NDJSON, one fault in force per line
 POST     /sandbox/faults          ``{"fault": "throttle", "times": 3, "retry_after_s": 2}`` injects it
 DELETE   /sandbox/faults          clears them and releases what hangs
@@ -22,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from forwarder.sandbox.answers import Answer, as_json
 from forwarder.sandbox.faults import Fault
 from forwarder.sandbox.intake import Request
+from forwarder.sandbox.updates import Profiles
 
 if TYPE_CHECKING:
     from forwarder.sandbox.server import Sandbox
@@ -88,6 +91,10 @@ def _requests(sandbox: Sandbox, _request: Request) -> Answer:
     return _ndjson(map(asdict, sandbox.ledger.requests))
 
 
+def _profiles(profiles: Profiles) -> Answer:
+    return _ndjson({"ids": ids, "profile": profile} for ids, profile in profiles.profiles.items())
+
+
 def _faults(sandbox: Sandbox, _request: Request) -> Answer:
     return _ndjson(
         {"fault": injection.fault.name, "used": injection.used, "left": injection.left}
@@ -139,6 +146,8 @@ _ROUTES: dict[tuple[str, str], Callable[[Sandbox, Request], Answer]] = {
     ("GET", "/sandbox/ledger"): _ledger,
     ("GET", "/sandbox/ledger/events"): _events,
     ("GET", "/sandbox/requests"): _requests,
+    ("GET", "/sandbox/users"): lambda sandbox, _: _profiles(sandbox.users),
+    ("GET", "/sandbox/groups"): lambda sandbox, _: _profiles(sandbox.groups),
     ("GET", "/sandbox/faults"): _faults,
     ("POST", "/sandbox/faults"): _inject,
     ("DELETE", "/sandbox/faults"): _clear,

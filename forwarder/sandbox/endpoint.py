@@ -1,7 +1,8 @@
-"""``/import``: from a request and its planned faults to the answer and the events taken."""
+"""From a request and its planned faults to the answer, and to the events and updates taken."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from forwarder.sandbox import answers, intake, rules
@@ -10,6 +11,7 @@ from forwarder.sandbox.intake import Account, Batch, Request
 from forwarder.sandbox.ledger import Ledger
 from forwarder.sandbox.rules import Verdict
 from forwarder.sandbox.schedule import Plan
+from forwarder.sandbox.updates import Profiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +29,20 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A project's ``/import``: its credentials, its kind, its limit and its ledger."""
+    """A project: its credentials, its kind, its limit, its ledger, and the profiles of users and groups."""
 
     ledger: Ledger
     token: str
     account: Account
     project: str
     max_body_bytes: int
+    users: Profiles
+    groups: Profiles
 
     def settle(self, request: Request, plan: Plan, now_s: float) -> Settled:
         """Judge *request* by the server's clock *now_s*; take what passes unless the plan forbids it."""
+        if request.path.rstrip("/") in ("/track", "/engage", "/groups"):
+            return self._settle_data(request, plan, now_s)
         found = intake.read(request, self.max_body_bytes)
         batch = Batch((), len(request.body)) if isinstance(found, Answer) else found
         nothing_taken = Settled(None, len(batch.events), batch.size_bytes)
@@ -46,10 +52,40 @@ class Endpoint:
         settled = (
             replace(nothing_taken, answer=refusal) if refusal else self._judge(request, batch, plan, now_s)
         )
-        answer = settled.answer
-        for distort in plan.distortions:
-            answer = distort(answer) if answer else None
-        return replace(settled, answer=answer) if plan.distortions else settled
+        return _distorted(settled, plan)
+
+    def _settle_data(self, request: Request, plan: Plan, now_s: float) -> Settled:
+        """As `settle`, where no credentials are asked for and items are named by ``data``."""
+        found = intake.read_data(request, self.max_body_bytes)
+        size_bytes = len(request.body) if isinstance(found, Answer) else found[0].size_bytes
+        items = () if isinstance(found, Answer) else found[0].events
+        nothing_taken = Settled(None, len(items), size_bytes)
+        if plan.instead is not None or not plan.taken:
+            return replace(nothing_taken, answer=plan.instead)
+        if isinstance(found, Answer):
+            return _distorted(replace(nothing_taken, answer=found), plan)
+        for injection in plan.conditional:
+            if injection.exceeds(len(items)) and injection.use():
+                plan.names.append(injection.fault.name)
+                answer = answers.throttled(strict=False, retry_after_s=injection.fault.retry_after_s)
+                return replace(nothing_taken, answer=answer)
+        parameters = found[1]
+        path = request.path.rstrip("/")
+        if path == "/track":
+            valid, new, repeats, error = self._track(items, now_s)
+        else:
+            profiles = self.users if path == "/engage" else self.groups
+            valid, error = profiles.take(items)
+            new, repeats = valid, 0
+        is_verbose = "1" in (parameters.get("verbose"), parameters.get("strict"))
+        answer = answers.lenient(valid, is_verbose, error, counts=parameters.get("strict") == "1")
+        settled = Settled(answer, len(items), size_bytes, new, repeats, len(items) - valid)
+        return _distorted(settled, plan)
+
+    def _track(self, items: Sequence[bytes], now_s: float) -> tuple[int, int, int, str]:
+        """Take events; returns how many are valid, new and repeats, and why others are not valid."""
+        valid, verdict = rules.judge_tracked(items, self.token, now_s)
+        return valid, *self.ledger.take(verdict.events), "token, missing or empty"
 
     def _refuse(self, request: Request) -> Answer | None:
         if request.path.rstrip("/") != "/import":
@@ -72,6 +108,13 @@ class Endpoint:
         failed = len({failure.index for failure in outcome.failures})
         counts = (outcome.sent, batch.size_bytes, new, repeats, failed)
         return Settled(_answer(request, outcome), *counts, is_probe=not new and _is_probe(batch))
+
+
+def _distorted(settled: Settled, plan: Plan) -> Settled:
+    answer = settled.answer
+    for distort in plan.distortions:
+        answer = distort(answer) if answer else None
+    return replace(settled, answer=answer) if plan.distortions else settled
 
 
 def _is_probe(batch: Batch) -> bool:

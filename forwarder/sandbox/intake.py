@@ -1,4 +1,4 @@
-"""From a request to its events: credentials, encoding, size, and where each event begins."""
+"""From a request to its events or updates: credentials, encoding, size, and where each one begins."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+from urllib.parse import parse_qsl
 
 import msgspec
 from isal import isal_zlib  # a third of zlib's time; the sandbox shares the machine with what it tests
@@ -101,6 +102,36 @@ def read(request: Request, limit_bytes: int) -> Batch | Answer:
     if not 1 <= len(events) <= MAX_EVENTS:
         return answers.bad_request(f"request must hold 1 to {MAX_EVENTS} events, not {len(events)}")
     return Batch(events, len(body))
+
+
+def read_data(request: Request, limit_bytes: int) -> tuple[Batch, Mapping[str, str]] | Answer:
+    """The items of a request to ``/track``, ``/engage`` or ``/groups``, and its parameters.
+
+    They are the body, or ``data`` of a form or of the query: JSON, or base64 of JSON. Base64 that was not
+    percent-encoded, as mixpanel-node and mixpanel-php send it, has spaces where it had ``+``.
+    """
+    body = _unpack(request, limit_bytes)
+    if isinstance(body, Answer):
+        return body
+    parameters, data = dict(request.query), body.strip()
+    if data[:1] not in (b"[", b"{"):
+        parameters = {
+            **dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)),
+            **parameters,
+        }
+        data = parameters.pop("data", "").strip().encode()
+        if data[:1] not in (b"[", b"{"):
+            padded = data.replace(b" ", b"+") + b"=" * (-len(data) % 4)
+            try:
+                data = base64.b64decode(padded, altchars=b"-_" if b"-" in data or b"_" in data else None)
+            except binascii.Error as error:
+                return answers.bad_request(f"data is neither JSON nor base64: {error}")
+    is_lines = data[:1] == b"{"
+    try:
+        items = split(data, lines=is_lines)
+    except (ValueError, RecursionError) as error:
+        return answers.bad_request(f"data is not valid JSON: {error}")
+    return Batch(items, len(body)), parameters
 
 
 def _unpack(request: Request, limit_bytes: int) -> bytes | Answer:

@@ -32,6 +32,7 @@ BAD_IDS = frozenset(
     | {"undefined", "unknown", "<nil>", "0", "-1", "true", "false", "[]", "{}", "lmy47d"}
 )
 INSERT_ID = re.compile(r"[A-Za-z0-9-]{1,36}")
+TRACKED_S = 5 * 86400
 IDENTITY_EVENTS = frozenset({"$identify", "$create_alias", "$merge"})
 
 # A container of more than 255 members needs 511 bytes.
@@ -126,6 +127,26 @@ def judge_leniently(batch: Sequence[bytes]) -> Verdict:
         if isinstance(event, dict) and isinstance(event.get("event"), str) and event["event"].strip():
             verdict.events.append(_unchecked(index, data, event))
     return verdict
+
+
+def judge_tracked(batch: Sequence[bytes], token: str, now_s: float) -> tuple[int, Verdict]:
+    """As ``/track`` does: how many events have a name and a token, and those of them that are stored.
+
+    Events of another project's *token*, or of more than five days ago, are acknowledged and dropped
+    (Mixpanel docs, Track Events, and the page on historical events).
+    """
+    valid, verdict = 0, Verdict(len(batch))
+    for event in judge_leniently(batch).events:
+        properties = parse(event.data).get("properties")
+        known = properties if isinstance(properties, dict) else {}
+        if not known.get("token"):
+            continue
+        valid += 1
+        at = known.get("time", now_s)
+        at_s = (at / 1000 if at >= MILLISECONDS_FROM else at) if type(at) in (int, float) else now_s
+        if known["token"] == token and at_s > now_s - TRACKED_S:
+            verdict.events.append(event)
+    return valid, verdict
 
 
 def _clean(index: int, data: bytes, latest_s: float) -> Event | None:

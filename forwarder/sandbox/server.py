@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 
-from forwarder.sandbox import rules
+from forwarder.sandbox import rules, updates
 from forwarder.sandbox.connection import Connection
 from forwarder.sandbox.endpoint import Endpoint
 from forwarder.sandbox.faults import Fault
@@ -22,7 +22,7 @@ _JOIN_S = 5.0
 
 
 class Sandbox:
-    """A stand-in for Mixpanel's ``POST /import`` on this machine, with faults on request.
+    """A stand-in for Mixpanel's ingestion API on this machine, with faults on request.
 
     It serves from ``start()`` (or ``with``) until ``close()``. Any thread may use it.
 
@@ -39,6 +39,7 @@ class Sandbox:
 
     Attributes:
         ledger: What was taken and asked.
+        users, groups: What updates have made of the profiles.
         schedule: The faults in force.
     """
 
@@ -61,7 +62,12 @@ class Sandbox:
         self.latency_s = latency_s
         self.ledger = Ledger(keep_data)
         self.schedule = Schedule()
-        self.endpoint = Endpoint(self.ledger, token, Account(*service_account), project, max_body_bytes)
+        self.users: updates.Profiles = updates.users(token)
+        self.groups: updates.Profiles = updates.groups(token)
+        account = Account(*service_account)
+        self.endpoint = Endpoint(
+            self.ledger, token, account, project, max_body_bytes, self.users, self.groups
+        )
         self._on_request = on_request
         self._listener: Listener | None = None
         self._lock = threading.RLock()
