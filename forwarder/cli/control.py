@@ -40,7 +40,11 @@ def resume(context: Context, as_json: bool) -> None:
         text = f"Delivery was not paused: there is no queue of the forwarder in {queue.place} yet"
     else:
         text = "Delivery is no longer paused" if before else "Delivery was not paused"
-    rest = "" if daemon or not is_there else "; no daemon runs: `forwarder run` starts one"
+    rest = (
+        ""
+        if daemon or not is_there
+        else "; no daemon runs: `systemctl start forwarder` or `forwarder run` starts one"
+    )
     _tell(as_json, f"{text}{rest}.", False, daemon)
 
 
@@ -56,7 +60,7 @@ def flush(context: Context, as_json: bool) -> None:
     if daemon is None:
         raise UnavailableError(
             f"no daemon delivers from {queue.place}",
-            "Start one with `forwarder run`, or deliver once with `forwarder drain`",
+            "`systemctl start forwarder` or `forwarder run` starts one; `forwarder drain` delivers once",
         )
     queue.request_flush()
     with queue.view() as view:

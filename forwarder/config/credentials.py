@@ -16,7 +16,7 @@ BOTH_WAYS = (
     "Give a service account (mixpanel.service_account, mixpanel.project_id, and its secret "
     "by mixpanel.secret_file, the systemd credential mixpanel-secret or $FORWARDER_MIXPANEL_SECRET), "
     "or the project's token (by mixpanel.token_file, the systemd credential mixpanel-token "
-    "or $FORWARDER_MIXPANEL_TOKEN)"
+    "or $FORWARDER_MIXPANEL_TOKEN). The service reads its key from /etc/forwarder/secret or token"
 )
 
 # Mixpanel's keys are far shorter; a larger file is another file.

@@ -591,3 +591,12 @@ def test_the_brief_check_asks_nobody(capsys):
 
     assert ended.value.code == 64
     assert "exclude each other" in capsys.readouterr().err
+
+
+def test_settings_include_the_version_of_the_database(run, used, sql):
+    """Where the daemon would not start for it, ``--settings`` says so before a restart."""
+    assert run("--settings")[0] == 0
+    sql(used, "PRAGMA user_version = 99")
+    code, found = run("--settings")
+    assert (code, found["queue"][0]) == (78, "FAIL")
+    assert "version 99" in found["queue"][1]

@@ -96,7 +96,7 @@ def test_a_running_daemon_obeys(forwarder, server, until):
 )
 def test_what_a_drain_leaves_is_told_with_the_reason(count, told, forwarder, server, queue_path):
     """drain says how many are left and why; with --json that is an object, of an empty queue too."""
-    assert forwarder.json("drain") == {"left": 0, "reason": ""}
+    assert forwarder.json("drain") == {"left": 0, "reason": "", "held": 0}
     server.inject(Fault.server_error())
     for _ in range(count):
         forwarder("enqueue", "-e", "E")

@@ -148,6 +148,10 @@ def _some(count: int, noun: str) -> str:
     return f"{count} {noun}{'es' if noun.endswith('ch') else 's'}"
 
 
+def _are_there(count: int) -> str:
+    return f"{_some(count, 'row')} {'is' if count == 1 else 'are'} there"
+
+
 def _check_waiting(view: View) -> tuple[str, Sequence[str]]:
     before = view.figures()
     counted = _count(view.connection, schema.TABLE, "_id")
@@ -174,7 +178,7 @@ def _check_waiting(view: View) -> tuple[str, Sequence[str]]:
         faults.append(f"{_some(above, 'row')} with an id above the newest one ever assigned")
     detail = (
         f"accepted {before.accepted} = delivered {before.delivered} + dead-lettered {before.dead_lettered}"
-        f" + deleted {before.deleted} + waiting {before.waiting}; {counted.rows} rows are there"
+        f" + deleted {before.deleted} + waiting {before.waiting}; {_are_there(counted.rows)}"
     )
     return detail + counted.shortfall, faults
 
@@ -266,7 +270,7 @@ def _check_dead_letters(view: View) -> tuple[str, Sequence[str]]:
         faults.append(f"{_some(twice, 'row')} of an event that already has one")
     detail = (
         f"dead-lettered {before.dead_lettered} = retried {before.retried} + discarded {before.discarded}"
-        f" + there now {before.dead_letters}; {counted.rows} rows are there"
+        f" + there now {before.dead_letters}; {_are_there(counted.rows)}"
     )
     return detail + counted.shortfall, faults
 

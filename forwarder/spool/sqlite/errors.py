@@ -121,7 +121,10 @@ def _why_not(path: str) -> ForwarderError:
     if open_files + _FILES_TO_OPEN > resource.getrlimit(resource.RLIMIT_NOFILE)[0]:
         return _too_many_files(path)
     if disk.f_flag & os.ST_RDONLY:
-        return StorageError(f"the file system under {path} is mounted read-only", "Remount it writable")
+        return StorageError(
+            f"the file system under {path} is mounted read-only",
+            "Remount it writable; a systemd unit needs ReadWritePaths= for a place of its own",
+        )
     if has_no_space(path):
         return full(path)
     if disk.f_files and not disk.f_favail:
@@ -139,8 +142,17 @@ def _too_many_files(path: str) -> TryAgainError:
 def _not_permitted(path: str) -> NotPermittedError:
     return NotPermittedError(
         f"no permission to write in {path}; reading the queue needs it too",
-        "Run as a member of the group that owns it (usually `forwarder`)",
+        f"Run as a member of the group that owns it{_group_of(path)}",
     )
+
+
+def _group_of(path: str) -> str:
+    try:
+        import grp
+
+        return f", {grp.getgrgid(os.stat(path).st_gid).gr_name}"
+    except (OSError, KeyError, ImportError):  # of a program that gave up its rights, or its root
+        return ""
 
 
 def _not_makeable(path: str) -> NotPermittedError:

@@ -33,7 +33,10 @@ def findings(path: str, max_bytes: int, min_free_bytes: int, briefly: bool) -> I
     """
     found = list(_check_directory(path))
     yield from found
-    if briefly or any(each.exit_code for each in found) or not os.path.isdir(path):
+    if any(each.exit_code for each in found) or not os.path.isdir(path):
+        return
+    if briefly:
+        yield from _check_version(path)
         return
     yield _check_disk(path, min_free_bytes)
     for file in damaged(path):
@@ -49,6 +52,16 @@ def findings(path: str, max_bytes: int, min_free_bytes: int, briefly: bool) -> I
         yield Finding("queue", WARNING if is_there else OK, str(error))
     except ForwarderError as error:
         yield Finding("queue", FAIL, str(error), error.exit_code)
+
+
+def _check_version(path: str) -> Iterator[Finding]:
+    """Whether the database is one that this forwarder can use; what else is wrong with it keeps no daemon."""
+    try:
+        View(path).close()
+    except ConfigError as error:
+        yield Finding("queue", FAIL, str(error), error.exit_code)
+    except ForwarderError:
+        pass
 
 
 def _check_directory(path: str) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
+from forwarder.errors import size
 from forwarder.spool import engine
 from forwarder.spool.errors import SpoolFullError
 from forwarder.spool.sqlite.database import Database
@@ -78,8 +79,8 @@ class Producer(engine.Producer):
         free_bytes = disk.f_bavail * disk.f_frsize
         if free_bytes < self._min_free_bytes:
             raise SpoolFullError(
-                f"the disk under {self._path} has {free_bytes:,} bytes free, less than min_free_bytes "
-                f"({self._min_free_bytes:,})",
+                f"the disk under {self._path} has {size(free_bytes)} free, less than min_free_bytes "
+                f"({size(self._min_free_bytes)})",
                 "Nothing was stored; accepted events are safe. Make room, or lower it",
             )
         # The database must have room for all that is in the log, or nothing could be settled any more.
