@@ -301,20 +301,6 @@ def test_wide_characters_fit_too():
     assert wrapped("東京 東京 ab", 9, "  ") == ["東京 東京", "  ab"]
 
 
-@pytest.mark.parametrize("width", [30, 80, 200])
-def test_nothing_wraps_during_a_word(queue_path, width):
-    """On any terminal each line fits, but for a word that is longer, and each word is whole."""
-    fill(queue_path)
-    found = gather(queue_path) | {
-        "last_error": "503 from Mixpanel: " + "overloaded " * 20,
-        "orphaned": "1 event",
-    }
-    lines = list(describe(found, width))
-    words = "\n".join(describe(found, None)).split()
-    assert "\n".join(lines).split() == words
-    assert all(len(line) <= width for line in lines if len(line.split()) > 1)
-
-
 def test_requests_by_outcome(forwarder, server, until):
     """What came of the daemon's requests is counted since its start, and told."""
     forwarder.daemon()

@@ -59,7 +59,7 @@ class Rows(Claim):
     is_clear: bool = True
 
 
-class Reader:
+class RowReader:
     """Reads the rows behind an id, up to a number and a size with line ends; a single one may be larger.
 
     Reading them as one piece of text costs a third of reading them one by one.
