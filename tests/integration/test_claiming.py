@@ -11,7 +11,7 @@ import pytest
 from forwarder.records.event import accept_many
 from forwarder.records.lines import Lines, text_of
 from forwarder.spool import EventQueue
-from forwarder.spool.sqlite.claiming import Origin, Reader
+from forwarder.spool.sqlite.claiming import Origin, RowReader
 
 MIB = 1 << 20
 ORIGIN = Origin(str(uuid.UUID(int=7)), 1_600_000_000.0)
@@ -49,7 +49,7 @@ def claims(reader, table, max_events, max_bytes):
         after_id = claim.last_id
 
 
-class OneByOne(Reader):
+class OneByOne(RowReader):
     """A reader that never tries a piece."""
 
     def read(self, connection, after_id, max_events, max_bytes):
@@ -90,10 +90,12 @@ def test_both_ways_of_reading_find_the_same(table, seed):
     table.execute("COMMIT")
     for most, most_bytes in ((1, MIB), (7, MIB), (50, MIB), (2000, 50_000), (2000, MIB), (3, 0)):
         alone = claims(OneByOne(ORIGIN), table, most, most_bytes)
-        assert claims(Reader(ORIGIN), table, most, most_bytes) == alone
-    whole = Reader(ORIGIN).read(table, 0, 7, MIB)[0].size_bytes
+        assert claims(RowReader(ORIGIN), table, most, most_bytes) == alone
+    whole = RowReader(ORIGIN).read(table, 0, 7, MIB)[0].size_bytes
     for most_bytes in (whole, whole - 1):
-        assert claims(Reader(ORIGIN), table, 7, most_bytes) == claims(OneByOne(ORIGIN), table, 7, most_bytes)
+        assert claims(RowReader(ORIGIN), table, 7, most_bytes) == claims(
+            OneByOne(ORIGIN), table, 7, most_bytes
+        )
     assert any(ids for ids, *_ in alone)
 
 
@@ -118,7 +120,7 @@ def test_rows_that_make_up_for_each_other_are_told_apart(table, rows):
     for data in rows:
         insert(table, data)
     alone = claims(OneByOne(ORIGIN), table, 2000, 4 * MIB)
-    assert claims(Reader(ORIGIN), table, 2000, 4 * MIB) == alone
+    assert claims(RowReader(ORIGIN), table, 2000, 4 * MIB) == alone
 
 
 def test_own_rows_are_read_in_one_piece(table):
@@ -130,7 +132,7 @@ def test_own_rows_are_read_in_one_piece(table):
     table.execute("COMMIT")
     statements = []
     table.set_trace_callback(statements.append)
-    claim, dead, acked = Reader(ORIGIN).read(table, 0, 2000, MIB)
+    claim, dead, acked = RowReader(ORIGIN).read(table, 0, 2000, MIB)
     assert len(statements) == 1
     assert isinstance(claim.events, Lines)
     assert claim.events.text == text_of(records) == b"\n".join(records) + b"\n"
@@ -146,7 +148,7 @@ def test_large_events_are_not_put_together_in_vain(table):
     table.execute("COMMIT")
     statements = []
     table.set_trace_callback(statements.append)
-    reader = Reader(ORIGIN)
+    reader = RowReader(ORIGIN)
     assert [len(ids) for ids, *_ in claims(reader, table, 2000, 2 * MIB)] == [10] * 6
     assert [statement.startswith("SELECT count(*)") for statement in statements] == [True, *[False] * 6, True]
     assert table.getlimit(sqlite3.SQLITE_LIMIT_LENGTH) > 100 * MIB, "what is larger can be read again"
