@@ -237,7 +237,7 @@ def test_status_after_jumps(forwarder, server, clock, offer, queue_path, rows, u
         shown = forwarder("status").stdout
         assert "-1 " not in shown
         assert " ago" in shown
-        assert "-" not in shown.split("rate")[1].split("\n")[0]
+        assert "-" not in shown.split("last minute")[1].split("\n")[0]
     assert figures(queue_path).waiting == 5
 
 

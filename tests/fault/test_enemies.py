@@ -623,7 +623,7 @@ def test_daemons_that_start_at_once(forwarder, server, queue_path, offer, oracle
     for loser in daemons:
         if loser is not winner:
             assert loser.process.returncode == 75
-            until(lambda loser=loser: "another daemon delivers" in "".join(loser.other_output))
+            until(lambda loser=loser: "another daemon already delivers" in "".join(loser.other_output))
     until(lambda: not rows(queue_path), "the queue is empty")
     oracle(queue_path, server, offered)
     assert server.ledger.repeats == 0

@@ -71,8 +71,9 @@ def on_a_terminal(columns, *arguments, **environ):
     """What a command prints on a terminal of so many columns, without its colours."""
     child, screen = pty.fork()
     if not child:
-        os.execve(sys.executable, [sys.executable, "-m", "forwarder", *arguments], {**os.environ, **environ})
-    fcntl.ioctl(screen, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        environ.pop("COLUMNS", None)  # it would overrule the terminal
+        os.execve(sys.executable, [sys.executable, "-m", "forwarder", *arguments], environ)
     seen = b""
     with suppress(OSError):  # what is read once the other side is closed
         while more := os.read(screen, 4096):
