@@ -30,7 +30,7 @@ from persistqueue.serializers import json as plain_json
 
 from forwarder.records.event import accept
 from forwarder.spool import Dead, EventQueue, Selection, Settlement
-from forwarder.spool.sqlite import books, control, dead_letters
+from forwarder.spool.sqlite import books, control, dead_letters, waiting
 from forwarder.spool.sqlite.consumer import Consumer
 from forwarder.spool.sqlite.view import View
 
@@ -245,9 +245,12 @@ class Spool(RuleBasedStateMachine):
         return Settlement(ids, dead, short=int(is_short and len(dead) < len(ids)))
 
     def settled(self, settlement):
-        self.dead_letter([(letter.event_id, letter.data) for letter in settlement.dead])
-        self.gone(settlement.ids)
-        self.delivered += len(settlement.ids) - len(settlement.dead)
+        # What was deleted while it was being sent counts as deleted.
+        there = [row_id for row_id in settlement.ids if row_id in self.rows]
+        dead = [(letter.event_id, letter.data) for letter in settlement.dead if letter.event_id in there]
+        self.dead_letter(dead)
+        self.gone(there)
+        self.delivered += len(there) - len(dead)
         self.short += settlement.short
 
     @precondition(lambda self: any(len(ids) > 1 for ids, _ in self.flight))
@@ -275,6 +278,15 @@ class Spool(RuleBasedStateMachine):
             self.missing.clear()
 
     # People
+
+    @precondition(lambda self: self.rows)
+    @rule(pick=picks)
+    def delete_waiting(self, pick):
+        row_id = sorted(self.rows)[pick % len(self.rows)]
+        assert waiting.delete(self.path, [row_id]) == 1
+        self.gone([row_id])
+        self.deleted += 1
+        seen["deleted by a person"] += any(row_id in ids for ids, _ in self.flight)
 
     @rule(paused=st.booleans())
     def pause_or_resume(self, paused):
