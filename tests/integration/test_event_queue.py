@@ -25,6 +25,7 @@ from forwarder.errors import ConfigError, EventError, ForwarderError, TryAgainEr
 from forwarder.records.event import accept_many
 from forwarder.spool import AckQueue, EventQueue, Settlement
 from forwarder.spool.sqlite import books
+from forwarder.spool.sqlite import database as database_module
 from forwarder.spool.sqlite import schema as schema_module
 from forwarder.spool.sqlite.consumer import Consumer
 from forwarder.spool.sqlite.directory import make_directory
@@ -1145,3 +1146,18 @@ def test_under_asyncio(queue, queue_path, rows):
     ids = asyncio.run(serve())
     assert sorted(ids) == list(range(1, 21))
     assert len(rows(queue_path)) == 20
+
+
+def test_a_database_that_is_set_aside_while_it_is_opened(queue_path, monkeypatch):
+    """Whoever opens it in that moment goes on with the fresh one."""
+    EventQueue(queue_path).close()
+    real = database_module.opened
+
+    def late(*arguments):
+        monkeypatch.setattr(database_module, "opened", real)
+        os.rename(f"{queue_path}/data.db", f"{queue_path}/aside")
+        return real(*arguments)
+
+    monkeypatch.setattr(database_module, "opened", late)
+    with EventQueue(queue_path, min_free_bytes=0) as queue:
+        assert queue.put(EVENT) == 1

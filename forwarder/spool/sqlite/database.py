@@ -287,7 +287,8 @@ class Database:
     def _open(self) -> sqlite3.Connection:
         make_directory(self.path)
         if os.path.exists(self.database_path):
-            return self._opened()
+            with suppress(FileNotFoundError):  # set aside by others at this moment
+                return self._opened()
         # Others wait until it is prepared: an empty file may also be the rest of a damaged one.
         with self._turn():
             if os.path.exists(self.database_path):
