@@ -438,7 +438,9 @@ def test_a_running_daemon_is_restarted_by_an_upgrade_and_stopped_by_a_removal(
         assert box.run("pgrep", "-f", "forwarder run", check=False).stdout == ""
 
 
-@pytest.mark.skipif(shutil.which("debootstrap"), reason="test_debian13 goes this way, on a root of its own")
+@pytest.mark.skipif(
+    shutil.which("debootstrap") is not None, reason="test_debian13 goes this way, on a root of its own"
+)
 def test_the_way_of_an_operator(
     new_root: Callable[..., Root], package: Path, until: Callable[..., object]
 ) -> None:
