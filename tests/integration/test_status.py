@@ -276,6 +276,24 @@ def test_the_forecast_is_from_the_net(queue_path, sql, accepted, eta_s, monkeypa
         assert gather(queue_path)["eta_s"] is None
 
 
+@pytest.mark.parametrize("ids", ["1-", "", "x", b"\xff\x00", 2**62, "9" * 400, "1-99999"])
+def test_a_spoilt_delivery_log_ends_no_look(ids, queue_path):
+    """The figures are told whatever stands where the ids of a batch should."""
+    fill(queue_path)
+    alter(queue_path, "UPDATE deliveries SET ids = ?, settled_at = 1, put_at = 1, took_s = 'long'", ids)
+    found = gather(queue_path)
+    assert (found["waiting"], found["request_p50_s"]) == (2, None)
+    assert 0 <= found["accepted_1m"] <= 9 / 60
+
+
+def test_totals_that_are_gone_are_named(run, queue_path):
+    """Without its totals a database is damaged, and that is said."""
+    fill(queue_path)
+    alter(queue_path, "DELETE FROM ledger")
+    code, _, err = run()
+    assert (code, "the totals table is empty" in err) == (74, True), err
+
+
 def test_refused_events_are_told(queue_path):
     """What producers were refused is a line of its own, while there is any."""
     with EventQueue(queue_path) as queue:

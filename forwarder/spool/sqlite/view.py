@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -26,7 +27,15 @@ _NEWEST_DELIVERIES, _NEWEST_REQUESTS = 20_000, 1000
 _TOTALS = (
     "delivered", "dead_lettered", "deleted", "held", "retried", "discarded", "short", "last_delivery_at",
 )  # fmt: skip
-_LATEST = "SELECT * FROM deliveries ORDER BY id DESC LIMIT ?"
+
+
+# As ``1-2000,2003``, of at most as many digits as an id has.
+_ids = re.compile(r"(?<!\d)\d{1,16}(?!\d)").findall
+
+
+def _latest(columns: str) -> str:
+    """The newest entries of the delivery log, with these columns: SQLite reads all that are named."""
+    return f"SELECT {columns}, settled_at FROM deliveries ORDER BY id DESC LIMIT ?"
 
 
 def _is_named(data: bytes, name: str) -> bool:
@@ -111,10 +120,10 @@ class View(DeadLetters, WaitingEvents, engine.View):
                 f"SELECT {', '.join(_TOTALS)}, {schema.SEQUENCE} - baseline,"
                 f" (SELECT {schema.PUT_AT} FROM {schema.TABLE} ORDER BY _id LIMIT 1) FROM ledger"
             ).fetchone()
+            if row is None:
+                raise damaged(self.path, "the totals table is empty")
             now = time.time()
             rate, accepted_rate, took_s = self._rate(now), self._accepted_rate(now), self._took_s(now)
-        if row is None:
-            raise damaged(self.path, "the totals table is empty")
         *totals, accepted, oldest_at = row
         found = dict(zip(_TOTALS, totals, strict=True))
         disk = os.statvfs(self.path)
@@ -148,14 +157,16 @@ class View(DeadLetters, WaitingEvents, engine.View):
 
     def _rate(self, now: float) -> float:
         (count,) = self.connection.execute(
-            f"SELECT coalesce(sum(delivered), 0) FROM ({_LATEST}) WHERE settled_at BETWEEN ? AND ?",
+            f"SELECT coalesce(sum(delivered), 0) FROM ({_latest('delivered')})"
+            " WHERE settled_at BETWEEN ? AND ?",
             (_NEWEST_DELIVERIES, now - RATE_WINDOW_S, now),
         ).fetchone()
         return float(count) / RATE_WINDOW_S
 
     def _took_s(self, now: float) -> list[float]:
         query = (
-            f"SELECT took_s FROM ({_LATEST}) WHERE http_status IS NOT NULL AND settled_at BETWEEN ? AND ?"
+            f"SELECT took_s FROM ({_latest('took_s, http_status')})"
+            " WHERE http_status IS NOT NULL AND typeof(took_s) = 'real' AND settled_at BETWEEN ? AND ?"
             " ORDER BY took_s"
         )
         rows = self.connection.execute(query, (_NEWEST_REQUESTS, now - RATE_WINDOW_S, now))
@@ -165,11 +176,14 @@ class View(DeadLetters, WaitingEvents, engine.View):
         """Counts all ids above the newest one accepted before: from the delivery log, or the waiting rows."""
         since = now - RATE_WINDOW_S
         query = (
-            f"SELECT {schema.SEQUENCE}, baseline, (SELECT ids FROM ({_LATEST})"
-            " WHERE coalesce(put_at, settled_at) < ? LIMIT 1) FROM ledger"
+            f"SELECT {schema.SEQUENCE}, baseline, (SELECT ids FROM deliveries WHERE id ="
+            f" (SELECT id FROM ({_latest('id, put_at')}) WHERE coalesce(put_at, settled_at) < ? LIMIT 1))"
+            " FROM ledger"
         )
         newest, baseline, ids = self.connection.execute(query, (_NEWEST_DELIVERIES, since)).fetchone()
-        last = max(baseline, int(ids.replace("-", ",").rsplit(",")[-1]) if ids else 0)
+        # What is damaged or not ours may be no list of ids, or name one that was never given.
+        written = _ids(str(ids))
+        last = min(max(baseline, int(written[-1]) if written else 0), newest)
         query = f"SELECT _id, {schema.PUT_AT} FROM {schema.TABLE} WHERE _id >= ? ORDER BY _id LIMIT 1"
         end = newest
         while last < end:
