@@ -11,6 +11,7 @@ kinds share `reading`, which splits input, `lines`, which joins records into a r
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from forwarder.records import event
@@ -19,6 +20,7 @@ from forwarder.records.lines import Lines
 if TYPE_CHECKING:
     from forwarder.records.kind import Kind
 
-__all__ = ["EVENTS", "Lines"]
+__all__ = ["EVENTS", "KINDS", "Lines"]
 
 EVENTS: Kind = event
+KINDS: Mapping[str, Kind] = {"event": EVENTS}

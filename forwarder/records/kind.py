@@ -12,6 +12,7 @@ class Kind(Protocol):
     Attributes:
         name: The kind, in one word.
         noun: The records' name for people, in the plural.
+        queue: persist-queue's name for the table where they wait.
         endpoint: The path they are posted to, after the API's base.
         content_type: Of a request's body before compression.
         max_bytes: The size limit of one record.
@@ -26,6 +27,7 @@ class Kind(Protocol):
 
     name: str
     noun: str
+    queue: str
     endpoint: str
     content_type: str
     max_bytes: int

@@ -5,15 +5,16 @@ from __future__ import annotations
 import zlib
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from forwarder.salvage.pages import Cell, Pages
-from forwarder.spool.sqlite import schema
+from forwarder.spool.sqlite import schema, tables
 from forwarder.spool.sqlite.dead_letters import NewDeadLetter
-from forwarder.spool.sqlite.schema import ACK_FAILED, ACKED, INITED, READY, UNACK
+from forwarder.spool.sqlite.tables import ACK_FAILED, ACKED, ID_LENGTH, INITED, READY, SENT, UNACK
 from forwarder.spool.values import HELD
 
-_STATUSES = frozenset({INITED, READY, UNACK, ACKED, ACK_FAILED, HELD})
+_STATUSES = frozenset({INITED, READY, UNACK, ACKED, SENT, ACK_FAILED, HELD})
+_QUEUES = {each.queue: each.suffix for each in tables.each()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,32 +29,41 @@ class Row:
 
 @dataclass(slots=True)
 class Books:
-    """The totals of the database, as far as they can be read.
+    """The totals of the database, as far as they can be read, of all kinds together.
 
     Attributes:
-        dead_letters: How many there should be.
         acked: How many rows a plain consumer has acked; the totals count them as waiting.
     """
 
     queue_id: str = ""
     created_at: float | None = None
-    settled: int | None = None
-    dead_letters: int | None = None
     acked: int = 0
-    sequence: int | None = None
+    # By the suffix of their tables' names.
+    settled: dict[str, int] = field(default_factory=dict)
+    dead: dict[str, int] = field(default_factory=dict)
+    sequence: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def dead_letters(self) -> int | None:
+        """How many there should be; None: not known."""
+        return sum(self.dead.values()) if self.dead else None
 
     @property
     def waiting(self) -> int | None:
-        """How many events should be waiting; None: not known."""
-        if self.sequence is None or self.settled is None or self.sequence > schema.MOST_ID:
+        """How many records should be waiting; None: not known."""
+        # A kind that was never used has no sequence.
+        used = {kind for kind, settled in self.settled.items() if settled} | self.sequence.keys()
+        if not used or not used <= self.settled.keys() & self.sequence.keys():
             return None
-        return max(self.sequence - self.settled - self.acked, 0)
+        if max(self.sequence.values()) > schema.MOST_ID:
+            return None
+        return max(sum(self.sequence[kind] - self.settled[kind] for kind in used) - self.acked, 0)
 
 
 def found(pages: Pages, books: Books) -> Iterator[Row | NewDeadLetter]:
     """What can be recovered, each row once; the totals go into *books* on the way."""
     seen = _Seen()
-    for cell in pages.cells(schema.TABLE):
+    for cell in pages.cells(_QUEUES):
         item = None if _noted(cell, books) else _row(cell) or _dead_letter(cell)
         if item and seen.add(cell.rowid, isinstance(item, Row), item.data or b""):
             if isinstance(item, Row) and item.status == ACKED:
@@ -94,8 +104,8 @@ def _dead_letter(cell: Cell) -> NewDeadLetter | None:
 
 def _noted(cell: Cell, books: Books) -> bool:
     match cell.columns:
-        case (schema.TABLE, int() as sequence):
-            books.sequence = sequence
+        case (str() as queue, int() as sequence) if queue in _QUEUES:
+            books.sequence[_QUEUES[queue]] = sequence
         case (
             None,
             str() as queue_id,
@@ -107,10 +117,11 @@ def _noted(cell: Cell, books: Books) -> bool:
             int() as retried,
             int() as discarded,
             *_,
-        ) if len(queue_id) == 36:
-            books.queue_id, books.created_at = queue_id, created_at
-            books.settled = baseline + delivered + dead_lettered + deleted
-            books.dead_letters = max(dead_lettered - retried - discarded, 0)
+        ) if queue_id[ID_LENGTH:] in _QUEUES.values() and len(queue_id) >= ID_LENGTH:
+            kind = queue_id[ID_LENGTH:]
+            books.queue_id, books.created_at = queue_id[:ID_LENGTH], created_at
+            books.settled[kind] = baseline + delivered + dead_lettered + deleted
+            books.dead[kind] = max(dead_lettered - retried - discarded, 0)
         case _:
             return False
     return True

@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from forwarder.salvage.wal import DEFAULT_PAGE_BYTES, PAGE_SIZES, Log
@@ -77,13 +77,13 @@ class Pages:
         self._file.close()
         self._log.close()
 
-    def cells(self, queue: str) -> Iterator[Cell]:
+    def cells(self, queues: Collection[str]) -> Iterator[Cell]:
         """Each row on a table's leaf page in use; `losses` records what can't be read.
 
-        Pages of persist-queue's other tables than *queue* are left out, as far as the file says which they
+        Pages of persist-queue's other tables than *queues* are left out, as far as the file says which they
         are. A page that no table leads to may belong to any.
         """
-        left_out = self._free() | self._others(queue)
+        left_out = self._free() | self._others(queues)
         for number in range(1, self.count + 1):
             if number not in left_out:
                 page = self._page(number)
@@ -94,7 +94,7 @@ class Pages:
         # What is behind a break in the log may exist nowhere else.
         self._log.go_on()
         self.count = max(self.count, max(self._log.newest, default=0))
-        left_out = self._others(queue)
+        left_out = self._others(queues)
         for number, page in self._log.damaged_frames():
             if number not in left_out:
                 yield from self._leaf(number, page, self.losses)
@@ -104,16 +104,16 @@ class Pages:
         page = self._page(number) if 0 < number <= self.count else None
         return [] if page is None else list(self._leaf(number, page, Losses()))
 
-    def _others(self, queue: str) -> set[int]:
-        """The pages of other queues; none if *queue* is not in the schema: its name may be damaged."""
+    def _others(self, queues: Collection[str]) -> set[int]:
+        """The pages of other queues; none if none of *queues* is in the schema: a name may be damaged."""
         roots: dict[str, int] = {}
         for number in self._tree(1):
             for cell in self.leaf(number):
                 match cell.columns:
                     case ("table", str() as name, _, int() as root, *_):
                         roots[name] = root
-        others = {name for name in roots if "queue_" in name and name != queue}
-        if not others or queue not in roots:
+        others = {name for name in roots if "queue_" in name and name not in queues}
+        if not others or roots.keys().isdisjoint(queues):
             return set()
         pages = {name: self._tree(root) for name, root in roots.items()}
         # A damaged number may lead from another queue into ours.

@@ -14,17 +14,18 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from forwarder.errors import ConfigError, EventError, InputError, TryAgainError
-from forwarder.records import EVENTS
+from forwarder.records import EVENTS, KINDS
+from forwarder.records.kind import Kind
 from forwarder.salvage.found import Books, Row, found
 from forwarder.salvage.pages import Losses, Pages
 from forwarder.spool.errors import DamagedError, NoQueueError
-from forwarder.spool.sqlite import schema, waiting
+from forwarder.spool.sqlite import schema, tables, waiting
 from forwarder.spool.sqlite.database import Database
 from forwarder.spool.sqlite.dead_letters import NewDeadLetter, add
 from forwarder.spool.sqlite.directory import DATABASE, LOG, Identity, identity_of, size_of
 from forwarder.spool.sqlite.errors import translated
-from forwarder.spool.sqlite.schema import READY
 from forwarder.spool.sqlite.set_aside import damaged, mark_salvaged, salvaged_name
+from forwarder.spool.sqlite.tables import READY, SENT, Tables
 from forwarder.spool.sqlite.view import View
 from forwarder.spool.values import HELD
 
@@ -100,7 +101,7 @@ def apply(file: str, path: str, told: Callable[[int], None] = lambda _: None) ->
                     raise TryAgainError(f"another process salvages {file}", "Wait for it to finish")
                 position += len(chunk)
                 for item in chunk:
-                    _bring_back(connection, item, books)
+                    _bring_back(path, connection, item, books)
                 connection.execute(
                     "INSERT OR REPLACE INTO salvages (source, position) VALUES (?, ?)", (source, position)
                 )
@@ -148,33 +149,47 @@ def _count(item: Row | NewDeadLetter, result: Salvage) -> None:
         result.dead_letters += 1
 
 
-def _bring_back(connection: sqlite3.Connection, item: Row | NewDeadLetter, books: Books) -> None:
+def _bring_back(path: str, connection: sqlite3.Connection, item: Row | NewDeadLetter, books: Books) -> None:
     now = time.time()
     if isinstance(item, NewDeadLetter):
-        _add_dead_letter(connection, item)
+        kind, _ = _completed(item.data or b"", item.accepted_at, _NOBODY, 0)
+        _add_dead_letter(connection, tables.of(kind), item)
         return
     put_at = item.put_at or books.created_at or now
-    try:
-        data = EVENTS.complete(item.data, put_at, books.queue_id or _NOBODY, item.id)
-    except EventError as error:
-        name, insert_id = EVENTS.name_of(item.data)
-        reason = f"damaged on disk: {error}"
+    kind, data = _completed(item.data, put_at, books.queue_id or _NOBODY, item.id)
+    its = tables.of(kind)
+    if isinstance(data, EventError):
+        name, insert_id = kind.name_of(item.data)
+        reason = f"damaged on disk: {data}"
         _add_dead_letter(
-            connection, NewDeadLetter(0, item.data, name, insert_id, reason, "", None, put_at, now)
+            connection, its, NewDeadLetter(0, item.data, name, insert_id, reason, "", None, put_at, now)
         )
     else:
-        row_id = connection.execute(schema.INSERT, (data, put_at, READY)).lastrowid
+        status = SENT if item.status == SENT else READY
+        row_id = connection.execute(its.insert, (data, put_at, status)).lastrowid
         if item.status == HELD and row_id is not None:
-            waiting.hold_rows(connection, [row_id])
+            waiting.hold_rows(path, connection, its, [row_id])
 
 
-def _add_dead_letter(connection: sqlite3.Connection, letter: NewDeadLetter) -> None:
+def _completed(data: bytes, put_at: float, queue_id: str, row_id: int) -> tuple[Kind, bytes | EventError]:
+    """What a row holds, and its kind; the schema that says which table it was in may be lost."""
+    found: EventError | None = None
+    for kind in KINDS.values():
+        try:
+            return kind, kind.complete(data, put_at, queue_id, row_id)
+        except EventError as error:
+            found = found or error
+    assert found is not None
+    return EVENTS, found
+
+
+def _add_dead_letter(connection: sqlite3.Connection, its: Tables, letter: NewDeadLetter) -> None:
     """Add it as accepted and dead-lettered at once, or the books would not balance."""
-    row_id = connection.execute(schema.INSERT, (letter.data or b"", letter.accepted_at, READY)).lastrowid
+    row_id = connection.execute(its.insert, (letter.data or b"", letter.accepted_at, READY)).lastrowid
     assert row_id is not None
-    connection.execute(f"DELETE FROM {schema.TABLE} WHERE _id = ?", (row_id,))
-    add(connection, [letter._replace(event_id=row_id)])
-    connection.execute("UPDATE ledger SET dead_lettered = dead_lettered + 1")
+    connection.execute(f"DELETE FROM {its.queue} WHERE _id = ?", (row_id,))
+    add(connection, its, [letter._replace(event_id=row_id)])
+    connection.execute(f"UPDATE {its.ledger} SET dead_lettered = dead_lettered + 1")
 
 
 # In place of the queue's identity, if that can't be read: external producers' rows get their id from it.
@@ -233,8 +248,8 @@ def _is_damaged(path: str) -> bool:
     try:
         with View(path) as view, translated(path):
             view.figures()
-            for table in schema.TABLES:
-                view.connection.execute(f"SELECT * FROM {table} LIMIT 1").fetchall()
+            for name in ("salvages", *(name for each in tables.each() for name in each.names)):
+                view.connection.execute(f"SELECT * FROM {name} LIMIT 1").fetchall()
             found = view.connection.execute("PRAGMA integrity_check(1)").fetchone()
             return found != ("ok",) or bool(schema.used_up(view.connection))
     except (DamagedError, NoQueueError):  # the other: another process has just set it aside

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from forwarder.spool.values import (
     DUE,
@@ -23,15 +23,22 @@ from forwarder.spool.values import (
     Waiting,
 )
 
+if TYPE_CHECKING:
+    from forwarder.records.kind import Kind
+
 
 class Producer(Protocol):
     """The way in. Usable by several threads and processes at once, and after a fork."""
 
-    def append(self, records: Sequence[bytes]) -> int:
-        """Store final bytes of one or more records. On return all are durable; if it raises, none is stored.
+    def append(self, records: Sequence[bytes], dead: Sequence[tuple[bytes, str]] = ()) -> int:
+        """Store final bytes of records. On return all are durable; if it raises, none is stored.
+
+        Args:
+            records: The final bytes; one or more, unless there are *dead* ones.
+            dead: What is not a record, each with the reason: a dead letter at once.
 
         Returns:
-            the id of the last record.
+            the id of the last one.
 
         Raises:
             SpoolFullError: there is no room.
@@ -77,6 +84,12 @@ class Consumer(Protocol):
 
     def read_again(self, ids: Sequence[int], size_bytes: int) -> Claim:
         """Read rows of an earlier claim again, *size_bytes* in all, without those that are gone."""
+
+    def mark_sent(self, ids: Sequence[int], *, sent: bool = True) -> None:
+        """Note that waiting rows are being sent, or no longer; durable on return.
+
+        If the process ends before they are settled, the next consumer's claims have them as ``doubtful``.
+        """
 
     def settle(self, settlement: Settlement) -> None:
         """Remove rows from the queue, for the given reasons; durable on return.
@@ -194,13 +207,18 @@ class Presence(Protocol):
 
 
 class Spool(Protocol):
-    """One queue. Each verb opens what it needs.
+    """The records of one kind in a queue. Each verb opens what it needs.
+
+    What a person requests (`pause`, `resume`, `request_flush`), who delivers (`take`, `holder`) and what was
+    set aside concern all kinds.
 
     Attributes:
         place: The queue's place, for people.
+        kind: The kind.
     """
 
     place: str
+    kind: Kind
 
     def producer(self, *, max_bytes: int, min_free_bytes: int, lock_timeout_s: float) -> Producer:
         """A way in; it refuses what does not fit. The queue is created if missing."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from forwarder.errors import EventError
 from forwarder.records import EVENTS
@@ -13,12 +13,15 @@ from forwarder.records.event import encode
 from forwarder.spool.engine import Spool
 from forwarder.spool.sqlite import engine as embedded
 
+if TYPE_CHECKING:
+    from forwarder.records.kind import Kind
+
 GIB = 1024**3
 
 
-def at(place: str | os.PathLike[str]) -> Spool:
-    """The queue at a *place*, a directory. Nothing is opened yet."""
-    return embedded.Spool(os.fspath(place))
+def at(place: str | os.PathLike[str], kind: Kind = EVENTS) -> Spool:
+    """The records of a *kind* in the queue at a *place*, a directory. Nothing is opened yet."""
+    return embedded.Spool(os.fspath(place), kind)
 
 
 class EventQueue:

@@ -17,6 +17,7 @@ from forwarder.spool import (
     Brief,
     Claim,
     Control,
+    Dead,
     DeadLetter,
     Figures,
     Finding,
@@ -40,6 +41,7 @@ class Store:
     letters: dict[int, DeadLetter] = field(default_factory=dict)
     exists: bool = False
     held: dict[int, tuple[bytes, float]] = field(default_factory=dict)
+    sent: set[int] = field(default_factory=set)
     accepted: int = 0
     baseline: int = 0
     deleted: int = 0
@@ -61,6 +63,14 @@ class Store:
         self.rows[self.accepted] = data, time.time()
         return self.accepted
 
+    def refuse(self, why, now):
+        data, accepted_at = self.rows.pop(why.event_id)
+        self.dead_lettered += 1
+        self.letters[self.dead_lettered] = DeadLetter(
+            self.dead_lettered, why.event_id, data, *EVENTS.name_of(data), why.reason, why.field,
+            why.http_status, accepted_at, now,
+        )  # fmt: skip
+
     @property
     def used_bytes(self):
         return sum(len(data) for data, _ in self.rows.values())
@@ -71,11 +81,14 @@ class Producer:
         self._store, self._max_bytes = store, max_bytes
         store.exists = True
 
-    def append(self, records):
+    def append(self, records, dead=()):
         if self._store.used_bytes >= self._max_bytes:
             raise SpoolFullError("it is full")
         for data in records:
             self._store.put(data)
+        for data, reason in dead:
+            row_id = self._store.put(data)
+            self._store.refuse(Dead(row_id, data, reason), time.time())
         return self._store.accepted
 
     def refuse(self, counts):
@@ -122,7 +135,13 @@ class Consumer:
                 break
             taken.append(row_id)
             size_bytes += row_bytes
-        return Claim(taken, [self._store.rows[row_id][0] for row_id in taken], size_bytes)
+        doubtful = [row_id for row_id in taken if row_id in self._store.sent]
+        events = [self._store.rows[row_id][0] for row_id in taken]
+        return Claim(taken, events, size_bytes, doubtful=doubtful)
+
+    def mark_sent(self, ids, *, sent=True):
+        self._behind()
+        (self._store.sent.update if sent else self._store.sent.difference_update)(ids)
 
     def settle(self, settlement):
         self._behind()
@@ -131,17 +150,12 @@ class Consumer:
         for row_id in settlement.ids:
             if row_id not in store.rows:
                 continue
-            data, accepted_at = store.rows.pop(row_id)
-            if row_id not in dead:
+            if row_id in dead:
+                store.refuse(dead[row_id], now)
+            else:
+                del store.rows[row_id]
                 store.delivered += 1
                 store.last_delivery_at = now
-                continue
-            why = dead[row_id]
-            store.dead_lettered += 1
-            store.letters[store.dead_lettered] = DeadLetter(
-                store.dead_lettered, row_id, data, *EVENTS.name_of(data), why.reason, why.field,
-                why.http_status, accepted_at, now,
-            )  # fmt: skip
         store.short += settlement.short
 
     def discard_dead_letters(self, before):

@@ -133,7 +133,49 @@ def test_append_refuses_what_does_not_fit(spool, producer):
     assert figures(spool).accepted == 1
 
 
+def test_append_takes_what_is_no_record_as_a_dead_letter(spool, producer, consumer):
+    """It is accepted and dead-lettered in the same commit, beside good ones or alone, and never claimed."""
+    consumer.claim(10, MIB)
+    producer.append([record(10)], [(b"[1", "not JSON"), (b"{}", "not an event")])
+    last = producer.append([], [(b"\x00", "NUL")])
+    with spool.view() as view:
+        found = view.dead_letters(ALL)
+        assert [(each.data, each.reason) for each in found] == [
+            (b"[1", "not JSON"), (b"{}", "not an event"), (b"\x00", "NUL")
+        ]  # fmt: skip
+        assert found[-1].event_id == last
+    consumer.arrivals()
+    assert numbers(consumer.claim(10, MIB)) == [10]
+    found = figures(spool)
+    assert (found.accepted, found.waiting, found.dead_letters) == (14, 11, 3)
+
+
+def test_append_of_dead_ones_refuses_what_does_not_fit(spool, producer):
+    """Where the limit is reached, nothing is stored of them either."""
+    producer.append([record(0)])
+    with closing(spool.producer(**LIMITS | {"max_bytes": 10})) as full, pytest.raises(SpoolFullError):
+        full.append([record(1)], [(b"x", "not JSON")])
+    assert (figures(spool).accepted, figures(spool).dead_letters) == (1, 0)
+
+
 # The way out
+
+
+def test_what_was_being_sent_is_known_to_the_next_consumer(spool, consumer):
+    """Also what was sent and not settled; what came back or was settled is not doubtful any more."""
+    claim = consumer.claim(6, MIB)
+    assert list(claim.doubtful) == []
+    consumer.mark_sent(claim.ids[:5])
+    consumer.mark_sent(claim.ids[1:2], sent=False)
+    consumer.settle(Settlement(claim.ids[:1]))
+    consumer.close()
+    with closing(spool.consumer()) as following:
+        following.arrivals()
+        again = following.claim(10, MIB)
+    assert numbers(again) == [*range(1, 10)]
+    assert list(again.doubtful) == list(claim.ids[2:5])
+    with pytest.raises(QueueReplacedError):
+        consumer.mark_sent(claim.ids[5:])
 
 
 def test_refusals_are_counted(spool, producer):

@@ -74,10 +74,10 @@ def test_killed_during_its_transaction(queue_path, rows, figures):
     code = """
         import sys
         from forwarder.spool import AckQueue
-        from forwarder.spool.sqlite.schema import INSERT
+        from forwarder.spool.sqlite.tables import OF_EVENTS
         queue = AckQueue(sys.argv[1])
         with queue.transaction() as connection:
-            connection.executemany(INSERT, [(b"x" * 1000, 1.0, 1)] * 10_000)
+            connection.executemany(OF_EVENTS.insert, [(b"x" * 1000, 1.0, 1)] * 10_000)
             print("inside", flush=True)
             sys.stdin.read()
     """

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from forwarder import spool
 from forwarder.errors import StorageError, TryAgainError
 from forwarder.spool import Dead, EventQueue, QueueReplacedError, Selection, Settlement, SpoolFullError
-from forwarder.spool.sqlite import control, dead_letters, room
+from forwarder.spool.sqlite import control, room
 from forwarder.spool.sqlite.consumer import Consumer
 from forwarder.spool.sqlite.lock import WriterLock
 from forwarder.spool.sqlite.room import RESERVE_BYTES
@@ -268,7 +269,7 @@ def test_consumer_is_made_while_the_queue_is_locked(queue, queue_path):
 def test_it_is_kept_what_became_of_a_dead_letter(consumer, queue_path, sql):
     """Of a retried one stands there which event it was, and which it is now."""
     consumer.settle(Settlement([1, 2, 3], [Dead(n, b"{}", "bad") for n in (2, 3)]))
-    assert dead_letters.retry(queue_path, [1, 99], lambda data, _: data) == ({1: 11}, [])
+    assert spool.at(queue_path).retry_dead_letters([1, 99], lambda data, _: data) == ({1: 11}, [])
     assert sql(queue_path, "SELECT dead_letter_id, event_id, new_event_id FROM retries") == [(1, 2, 11)]
 
 
@@ -281,7 +282,7 @@ def test_retries_are_bounded(consumer, queue_path, sql):
         " WITH RECURSIVE n(i) AS (SELECT -99999 UNION ALL SELECT i + 1 FROM n WHERE i < 0)"
         " SELECT i, 1, 1, i, 1e9 FROM n",
     )
-    assert dead_letters.retry(queue_path, [1, 2], lambda data, _: data)[0] == {1: 11, 2: 12}
+    assert spool.at(queue_path).retry_dead_letters([1, 2], lambda data, _: data)[0] == {1: 11, 2: 12}
     found = sql(queue_path, "SELECT count(*), min(new_event_id), max(new_event_id) FROM retries")
     assert found == [(100_000, -99_997, 12)]
 

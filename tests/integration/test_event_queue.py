@@ -24,7 +24,7 @@ import pytest
 from forwarder.errors import ConfigError, EventError, ForwarderError, TryAgainError
 from forwarder.records.event import accept_many
 from forwarder.spool import AckQueue, EventQueue, Settlement
-from forwarder.spool.sqlite import books
+from forwarder.spool.sqlite import books, tables
 from forwarder.spool.sqlite import database as database_module
 from forwarder.spool.sqlite import schema as schema_module
 from forwarder.spool.sqlite.consumer import Consumer
@@ -458,11 +458,10 @@ def test_queue_of_an_older_version_is_brought_up_to_date(queue_path, sql, forwar
     """What is in it stays, and a look before that says who does it."""
     with EventQueue(queue_path) as queue:
         queue.put_many([EVENT] * 3)
-    sql(queue_path, "ALTER TABLE ledger DROP COLUMN held")
-    sql(queue_path, "ALTER TABLE deliveries DROP COLUMN put_at")
-    sql(queue_path, "DROP TABLE held")
-    sql(queue_path, "DROP TABLE refusals")
-    sql(queue_path, "PRAGMA user_version = 1")
+    for each in tables.each()[1:]:
+        for name in each.names:
+            sql(queue_path, f"DROP TABLE {name}")
+    sql(queue_path, "PRAGMA user_version = 2")
     looked = forwarder("status")
     assert "has not been used by this version of the forwarder yet" in looked.stdout
     assert "`forwarder run` or `forwarder enqueue`" in looked.stdout
@@ -473,14 +472,14 @@ def test_queue_of_an_older_version_is_brought_up_to_date(queue_path, sql, forwar
     assert figures(queue_path).due == 2
 
 
-@pytest.mark.parametrize("version", [0, schema_module.VERSION + 1])
+@pytest.mark.parametrize("version", [0, 1, schema_module.VERSION + 1])
 def test_queue_of_another_version_is_left_alone(version, queue_path, sql, forwarder):
     """Readers, writers and every command refuse a database of another version, say which it is, and change
     nothing."""
     EventQueue(queue_path).close()
     sql(queue_path, f"PRAGMA user_version = {version}")
     before = snapshot(queue_path)["data.db"]
-    said = f"has version {version}; this forwarder supports versions up to {schema_module.VERSION}"
+    said = f"has version {version}; this forwarder supports {schema_module.OLDEST} to {schema_module.VERSION}"
     for use in (lambda path: EventQueue(path).put(EVENT), View, Consumer):
         with pytest.raises(ConfigError, match=said):
             use(queue_path)
@@ -998,7 +997,7 @@ def test_put_in_a_signal_handler(queue, queue_path, rows):
     before = signal.signal(signal.SIGUSR1, handler)
     try:
         with queue._producer._database.transaction() as connection:
-            connection.executemany(schema_module.INSERT, [(b"{}", 1.0, 1)] * 3)
+            connection.executemany(tables.OF_EVENTS.insert, [(b"{}", 1.0, 1)] * 3)
             signal.raise_signal(signal.SIGUSR1)
             assert connection.in_transaction
     finally:

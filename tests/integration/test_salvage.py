@@ -20,7 +20,7 @@ from forwarder import salvage
 from forwarder.errors import InputError, StorageError
 from forwarder.salvage.pages import varint
 from forwarder.spool import Dead, EventQueue, Settlement
-from forwarder.spool.sqlite import schema, set_aside
+from forwarder.spool.sqlite import set_aside
 from forwarder.spool.sqlite.consumer import Consumer
 
 PAGE = 4096
@@ -207,7 +207,7 @@ def test_other_page_sizes(queue_path, fresh, rows, page_bytes):
         connection.execute(f"PRAGMA page_size = {page_bytes}")
         upstream = persistqueue.SQLiteAckQueue
         connection.execute(
-            upstream._SQL_CREATE.format(table_name=schema.TABLE, key_column=upstream._KEY_COLUMN)
+            upstream._SQL_CREATE.format(table_name="ack_queue_default", key_column=upstream._KEY_COLUMN)
         )
     plain_json = persistqueue.serializers.json
     plain = persistqueue.SQLiteAckQueue(queue_path, serializer=plain_json, auto_resume=False)

@@ -28,9 +28,10 @@ from hypothesis.stateful import (
 )
 from persistqueue.serializers import json as plain_json
 
+from forwarder import spool
 from forwarder.records.event import accept
 from forwarder.spool import Dead, EventQueue, Selection, Settlement
-from forwarder.spool.sqlite import books, control, dead_letters, waiting
+from forwarder.spool.sqlite import books, control
 from forwarder.spool.sqlite.consumer import Consumer
 from forwarder.spool.sqlite.view import View
 
@@ -283,7 +284,7 @@ class Spool(RuleBasedStateMachine):
     @rule(pick=picks)
     def delete_waiting(self, pick):
         row_id = sorted(self.rows)[pick % len(self.rows)]
-        assert waiting.delete(self.path, [row_id]) == 1
+        assert spool.at(self.path).delete_waiting([row_id]) == 1
         self.gone([row_id])
         self.deleted += 1
         seen["deleted by a person"] += any(row_id in ids for ids, _ in self.flight)
@@ -302,7 +303,7 @@ class Spool(RuleBasedStateMachine):
             return
         there = sorted(self.letters)
         ids = sorted({self.last_letter + 1, *(there[number % len(there)] for number in picked)})
-        new_ids, stayed = dead_letters.retry(self.path, ids, complete)
+        new_ids, stayed = spool.at(self.path).retry_dead_letters(ids, complete)
         known = [letter_id for letter_id in ids if letter_id in self.letters]
         stays = [letter_id for letter_id in known if self.letters[letter_id][1] in RUBBISH]
         assert [letter_id for letter_id, _ in stayed] == stays
@@ -317,7 +318,7 @@ class Spool(RuleBasedStateMachine):
     @rule(picked=st.sets(picks, min_size=1, max_size=3))
     def delete(self, picked):
         known = {number % self.last_letter + 1 for number in picked} & self.letters.keys()
-        assert dead_letters.delete(self.path, [*known, self.last_letter + 1]) == len(known)
+        assert spool.at(self.path).delete_dead_letters([*known, self.last_letter + 1]) == len(known)
         self.discarded += len(known)
         for letter_id in known:
             del self.letters[letter_id]

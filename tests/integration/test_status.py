@@ -17,6 +17,7 @@ from pathlib import Path
 import persistqueue
 import pytest
 
+from forwarder import spool
 from forwarder.cli.conditions import beginnings, understand
 from forwarder.cli.status import NOTHING, STATES, describe, gather, sentence
 from forwarder.cli.table import wrapped
@@ -24,7 +25,7 @@ from forwarder.errors import EventError
 from forwarder.sandbox import Fault
 from forwarder.service import state as daemon_state
 from forwarder.spool import Dead, EventQueue, Settlement
-from forwarder.spool.sqlite import control, dead_letters
+from forwarder.spool.sqlite import control
 from forwarder.spool.sqlite.consumer import Consumer
 
 # The contract: others read these names.
@@ -64,8 +65,8 @@ def alter(path, statement, *values):
 def test_all_figures_are_there_and_balance(run, queue_path):
     """--json has every key of the contract, and accepted = delivered + dead-lettered + deleted + waiting."""
     fill(queue_path)
-    dead_letters.delete(queue_path, [1])
-    dead_letters.retry(queue_path, [2], lambda data, _: data)
+    spool.at(queue_path).delete_dead_letters([1])
+    spool.at(queue_path).retry_dead_letters([2], lambda data, _: data)
 
     code, out, err = run("--json")
 
@@ -343,8 +344,8 @@ def test_the_last_error_has_its_time(forwarder, server, until):
 def test_retried_and_discarded_have_one_name_everywhere(run, queue_path):
     """Of the dead letters that are gone, status says retried and discarded, as --json does."""
     fill(queue_path)
-    dead_letters.delete(queue_path, [1])
-    dead_letters.retry(queue_path, [2], lambda data, _: data)
+    spool.at(queue_path).delete_dead_letters([1])
+    spool.at(queue_path).retry_dead_letters([2], lambda data, _: data)
     assert "; 1 was retried, 1 discarded" in run()[1]
 
 

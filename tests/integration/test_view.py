@@ -7,9 +7,10 @@ import sqlite3
 
 import pytest
 
+from forwarder import spool
 from forwarder.errors import ConfigError, StorageError
 from forwarder.spool import Dead, EventQueue, NoQueueError, Selection, Settlement
-from forwarder.spool.sqlite import books, dead_letters, reader
+from forwarder.spool.sqlite import books, reader
 from forwarder.spool.sqlite.consumer import Consumer
 from forwarder.spool.sqlite.view import View
 
@@ -33,8 +34,8 @@ def busy_path(queue_path):
         for row_id, reason in ((2, "Too Long"), (4, "too long"), (5, "blank"), (7, "Too Long"))
     ]
     consumer.settle(Settlement(claim.ids, dead, size_bytes=100, http_status=400))
-    dead_letters.retry(queue_path, [1], lambda data, _: data)
-    dead_letters.delete(queue_path, [2])
+    spool.at(queue_path).retry_dead_letters([1], lambda data, _: data)
+    spool.at(queue_path).delete_dead_letters([2])
     consumer.close()
     return queue_path
 
@@ -211,7 +212,7 @@ def test_books_balance_while_others_go_on(queue_path, monkeypatch):
             queue.put(event(0))
             number = next(settled)
             consumer.settle(Settlement([number], [Dead(number, b"{}", "bad")] if number % 3 == 0 else []))
-            dead_letters.delete(queue_path, [next(deleted), next(deleted)])
+            spool.at(queue_path).delete_dead_letters([next(deleted), next(deleted)])
 
         view.connection.set_trace_callback(go_on)
         findings = books.check(view)

@@ -131,7 +131,7 @@ def test_rows_that_hold_no_event_are_not_held(run, filled, sql):
 
 def test_a_queue_of_an_older_version_is_not_taken_for_an_empty_one(run, filled, sql, forwarder):
     """What changes a queue that this version has not used yet fails, and says what to run first."""
-    sql(filled, "PRAGMA user_version = 1")
+    sql(filled, "PRAGMA user_version = 2")
     for line in ("waiting delete --all --yes", "waiting hold 1", "dead-letters delete --all --yes", "peek"):
         done = forwarder(*line.split())
         assert (done.returncode, "by this version of the forwarder yet" in done.stderr) == (69, True), done

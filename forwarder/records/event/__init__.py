@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 __all__ = [
     "accept", "accept_many", "advice", "are_final", "blames_future", "complete", "concerns", "content_type",
     "encode", "endpoint", "is_final", "judge", "max_bytes", "max_records", "max_request_bytes", "name",
-    "name_of", "noun", "pack", "probe", "query", "reasons", "word_for",
+    "name_of", "noun", "pack", "probe", "query", "queue", "reasons", "word_for",
 ]  # fmt: skip
 
 name = noun = "events"
+queue = "default"
 endpoint = "/import"
 content_type = "application/x-ndjson"
 max_bytes = MAX_EVENT_BYTES

@@ -22,7 +22,7 @@ from persistqueue import SQLiteAckQueue
 
 from forwarder.spool.sqlite.database import Database
 from forwarder.spool.sqlite.errors import used_up
-from forwarder.spool.sqlite.schema import INITED, INSERT, MOST_ID
+from forwarder.spool.sqlite.schema import MOST_ID
 
 
 class AckQueue(Database, SQLiteAckQueue):
@@ -56,7 +56,7 @@ class AckQueue(Database, SQLiteAckQueue):
         data = self._serializer.dumps(item)
 
         def step(connection: sqlite3.Connection) -> int:
-            row_id = connection.execute(INSERT, (data, time.time(), INITED)).lastrowid
+            row_id = connection.execute(self._sql_insert, (data, time.time())).lastrowid
             assert row_id is not None
             if row_id > MOST_ID:
                 raise used_up(self.path)

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 import msgspec
 
 from forwarder.errors import ForwarderError
+from forwarder.records import EVENTS
+from forwarder.records.kind import Kind
 from forwarder.spool.errors import DamagedError
-from forwarder.spool.sqlite import schema
+from forwarder.spool.sqlite import schema, tables
 from forwarder.spool.sqlite.claiming import Origin
 from forwarder.spool.sqlite.errors import damaged, translated
-from forwarder.spool.sqlite.schema import READY
+from forwarder.spool.sqlite.tables import READY, Tables
 from forwarder.spool.sqlite.view import View
 from forwarder.spool.values import FAIL, OK, WARNING, Dead, Figures, Finding
 
@@ -35,15 +37,26 @@ def check(view: View) -> list[Finding]:
     All reads are short, and the daemon may continue: the counts must be between the totals before and after.
     What can't be read within seconds is read in part, and ``detail`` says so.
     """
-    findings = [_check_integrity(view), _check_journal(view)]
+    if view.tables.kind is not EVENTS:
+        return [_together(view.tables.kind, [*_examined(view)])]
+    return [_check_integrity(view), _check_journal(view), *_examined(view)]
+
+
+def _examined(view: View) -> Iterator[Finding]:
     for name, examine in _EXAMINATIONS.items():
         try:
             with translated(view.path):
                 detail, faults = examine(view)
-            findings.append(_judged(name, FAIL if faults else OK, "\n".join((*faults, detail))))
+            yield _judged(name, FAIL if faults else OK, "\n".join((*faults, detail)))
         except ForwarderError as error:
-            findings.append(_judged(name, FAIL, str(error)))
-    return findings
+            yield _judged(name, FAIL, str(error))
+
+
+def _together(kind: Kind, found: Sequence[Finding]) -> Finding:
+    """One finding for a kind: its faults, or the figures."""
+    faults = [each for each in found if not each.ok]
+    detail = "\n".join(each.detail for each in faults or found[:1])
+    return _judged(f"books: {kind.noun}", FAIL if faults else OK, detail)
 
 
 def _judged(name: str, result: str, detail: str) -> Finding:
@@ -56,8 +69,8 @@ def _check_integrity(view: View) -> Finding:
         faults = _quick_check(connection, "quick_check(5)")
         if faults is None:
             # The queue came first and took all the time. The totals must be sound in any case.
-            tables = ("ledger", "control", "held", "deliveries", "retries", "dead_letters")
-            each = [_quick_check(connection, f"quick_check({table})") for table in tables]
+            names = [name for each in tables.each() for name in each.names if name != each.queue]
+            each = [_quick_check(connection, f"quick_check({name})") for name in names]
             faults = [fault for found in each for fault in found or () if fault != "ok"]
             if not faults:
                 limit = f"no fault found in {INTEGRITY_LIMIT_S:g} s; the rest was not read"
@@ -154,8 +167,8 @@ def _are_there(count: int) -> str:
 
 def _check_waiting(view: View) -> tuple[str, Sequence[str]]:
     before = view.figures()
-    counted = _count(view.connection, schema.TABLE, "_id")
-    held = _count(view.connection, schema.HELD_TABLE, "_id")
+    counted = _count(view.connection, view.tables.queue, "_id")
+    held = _count(view.connection, view.tables.held, "_id")
     after = view.figures()
     # Rows settled meanwhile may be missing from the count. Rows added between the first two reads may be
     # in it.
@@ -169,8 +182,8 @@ def _check_waiting(view: View) -> tuple[str, Sequence[str]]:
     if not held.unread and abs(held.rows - before.held) > moved:
         faults.append(f"{before.held} are counted as held, but {held.rows} rows are there")
     below, above = view.connection.execute(
-        f"SELECT (SELECT count(*) FROM {schema.TABLE} WHERE _id < 1),"
-        f" (SELECT count(*) FROM {schema.TABLE} WHERE _id > {schema.SEQUENCE})"
+        f"SELECT (SELECT count(*) FROM {view.tables.queue} WHERE _id < 1),"
+        f" (SELECT count(*) FROM {view.tables.queue} WHERE _id > {view.tables.sequence})"
     ).fetchone()
     if below:
         faults.append(f"{_some(below, 'row')} with an id below 1, which is never delivered")
@@ -196,16 +209,13 @@ def _negative(figures: Figures) -> Iterator[str]:
 
 
 def _check_content(view: View) -> tuple[str, Sequence[str]]:
-    queue_id, created_at, oldest, newest = view.connection.execute(
-        f"SELECT queue_id, created_at, (SELECT coalesce(min(_id), 1) FROM {schema.TABLE}),"
-        f" (SELECT coalesce(max(_id), 0) FROM {schema.TABLE}) FROM ledger"
-    ).fetchone()
+    origin = Origin.of(view.connection, view.tables, view.path)
     try:
-        uuid.UUID(str(queue_id))
+        uuid.UUID(origin.queue_id)
     except ValueError:
-        return "", [f"the queue's identity is {queue_id!r}, which is not a UUID"]
-    origin, counts, examples = Origin(queue_id, created_at), [0, 0, 0], ["", ""]
-    for row_id, data, put_at, status in _sampled(view.connection, oldest, newest):
+        return "", [f"the queue's identity is {origin.queue_id!r}, which is not a UUID"]
+    counts, examples = [0, 0, 0], ["", ""]
+    for row_id, data, put_at, status in _sampled(view.connection, view.tables):
         counts[0] += 1
         final = origin.read(row_id, data, put_at, status)
         if isinstance(final, Dead):
@@ -221,14 +231,18 @@ def _check_content(view: View) -> tuple[str, Sequence[str]]:
 
 
 def _sampled(
-    connection: sqlite3.Connection, oldest: int, newest: int
+    connection: sqlite3.Connection, tables: Tables
 ) -> Iterator[tuple[int, bytes | None, float | None, int | None]]:
     """All rows; if there are too many, some from everywhere."""
+    oldest, newest = connection.execute(
+        f"SELECT (SELECT coalesce(min(_id), 1) FROM {tables.queue}),"
+        f" (SELECT coalesce(max(_id), 0) FROM {tables.queue})"
+    ).fetchone()
     deadline = time.monotonic() + SAMPLE_LIMIT_S
     step = max(SAMPLE_ROWS, -(-(newest - oldest + 1) // SAMPLES))
     for first in range(oldest, newest + 1, step):
         last = min(first + SAMPLE_ROWS - 1, newest)
-        yield from connection.execute(schema.ROWS, (first - 1, last, SAMPLE_ROWS))
+        yield from connection.execute(tables.rows, (first - 1, last, SAMPLE_ROWS))
         if time.monotonic() > deadline:
             break
 
@@ -245,14 +259,14 @@ def _is_json(data: bytes | None) -> bool:
 def _check_dead_letters(view: View) -> tuple[str, Sequence[str]]:
     before = view.figures()
     ever, written = view.connection.execute(
-        "SELECT dead_lettered, coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'dead_letters'), 0)"
-        " FROM ledger"
+        "SELECT dead_lettered, coalesce((SELECT seq FROM sqlite_sequence"
+        f" WHERE name = '{view.tables.dead_letters}'), 0) FROM {view.tables.ledger}"
     ).fetchone()
     sums = (
-        f", sum(event_id NOT BETWEEN 1 AND {schema.SEQUENCE}),"
-        f" sum(event_id IN (SELECT _id FROM {schema.TABLE})), count(*) - count(DISTINCT event_id)"
+        f", sum(event_id NOT BETWEEN 1 AND {view.tables.sequence}),"
+        f" sum(event_id IN (SELECT _id FROM {view.tables.queue})), count(*) - count(DISTINCT event_id)"
     )
-    counted = _count(view.connection, "dead_letters", "id", sums)
+    counted = _count(view.connection, view.tables.dead_letters, "id", sums)
     after = view.figures()
     # Meanwhile some may have been retried or deleted, and others added.
     left = (after.retried - before.retried) + (after.discarded - before.discarded)
@@ -280,17 +294,17 @@ _IDS = "'[[' || replace(replace(ids, ',', '],['), '-', ',') || ']]'"
 _RUNS = f"json_each(iif(json_valid({_IDS}), {_IDS}, '[[0]]'))"
 _FIRST, _LAST = "json_extract(value, '$[0]')", "json_extract(value, '$[#-1]')"
 _DELIVERIES = f"""
-    SELECT ledger.delivered, ledger.dead_lettered, ledger.short, {schema.SEQUENCE},
-        coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'deliveries'), 0), log.*
-    FROM ledger, (
+    SELECT ledger.delivered, ledger.dead_lettered, ledger.short, {{0.sequence}},
+        coalesce((SELECT seq FROM sqlite_sequence WHERE name = '{{0.deliveries}}'), 0), log.*
+    FROM {{0.ledger}} AS ledger, (
         SELECT count(*), coalesce(min(id), 1), coalesce(sum(delivered), 0), coalesce(sum(dead), 0),
             coalesce(sum(short), 0), coalesce(max(last), 0), coalesce(sum(waits), 0),
             coalesce(sum(events < delivered + dead), 0)
         FROM (
             SELECT batch.id, delivered, dead, short, max({_LAST}) AS last,
                 sum({_LAST} - {_FIRST} + 1) AS events,
-                max(EXISTS (SELECT 1 FROM {schema.TABLE} WHERE _id BETWEEN {_FIRST} AND {_LAST})) AS waits
-            FROM deliveries AS batch, {_RUNS} GROUP BY batch.id
+                max(EXISTS (SELECT 1 FROM {{0.queue}} WHERE _id BETWEEN {_FIRST} AND {_LAST})) AS waits
+            FROM {{0.deliveries}} AS batch, {_RUNS} GROUP BY batch.id
         )
     ) AS log"""
 
@@ -298,7 +312,7 @@ _DELIVERIES = f"""
 def _check_deliveries(view: View) -> tuple[str, Sequence[str]]:
     """The log of settled batches, whose oldest entries are deleted in time, against the totals."""
     delivered, dead, short, newest, written, rows, first, *sums = view.connection.execute(
-        _DELIVERIES
+        _DELIVERIES.format(view.tables)
     ).fetchone()
     log_delivered, log_dead, log_short, last_id, unsettled, unlike = sums
     is_whole = rows == written

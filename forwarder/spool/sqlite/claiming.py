@@ -8,42 +8,55 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from forwarder.errors import EventError
-from forwarder.records import EVENTS, Lines
-from forwarder.spool.sqlite.schema import ACKED, MOST_ID, READY, ROWS, TABLE
+from forwarder.records import Lines
+from forwarder.records.kind import Kind
+from forwarder.spool.sqlite import tables
+from forwarder.spool.sqlite.errors import damaged
+from forwarder.spool.sqlite.schema import MOST_ID
+from forwarder.spool.sqlite.tables import ACKED, ID_LENGTH, READY, SENT, Tables
 from forwarder.spool.values import Claim, Dead
 
 # A row with an id above `MOST_ID` makes the database a damaged one; all other rows are delivered first.
 # If all rows begin with a brace and together hold as many values as there are rows, each holds exactly one.
-_OWN = f"status = {READY} AND length(data) <= {EVENTS.max_bytes} AND substr(data, 1, 1) = x'7b'"
+_OWN = f"status = {READY} AND length(data) <= {{}} AND substr(data, 1, 1) = x'7b'"
 _PIECE = (
     f"SELECT count(*), min(_id), max(_id), sum({_OWN}), CAST(group_concat(data, x'0a') AS BLOB)"
-    f" FROM (SELECT _id, data, status FROM {TABLE} WHERE _id > ? AND _id <= {MOST_ID}"
+    f" FROM (SELECT _id, data, status FROM {{}} WHERE _id > ? AND _id <= {MOST_ID}"
     " ORDER BY _id LIMIT ?)"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The queue of the rows: its identity, and when it was made (seconds since the epoch)."""
+    """The queue of the rows: their kind, its identity, and when it was made (seconds since the epoch)."""
 
+    kind: Kind
     queue_id: str
     created_at: float
+
+    @classmethod
+    def of(cls, connection: sqlite3.Connection, its: Tables, path: str) -> Origin:
+        """As the totals of the queue in *path* say."""
+        row = connection.execute(f"SELECT queue_id, created_at FROM {its.ledger}").fetchone()
+        if row is None:
+            raise damaged(path, "the totals table is empty")
+        return cls(its.kind, str(row[0])[:ID_LENGTH], row[1])
 
     def read(
         self, row_id: int, data: bytes | None, put_at: float | None, status: int | None
     ) -> bytes | Dead | None:
-        """What a row holds: an event's final bytes, the same each time; or why it is not an event.
+        """What a row holds: a record's final bytes, the same each time; or why it is none.
 
         None: a plain consumer has acked it.
         """
         # A plain consumer's nack marks unchecked rows as ready.
-        if status == READY and data is not None and EVENTS.is_final(data):
+        if status in (READY, SENT) and data is not None and self.kind.is_final(data):
             return data
         if status == ACKED:
             return None
         try:
             put_at = self.created_at if put_at is None else put_at
-            return EVENTS.complete(data, put_at, self.queue_id, row_id)
+            return self.kind.complete(data, put_at, self.queue_id, row_id)
         except EventError as error:
             return Dead(row_id, data, str(error))
 
@@ -66,6 +79,9 @@ class RowReader:
     """
 
     def __init__(self, origin: Origin) -> None:
+        self._kind = origin.kind
+        self._rows = tables.of(origin.kind).rows
+        self._piece = _PIECE.format(origin.kind.max_bytes, tables.of(origin.kind).queue)
         self._origin = origin
         # If the size limits a claim, not the count, reading in one piece would be wasted.
         self._is_bound_by_bytes = False
@@ -79,7 +95,7 @@ class RowReader:
             sqlite3.Error: the database can't be read.
         """
         if max_events > 1 and not self._is_bound_by_bytes:
-            claim = _in_one_piece(connection, after_id, max_events, max_bytes)
+            claim = self._in_one_piece(connection, after_id, max_events, max_bytes)
             if claim is not None:
                 return claim, [], []
         return self._one_by_one(connection, after_id, max_events, max_bytes)
@@ -91,10 +107,11 @@ class RowReader:
         events: list[bytes] = []
         dead: list[Dead] = []
         acked: list[int] = []
-        claim = Rows(ids, events, last_id=after_id)
+        doubtful: list[int] = []
+        claim = Rows(ids, events, doubtful=doubtful, last_id=after_id)
         read_bytes = 0
         self._is_bound_by_bytes = False
-        with closing(connection.execute(ROWS, (after_id, MOST_ID, max_events))) as found:
+        with closing(connection.execute(self._rows, (after_id, MOST_ID, max_events))) as found:
             for row_id, data, put_at, status in found:
                 final = self._origin.read(row_id, data, put_at, status)
                 size_bytes = len(final if isinstance(final, bytes) else data or b"") + 1
@@ -107,31 +124,32 @@ class RowReader:
                     ids.append(row_id)
                     events.append(final)
                     claim.size_bytes += size_bytes
+                    if status == SENT:
+                        doubtful.append(row_id)
                 elif final is None:
                     acked.append(row_id)
                 else:
                     dead.append(final)
         return claim, dead, acked
 
-
-def _in_one_piece(
-    connection: sqlite3.Connection, after_id: int, max_events: int, max_bytes: int
-) -> Rows | None:
-    """The rows behind *after_id*, if all are our own events, without a gap, and within *max_bytes*."""
-    # SQLite stops before the text is larger than allowed.
-    before = connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max_bytes)
-    try:
-        row = connection.execute(_PIECE, (after_id, max_events)).fetchone()
-    except sqlite3.DataError:
-        return None
-    finally:
-        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, before)
-    count, first_id, last_id, own, text = row
-    if not count:
-        return Rows(last_id=after_id)
-    if own != count or last_id - first_id + 1 != count:
-        return None
-    text += b"\n"
-    if len(text) > max_bytes or not EVENTS.are_final(text, count):
-        return None
-    return Rows(range(first_id, last_id + 1), Lines(text, count), len(text), last_id=last_id)
+    def _in_one_piece(
+        self, connection: sqlite3.Connection, after_id: int, max_events: int, max_bytes: int
+    ) -> Rows | None:
+        """The rows behind *after_id*, if all are our own events, without a gap, and within *max_bytes*."""
+        # SQLite stops before the text is larger than allowed.
+        before = connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max_bytes)
+        try:
+            row = connection.execute(self._piece, (after_id, max_events)).fetchone()
+        except sqlite3.DataError:
+            return None
+        finally:
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, before)
+        count, first_id, last_id, own, text = row
+        if not count:
+            return Rows(last_id=after_id)
+        if own != count or last_id - first_id + 1 != count:
+            return None
+        text += b"\n"
+        if len(text) > max_bytes or not self._kind.are_final(text, count):
+            return None
+        return Rows(range(first_id, last_id + 1), Lines(text, count), len(text), last_id=last_id)

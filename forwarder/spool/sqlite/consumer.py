@@ -24,12 +24,10 @@ from forwarder.spool.sqlite.claiming import Origin, RowReader, Rows
 from forwarder.spool.sqlite.database import Database
 from forwarder.spool.sqlite.directory import LOG
 from forwarder.spool.sqlite.errors import damaged, translated, used_up
-from forwarder.spool.sqlite.schema import MOST_ID, SEQUENCE
+from forwarder.spool.sqlite.schema import MOST_ID
+from forwarder.spool.sqlite.tables import OF_EVENTS, Tables
 from forwarder.spool.values import Claim, Control, Settlement
 
-# The queue, the consumer that has started last, and SQLite's number of the schema, which a restored backup
-# changes: in any other state row ids may mean other events.
-_IDENTITY = "SELECT queue_id, consumer, schema_version FROM ledger, control, pragma_schema_version"
 RETRY_S = 1.0
 STEP_ROWS = 1000
 STEP_BYTES = 1 << 20
@@ -38,9 +36,11 @@ _T = TypeVar("_T")
 
 
 class Consumer(engine.Consumer):
-    """Reads and settles the queue in a directory; no longer usable once the database was replaced."""
+    """Reads and settles the records of a kind in a directory, those of *tables*.
 
-    def __init__(self, path: str, lock_timeout_s: float = 10.0) -> None:
+    No longer usable once the database was replaced."""
+
+    def __init__(self, path: str, lock_timeout_s: float = 10.0, tables: Tables = OF_EVENTS) -> None:
         """Open the queue; it is created if missing.
 
         Raises:
@@ -49,6 +49,13 @@ class Consumer(engine.Consumer):
         """
         # The program may change its working directory.
         self._path = path = os.path.abspath(path)
+        self._tables = tables
+        # The queue, the consumer that has started last, and SQLite's number of the schema, which a restored
+        # backup changes: in any other state row ids may mean other events.
+        self._identify = (
+            "SELECT queue_id, consumer, schema_version"
+            f" FROM {tables.ledger}, {tables.control}, pragma_schema_version"
+        )
         self._log = os.path.join(path, LOG)
         self._long_log = room.LongLog(path)
         try:
@@ -75,8 +82,9 @@ class Consumer(engine.Consumer):
         self._examined: sqlite3.Connection | None = connection
         self._openings = 0
         self._mark = uuid.uuid4().hex
-        self._identity = self._read(_IDENTITY)
-        origin = Origin(*self._read("SELECT queue_id, created_at FROM ledger"))
+        self._identity = self._read(self._identify)
+        with translated(self._path):
+            origin = Origin.of(connection, self._tables, self._path)
         self._reader = RowReader(origin)
         # The next claim starts behind this id; and the newest id when it was last asked for.
         self._position = self._newest = 0
@@ -107,7 +115,7 @@ class Consumer(engine.Consumer):
 
     def _examine(self, connection: sqlite3.Connection) -> None:
         """Make sure that ids still mean the claimed events: otherwise settling would lose others."""
-        found = connection.execute(_IDENTITY).fetchone()
+        found = connection.execute(self._identify).fetchone()
         if found is None:
             raise damaged(self._path, "the totals table is empty")
         if self._files is None or found != self._identity:
@@ -130,7 +138,7 @@ class Consumer(engine.Consumer):
             queue_id, consumer, version = self._identity
             if consumer != self._mark:
                 # At the start; or later, if there was no lock or room at the start.
-                connection.execute("UPDATE control SET consumer = ?", (self._mark,))
+                connection.execute(f"UPDATE {self._tables.control} SET consumer = ?", (self._mark,))
             yield connection
         self._identity = queue_id, self._mark, version
 
@@ -163,7 +171,7 @@ class Consumer(engine.Consumer):
 
     def last_id(self) -> int:
         """The id of the newest event ever accepted."""
-        return int(self._read(f"SELECT {SEQUENCE}")[0])
+        return int(self._read(f"SELECT {self._tables.sequence}")[0])
 
     def arrivals(self) -> int:
         # Counts assigned ids, also those of rows that are gone.
@@ -206,9 +214,9 @@ class Consumer(engine.Consumer):
             claim, dead, acked = self._reader.read(self._connect(), after_id, max_events, max_bytes)
         try:
             if acked:
-                self._free(partial(settling.delete_acked, ids=acked))
+                self._free(partial(settling.delete_acked, tables=self._tables, ids=acked))
             for part in settling.parts(Settlement([letter.event_id for letter in dead], dead)):
-                self._free(partial(settling.settle, settlement=part))
+                self._settle(part)
                 claim.dead += len(part.dead)
                 claim.reason = claim.reason or part.dead[0].reason
         except SpoolFullError:
@@ -238,16 +246,23 @@ class Consumer(engine.Consumer):
         rest = settling.without(settlement, self._settled)
         try:
             if rest.ids:
-                self._free(partial(settling.settle, settlement=rest))
+                self._settle(rest)
         except SpoolFullError:
             parts = settling.parts(rest)
             if len(parts) == 1:
                 raise
             for part in parts:
-                self._free(partial(settling.settle, settlement=part))
+                self._settle(part)
                 self._settled.update(part.ids)
         if self._settled:
             self._settled.difference_update(settlement.ids)
+
+    def _settle(self, settlement: Settlement) -> None:
+        self._free(partial(settling.settle, tables=self._tables, settlement=settlement))
+
+    def mark_sent(self, ids: Sequence[int], *, sent: bool = True) -> None:
+        with self._transaction() as connection:
+            settling.mark_sent(connection, self._tables, ids, sent=sent)
 
     def _free(self, step: Callable[[sqlite3.Connection], _T]) -> _T:
         return room.freeing(self._database, self._transaction, step)
@@ -257,9 +272,9 @@ class Consumer(engine.Consumer):
         count = after_id = 0
         while True:
             with translated(self._path):
-                ids, last_id = dead_letters.expired(self._connect(), before, after_id)
+                ids, last_id = dead_letters.expired(self._connect(), self._tables, before, after_id)
             if ids:
-                count += self._free(partial(dead_letters.discard, ids=ids))
+                count += self._free(partial(dead_letters.discard, tables=self._tables, ids=ids))
             if last_id == after_id:
                 return count
             after_id = last_id
@@ -288,8 +303,8 @@ class Consumer(engine.Consumer):
             claim = self.claim_behind(after_id, STEP_ROWS, STEP_BYTES)
             if claim.is_clear:
                 self._left_after = claim.last_id if claim.last_id > after_id else MOST_ID
-        if self._read(f"SELECT {settling.MISSING}")[0]:
-            self._free(settling.account_missing)
+        if self._read(f"SELECT {settling.missing(self._tables)}")[0]:
+            self._free(partial(settling.account_missing, tables=self._tables))
         # First, because a vacuum fills the log again, and the disk may not have room for both.
         if not self._database.empty_log():
             return True

@@ -10,24 +10,16 @@ from functools import partial
 from typing import NamedTuple
 
 from forwarder.errors import EventError
-from forwarder.records import EVENTS
 from forwarder.spool import engine
 from forwarder.spool.sqlite.database import Database
 from forwarder.spool.sqlite.reader import Reader, as_bytes, matching
 from forwarder.spool.sqlite.room import freeing
-from forwarder.spool.sqlite.schema import INSERT, KEPT_ENTRIES, PUT_AT, READY, TABLE
+from forwarder.spool.sqlite.tables import KEPT_ENTRIES, PUT_AT, READY, Tables
 from forwarder.spool.values import Brief, Dead, DeadLetter, Group, Selection
 
 STEP_LETTERS = 1000
 STEP_BYTES = 4 << 20
 MOST_GROUPS = 10_000
-
-_INSERT = (
-    "INSERT INTO dead_letters (event_id, data, event, insert_id, reason, field, http_status, accepted_at,"
-    " dead_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
-# As `claiming.Origin` reads it: a row without a time has the queue's own.
-_PUT_AT = f"SELECT coalesce({PUT_AT}, created_at) FROM {TABLE}, ledger WHERE _id = ?"
 
 
 class NewDeadLetter(NamedTuple):
@@ -44,20 +36,28 @@ class NewDeadLetter(NamedTuple):
     dead_at: float
 
 
-def new_dead_letter(connection: sqlite3.Connection, dead: Dead, now: float) -> NewDeadLetter | None:
+def new_dead_letter(
+    connection: sqlite3.Connection, tables: Tables, dead: Dead, now: float
+) -> NewDeadLetter | None:
     """The dead letter to add. Some of it comes from the event's row; None: that is gone."""
-    row = connection.execute(_PUT_AT, (dead.event_id,)).fetchone()
+    # As `claiming.Origin` reads it: a row without a time has the queue's own.
+    query = f"SELECT coalesce({PUT_AT}, created_at) FROM {tables.queue}, {tables.ledger} WHERE _id = ?"
+    row = connection.execute(query, (dead.event_id,)).fetchone()
     if row is None:
         return None
-    event, insert_id = EVENTS.name_of(dead.data)
+    event, insert_id = tables.kind.name_of(dead.data)
     return NewDeadLetter(
         dead.event_id, dead.data, event, insert_id, dead.reason, dead.field, dead.http_status, row[0], now
     )
 
 
-def add(connection: sqlite3.Connection, letters: Iterable[NewDeadLetter]) -> None:
+def add(connection: sqlite3.Connection, tables: Tables, letters: Iterable[NewDeadLetter]) -> None:
     """Add dead letters, inside a write transaction."""
-    connection.executemany(_INSERT, letters)
+    connection.executemany(
+        f"INSERT INTO {tables.dead_letters} (event_id, data, event, insert_id, reason, field, http_status,"
+        " accepted_at, dead_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        letters,
+    )
 
 
 class DeadLetters(Reader, engine.DeadLetters):
@@ -65,26 +65,26 @@ class DeadLetters(Reader, engine.DeadLetters):
 
     def count_dead_letters(self, where: Selection) -> int:
         condition, values = _condition(where)
-        query = f"SELECT count(*) FROM dead_letters WHERE id BETWEEN ? AND ? AND {condition}"
-        return sum(
-            self._rows(query, (*chunk, *values))[0][0] for chunk in self._chunks("dead_letters", "id", where)
-        )
+        table = self.tables.dead_letters
+        query = f"SELECT count(*) FROM {table} WHERE id BETWEEN ? AND ? AND {condition}"
+        return sum(self._rows(query, (*chunk, *values))[0][0] for chunk in self._chunks(table, "id", where))
 
     def newest_dead_letter(self) -> int:
-        return int(self._rows("SELECT coalesce(max(id), 0) FROM dead_letters")[0][0])
+        return int(self._rows(f"SELECT coalesce(max(id), 0) FROM {self.tables.dead_letters}")[0][0])
 
     def dead_letters(
         self, where: Selection, after_id: int = 0, limit: int = 1000, with_data: bool = True
     ) -> list[DeadLetter]:
         data = "CAST(data AS BLOB)" if with_data else "x''"
         condition, values = _condition(where)
+        table = self.tables.dead_letters
         query = (
             f"SELECT id, event_id, {data}, event, insert_id, reason, field, http_status,"
-            " accepted_at, dead_at FROM dead_letters"
+            f" accepted_at, dead_at FROM {table}"
             f" WHERE id BETWEEN ? AND ? AND {condition} ORDER BY id LIMIT ?"
         )
         found: list[DeadLetter] = []
-        for chunk in self._chunks("dead_letters", "id", where, after_id):
+        for chunk in self._chunks(table, "id", where, after_id):
             rows = self._rows(query, (*chunk, *values, limit - len(found)))
             found += [DeadLetter(row[0], row[1], as_bytes(row[2]), *row[3:]) for row in rows]
             if len(found) == limit:
@@ -104,7 +104,10 @@ class DeadLetters(Reader, engine.DeadLetters):
         return found
 
     def _briefs(self, first: int, last: int, limit: int) -> list[Brief]:
-        query = "SELECT id, event, reason FROM dead_letters WHERE id BETWEEN ? AND ? ORDER BY id DESC LIMIT ?"
+        query = (
+            f"SELECT id, event, reason FROM {self.tables.dead_letters}"
+            " WHERE id BETWEEN ? AND ? ORDER BY id DESC LIMIT ?"
+        )
         return [Brief(*row) for row in self._rows(query, (first, last, limit))]
 
     def summary(self, where: Selection) -> list[Group]:
@@ -113,10 +116,11 @@ class DeadLetters(Reader, engine.DeadLetters):
         condition, values = _condition(where)
         groups: dict[tuple[object, ...], Group] = {}
         others: Group | None = None
-        for chunk in self._chunks("dead_letters", "id", where):
+        table = self.tables.dead_letters
+        for chunk in self._chunks(table, "id", where):
             rows = self._rows(
                 "SELECT reason, field, http_status, event, count(*), min(dead_at), max(dead_at), min(id)"
-                f" FROM dead_letters WHERE id BETWEEN ? AND ? AND {condition}"
+                f" FROM {table} WHERE id BETWEEN ? AND ? AND {condition}"
                 " GROUP BY reason, field, http_status, event",
                 (*chunk, *values),
             )
@@ -130,7 +134,7 @@ class DeadLetters(Reader, engine.DeadLetters):
 
 
 def retry(
-    path: str, ids: Iterable[int], edit: Callable[[bytes, float], bytes]
+    path: str, tables: Tables, ids: Iterable[int], edit: Callable[[bytes, float], bytes]
 ) -> tuple[dict[int, int], list[tuple[int, str]]]:
     """See `engine.Spool.retry_dead_letters`; each gets a new row, which ``retries`` records."""
     stayed: list[tuple[int, str]] = []
@@ -139,7 +143,7 @@ def retry(
     with closing(Database(path)) as queue, queue.transaction() as connection:
         for letter_id in ids:
             row = connection.execute(
-                "SELECT CAST(data AS BLOB), accepted_at, event_id FROM dead_letters WHERE id = ?",
+                f"SELECT CAST(data AS BLOB), accepted_at, event_id FROM {tables.dead_letters} WHERE id = ?",
                 (letter_id,),
             ).fetchone()
             if row is None:
@@ -149,28 +153,32 @@ def retry(
             except EventError as error:
                 stayed.append((letter_id, str(error)))
                 continue
-            new_id = connection.execute(INSERT, (data, now, READY)).lastrowid
+            new_id = connection.execute(tables.insert, (data, now, READY)).lastrowid
             assert new_id is not None
             new_ids[letter_id] = new_id
             connection.execute(
-                "INSERT INTO retries (dead_letter_id, event_id, new_event_id, at) VALUES (?, ?, ?, ?)",
+                f"INSERT INTO {tables.retries} (dead_letter_id, event_id, new_event_id, at)"
+                " VALUES (?, ?, ?, ?)",
                 (letter_id, row[2], new_id, now),
             )
-            connection.execute("DELETE FROM dead_letters WHERE id = ?", (letter_id,))
-        connection.execute("UPDATE ledger SET retried = retried + ?", (len(new_ids),))
+            connection.execute(f"DELETE FROM {tables.dead_letters} WHERE id = ?", (letter_id,))
+        connection.execute(f"UPDATE {tables.ledger} SET retried = retried + ?", (len(new_ids),))
         connection.execute(
-            "DELETE FROM retries WHERE id <= (SELECT max(id) FROM retries) - ?", (KEPT_ENTRIES,)
+            f"DELETE FROM {tables.retries} WHERE id <= (SELECT max(id) FROM {tables.retries}) - ?",
+            (KEPT_ENTRIES,),
         )
     return new_ids, stayed
 
 
-def delete(path: str, ids: Sequence[int]) -> int:
+def delete(path: str, tables: Tables, ids: Sequence[int]) -> int:
     """See `engine.Spool.delete_dead_letters`."""
     with closing(Database(path)) as queue:
-        return freeing(queue, queue.transaction, partial(discard, ids=ids))
+        return freeing(queue, queue.transaction, partial(discard, tables=tables, ids=ids))
 
 
-def expired(connection: sqlite3.Connection, before: float, after_id: int) -> tuple[list[int], int]:
+def expired(
+    connection: sqlite3.Connection, tables: Tables, before: float, after_id: int
+) -> tuple[list[int], int]:
     """The next dead letters behind *after_id* that died before *before* (seconds since the epoch).
 
     As many as can be deleted without delaying others; and the last id that was read."""
@@ -179,7 +187,7 @@ def expired(connection: sqlite3.Connection, before: float, after_id: int) -> tup
     size_bytes = 0
     query = (
         # To know the length of text, which an external producer may have stored, SQLite would read all of it.
-        "SELECT id, dead_at < ?, iif(typeof(data) = 'blob', length(data), 0) FROM dead_letters"
+        f"SELECT id, dead_at < ?, iif(typeof(data) = 'blob', length(data), 0) FROM {tables.dead_letters}"
         " WHERE id > ? ORDER BY id LIMIT ?"
     )
     with closing(connection.execute(query, (before, after_id, STEP_LETTERS))) as found:
@@ -193,15 +201,15 @@ def expired(connection: sqlite3.Connection, before: float, after_id: int) -> tup
     return ids, last_id
 
 
-def discard(connection: sqlite3.Connection, ids: Sequence[int]) -> int:
+def discard(connection: sqlite3.Connection, tables: Tables, ids: Sequence[int]) -> int:
     """Delete the dead letters *ids* that still exist. Returns how many.
 
     Call it inside a write transaction.
     """
     count = connection.executemany(
-        "DELETE FROM dead_letters WHERE id = ?", [(letter_id,) for letter_id in ids]
+        f"DELETE FROM {tables.dead_letters} WHERE id = ?", [(letter_id,) for letter_id in ids]
     ).rowcount
-    connection.execute("UPDATE ledger SET discarded = discarded + ?", (count,))
+    connection.execute(f"UPDATE {tables.ledger} SET discarded = discarded + ?", (count,))
     return count
 
 

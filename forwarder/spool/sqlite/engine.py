@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from forwarder.spool import engine
-from forwarder.spool.sqlite import control, set_aside
+from forwarder.spool.sqlite import control, set_aside, tables
 from forwarder.spool.sqlite.producer import Producer
 
 if TYPE_CHECKING:
+    from forwarder.records.kind import Kind
     from forwarder.spool.sqlite.consumer import Consumer
     from forwarder.spool.sqlite.presence import Presence
     from forwarder.spool.sqlite.view import View
@@ -18,26 +19,28 @@ if TYPE_CHECKING:
 
 
 class Spool(engine.Spool):
-    """The queue in the directory *place*. See `forwarder.spool.Spool` for the verbs."""
+    """The records of a *kind* in the directory *place*. See `forwarder.spool.Spool` for the verbs."""
 
-    def __init__(self, place: str) -> None:
+    def __init__(self, place: str, kind: Kind) -> None:
         # The program may change its working directory.
         self.place = os.path.abspath(place)
+        self.kind = kind
+        self._tables = tables.of(kind)
 
     # Each verb loads what it needs: a producer has to start fast and needs little.
 
     def producer(self, *, max_bytes: int, min_free_bytes: int, lock_timeout_s: float) -> Producer:
-        return Producer(self.place, max_bytes, min_free_bytes, lock_timeout_s)
+        return Producer(self.place, max_bytes, min_free_bytes, lock_timeout_s, self._tables)
 
     def consumer(self, lock_timeout_s: float = 10.0) -> Consumer:
         from forwarder.spool.sqlite.consumer import Consumer
 
-        return Consumer(self.place, lock_timeout_s)
+        return Consumer(self.place, lock_timeout_s, self._tables)
 
     def view(self, timeout_s: float = 10.0) -> View:
         from forwarder.spool.sqlite.view import View
 
-        return View(self.place, timeout_s)
+        return View(self.place, timeout_s, self._tables)
 
     def pause(self) -> bool:
         return control.pause(self.place)
@@ -53,27 +56,27 @@ class Spool(engine.Spool):
     ) -> tuple[dict[int, int], list[tuple[int, str]]]:
         from forwarder.spool.sqlite import dead_letters
 
-        return dead_letters.retry(self.place, ids, edit)
+        return dead_letters.retry(self.place, self._tables, ids, edit)
 
     def delete_dead_letters(self, ids: Sequence[int]) -> int:
         from forwarder.spool.sqlite import dead_letters
 
-        return dead_letters.delete(self.place, ids)
+        return dead_letters.delete(self.place, self._tables, ids)
 
     def hold(self, ids: Sequence[int]) -> int:
         from forwarder.spool.sqlite import waiting
 
-        return waiting.hold(self.place, ids)
+        return waiting.hold(self.place, self._tables, ids)
 
     def release(self, ids: Sequence[int]) -> int:
         from forwarder.spool.sqlite import waiting
 
-        return waiting.release(self.place, ids)
+        return waiting.release(self.place, self._tables, ids)
 
     def delete_waiting(self, ids: Sequence[int]) -> int:
         from forwarder.spool.sqlite import waiting
 
-        return waiting.delete(self.place, ids)
+        return waiting.delete(self.place, self._tables, ids)
 
     def take(self) -> Presence:
         from forwarder.spool.sqlite.presence import Presence

@@ -15,6 +15,7 @@ from forwarder.errors import (
     size,
 )
 from forwarder.spool.errors import NoQueueError
+from forwarder.spool.sqlite import tables
 from forwarder.spool.sqlite.directory import DATABASE, INDEX, LOG
 from forwarder.spool.sqlite.set_aside import damaged
 from forwarder.spool.sqlite.view import View
@@ -45,7 +46,9 @@ def findings(path: str, max_bytes: int, min_free_bytes: int, briefly: bool) -> I
     try:
         with View(path) as view:
             yield _check_room(view, max_bytes)
-            yield from view.check()
+        for each in tables.each():
+            with View(path, tables=each) as view:
+                yield from view.check()
     except NoQueueError as error:
         # What plain persist-queue has added waits, and can't be counted yet.
         is_there = os.path.exists(os.path.join(path, DATABASE))

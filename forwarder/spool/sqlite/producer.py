@@ -15,7 +15,8 @@ from forwarder.spool.sqlite.database import Database
 from forwarder.spool.sqlite.directory import DATABASE, LOG, size_of
 from forwarder.spool.sqlite.errors import full, used_up
 from forwarder.spool.sqlite.refused import Refused, save
-from forwarder.spool.sqlite.schema import INSERT, INSERT_SET, MOST_ID, READY, SIZE_BITS, used_bytes
+from forwarder.spool.sqlite.schema import MOST_ID, used_bytes
+from forwarder.spool.sqlite.tables import OF_EVENTS, READY, SIZE_BITS, Tables
 
 PIECE_BYTES = 8 << 20
 
@@ -27,21 +28,30 @@ class Producer(engine.Producer):
         max_bytes: Refuse rows if the queue would be larger than this on disk.
         min_free_bytes: Refuse rows if the disk has less than this free.
         lock_timeout_s: How long to wait for other writers.
+        tables: Those of the rows' kind.
 
     Raises: as `Database`.
     """
 
-    def __init__(self, path: str, max_bytes: int, min_free_bytes: int, lock_timeout_s: float) -> None:
+    def __init__(
+        self,
+        path: str,
+        max_bytes: int,
+        min_free_bytes: int,
+        lock_timeout_s: float,
+        tables: Tables = OF_EVENTS,
+    ) -> None:
         self._path = path
+        self._tables = tables
         self._max_bytes = max_bytes
         self._min_free_bytes = min_free_bytes
         self._database = Database(path, timeout=lock_timeout_s)
-        self._refused = Refused(self._database.path)
+        self._refused = Refused(self._database.path, tables)
 
-    def append(self, records: Sequence[bytes]) -> int:
+    def append(self, records: Sequence[bytes], dead: Sequence[tuple[bytes, str]] = ()) -> int:
         refused = self._refused.take() if self._refused else {}
         try:
-            return self._database.write(partial(self._insert, records, refused))
+            return self._database.write(partial(self._insert, records, dead, refused))
         except BaseException:
             if refused:
                 self._refused.add(refused)
@@ -55,18 +65,28 @@ class Producer(engine.Producer):
         self._database.close()
 
     def _insert(
-        self, records: Sequence[bytes], refused: Mapping[str, int], connection: sqlite3.Connection
+        self,
+        records: Sequence[bytes],
+        dead: Sequence[tuple[bytes, str]],
+        refused: Mapping[str, int],
+        connection: sqlite3.Connection,
     ) -> int:
-        self._check_room(connection, sum(map(len, records)))
+        tables = self._tables
+        self._check_room(connection, sum(map(len, records)) + sum(len(data) for data, _ in dead))
         if refused:
-            save(connection, refused)
+            save(connection, tables, refused)
         now = time.time()
         row_id: int | None = None
         if len(records) == 1:
-            row_id = connection.execute(INSERT, (records[0], now, READY)).lastrowid
+            row_id = connection.execute(tables.insert, (records[0], now, READY)).lastrowid
         else:
             for piece, places in _pieces(records):
-                row_id = connection.execute(INSERT_SET, (piece, places, now, READY)).lastrowid
+                row_id = connection.execute(tables.insert_set, (piece, places, now, READY)).lastrowid
+        if dead:
+            # Here, because most producers don't need it.
+            from forwarder.spool.sqlite.settling import refuse_rows
+
+            row_id = refuse_rows(connection, tables, dead, now)
         assert row_id is not None
         if row_id > MOST_ID:
             raise used_up(self._path)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from forwarder.spool.sqlite.errors import translated
+from forwarder.spool.sqlite.tables import Tables
 from forwarder.spool.values import Selection
 
 _CHUNK_IDS = 10_000
@@ -17,10 +18,12 @@ class Reader:
 
     Attributes:
         path: The queue's directory.
+        tables: The kind's tables.
         connection: The read-only connection, for the other readers of this package.
     """
 
     path: str
+    tables: Tables
     connection: sqlite3.Connection
 
     def _rows(self, query: str, values: Sequence[object] = ()) -> list[Any]:

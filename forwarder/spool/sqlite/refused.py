@@ -16,33 +16,34 @@ from contextlib import closing
 from forwarder.errors import ForwarderError
 from forwarder.spool.sqlite.database import Database
 from forwarder.spool.sqlite.directory import DATABASE
+from forwarder.spool.sqlite.tables import Tables
 
 WRITE_EACH_S = 60.0
 # A refusal must not wait for others for long.
 PATIENCE_S = 0.25
 _MOST_UNSUMMED = 1000
 
-_ADD = (
-    "INSERT INTO refusals (reason, count) VALUES (?, ?)"
-    " ON CONFLICT (reason) DO UPDATE SET count = count + excluded.count"
-)
 
-
-def save(connection: sqlite3.Connection, counts: Mapping[str, int]) -> None:
+def save(connection: sqlite3.Connection, tables: Tables, counts: Mapping[str, int]) -> None:
     """Add *counts* to what is written; inside a write transaction."""
-    connection.executemany(_ADD, list(counts.items()))
+    connection.executemany(
+        f"INSERT INTO {tables.refusals} (reason, count) VALUES (?, ?)"
+        " ON CONFLICT (reason) DO UPDATE SET count = count + excluded.count",
+        list(counts.items()),
+    )
 
 
-def read(connection: sqlite3.Connection) -> dict[str, int]:
+def read(connection: sqlite3.Connection, tables: Tables) -> dict[str, int]:
     """What is written."""
-    return dict(connection.execute("SELECT reason, count FROM refusals ORDER BY reason"))
+    return dict(connection.execute(f"SELECT reason, count FROM {tables.refusals} ORDER BY reason"))
 
 
 class Refused:
     """What was refused for the queue in *path* and is not written yet; for several threads."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, tables: Tables) -> None:
         self._path = path
+        self._tables = tables
         self._pid = os.getpid()
         # Its ends are safe among threads and in signal handlers, without a lock.
         self._counts: deque[tuple[str, int]] = deque()
@@ -84,6 +85,6 @@ class Refused:
             try:
                 database = Database(self._path, PATIENCE_S)
                 with closing(database), database.transaction() as connection:
-                    save(connection, counts)
+                    save(connection, self._tables, counts)
             except ForwarderError:
                 self.add(counts)

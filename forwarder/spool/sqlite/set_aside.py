@@ -22,7 +22,7 @@ import struct
 import time
 
 from forwarder.errors import StorageError
-from forwarder.spool.sqlite import schema
+from forwarder.spool.sqlite import tables
 from forwarder.spool.sqlite.directory import (
     DATABASE,
     DIRECTORY_MODE,
@@ -216,12 +216,19 @@ def is_open(identity: Identity | None) -> bool:
 def _held(connection: sqlite3.Connection) -> str:
     """What a database contains, in words; "": nothing."""
     try:
-        waiting, dead = connection.execute(
-            f"SELECT (SELECT count(*) FROM {schema.TABLE}), (SELECT count(*) FROM dead_letters)"
-        ).fetchone()
+        found = {
+            each: connection.execute(
+                f"SELECT (SELECT count(*) FROM {each.queue}), (SELECT count(*) FROM {each.dead_letters})"
+            ).fetchone()
+            for each in tables.each()
+        }
     except sqlite3.Error:
         return "an unknown number of events"
-    return f"{waiting:,} events and {dead:,} dead letters" if waiting or dead else ""
+    return ", ".join(
+        f"{waiting:,} {each.kind.noun} and {dead:,} dead letters"
+        for each, (waiting, dead) in found.items()
+        if waiting or dead
+    )
 
 
 def _leave_log_alone(opened: Files) -> None:

@@ -1,6 +1,6 @@
 """How settled rows leave the queue, and in which parts.
 
-Functions that take a connection must be called inside a write transaction.
+Functions that take a connection must be called inside a write transaction, and concern the given tables.
 """
 
 from __future__ import annotations
@@ -12,40 +12,35 @@ from dataclasses import replace
 from itertools import pairwise
 
 from forwarder.spool.sqlite import dead_letters
-from forwarder.spool.sqlite.schema import KEPT_ENTRIES, PUT_AT, SEQUENCE, TABLE
+from forwarder.spool.sqlite.tables import KEPT_ENTRIES, PUT_AT, READY, SENT, Tables
 from forwarder.spool.values import Dead, Settlement
 
-# How many rows others have deleted; known only when the table is empty.
-MISSING = (
-    f"coalesce((SELECT max({SEQUENCE} - baseline - delivered - dead_lettered - deleted - held, 0) FROM ledger"
-    f" WHERE NOT EXISTS (SELECT 1 FROM {TABLE})), 0)"
-)
 PIECE_BYTES = 256 * 1024
-_DELETE = f"DELETE FROM {TABLE} WHERE _id BETWEEN ? AND ?"
-_PUT_AT = f"SELECT {PUT_AT} FROM {TABLE} WHERE _id = ?"
 VACUUM_PAGES = 1000  # 4 MB of log at most, as much as the reserve
 
 
-def settle(connection: sqlite3.Connection, settlement: Settlement) -> None:
+def settle(connection: sqlite3.Connection, tables: Tables, settlement: Settlement) -> None:
     """Rows out, dead letters in, totals, delivery log.
 
     Events that a person has deleted or held meanwhile are counted as deleted or held, not here.
     """
     now = time.time()
     runs = _runs(settlement.ids)
-    found = (dead_letters.new_dead_letter(connection, each, now) for each in settlement.dead)
+    found = (dead_letters.new_dead_letter(connection, tables, each, now) for each in settlement.dead)
     letters = [letter for letter in found if letter]
-    put_at = connection.execute(_PUT_AT, (runs[-1][1],)).fetchone()
+    put_at = connection.execute(
+        f"SELECT {PUT_AT} FROM {tables.queue} WHERE _id = ?", (runs[-1][1],)
+    ).fetchone()
     # Deleted first: on a full disk a dead letter needs the space that the row frees.
-    delivered = connection.executemany(_DELETE, runs).rowcount - len(letters)
-    dead_letters.add(connection, letters)
+    delivered = _delete(connection, tables, runs) - len(letters)
+    dead_letters.add(connection, tables, letters)
     connection.execute(
-        "UPDATE ledger SET delivered = delivered + ?, dead_lettered = dead_lettered + ?,"
+        f"UPDATE {tables.ledger} SET delivered = delivered + ?, dead_lettered = dead_lettered + ?,"
         " short = short + ?, last_delivery_at = iif(?, ?, last_delivery_at)",
         (delivered, len(letters), settlement.short, delivered > 0, now),
     )
     entry = connection.execute(
-        "INSERT INTO deliveries (ids, delivered, dead, short, size_bytes, http_status,"
+        f"INSERT INTO {tables.deliveries} (ids, delivered, dead, short, size_bytes, http_status,"
         " tries, took_s, settled_at, put_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs),
@@ -61,18 +56,51 @@ def settle(connection: sqlite3.Connection, settlement: Settlement) -> None:
         ),
     ).lastrowid
     assert entry is not None
-    connection.execute("DELETE FROM deliveries WHERE id <= ?", (entry - KEPT_ENTRIES,))
+    connection.execute(f"DELETE FROM {tables.deliveries} WHERE id <= ?", (entry - KEPT_ENTRIES,))
 
 
-def delete_acked(connection: sqlite3.Connection, ids: Sequence[int]) -> None:
+def refuse_rows(
+    connection: sqlite3.Connection, tables: Tables, dead: Sequence[tuple[bytes, str]], now: float
+) -> int:
+    """Accept what is not a record, with the reason, as a dead letter at once. Returns the last row's id."""
+    ids = [connection.execute(tables.insert, (data, now, READY)).lastrowid or 0 for data, _ in dead]
+    settle(
+        connection,
+        tables,
+        Settlement(ids, [Dead(row_id, *why) for row_id, why in zip(ids, dead, strict=True)], tries=0),
+    )
+    return ids[-1]
+
+
+def delete_acked(connection: sqlite3.Connection, tables: Tables, ids: Sequence[int]) -> None:
     """Delete rows that a plain consumer has acked."""
-    connection.executemany(_DELETE, _runs(ids))
-    connection.execute("UPDATE ledger SET deleted = deleted + ?", (len(ids),))
+    _delete(connection, tables, _runs(ids))
+    connection.execute(f"UPDATE {tables.ledger} SET deleted = deleted + ?", (len(ids),))
 
 
-def account_missing(connection: sqlite3.Connection) -> None:
-    """Count as deleted what is `MISSING`."""
-    connection.execute(f"UPDATE ledger SET deleted = {MISSING} + deleted")
+def _delete(connection: sqlite3.Connection, tables: Tables, runs: Sequence[tuple[int, int]]) -> int:
+    return connection.executemany(f"DELETE FROM {tables.queue} WHERE _id BETWEEN ? AND ?", runs).rowcount
+
+
+def mark_sent(connection: sqlite3.Connection, tables: Tables, ids: Sequence[int], *, sent: bool) -> None:
+    """Mark rows as being sent, or no longer."""
+    status = SENT if sent else READY
+    connection.executemany(
+        f"UPDATE {tables.queue} SET status = {status} WHERE _id = ?", [(row_id,) for row_id in ids]
+    )
+
+
+def missing(tables: Tables) -> str:
+    """How many rows others have deleted, as SQL; known only when the table is empty."""
+    return (
+        f"coalesce((SELECT max({tables.sequence} - baseline - delivered - dead_lettered - deleted - held, 0)"
+        f" FROM {tables.ledger} WHERE NOT EXISTS (SELECT 1 FROM {tables.queue})), 0)"
+    )
+
+
+def account_missing(connection: sqlite3.Connection, tables: Tables) -> None:
+    """Count as deleted what is `missing`."""
+    connection.execute(f"UPDATE {tables.ledger} SET deleted = {missing(tables)} + deleted")
 
 
 def vacuum(connection: sqlite3.Connection) -> None:

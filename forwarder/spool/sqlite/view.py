@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Self
 from urllib.parse import quote
 
-from forwarder.records import EVENTS
 from forwarder.spool import engine
 from forwarder.spool.errors import NoQueueError, UnusedQueueError
 from forwarder.spool.sqlite import control, refused, schema
@@ -19,6 +18,7 @@ from forwarder.spool.sqlite.dead_letters import DeadLetters
 from forwarder.spool.sqlite.directory import DATABASE, LOG, refuse_links, size_of
 from forwarder.spool.sqlite.errors import damaged, has_no_space, translated
 from forwarder.spool.sqlite.room import is_emptied
+from forwarder.spool.sqlite.tables import OF_EVENTS, PUT_AT, Tables
 from forwarder.spool.sqlite.waiting import WaitingEvents
 from forwarder.spool.values import Figures, Finding
 
@@ -33,17 +33,10 @@ _TOTALS = (
 _ids = re.compile(r"(?<!\d)\d{1,16}(?!\d)").findall
 
 
-def _latest(columns: str) -> str:
-    """The newest entries of the delivery log, with these columns: SQLite reads all that are named."""
-    return f"SELECT {columns}, settled_at FROM deliveries ORDER BY id DESC LIMIT ?"
-
-
-def _is_named(data: bytes, name: str) -> bool:
-    return EVENTS.name_of(data)[0] == name
-
-
 class View(DeadLetters, WaitingEvents, engine.View):
-    """The queue in a directory, read-only; it waits *timeout_s* at most for a lock.
+    """The records of a kind in a directory, those of *tables*, read-only.
+
+    It waits *timeout_s* at most for a lock.
 
     Attributes:
         is_frozen: The disk is full, so this shows the state when it was opened.
@@ -54,9 +47,10 @@ class View(DeadLetters, WaitingEvents, engine.View):
         ConfigError: the database there is not a queue.
     """
 
-    def __init__(self, path: str, timeout_s: float = 10.0) -> None:
+    def __init__(self, path: str, timeout_s: float = 10.0, tables: Tables = OF_EVENTS) -> None:
         # The program may change its working directory.
         self.path = path = os.path.abspath(path)
+        self.tables = tables
         self._file = os.path.join(path, DATABASE)
         self.is_frozen = False
         with translated(path):
@@ -101,8 +95,11 @@ class View(DeadLetters, WaitingEvents, engine.View):
                 f"the queue in {self.path} has not been used by {by} yet",
                 "`forwarder run` or `forwarder enqueue` adopts it as it is",
             )
-        self.connection.create_function("is_named", 2, _is_named, deterministic=True)
-        self.connection.create_function("concerns", 2, EVENTS.concerns, deterministic=True)
+        kind = self.tables.kind
+        self.connection.create_function(
+            "is_named", 2, lambda data, name: kind.name_of(data)[0] == name, deterministic=True
+        )
+        self.connection.create_function("concerns", 2, kind.concerns, deterministic=True)
 
     def close(self) -> None:
         """Close the file."""
@@ -115,10 +112,11 @@ class View(DeadLetters, WaitingEvents, engine.View):
         self.close()
 
     def figures(self) -> Figures:
+        tables = self.tables
         with self._reading():
             row = self.connection.execute(
-                f"SELECT {', '.join(_TOTALS)}, {schema.SEQUENCE} - baseline,"
-                f" (SELECT {schema.PUT_AT} FROM {schema.TABLE} ORDER BY _id LIMIT 1) FROM ledger"
+                f"SELECT {', '.join(_TOTALS)}, {tables.sequence} - baseline,"
+                f" (SELECT {PUT_AT} FROM {tables.queue} ORDER BY _id LIMIT 1) FROM {tables.ledger}"
             ).fetchone()
             if row is None:
                 raise damaged(self.path, "the totals table is empty")
@@ -149,15 +147,19 @@ class View(DeadLetters, WaitingEvents, engine.View):
 
     def refused(self) -> dict[str, int]:
         with self._reading():
-            return refused.read(self.connection)
+            return refused.read(self.connection, self.tables)
 
     def used_bytes(self) -> int:
         with translated(self.path):
             return schema.used_bytes(self.connection)
 
+    def _latest(self, columns: str) -> str:
+        """The newest entries of the delivery log, with these columns: SQLite reads all that are named."""
+        return f"SELECT {columns}, settled_at FROM {self.tables.deliveries} ORDER BY id DESC LIMIT ?"
+
     def _rate(self, now: float) -> float:
         (count,) = self.connection.execute(
-            f"SELECT coalesce(sum(delivered), 0) FROM ({_latest('delivered')})"
+            f"SELECT coalesce(sum(delivered), 0) FROM ({self._latest('delivered')})"
             " WHERE settled_at BETWEEN ? AND ?",
             (_NEWEST_DELIVERIES, now - RATE_WINDOW_S, now),
         ).fetchone()
@@ -165,7 +167,7 @@ class View(DeadLetters, WaitingEvents, engine.View):
 
     def _took_s(self, now: float) -> list[float]:
         query = (
-            f"SELECT took_s FROM ({_latest('took_s, http_status')})"
+            f"SELECT took_s FROM ({self._latest('took_s, http_status')})"
             " WHERE http_status IS NOT NULL AND typeof(took_s) = 'real' AND settled_at BETWEEN ? AND ?"
             " ORDER BY took_s"
         )
@@ -174,17 +176,17 @@ class View(DeadLetters, WaitingEvents, engine.View):
 
     def _accepted_rate(self, now: float) -> float:
         """Counts all ids above the newest one accepted before: from the delivery log, or the waiting rows."""
-        since = now - RATE_WINDOW_S
+        tables, since = self.tables, now - RATE_WINDOW_S
         query = (
-            f"SELECT {schema.SEQUENCE}, baseline, (SELECT ids FROM deliveries WHERE id ="
-            f" (SELECT id FROM ({_latest('id, put_at')}) WHERE coalesce(put_at, settled_at) < ? LIMIT 1))"
-            " FROM ledger"
+            f"SELECT {tables.sequence}, baseline, (SELECT ids FROM {tables.deliveries} WHERE id = (SELECT id"
+            f" FROM ({self._latest('id, put_at')}) WHERE coalesce(put_at, settled_at) < ? LIMIT 1))"
+            f" FROM {tables.ledger}"
         )
         newest, baseline, ids = self.connection.execute(query, (_NEWEST_DELIVERIES, since)).fetchone()
         # What is damaged or not ours may be no list of ids, or name one that was never given.
         written = _ids(str(ids))
         last = min(max(baseline, int(written[-1]) if written else 0), newest)
-        query = f"SELECT _id, {schema.PUT_AT} FROM {schema.TABLE} WHERE _id >= ? ORDER BY _id LIMIT 1"
+        query = f"SELECT _id, {PUT_AT} FROM {tables.queue} WHERE _id >= ? ORDER BY _id LIMIT 1"
         end = newest
         while last < end:
             middle = (last + end + 1) // 2

@@ -8,17 +8,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
 
-from forwarder.records import EVENTS
-from forwarder.spool.sqlite import schema
 from forwarder.spool.sqlite.claiming import Origin
 from forwarder.spool.sqlite.database import Database
 from forwarder.spool.sqlite.reader import Reader, as_bytes, matching
 from forwarder.spool.sqlite.room import freeing
-from forwarder.spool.sqlite.schema import HELD_TABLE, READY, TABLE
+from forwarder.spool.sqlite.tables import READY, Tables
 from forwarder.spool.values import DUE, HELD, Selection, Waiting
 
 _START_BYTES = 4096
-_ROWS = {HELD_TABLE: schema.HELD_ROW, TABLE: schema.ROW}
 
 
 class WaitingEvents(Reader):
@@ -27,12 +24,12 @@ class WaitingEvents(Reader):
     def peek(self, count: int, after_id: int = 0, where: Selection = DUE) -> list[Waiting]:
         """A row that is too large for an event has only its first bytes."""
         found: list[Waiting] = []
-        condition, values = _condition(where)
-        for table in _tables(where):
+        condition, values = self._condition(where)
+        for table, rows in self._selected(where):
             # A row that is too large is in no selection by its content.
             query = (
-                f"SELECT _id, iif(length(data) > {EVENTS.max_bytes}, substr(data, 1, {_START_BYTES}), data),"
-                f" put_at, status, length(data) FROM ({_ROWS[table]})"
+                f"SELECT _id, iif(length(data) > {self.tables.kind.max_bytes},"
+                f" substr(data, 1, {_START_BYTES}), data), put_at, status, length(data) FROM ({rows})"
                 f" WHERE _id BETWEEN ? AND ? AND {condition} ORDER BY _id LIMIT ?"
             )
             found += self._read(query, table, where, values, after_id, count)
@@ -51,89 +48,92 @@ class WaitingEvents(Reader):
                 return
 
     def newest_waiting(self) -> int:
-        return max(int(self._rows(f"SELECT coalesce(max(_id), 0) FROM {table}")[0][0]) for table in _ROWS)
+        tables = self.tables.held, self.tables.queue
+        return max(int(self._rows(f"SELECT coalesce(max(_id), 0) FROM {table}")[0][0]) for table in tables)
 
     def count_waiting(self, where: Selection) -> int:
-        condition, values = _condition(where)
+        condition, values = self._condition(where)
         return sum(
             self._rows(
-                f"SELECT count(*) FROM ({_ROWS[table]}) WHERE _id BETWEEN ? AND ? AND {condition}",
+                f"SELECT count(*) FROM ({rows}) WHERE _id BETWEEN ? AND ? AND {condition}",
                 (*chunk, *values),
             )[0][0]
-            for table in _tables(where)
+            for table, rows in self._selected(where)
             for chunk in self._chunks(table, "_id", where)
         )
 
+    def _selected(self, where: Selection) -> Iterator[tuple[str, str]]:
+        """The tables that may have such rows, and how their rows are read."""
+        if where.held is not False:
+            yield self.tables.held, self.tables.held_row
+        if where.held is not True:
+            yield self.tables.queue, self.tables.row
 
-def _tables(where: Selection) -> tuple[str, ...]:
-    return (HELD_TABLE, TABLE) if where.held is None else (HELD_TABLE if where.held else TABLE,)
+    def _condition(self, where: Selection) -> tuple[str, list[object]]:
+        """The selection as SQL over the columns of `Tables.row`, with its parameters."""
+        small = f"length(data) <= {self.tables.kind.max_bytes} AND"
+        parts = {
+            "_id IN (SELECT value FROM json_each(?))": None if where.ids is None else str(list(where.ids)),
+            f"{small} is_named(data, ?)": where.event,
+            f"{small} concerns(data, ?)": where.user,
+            "put_at >= ?": where.since,
+            "put_at < ?": where.before,
+        }
+        return matching(parts)
 
 
-def _condition(where: Selection) -> tuple[str, list[object]]:
-    """The selection as SQL over the columns of `schema.ROW`, with its parameters."""
-    small = f"length(data) <= {EVENTS.max_bytes} AND"
-    parts = {
-        "_id IN (SELECT value FROM json_each(?))": None if where.ids is None else str(list(where.ids)),
-        f"{small} is_named(data, ?)": where.event,
-        f"{small} concerns(data, ?)": where.user,
-        "put_at >= ?": where.since,
-        "put_at < ?": where.before,
-    }
-    return matching(parts)
-
-
-def hold(path: str, ids: Sequence[int]) -> int:
+def hold(path: str, tables: Tables, ids: Sequence[int]) -> int:
     """See `engine.Spool.hold`. Rows that are not events stay in the queue, for delivery to judge."""
     with closing(Database(path)) as queue, queue.transaction() as connection:
-        return hold_rows(connection, ids)
+        return hold_rows(path, connection, tables, ids)
 
 
-def release(path: str, ids: Sequence[int]) -> int:
+def release(path: str, tables: Tables, ids: Sequence[int]) -> int:
     """See `engine.Spool.release`."""
     with closing(Database(path)) as queue, queue.transaction() as connection:
-        return _release(connection, ids)
+        return _release(connection, tables, ids)
 
 
-def delete(path: str, ids: Sequence[int]) -> int:
+def delete(path: str, tables: Tables, ids: Sequence[int]) -> int:
     """See `engine.Spool.delete_waiting`."""
     with closing(Database(path)) as queue:
-        return freeing(queue, queue.transaction, partial(_delete, ids=ids))
+        return freeing(queue, queue.transaction, partial(_delete, tables=tables, ids=ids))
 
 
-def hold_rows(connection: sqlite3.Connection, ids: Sequence[int]) -> int:
+def hold_rows(path: str, connection: sqlite3.Connection, tables: Tables, ids: Sequence[int]) -> int:
     """`hold`, inside a write transaction."""
-    origin = Origin(*connection.execute("SELECT queue_id, created_at FROM ledger").fetchone())
+    origin = Origin.of(connection, tables, path)
     count = 0
     for row_id in ids:
-        row = connection.execute(f"{schema.ROW} WHERE _id = ?", (row_id,)).fetchone()
+        row = connection.execute(f"{tables.row} WHERE _id = ?", (row_id,)).fetchone()
         # Completed now, because what completes it comes from its row, which it leaves.
         final = origin.read(*row) if row else None
         if isinstance(final, bytes):
-            connection.execute(f"DELETE FROM {TABLE} WHERE _id = ?", (row_id,))
+            connection.execute(f"DELETE FROM {tables.queue} WHERE _id = ?", (row_id,))
             put_at = origin.created_at if row[2] is None else row[2]
-            connection.execute(f"INSERT INTO {HELD_TABLE} VALUES (?, ?, ?, {HELD})", (row_id, final, put_at))
+            connection.execute(f"INSERT INTO {tables.held} VALUES (?, ?, ?, {HELD})", (row_id, final, put_at))
             count += 1
-    connection.execute("UPDATE ledger SET held = held + ?", (count,))
+    connection.execute(f"UPDATE {tables.ledger} SET held = held + ?", (count,))
     return count
 
 
-def _release(connection: sqlite3.Connection, ids: Sequence[int]) -> int:
+def _release(connection: sqlite3.Connection, tables: Tables, ids: Sequence[int]) -> int:
     rows = [(row_id,) for row_id in dict.fromkeys(ids)]
     # A row with a new id, because the daemon has passed the old one, that waits from now on. It is not
     # accepted once more: the baseline moves.
     connection.executemany(
-        f"INSERT INTO {TABLE} (data, timestamp, status)"
-        f" SELECT data, {time.time()}, {READY} FROM {HELD_TABLE} WHERE _id = ?",
+        f"INSERT INTO {tables.queue} (data, timestamp, status)"
+        f" SELECT data, {time.time()}, {READY} FROM {tables.held} WHERE _id = ?",
         rows,
     )
-    count = connection.executemany(f"DELETE FROM {HELD_TABLE} WHERE _id = ?", rows).rowcount
-    connection.execute("UPDATE ledger SET held = held - ?1, baseline = baseline + ?1", (count,))
+    count = connection.executemany(f"DELETE FROM {tables.held} WHERE _id = ?", rows).rowcount
+    connection.execute(f"UPDATE {tables.ledger} SET held = held - ?1, baseline = baseline + ?1", (count,))
     return count
 
 
-def _delete(connection: sqlite3.Connection, ids: Sequence[int]) -> int:
+def _delete(connection: sqlite3.Connection, tables: Tables, ids: Sequence[int]) -> int:
     rows = [(row_id,) for row_id in ids]
-    held = connection.executemany(f"DELETE FROM {HELD_TABLE} WHERE _id = ?", rows).rowcount
-    count = held + connection.executemany(f"DELETE FROM {TABLE} WHERE _id = ?", rows).rowcount
-    connection.execute("UPDATE ledger SET held = held - ?, deleted = deleted + ?", (held, count))
+    held = connection.executemany(f"DELETE FROM {tables.held} WHERE _id = ?", rows).rowcount
+    count = held + connection.executemany(f"DELETE FROM {tables.queue} WHERE _id = ?", rows).rowcount
+    connection.execute(f"UPDATE {tables.ledger} SET held = held - ?, deleted = deleted + ?", (held, count))
     return count
