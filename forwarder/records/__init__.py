@@ -23,4 +23,4 @@ if TYPE_CHECKING:
 __all__ = ["EVENTS", "KINDS", "Lines"]
 
 EVENTS: Kind = event
-KINDS: Mapping[str, Kind] = {"event": EVENTS}
+KINDS: Mapping[str, Kind] = {EVENTS.name: EVENTS}

@@ -45,6 +45,10 @@ class Counters:
         with self._lock:
             return dict(self._requests)
 
+    def by_outcome(self) -> dict[str, int]:
+        """The same in words, without what has not happened."""
+        return {verdict.value: count for verdict, count in self.requests().items() if count}
+
     def durations(self) -> tuple[list[int], float]:
         """How many requests are in each bucket, the last for all longer ones; and their sum in seconds."""
         with self._lock:

@@ -8,16 +8,18 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from forwarder import log
 from forwarder.config import Settings
 from forwarder.delivery.batch import Batch
-from forwarder.delivery.dispatcher import Dispatcher
-from forwarder.delivery.wire.client import new_client
+from forwarder.delivery.wire.client import Client, new_client
 from forwarder.errors import ForwarderError
-from forwarder.records import EVENTS
+from forwarder.records import EVENTS, KINDS
+from forwarder.records.kind import Kind
 from forwarder.records.verdict import Outcome
 from forwarder.service.daemon_log import DaemonLog
+from forwarder.service.feed import Feed
 from forwarder.service.listener import Listener
 from forwarder.service.notify import Supervisor, notify
 from forwarder.service.senders import Senders
@@ -57,14 +59,14 @@ class Daemon:
     ) -> None:
         self.settings = settings
         self._load = load
-        client, warnings = new_client(settings, EVENTS)
-        self._inbox: queue.SimpleQueue[tuple[Batch, Outcome] | signal.Signals] = queue.SimpleQueue()
+        clients, warnings = _new_clients(settings)
+        self._inbox: queue.SimpleQueue[tuple[Kind, Batch, Outcome] | signal.Signals] = queue.SimpleQueue()
         self._daemon_log = DaemonLog(passing)
         self._worker = Worker(settings, presence, self._daemon_log, lock_timeout_s)
-        counters = self._worker.counters
-        self._senders = Senders(
-            client, lambda batch, outcome: self._inbox.put((batch, outcome)), counters.timed
-        )
+        self._senders = {
+            name: Senders(client, self._answered, self._worker.counters[name].timed)
+            for name, client in clients.items()
+        }
         self._daemon_log.secrets_warned(warnings)
         self._publisher = Publisher(presence)
         self._supervisor = Supervisor(lambda: summary(self.settings.queue.path, *self.condition))
@@ -96,7 +98,7 @@ class Daemon:
 
             self._listener.serve(pages(lambda: self._heartbeat, self._worker.counters))
             self._daemon_log.listening(self._listener.url)
-        self._daemon_log.started(self.settings, self._senders.client.proxy)
+        self._daemon_log.started(self.settings, self._senders[EVENTS.name].client.proxy)
         self._supervisor.tell()
         notify("READY=1")
 
@@ -104,7 +106,7 @@ class Daemon:
         """Send nothing new. Requests in flight have `STOP_S`; at the second call they have no time."""
         hurry = self._stop_at is not None
         self._stop_at = time.monotonic() + (0.0 if hurry else STOP_S)
-        self._daemon_log.stopping(self.dispatcher.in_flight, hurry)
+        self._daemon_log.stopping(self.in_flight, hurry)
         notify("STOPPING=1")
 
     @property
@@ -112,7 +114,7 @@ class Daemon:
         """Whether it is to stop, and either everything is answered or its time is up."""
         if self._stop_at is None:
             return False
-        return self._worker.is_done or time.monotonic() >= self._stop_at
+        return not self._worker.has_sent or time.monotonic() >= self._stop_at
 
     def turn(self, dozing: bool = False) -> None:
         """One turn of the loop: settle replies, look for news, send what may be sent, wait for `POLL_S`.
@@ -126,7 +128,7 @@ class Daemon:
         now = time.monotonic()
         if now >= self._storage_ok_at:
             try:
-                self._worker.work(now, self._senders.send if self._stop_at is None else None)
+                self._worker.work(now, self._send if self._stop_at is None else None)
                 self._storage_recovered(now)
             except TakenError:
                 raise
@@ -134,7 +136,7 @@ class Daemon:
                 self._storage_failed(error, now)
         has_news = self._publish(now) or self._worker.is_stirred
         self._supervisor.turned(now, has_news)
-        due_s = POLL_S if self._must_wait else self.dispatcher.wait_s(now)
+        due_s = POLL_S if self._must_wait else self._worker.wait_s(now)
         while not self._wait(min(POLL_S, due_s)) and dozing and self._may_doze(now + due_s):
             pass
 
@@ -142,10 +144,12 @@ class Daemon:
         """Close all files. Events still in flight wait in the queue for the next daemon."""
         if self._listener:
             self._listener.close()
-        self._senders.close()
-        self._senders.client.close()
-        self._daemon_log.stopped(self.dispatcher.in_flight)
+        for senders in self._senders.values():
+            senders.close()
+            senders.client.close()
+        in_flight = self.in_flight
         self._worker.close()
+        self._daemon_log.stopped(in_flight)
 
     def wait_for_locks(self, timeout_s: float) -> None:
         """From now on, wait for other writers this long at most, in seconds."""
@@ -159,7 +163,7 @@ class Daemon:
         """Read settings and secrets again; if they can't be used, the old ones stay in force."""
         try:
             settings = self._load()
-            client, warnings = new_client(settings, EVENTS)
+            clients, warnings = _new_clients(settings)
         except ForwarderError as error:
             self._daemon_log.reload_failed(error)
             return
@@ -169,36 +173,49 @@ class Daemon:
         if settings.metrics != self.settings.metrics:
             self._daemon_log.needs_restart("metrics.listen")
             settings = replace(settings, metrics=self.settings.metrics)
-        # The old client is not closed: its requests in flight continue, and it ends with the last of them.
-        self._senders.client = client
+        # The old clients are not closed: their requests in flight continue, and they end with the last.
+        for name, client in clients.items():
+            self._senders[name].client = client
         log.configure(settings.log.level, settings.log.format)
         self._worker.apply(settings)
         self.settings = settings
         self._daemon_log.reloaded(settings, warnings)
 
     @property
-    def dispatcher(self) -> Dispatcher:
-        """What is sent when."""
-        return self._worker.dispatcher
+    def in_flight(self) -> int:
+        """Records in flight."""
+        return self._worker.in_flight
+
+    @property
+    def is_held(self) -> bool:
+        """Whether nothing is sent, of any kind: it is paused, or the queue can't be used."""
+        return bool(self._storage_error) or self._worker.is_paused
 
     @property
     def condition(self) -> tuple[str, str]:
         """The reported state, and the reason."""
         if self._storage_error:
             return "backing_off", self._storage_error
-        if self.dispatcher.paused:
+        if self._worker.is_paused:
             return "paused", "paused by command; `forwarder resume` continues it"
-        return self.dispatcher.condition
+        return self._worker.condition
 
     @property
     def _must_wait(self) -> bool:
         """Whether the work that is due has to wait for a reply, or for the disk to work again."""
-        return bool(self.dispatcher.has_sent or self._storage_error or self._stop_at is not None)
+        return bool(self._worker.has_sent or self._storage_error or self._stop_at is not None)
 
     def _may_doze(self, until: float) -> bool:
         """Whether another turn would do nothing; an idle turn costs five times more than this check."""
         now = time.monotonic()
         return now < until and not self._must_wait and self._worker.may_rest(now)
+
+    def _send(self, kind: Kind, batch: Batch) -> None:
+        self._senders[kind.name].send(batch)
+
+    def _answered(self, kind: Kind, batch: Batch, outcome: Outcome) -> None:
+        """Called from a sender's thread."""
+        self._inbox.put((kind, batch, outcome))
 
     def _wait(self, wait_s: float) -> bool:
         """Wait for replies and signals. Returns whether there were any."""
@@ -241,20 +258,38 @@ class Daemon:
 
     def _beat(self, now: float) -> Heartbeat:
         name, reason = self.condition
+        events = self._worker.feeds[EVENTS.name].dispatcher
         state = DaemonState(
             self._pid,
             name,
             reason,
-            in_flight=self.dispatcher.in_flight,
-            connections=self.dispatcher.flow.connections,
+            in_flight=events.in_flight,
+            connections=events.flow.connections,
             last_error=self._daemon_log.last_error,
             last_error_at=self._daemon_log.last_error_at,
-            failures=self.dispatcher.flow.tries,
+            failures=events.flow.tries,
             orphaned=self._worker.orphaned,
-            requests={
-                verdict.value: count for verdict, count in self._worker.counters.requests().items() if count
-            },
+            requests=self._worker.counters[EVENTS.name].by_outcome(),
+            kinds={name: self._of_kind(feed) for name, feed in self._worker.feeds.items()},
             started_at=self._started_at,
         )
         trouble = self._storage_error or ("" if self._stop_at is None else "the daemon is stopping")
         return Heartbeat(state, self.settings, trouble, now)
+
+    def _of_kind(self, feed: Feed) -> dict[str, Any]:
+        """The state of one kind's delivery."""
+        state, reason = self.condition if self.is_held else feed.dispatcher.condition
+        return {"state": state, "state_reason": reason, "in_flight": feed.dispatcher.in_flight}
+
+
+def _new_clients(settings: Settings) -> tuple[dict[str, Client], list[str]]:
+    """A client for each kind, by its name, and warnings about their secrets.
+
+    Raises: as `new_client`.
+    """
+    clients: dict[str, Client] = {}
+    warnings: dict[str, None] = {}
+    for name, kind in KINDS.items():
+        clients[name], warned = new_client(settings, kind)
+        warnings |= dict.fromkeys(warned)
+    return clients, list(warnings)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
@@ -38,7 +39,8 @@ from forwarder.spool import Figures
 LOCK_TIMEOUT_S = 1.0
 STATES = ("running", "backing_off", "blocked", "paused")
 
-# Durable figure: name behind the prefix, and what it says.
+# Durable figure: name behind the prefix, and what it says. In place of "events", profile and group updates
+# have "updates", with the label kind.
 _COUNTERS = {
     "accepted": ("events_accepted", "Events taken in since the queue was made; a retried one once more."),
     "delivered": ("events_delivered", "Events that Mixpanel accepted."),
@@ -52,6 +54,8 @@ _GAUGES = {
     "waiting": ("waiting_events", "Events in the queue, those in flight included."),
     "held": ("held_events", "Waiting events that a person keeps from delivery."),
     "dead_letters": ("dead_letters", "Dead letters that are kept now."),
+}
+_QUEUE_GAUGES = {
     "db_bytes": ("db_bytes", "Size of the queue's database file."),
     "wal_bytes": ("wal_bytes", "Size of the database's write-ahead log."),
     "disk_free_bytes": ("disk_free_bytes", "Space left for the queue on its disk."),
@@ -64,12 +68,13 @@ class Queue(Collector):
 
     Args:
         heartbeat: Gives the loop's last beat.
-        counters: What the daemon has counted.
+        counters: What the daemon has counted, by the kind's name.
     """
 
-    def __init__(self, heartbeat: Callable[[], Heartbeat], counters: Counters) -> None:
+    def __init__(self, heartbeat: Callable[[], Heartbeat], counters: Mapping[str, Counters]) -> None:
         self._heartbeat = heartbeat
-        self._counters = counters
+        self._all_counters = counters
+        self._counters = counters[EVENTS.name]
 
     def describe(self) -> list[Metric]:
         """Nothing: names are not known to clash, and to register must not read the queue."""
@@ -79,6 +84,7 @@ class Queue(Collector):
         """All metrics, as of now. Where the queue can't be read, those that come from it are left out."""
         heartbeat = self._heartbeat()
         yield from self._durable(heartbeat)
+        yield from self._updates(heartbeat)
         yield from _limits(heartbeat)
         yield from _loop(heartbeat)
         yield from self._counted()
@@ -101,7 +107,7 @@ class Queue(Collector):
         for reason in EVENTS.reasons:
             counts.add_metric([reason], refused.get(reason, 0))
         yield counts
-        for key, (name, doc) in _GAUGES.items():
+        for key, (name, doc) in (_GAUGES | _QUEUE_GAUGES).items():
             yield _gauge(name, doc, getattr(figures, key))
         yield _gauge("queue_used_bytes", "Space taken up in the database, which its limit binds.", used_bytes)
         doc = "How long the oldest waiting event has waited; 0 while none waits."
@@ -110,6 +116,37 @@ class Queue(Collector):
         yield _gauge("last_delivery_timestamp_seconds", doc, figures.last_delivery_at or 0)
         doc = "Damaged databases set aside with events in them, to be salvaged."
         yield _gauge("damaged_databases", doc, len(queue.set_aside()))
+
+    def _updates(self, heartbeat: Heartbeat) -> Iterator[Metric]:
+        """The same of profile and group updates, as far as it differs by kind."""
+        found: dict[str, Figures] = {}
+        for queue in spool.each(heartbeat.settings.queue.path)[1:]:
+            with suppress(ForwarderError), queue.view(LOCK_TIMEOUT_S) as view:
+                found[queue.kind.name] = view.figures()
+        for family, names in ((CounterMetricFamily, _COUNTERS), (GaugeMetricFamily, _GAUGES)):
+            for key, (name, doc) in names.items():
+                name, doc = f"updates_{name}" if "events" not in name else _of_updates(name), _of_updates(doc)
+                metric = family(f"forwarder_{name}", doc, labels=["kind"])
+                for kind, figures in found.items():
+                    metric.add_metric([kind], getattr(figures, key))
+                yield metric
+        doc = "How long the oldest waiting update has waited; 0 while none waits."
+        oldest = GaugeMetricFamily("forwarder_updates_oldest_waiting_seconds", doc, labels=["kind"])
+        for kind, figures in found.items():
+            oldest.add_metric([kind], _age_s(figures))
+        yield oldest
+        doc = "What the delivery of updates is doing: 1 for the state it is in."
+        states = GaugeMetricFamily("forwarder_updates_state", doc, labels=["kind", "state"])
+        for kind, of_kind in heartbeat.state.kinds.items():
+            for state in STATES if kind != EVENTS.name else ():
+                states.add_metric([kind, state], float(of_kind["state"] == state))
+        yield states
+        doc = "Requests with updates answered for since the daemon's start, by what came of them."
+        requests = CounterMetricFamily("forwarder_updates_requests", doc, labels=["kind", "outcome"])
+        for kind, counters in self._all_counters.items():
+            for verdict, count in counters.requests().items() if kind != EVENTS.name else ():
+                requests.add_metric([kind, _label(verdict)], count)
+        yield requests
 
     def _counted(self) -> Iterator[Metric]:
         doc = "Requests answered for since the daemon's start, by what came of them."
@@ -162,6 +199,10 @@ def _age_s(figures: Figures) -> float:
     return max(time.time() - at, 0.0) if figures.due and at is not None else 0.0
 
 
+def _of_updates(text: str) -> str:
+    return text.replace("Events", "Updates").replace("events", "updates")
+
+
 def _label(verdict: Verdict) -> str:
     return verdict.value.replace(" ", "_")
 
@@ -174,12 +215,12 @@ def _counter(name: str, doc: str, value: float) -> Metric:
     return CounterMetricFamily(f"forwarder_{name}", doc, float(value))
 
 
-def pages(heartbeat: Callable[[], Heartbeat], counters: Counters) -> Pages:
+def pages(heartbeat: Callable[[], Heartbeat], counters: Mapping[str, Counters]) -> Pages:
     """The pages by path.
 
     Args:
         heartbeat: Gives the loop's last beat.
-        counters: What the daemon has counted.
+        counters: What the daemon has counted, by the kind's name.
     """
     return {
         "/metrics": _metrics(heartbeat, counters),
@@ -202,7 +243,9 @@ def _judged(trouble: str, good: str) -> Page:
     return Page(503 if trouble else 200, f"{trouble or good}\n".encode())
 
 
-def _metrics(heartbeat: Callable[[], Heartbeat], counters: Counters) -> Callable[[Mapping[str, str]], Page]:
+def _metrics(
+    heartbeat: Callable[[], Heartbeat], counters: Mapping[str, Counters]
+) -> Callable[[Mapping[str, str]], Page]:
     """The page, in the format that the request's headers ask for; with the process's own figures."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Queue(heartbeat, counters))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
@@ -14,7 +14,7 @@ from forwarder.errors import StorageError, UnavailableError
 from forwarder.service import state as state_file
 from forwarder.service.daemon import LOCK_TIMEOUT_S, POLL_S, Daemon
 from forwarder.service.signals import Early, handled
-from forwarder.spool import DamagedError, NoQueueError, Spool, TakenError
+from forwarder.spool import DamagedError, Figures, NoQueueError, Spool, TakenError
 
 NO_PROGRESS_S = 60.0
 _M_ARENA_MAX = -8  # malloc.h of glibc; other C libraries have no mallopt, or ignore it
@@ -95,16 +95,17 @@ def _drain(settings: Settings, timeout_s: float | None) -> Drained:
     settings = replace(settings, delivery=replace(settings.delivery, linger_s=0.0))
     patience = _Patience(timeout_s)
     queue = spool.at(settings.queue.path)
+    kinds = spool.each(settings.queue.path)
     try:
         # Half of it, so that there is time to deliver after waiting for the lock.
         with running(settings, lambda: settings, patience.lock_timeout_s / 2, passing=True) as daemon:
-            return _drain_here(daemon, queue, patience)
+            return _drain_here(daemon, kinds, patience)
     except TakenError:
         before = state_file.read(queue)
         if before is None:
             raise
     queue.request_flush()
-    return _watch_drain(queue, patience, before.failures)
+    return _watch_drain(kinds, patience, before.failures)
 
 
 @contextmanager
@@ -162,13 +163,13 @@ class _Patience:
         return f"nothing got through for {NO_PROGRESS_S:g} s" + (f": {trouble}" if trouble else "")
 
 
-def _drain_here(daemon: Daemon, queue: Spool, patience: _Patience) -> Drained:
+def _drain_here(daemon: Daemon, kinds: Sequence[Spool], patience: _Patience) -> Drained:
     was_damaged = False
     while not daemon.is_stopped:
         daemon.wait_for_locks(patience.lock_timeout_s)
         daemon.turn()
         try:
-            left = _waiting(queue, patience)
+            left = _waiting(kinds, patience)
         except DamagedError:
             # The daemon itself may never get to this, or only after all is delivered.
             if was_damaged:
@@ -177,35 +178,36 @@ def _drain_here(daemon: Daemon, queue: Spool, patience: _Patience) -> Drained:
             continue
         was_damaged = False
         state, reason = daemon.condition
-        if left == 0 or patience.is_over(left, daemon.dispatcher.in_flight):
+        if left == 0 or patience.is_over(left, daemon.in_flight):
             why = patience.reason(_trouble("delivery", state, reason))
             return Drained(left, why if left else "")
         if state == "blocked":
             raise StuckError(left, f"delivery is blocked: {reason}")
         if state == "paused":
             raise StuckError(left, "delivery is paused", "`forwarder resume` continues it")
-    left = _waiting(queue, patience)
+    left = _waiting(kinds, patience)
     return Drained(left, "it was stopped" if left else "")
 
 
-def _waiting(queue: Spool, patience: _Patience) -> int:
+def _waiting(kinds: Sequence[Spool], patience: _Patience) -> int:
     """How many wait in the database that is at the path now; the previous one may have been set aside."""
-    try:
-        with queue.view(patience.lock_timeout_s) as view:
-            return view.figures().due
-    except NoQueueError:
-        return 0
+    return sum(figures.due for figures in _figures(kinds, patience))
 
 
-def _watch_drain(queue: Spool, patience: _Patience, failures_before: int) -> Drained:
+def _figures(kinds: Sequence[Spool], patience: _Patience) -> list[Figures]:
+    """Of each kind; none without a queue."""
+    found = []
+    for each in kinds:
+        with suppress(NoQueueError), each.view(patience.lock_timeout_s) as view:
+            found.append(view.figures())
+    return found
+
+
+def _watch_drain(kinds: Sequence[Spool], patience: _Patience, failures_before: int) -> Drained:
     while True:
-        try:
-            with queue.view(patience.lock_timeout_s) as view:
-                figures = view.figures()
-                left, paused = figures.due, figures.paused
-        except NoQueueError:
-            left, paused = 0, False
-        state = state_file.read(queue)
+        found = _figures(kinds, patience)
+        left, paused = sum(figures.due for figures in found), any(figures.paused for figures in found)
+        state = state_file.read(kinds[0])
         if left == 0:
             return Drained(0)
         if state is None:

@@ -11,6 +11,7 @@ from forwarder import log
 from forwarder.delivery.batch import Batch
 from forwarder.delivery.wire.client import Client
 from forwarder.delivery.wire.outcome import judge
+from forwarder.records.kind import Kind
 from forwarder.records.verdict import Outcome, Verdict
 
 
@@ -19,12 +20,12 @@ class Senders:
 
     Args:
         client: Sends the batches; may be replaced at any time.
-        done: Called from a sender's thread with each batch and its outcome.
+        done: Called from a sender's thread with the kind, each batch and its outcome.
         timed: Called from a sender's thread with the duration of each request, in seconds.
     """
 
     def __init__(
-        self, client: Client, done: Callable[[Batch, Outcome], None], timed: Callable[[float], None]
+        self, client: Client, done: Callable[[Kind, Batch, Outcome], None], timed: Callable[[float], None]
     ) -> None:
         self.client = client
         self._done = done
@@ -42,7 +43,11 @@ class Senders:
         try:
             self._engage()
         except RuntimeError:
-            self._done(batch, _unsent("no thread could be started: too many processes, or not enough memory"))
+            self._done(
+                self.client.kind,
+                batch,
+                _unsent("no thread could be started: too many processes, or not enough memory"),
+            )
             return
         self._batches.put(batch)
 
@@ -67,7 +72,7 @@ class Senders:
             outcome = self._post(batch)
             with self._lock:
                 self._idle += 1
-            self._done(batch, outcome)
+            self._done(self.client.kind, batch, outcome)
 
     def _post(self, batch: Batch) -> Outcome:
         client = self.client

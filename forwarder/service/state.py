@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from forwarder import spool
 from forwarder.config import Settings
@@ -27,8 +28,9 @@ class DaemonState:
 
     ``state`` is one of ``running``, ``backing_off``, ``blocked``, ``paused``; ``in_flight`` counts events,
     ``failures`` the failed tries in a row. ``orphaned`` says what only those files hold that were moved,
-    deleted or replaced under the daemon. ``requests`` counts requests since its start by outcome. When read,
-    ``pid`` is 0 if the process is not visible.
+    deleted or replaced under the daemon. ``requests`` counts requests since its start by outcome. In
+    ``kinds`` each kind of records has its own ``state``, ``state_reason`` and ``in_flight``; all else is of
+    events, and ``state`` the worst of them. When read, ``pid`` is 0 if the process is not visible.
     """
 
     pid: int
@@ -41,6 +43,7 @@ class DaemonState:
     failures: int = 0
     orphaned: str = ""
     requests: Mapping[str, int] = field(default_factory=dict)
+    kinds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     started_at: float = 0.0
     updated_at: float = 0.0
 

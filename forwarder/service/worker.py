@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from forwarder import spool
 from forwarder.config import Settings
 from forwarder.delivery.batch import Batch
-from forwarder.delivery.dispatcher import Dispatcher
-from forwarder.delivery.wire.outcome import CLOCK_BLOCKS_S
-from forwarder.errors import ForwarderError, TryAgainError
-from forwarder.records import EVENTS
+from forwarder.records import EVENTS, KINDS
+from forwarder.records.kind import Kind
 from forwarder.records.verdict import Outcome
 from forwarder.service.counters import Counters
 from forwarder.service.daemon_log import DaemonLog
-from forwarder.spool import Control, DamagedError, Presence, QueueReplacedError, SpoolFullError
+from forwarder.service.delivery_log import DeliveryLog
+from forwarder.service.feed import Feed
+from forwarder.spool import Consumer, Control, DamagedError, Presence, QueueReplacedError
 
-TIDY_S = 0.05
 RETENTION_S = 3600.0
 DAY_S = 86400.0
 LOOK_S = 1.0
 STIRRED_S = 1.0
+_GRAVITY = ("running", "backing_off", "blocked")
 
 
 class Worker:
-    """Owns the queue and the dispatcher. Instants are the caller's (monotonic).
+    """Owns the queue, with a feed a kind. Instants are the caller's (monotonic).
 
     Args:
         settings: The queue, and how to deliver.
@@ -35,7 +34,8 @@ class Worker:
         lock_timeout_s: How long to wait for other writers.
 
     Attributes:
-        counters: The counters for monitoring.
+        feeds: By the kind's name.
+        counters: The counters for monitoring, by the kind's name.
         orphaned: What only those files hold that were moved, deleted or replaced under it, for a person.
 
     Raises:
@@ -50,45 +50,57 @@ class Worker:
         lock_timeout_s: float,
     ) -> None:
         self._settings = settings
-        self._queue = spool.at(settings.queue.path)
+        self._path = settings.queue.path
         self._presence = presence
         self._daemon_log = daemon_log
         self._lock_timeout_s = lock_timeout_s
         self._is_hurried = False
         self._retained_at = float("-inf")
-        self._is_clock_right = False
-        self._tidy_at = 0.0
         self._is_damaged = False
-        self.counters = Counters()
+        self.counters = {name: Counters() for name in KINDS}
+        self._logs = {name: DeliveryLog(kind, daemon_log.failed) for name, kind in KINDS.items()}
+        self.feeds: dict[str, Feed] = {}
         self._asked: Control | None = None
         self._pause_holds = False
         self.orphaned = ""
-        self._begin()
         try:
+            self._begin()
             presence.announce()
         except BaseException:
-            self._spool.close()
+            self._release()
             raise
 
     def _begin(self) -> None:
         """Start with the queue that is at the path now, and an empty memory."""
         self._is_gone = True
-        self._spool = self._queue.consumer(self._lock_timeout_s)
+        self._release()
+        for name, kind in KINDS.items():
+            consumer = spool.at(self._path, kind).consumer(self._lock_timeout_s)
+            counters, delivery_log = self.counters[name], self._logs[name]
+            self.feeds[name] = Feed(kind, consumer, self._settings, counters, delivery_log)
         before, self._asked = self._asked, self._spool.control()
         # A pause stays in force if its directory is no longer at the path.
         is_elsewhere = before is not None and before.place != self._asked.place
         self._pause_holds = self._pause_holds or bool(is_elsewhere and before and before.paused)
         self._watch = Watch(self._spool.changed_mark)
-        self.dispatcher = Dispatcher(self._spool, EVENTS, self._settings.delivery)
-        self._outcomes: deque[tuple[Batch, Outcome]] = deque()
         self._is_new = True
-        self._untidy = True
         self._is_gone = False
-        self._daemon_log.set_aside(self._queue.set_aside())
+        self._daemon_log.set_aside(spool.at(self._path).set_aside())
+
+    @property
+    def _spool(self) -> Consumer:
+        """The consumer that answers for what concerns all kinds."""
+        return self.feeds[EVENTS.name].consumer
+
+    def _release(self) -> None:
+        for feed in self.feeds.values():
+            feed.consumer.close()
 
     def close(self) -> None:
-        """Close the queue."""
-        self._spool.close()
+        """Close the queue, and log what was settled since the last time."""
+        self._release()
+        for each in self._logs.values():
+            each.summarise()
 
     def wait_for_locks(self, timeout_s: float) -> None:
         """From the next turn on, wait for other writers this long at most, in seconds."""
@@ -103,36 +115,60 @@ class Worker:
     def apply(self, settings: Settings) -> None:
         """Use new settings; the queue stays the same."""
         self._settings = settings
-        self.dispatcher.apply(settings.delivery)
+        for feed in self.feeds.values():
+            feed.apply(settings)
 
     def flush(self) -> None:
-        """Forget the current wait and try now."""
+        """Forget the current waits and try now."""
         self._daemon_log.flushed()
-        self.dispatcher.flush()
+        for feed in self.feeds.values():
+            feed.dispatcher.flush()
 
-    def receive(self, batch: Batch, outcome: Outcome) -> None:
+    def receive(self, kind: Kind, batch: Batch, outcome: Outcome) -> None:
         """Settle an outcome in the next turn."""
-        # What was sent from a queue that is gone can't be settled.
-        if self.dispatcher.awaits(batch):
-            self._outcomes.append((batch, outcome))
-        self._untidy = True
+        self.feeds[kind.name].receive(batch, outcome)
 
     @property
-    def is_done(self) -> bool:
-        """Whether everything that was sent is answered and settled."""
-        return not self.dispatcher.has_sent
+    def in_flight(self) -> int:
+        """Records in flight."""
+        return sum(feed.dispatcher.in_flight for feed in self.feeds.values())
+
+    @property
+    def has_sent(self) -> bool:
+        """Whether something that was sent is not answered and settled yet."""
+        return any(feed.dispatcher.has_sent for feed in self.feeds.values())
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether a person has paused delivery."""
+        return self.feeds[EVENTS.name].dispatcher.paused
+
+    @property
+    def condition(self) -> tuple[str, str]:
+        """The worst state of delivery of a kind, and why, for a person."""
+        found = []
+        for feed in self.feeds.values():
+            state, reason = feed.dispatcher.condition
+            if reason and feed.kind is not EVENTS:
+                reason = f"{feed.kind.noun}: {reason}"
+            found.append((state, reason))
+        return max(found, key=lambda each: (_GRAVITY.index(each[0]), bool(each[1])))
 
     @property
     def is_stirred(self) -> bool:
         """Whether the queue has changed since its maintenance was complete."""
-        return self._untidy
+        return any(feed.is_untidy for feed in self.feeds.values())
+
+    def wait_s(self, now: float) -> float:
+        """How long nothing is sent, unless there is news or a reply; may be infinite."""
+        return min(feed.dispatcher.wait_s(now) for feed in self.feeds.values())
 
     def may_rest(self, now: float) -> bool:
         """Whether a turn would find no news and no maintenance to do."""
-        has_housework = self._untidy and self.dispatcher.is_idle
+        has_housework = any(feed.has_housework for feed in self.feeds.values())
         return not has_housework and self._watch.is_quiet(now)
 
-    def work(self, now: float, send: Callable[[Batch], None] | None) -> None:
+    def work(self, now: float, send: Callable[[Kind, Batch], None] | None) -> None:
         """One turn; without *send* nothing new is sent.
 
         If the queue was replaced, it starts with the new one. A damaged queue is opened again. If that
@@ -148,63 +184,39 @@ class Worker:
             self._turn(now, send)
         except QueueReplacedError:
             self._is_gone = True
-            self._spool.close()
-            if self._spool.orphaned:
-                self.orphaned += ("; " if self.orphaned else "") + self._spool.orphaned
+            self._release()
+            orphaned = next(self._orphaned(), "")
+            if orphaned:
+                self.orphaned += ("; " if self.orphaned else "") + orphaned
             self._daemon_log.replaced(self.orphaned)
             raise
         except DamagedError:
             if self._is_damaged:
                 self.set_aside()
             else:
-                self._spool.reopen()
+                for feed in self.feeds.values():
+                    feed.consumer.reopen()
             self._is_damaged = not self._is_damaged
             raise
         self._is_damaged = False
 
-    def _turn(self, now: float, send: Callable[[Batch], None] | None) -> None:
+    def _orphaned(self) -> Iterator[str]:
+        return (feed.consumer.orphaned for feed in self.feeds.values() if feed.consumer.orphaned)
+
+    def _turn(self, now: float, send: Callable[[Kind, Batch], None] | None) -> None:
+        feeds = self.feeds.values()
         if self._is_hurried:
-            self._spool.wait_for_locks(self._lock_timeout_s)
-        error = self._settle(now)
+            for feed in feeds:
+                feed.consumer.wait_for_locks(self._lock_timeout_s)
+        errors = [feed.settle(now) for feed in feeds]
         self._look(now)
-        if send:
-            while (batch := self.dispatcher.next(now)) is not None:
-                send(batch)
-        self._daemon_log.no_events(*self.dispatcher.take_dead(), now)
-        self._maintain(now)
-        if error:
+        for feed in feeds:
+            if send:
+                feed.send(now, send)
+            feed.maintain(now)
+        self._discard(now)
+        for error in filter(None, errors):
             raise error
-
-    def _settle(self, now: float) -> ForwarderError | None:
-        """Settle the outcomes, in order; keep those that can't be settled. Returns the first one's error.
-
-        Raises:
-            ForwarderError: none could be settled. Nothing new may be sent then, or they would pile up.
-        """
-        waiting, self._outcomes = self._outcomes, deque()
-        first_error = None
-        is_settled = False
-        while waiting:
-            batch, outcome = waiting.popleft()
-            try:
-                report = self.dispatcher.settle(batch, outcome, now)
-            except ForwarderError as error:
-                first_error = first_error or error
-                self._outcomes.append((batch, outcome))
-                # Another may need less room, or free some. With a lock, each would wait as long again.
-                if isinstance(error, TryAgainError) and not isinstance(error, SpoolFullError):
-                    break
-            else:
-                is_settled = True
-                self._daemon_log.settled(report, now)
-                self.counters.settled(outcome, is_retry=report.is_retry)
-                skew_s = outcome.clock_skew_s
-                if skew_s is not None:
-                    self._is_clock_right = abs(skew_s) <= CLOCK_BLOCKS_S
-        self._outcomes += waiting
-        if first_error and not is_settled:
-            raise first_error
-        return first_error
 
     def _look(self, now: float) -> None:
         if self._watch.is_quiet(now):
@@ -213,29 +225,28 @@ class Worker:
         self._presence.keep()
         before, asked = self._asked, self._spool.control()
         if self._is_new or before is None or before.version != asked.version:
-            self._untidy = True
-            self.dispatcher.notice(now)
+            for feed in self.feeds.values():
+                feed.notice(now)
             self._is_new = False
         if before is not None and before.flush != asked.flush:
             self._pause_holds = False
             self.flush()
         paused = asked.paused or self._pause_holds
-        if paused != self.dispatcher.paused:
-            self.dispatcher.paused = paused
+        if paused != self.is_paused:
+            for feed in self.feeds.values():
+                feed.dispatcher.paused = paused
             self._daemon_log.paused(paused)
         self._asked = asked
 
-    def _maintain(self, now: float) -> None:
-        at_rest = self._untidy and self.dispatcher.is_idle and now >= self._tidy_at
-        has_more = self._spool.maintain(at_rest=at_rest)
-        if at_rest:
-            self._untidy = has_more
-            self._tidy_at = now + TIDY_S
+    def _discard(self, now: float) -> None:
         days = self._settings.dead_letters.max_age_days
         # A clock that is a year ahead, because the network has not set it yet, makes every dead letter old.
-        if days and self._is_clock_right and now >= self._retained_at + RETENTION_S:
+        is_clock_right = any(feed.is_clock_right for feed in self.feeds.values())
+        if days and is_clock_right and now >= self._retained_at + RETENTION_S:
             self._retained_at = now
-            self._daemon_log.discarded(self._spool.discard_dead_letters(time.time() - days * DAY_S))
+            before = time.time() - days * DAY_S
+            count = sum(feed.consumer.discard_dead_letters(before) for feed in self.feeds.values())
+            self._daemon_log.discarded(count)
 
 
 class Watch:

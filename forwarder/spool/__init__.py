@@ -26,7 +26,7 @@ from forwarder.spool.errors import (
     TakenError,
     UnusedQueueError,
 )
-from forwarder.spool.queue import EventQueue, at
+from forwarder.spool.queue import EventQueue, at, each
 from forwarder.spool.values import (
     DUE,
     FAIL,
@@ -80,6 +80,7 @@ __all__ = [
     "View",
     "Waiting",
     "at",
+    "each",
     "engine_version",
 ]
 

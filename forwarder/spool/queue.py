@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from forwarder.errors import EventError
-from forwarder.records import EVENTS
+from forwarder.records import EVENTS, KINDS
 from forwarder.records.event import encode
 from forwarder.spool.engine import Spool
 from forwarder.spool.sqlite import engine as embedded
@@ -22,6 +22,11 @@ GIB = 1024**3
 def at(place: str | os.PathLike[str], kind: Kind = EVENTS) -> Spool:
     """The records of a *kind* in the queue at a *place*, a directory. Nothing is opened yet."""
     return embedded.Spool(os.fspath(place), kind)
+
+
+def each(place: str | os.PathLike[str]) -> list[Spool]:
+    """The queue at a *place*, once for each kind; events are the first."""
+    return [at(place, kind) for kind in KINDS.values()]
 
 
 class EventQueue:

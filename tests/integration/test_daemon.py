@@ -234,13 +234,13 @@ def test_stop_waits_no_longer_than_its_bound(here, server, offer, rows, queue_pa
     server.inject(Fault.hang())
     events = offer(1)
     with running(here, lambda: here) as daemon:
-        until(lambda: daemon.turn() or daemon.dispatcher.in_flight)
+        until(lambda: daemon.turn() or daemon.in_flight)
         told_at = time.monotonic()
         daemon.stop()
         assert not daemon.is_stopped
         until(lambda: daemon.turn() or daemon.is_stopped)
         assert 0.3 <= time.monotonic() - told_at < 3
-        assert daemon.dispatcher.in_flight == 1
+        assert daemon.in_flight == 1
     assert rows(queue_path) == events
 
 
@@ -266,7 +266,7 @@ def test_retention_is_looked_after_once_an_hour(here, offer, queue_path, sql):
         body = b'{"code":200,"num_records_imported":1,"status":"OK"}'
         batch = sent.pop(0)
         reply = Reply(200, headers, body, received_at=came_at)
-        worker.receive(batch, judge(EVENTS, reply, batch.events))
+        worker.receive(EVENTS, batch, judge(EVENTS, reply, batch.events))
 
     offer(*range(5))
     settings = replace(
@@ -285,7 +285,7 @@ def test_retention_is_looked_after_once_an_hour(here, offer, queue_path, sql):
         if skew_s is not None:
             answer(skew_s)
         die(now)
-        worker.work(now, sent.append)
+        worker.work(now, lambda _, batch: sent.append(batch))
         found.append(dead())
     worker.close()
     lock.release()

@@ -39,18 +39,18 @@ class Way:
         """What is sent *after_s* later."""
         self.now += after_s
         sent = []
-        self.worker.work(self.now, sent.append)
+        self.worker.work(self.now, lambda _, batch: sent.append(batch))
         return sent
 
     def post(self, batch):
         """Send it to the server; returns the reply, and has it acted on in the next turn."""
         reply = self.client.post(EVENTS.pack(batch.events))
-        self.worker.receive(batch, judge(EVENTS, reply, batch.events, self.client.strict))
+        self.worker.receive(EVENTS, batch, judge(EVENTS, reply, batch.events, self.client.strict))
         return reply
 
     def fail(self, batch):
         """Have it come back without an answer."""
-        self.worker.receive(batch, FAILED)
+        self.worker.receive(EVENTS, batch, FAILED)
 
     def rounds(self):
         """Deliver everything, and yield what was out at once each time."""

@@ -34,7 +34,7 @@ class Work:
         for _ in range(times):
             self.now += 1.1
             with suppress(ForwarderError):
-                self.worker.work(self.now, self.sent.append)
+                self.worker.work(self.now, lambda _, batch: self.sent.append(batch))
 
 
 @pytest.fixture
@@ -61,18 +61,18 @@ def test_a_pause_holds_over_any_number_of_replacements(work, queue_path):
         os.unlink(file)
     put(queue_path)
     work.turn()
-    assert (work.worker.dispatcher.paused, work.sent) == (True, [])
+    assert (work.worker.is_paused, work.sent) == (True, [])
     assert work.worker.orphaned.count("1 events") == 2, "all that only old files hold is still told"
     spool.at(queue_path).resume()
     work.turn()
-    assert (work.worker.dispatcher.paused, len(work.sent)) == (False, 1)
+    assert (work.worker.is_paused, len(work.sent)) == (False, 1)
 
 
 def test_what_comes_while_the_database_is_opened_again_is_sent(work, queue_path, monkeypatch):
     """After damage that passes nothing waits for the next put to be seen."""
     work.turn()
     with monkeypatch.context() as patched:
-        patched.setattr(work.worker.dispatcher, "notice", lambda now: fail())
+        patched.setattr(work.worker.feeds["event"].dispatcher, "notice", lambda now: fail())
         put(queue_path)
         work.turn(1)
     work.turn()
@@ -86,7 +86,7 @@ def fail():
 def test_news_is_seen_behind_a_new_connection(work, queue_path):
     """SQLite counts each connection's changes from the same number on."""
     work.turn()
-    work.worker._spool.reopen()
+    work.worker.feeds["event"].consumer.reopen()
     put(queue_path)
     work.turn()
     assert len(work.sent) == 1

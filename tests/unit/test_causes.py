@@ -1,6 +1,6 @@
 """Which counts of dead letters are told, and what the sums are."""
 
-from forwarder.service.daemon_log import MOST_CAUSES, OTHER, QUIET_S, Causes
+from forwarder.service.delivery_log import MOST_CAUSES, OTHER, QUIET_S, Causes
 
 
 def test_a_cause_is_told_at_first_and_then_in_sums():

@@ -11,8 +11,9 @@ from forwarder import log
 from forwarder.config.settings import Delivery
 from forwarder.delivery.flow import Flow
 from forwarder.delivery.report import Report
+from forwarder.records import EVENTS
 from forwarder.records.verdict import Outcome, Verdict
-from forwarder.service.daemon_log import DaemonLog
+from forwarder.service.delivery_log import DeliveryLog
 
 HOUR_S = 3600.0
 WAYS = ["connection refused", "timed out after 5 s", "no such host", "HTTP 503: Service Unavailable"]
@@ -32,7 +33,7 @@ def told():
 @pytest.mark.parametrize("ways", [WAYS[:1], WAYS], ids=["one way", "four ways"])
 def test_an_hour_of_outage_is_a_handful_of_lines(ways, told):
     """Ten connections that fail again and again for an hour, in one way or in four, are a dozen lines."""
-    log, flow = DaemonLog(), Flow(Delivery(), random=lambda: 0.5)
+    log, flow = DeliveryLog(EVENTS, str), Flow(Delivery(), random=lambda: 0.5)
     now, tries = 0.0, 0
     while now < HOUR_S:
         for connection in range(10):
@@ -55,7 +56,7 @@ def test_an_hour_of_outage_is_a_handful_of_lines(ways, told):
 
 def test_an_hour_in_which_each_third_request_fails_is_few_lines(told):
     """Where others succeed, and now and then nothing does for seconds, it is told rarely, with counts."""
-    log = DaemonLog()
+    log = DeliveryLog(EVENTS, str)
     for number in range(4 * 3600):
         now = number / 4
         failed = Outcome(Verdict.UNREACHABLE, WAYS[number % len(WAYS)])

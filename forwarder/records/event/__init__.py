@@ -22,7 +22,8 @@ __all__ = [
     "name_of", "noun", "pack", "probe", "query", "queue", "reasons", "word_for",
 ]  # fmt: skip
 
-name = noun = "events"
+name = "event"
+noun = "events"
 queue = "default"
 endpoint = "/import"
 content_type = "application/x-ndjson"
