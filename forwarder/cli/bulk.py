@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 
 import click
 
-from forwarder import spool
 from forwarder.cli.selection import MOST_NAMED, Row, Wanted
 from forwarder.cli.stored import escaped, json_text
 from forwarder.cli.table import say
 from forwarder.errors import EventError, printable
-from forwarder.spool import DeadLetter, View
+from forwarder.spool import DeadLetter, Spool, View
 
 REFUSED, NOT_FOUND = 65, 1
 
@@ -30,11 +29,11 @@ class Done:
     stayed: list[tuple[int, str]] = field(default_factory=list)
 
 
-def put_back(path: str, wanted: Wanted[DeadLetter], view: View | None, edit: Edit) -> Done:
+def put_back(queue: Spool, wanted: Wanted[DeadLetter], view: View | None, edit: Edit) -> Done:
     """Put dead letters back into the queue, unless *edit* refuses them."""
     with _reporting(wanted, "put back into the queue") as done:
         for page in wanted.pages(view, with_data=False):
-            new_ids, stayed = spool.at(path).retry_dead_letters([letter.id for letter in page], edit)
+            new_ids, stayed = queue.retry_dead_letters([letter.id for letter in page], edit)
             done.count += len(new_ids)
             done.stayed += stayed
     return done

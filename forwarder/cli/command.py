@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from forwarder.config import Settings
     from forwarder.config.settings import Queue
+    from forwarder.records.kind import Kind
+    from forwarder.spool import Spool
 
 
 class Context:
@@ -21,6 +23,7 @@ class Context:
 
     def __init__(self, config_file: str | None = None) -> None:
         self.config_file = config_file
+        self.kind_name = "event"
 
     @cached_property
     def settings(self) -> Settings:
@@ -51,6 +54,20 @@ class Context:
 
         return config.load(self.config_file, used=("queue.path",), warn=_warn).queue.path
 
+    @property
+    def kind(self) -> Kind:
+        """What the command is about; see `kind_option`."""
+        from forwarder.records import KINDS
+
+        return KINDS[self.kind_name]
+
+    @property
+    def spool(self) -> Spool:
+        """The records of that kind in the queue. Raises: as `queue_path`."""
+        from forwarder import spool
+
+        return spool.at(self.queue_path, self.kind)
+
 
 def _warn(text: str) -> None:
     from forwarder.cli.table import say
@@ -65,6 +82,10 @@ pass_context = click.make_pass_decorator(Context, ensure=True)
 def _take_config(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
     if value is not None:
         ctx.ensure_object(Context).config_file = value
+
+
+def _take_kind(ctx: click.Context, _param: click.Parameter, value: str) -> None:
+    ctx.ensure_object(Context).kind_name = value
 
 
 class Group(click.Group):
@@ -131,6 +152,17 @@ def command(name: str, **attributes: Any) -> Callable[[Callable[..., Any]], clic
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
+
+
+kind_option = click.option(
+    "--kind",
+    type=click.Choice(["event", "profile", "group"]),
+    default="event",
+    expose_value=False,
+    is_eager=True,  # what completes the words behind it needs it
+    callback=_take_kind,
+    help="Events, updates of user profiles, or updates of groups [default: event].",
+)
 
 
 def print_json(values: Iterable[Mapping[str, Any]]) -> None:

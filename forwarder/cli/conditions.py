@@ -21,7 +21,7 @@ OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
     "==": operator.eq,
     "!=": operator.ne,
 }
-_form = re.compile(r"\s*(\w+)\s*(>=|<=|==|!=|>|<)(?!=)\s*(.*?)\s*", re.DOTALL).fullmatch
+_form = re.compile(r"\s*([\w.]+)\s*(>=|<=|==|!=|>|<)(?!=)\s*(.*?)\s*", re.DOTALL).fullmatch
 _number = re.compile(r"([+-]?[\d.]+(?:e[+-]?\d+)?)\s*([a-z]*)", re.IGNORECASE).fullmatch
 _instant = re.compile(r"\d{4}(-\d\d(-\d\d([T ]\d\d(:\d\d)*(\.\d+)?Z?)?)?)?").fullmatch
 _UNITS: Mapping[str, Mapping[str, float]] = {
@@ -73,10 +73,10 @@ def understand(
     if key not in known:
         raise UsageError(f"--fail-if {text!r}: there is no {key!r}", f"There are {', '.join(known)}")
     empty = known[key]
-    if sign not in _EQUALITY and isinstance(empty, (str, bool)) and key not in _ORDERED_TEXTS:
+    if sign not in _EQUALITY and isinstance(empty, (str, bool)) and not _is_ordered(key):
         raise UsageError(f"--fail-if {text!r}: {key} can only be compared with == or !=", "Use one of these")
     value = _value(text, key, given, empty)
-    if key in _ORDERED_TEXTS and not _instant(str(value)):
+    if _is_ordered(key) and not _instant(str(value)):
         raise UsageError(f"--fail-if {text!r}: {value!r} is no time", "Give ISO 8601, as 2025-01-31T12:00Z")
     if isinstance(value, str) and value not in choices.get(key, (value,)):
         raise UsageError(f"--fail-if {text!r}: {key} is never {value!r}", f"It is {', '.join(choices[key])}")
@@ -93,8 +93,12 @@ def beginnings(known: Mapping[str, float | str | bool], choices: Mapping[str, It
         elif isinstance(like, bool):
             found += [f"{key}=={value}" for value in _booleans]
         else:
-            found.append(f"{key}{'==' if isinstance(like, str) and key not in _ORDERED_TEXTS else '>'}")
+            found.append(f"{key}{'==' if isinstance(like, str) and not _is_ordered(key) else '>'}")
     return found
+
+
+def _is_ordered(key: str) -> bool:
+    return key.rpartition(".")[2] in _ORDERED_TEXTS
 
 
 def _value(text: str, key: str, given: str, like: float | str | bool) -> float | str | bool:

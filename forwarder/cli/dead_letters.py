@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 import click
 
-from forwarder import spool
 from forwarder.cli import edits as editing
 from forwarder.cli.bulk import NOT_FOUND, REFUSED, change, put_back, rehearse, tell_stayed
 from forwarder.cli.command import (
     Context,
     Group,
     config_option,
+    kind_option,
     print_json,
     yes_option,
 )
@@ -59,7 +59,7 @@ def dead_letters() -> None:
 @selecting(DEAD_LETTERS)
 def list_(context: Context, wanted: Wanted[DeadLetter], as_json: bool) -> int:
     """List dead letters, oldest first: all, or those selected. Each line begins with the id."""
-    with open_view(context.queue_path) as view:
+    with open_view(context.spool) as view:
         found = flat(wanted.pages(view, with_data=False))
         if as_json:
             print_lines(json.dumps(fields(letter)) for letter in found)
@@ -75,7 +75,7 @@ def summary(context: Context, wanted: Wanted[DeadLetter], as_json: bool) -> None
 
     The 10,000 most frequent causes are named; the rest is summed up as "other reasons".
     """
-    with open_view(context.queue_path) as view:
+    with open_view(context.spool) as view:
         groups = view.summary(wanted.where) if view else []
     now = time.time()
     if as_json:
@@ -85,11 +85,12 @@ def summary(context: Context, wanted: Wanted[DeadLetter], as_json: bool) -> None
 
 
 @dead_letters.subcommand("show")
+@kind_option
 @click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_complete=completions.dead_letter_ids)
 def show(context: Context, ids: tuple[str, ...], as_json: bool) -> int:
     """Show dead letters whole, each with its cause."""
     wanted = Wanted(DEAD_LETTERS, Selection(read_ids(ids)))
-    with open_view(context.queue_path) as view:
+    with open_view(context.spool) as view:
         found = flat(wanted.pages(view))
         print_lines(map(full_line, found) if as_json else ("\n".join(portrait(letter)) for letter in found))
     return NOT_FOUND if wanted.missing() else 0
@@ -108,7 +109,7 @@ def export(context: Context, wanted: Wanted[DeadLetter], with_reason: bool, as_j
     """
     wanted.require("export")
     left_out = False
-    with open_view(context.queue_path) as view:
+    with open_view(context.spool) as view:
         for page in wanted.pages(view):
             if with_reason or as_json:
                 print_lines(map(full_line, page))
@@ -160,20 +161,20 @@ def retry(
     Each event is checked again; one that is refused stays a dead letter, and the exit code is 65.
     """
     wanted.require("retry")
-    edits = editing.understand(sets, unsets)
+    edits = editing.understand(sets, unsets, context.kind)
     now_ms = time.time_ns() // 1_000_000
 
     def edit(data: bytes, accepted_at: float) -> bytes:
-        return editing.renew(data, accepted_at, edits, now_ms, rules=not no_check)
+        return editing.renew(data, accepted_at, edits, now_ms, not no_check, context.kind)
 
-    with open_view(context.queue_path) as view:
+    with open_view(context.spool) as view:
         _forbid_same_id(edits, wanted, view)
         if dry_run:
             code = rehearse(flat(wanted.pages(view)), edit, as_json)
             return NOT_FOUND if wanted.missing() and not code else code
         if wanted.everything and not wanted.is_confirmed("Put {} back into the queue?", view, yes):
             return NOT_FOUND
-        done = put_back(context.queue_path, wanted, view, edit)
+        done = put_back(context.spool, wanted, view, edit)
     tell_stayed(done.stayed)
     missing = wanted.missing()
     if as_json:
@@ -191,11 +192,10 @@ def retry(
 def delete(context: Context, wanted: Wanted[DeadLetter], yes: bool, as_json: bool) -> int:
     """Delete dead letters for good. To keep a copy, `forwarder dead-letters export` them first."""
     wanted.require("delete")
-    with open_view(context.queue_path) as view:
+    with open_view(context.spool) as view:
         if wanted.is_broad and not wanted.is_confirmed("Delete {} for good?", view, yes):
             return NOT_FOUND
-        queue = spool.at(context.queue_path)
-        return change(wanted, view, "deleted", queue.delete_dead_letters, as_json)
+        return change(wanted, view, "deleted", context.spool.delete_dead_letters, as_json)
 
 
 def _forbid_same_id(edits: Sequence[editing.Edit], wanted: Wanted[DeadLetter], view: View | None) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import click
 
+from forwarder import spool
 from forwarder.cli.command import Context, command, json_option
 from forwarder.cli.stored import open_view
 from forwarder.cli.table import counted, say
@@ -64,8 +65,11 @@ def drain(context: Context, timeout_s: float | None, as_json: bool) -> int:
 
 
 def _held(path: str) -> int:
-    with open_view(path) as view:
-        return view.figures().held if view else 0
+    count = 0
+    for queue in spool.each(path):
+        with open_view(queue) as view:
+            count += view.figures().held if view else 0
+    return count
 
 
 def _print_json(left: int, reason: str, path: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from forwarder.errors import EventError, UsageError
 from forwarder.records import EVENTS
+from forwarder.records.kind import Kind
 
 REMEDY = "A path is `event`, or `properties.` and a name; a dot in a name is written \\."
 BY_HAND = "; export it with --with-reason, fix the text and enqueue it"
@@ -38,19 +39,21 @@ class Edit:
     value: str | None
 
 
-def understand(sets: Iterable[str], unsets: Iterable[str]) -> tuple[Edit, ...]:
+def understand(sets: Iterable[str], unsets: Iterable[str], kind: Kind = EVENTS) -> tuple[Edit, ...]:
     """Read the options: ``PATH=TEXT`` and ``PATH:=JSON`` of --set, ``PATH`` of --unset.
+
+    In an event a path is ``event`` or within ``properties``; in an update any.
 
     Raises:
         UsageError: one is invalid, or two change the same member.
     """
-    edits = [_understand_set(given) for given in sets]
+    edits = [_understand_set(given, kind) for given in sets]
     for given in unsets:
         path, rest = _read_path(given)
         if rest:
             raise UsageError(f"--unset {given!r}: only a path is expected", REMEDY)
         if path not in BESIDE:
-            _check_path(path, f"--unset {given!r}")
+            _check_path(path, f"--unset {given!r}", kind)
         edits.append(Edit(path, None))
     paths = [edit.path for edit in edits]
     for path in paths:
@@ -59,8 +62,8 @@ def understand(sets: Iterable[str], unsets: Iterable[str]) -> tuple[Edit, ...]:
     return tuple(edits)
 
 
-def apply(data: bytes, edits: Sequence[Edit]) -> bytes:
-    """The stored bytes of an event, edited.
+def apply(data: bytes, edits: Sequence[Edit], kind: Kind = EVENTS) -> bytes:
+    """The stored bytes of a record, edited.
 
     Raises:
         EventError: *data*, or a part on an edit's path, is not a JSON object; or the member to remove beside
@@ -71,7 +74,7 @@ def apply(data: bytes, edits: Sequence[Edit]) -> bytes:
     try:
         text = data.decode()
         for edit in edits:
-            text = _apply(text, edit.path, edit.value, EVENT)
+            text = _apply(text, edit.path, edit.value, f"the {kind.noun.removesuffix('s')}")
         return text.encode()
     except UnicodeDecodeError:
         raise EventError("can't be edited: it is not UTF-8") from None
@@ -81,7 +84,9 @@ def apply(data: bytes, edits: Sequence[Edit]) -> bytes:
         raise EventError(f"can't be edited: it is not JSON ({error}){BY_HAND}") from None
 
 
-def renew(data: bytes, accepted_at: float, edits: Sequence[Edit], now_ms: int, rules: bool) -> bytes:
+def renew(
+    data: bytes, accepted_at: float, edits: Sequence[Edit], now_ms: int, rules: bool, kind: Kind = EVENTS
+) -> bytes:
     """A dead letter's bytes, edited, checked and completed for a new delivery.
 
     ``$insert_id`` stays as it is; ``time``, where it is missing, becomes *accepted_at*.
@@ -89,11 +94,11 @@ def renew(data: bytes, accepted_at: float, edits: Sequence[Edit], now_ms: int, r
     Raises:
         EventError: with the reason why it can't be delivered.
     """
-    renewed = EVENTS.accept(apply(data, edits), int(accepted_at * 1000), False)
-    return EVENTS.accept(renewed, now_ms, True) if rules else renewed
+    renewed = kind.accept(apply(data, edits, kind), int(accepted_at * 1000), False)
+    return kind.accept(renewed, now_ms, True) if rules else renewed
 
 
-def _understand_set(given: str) -> Edit:
+def _understand_set(given: str, kind: Kind) -> Edit:
     option = f"--set {given!r}"
     path, rest = _read_path(given)
     if rest.startswith("="):
@@ -101,7 +106,7 @@ def _understand_set(given: str) -> Edit:
             raise UsageError(
                 f"{option}: time is a number, and = gives text", f"Write {given.partition('=')[0]}:=NUMBER"
             )
-        return Edit(_check_path(path, option), _json_string(rest[1:], option))
+        return Edit(_check_path(path, option, kind), _json_string(rest[1:], option))
     if not rest.startswith(":="):
         raise UsageError(f"{option}: write PATH=TEXT or PATH:=JSON", REMEDY)
     try:
@@ -111,7 +116,7 @@ def _understand_set(given: str) -> Edit:
         raise UsageError(
             f"{option}: what follows := is not JSON: {error}", "For text write PATH=TEXT"
         ) from None
-    return Edit(_check_path(path, option), rest[2:].strip())
+    return Edit(_check_path(path, option, kind), rest[2:].strip())
 
 
 def _read_path(given: str) -> tuple[tuple[str, ...], str]:
@@ -130,9 +135,9 @@ def _read_path(given: str) -> tuple[tuple[str, ...], str]:
     return tuple(names), given[at:]
 
 
-def _check_path(path: tuple[str, ...], option: str) -> tuple[str, ...]:
-    fits = path == ("event",) or (path[0] == "properties" and len(path) > 1 and all(path))
-    if not fits:
+def _check_path(path: tuple[str, ...], option: str, kind: Kind) -> tuple[str, ...]:
+    fits = path == ("event",) or (path[0] == "properties" and len(path) > 1)
+    if not all(path) or (kind is EVENTS and not fits):
         close = "." not in path[0] and len(path) == 1 and path[0] not in ("", "properties")
         raise UsageError(
             f"{option} does not lead to a member of an event",

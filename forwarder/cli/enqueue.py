@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from forwarder.cli.command import Context, any_file, command, json_option
+from forwarder.cli.command import Context, any_file, command, json_option, kind_option
 from forwarder.cli.intake import Intake, Interrupts
 from forwarder.cli.one_event import build_event
 from forwarder.cli.output import OutputError
@@ -20,6 +20,7 @@ from forwarder.cli.progress import Progress, echo
 from forwarder.cli.refusals import Refusals, open_rejects
 from forwarder.errors import EventError, ForwarderError, UsageError
 from forwarder.records import EVENTS
+from forwarder.records.kind import Kind
 from forwarder.records.reading import StoppedError
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ LOCK_TIMEOUT_S = 10.0
     shell_complete=any_file,
     help="Append refused lines to FILE as JSON, one per line, with file, line, reason and event.",
 )
+@kind_option
 @json_option
 def enqueue(
     context: Context,
@@ -99,12 +101,15 @@ def enqueue(
             "-e gives one event, so there is no FILE, no --skip and no --rejects",
             "Remove one or the other",
         )
+    kind = context.kind
+    if name is not None and kind is not EVENTS:
+        raise UsageError("-e gives an event, so there is no --kind", "Give updates as lines of JSON")
     line = None if name is None else build_event(name, distinct_id, properties, at, insert_id)
     names = files or ("-",)
     with open_rejects(rejects, names) as keep, _store(context, check) as store:
         if line is not None:
             return _take_one(line, store, not no_check, as_json)
-        return _take_files(names, store, not no_check, skip, keep, as_json)
+        return _take_files(names, kind, store, not no_check, skip, keep, as_json)
 
 
 @contextmanager
@@ -116,7 +121,7 @@ def _store(context: Context, check: bool) -> Iterator[Producer | None]:
     from forwarder import spool
 
     queue = context.queue
-    producer = spool.at(queue.path).producer(
+    producer = spool.at(queue.path, context.kind).producer(
         max_bytes=queue.max_bytes, min_free_bytes=queue.min_free_bytes, lock_timeout_s=LOCK_TIMEOUT_S
     )
     with closing(producer):
@@ -139,15 +144,21 @@ def _take_one(line: bytes, store: Producer | None, rules: bool, as_json: bool) -
 
 
 def _take_files(
-    names: Sequence[str], store: Producer | None, rules: bool, skip: int, keep: FileIO | None, as_json: bool
+    names: Sequence[str],
+    kind: Kind,
+    store: Producer | None,
+    rules: bool,
+    skip: int,
+    keep: FileIO | None,
+    as_json: bool,
 ) -> int:
     if "-" in names and sys.stdin is not None and sys.stdin.isatty():
-        echo("Reading events from the terminal, one JSON object a line; Ctrl-D ends.", err=True)
+        echo(f"Reading {kind.noun} from the terminal, one JSON object a line; Ctrl-D ends.", err=True)
     progress = Progress(names)
     refusals = Refusals(progress.say, keep)
     with Interrupts() as interrupts:
         intake = Intake(
-            store, rules=rules, skip=skip, progress=progress, refusals=refusals, wake_fd=interrupts.fd
+            kind, store, rules=rules, skip=skip, progress=progress, refusals=refusals, wake_fd=interrupts.fd
         )
         last_words, code = "", 0
         try:
@@ -164,13 +175,15 @@ def _take_files(
             progress.close()
         if last_words:
             echo(last_words, err=True)
-        _print_counts(intake.accepted, intake.refused, intake.lines, store is None, as_json)
+        _print_counts(intake.accepted, intake.refused, intake.lines, store is None, as_json, kind)
     return code or intake.exit_code
 
 
-def _print_counts(accepted: int, refused: int, lines: int, only_checked: bool, as_json: bool) -> None:
+def _print_counts(
+    accepted: int, refused: int, lines: int, only_checked: bool, as_json: bool, kind: Kind = EVENTS
+) -> None:
     """The result on standard output; with *as_json*, ``lines`` is the number for --skip."""
-    events = "1 event" if accepted == 1 else f"{accepted:,} events"
+    events = f"1 {kind.noun.removesuffix('s')}" if accepted == 1 else f"{accepted:,} {kind.noun}"
     text = f"would accept {events}" if only_checked else f"accepted {events}"
     if refused:
         text += f", refused {refused:,}"

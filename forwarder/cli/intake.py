@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from forwarder.cli.progress import Progress
 from forwarder.cli.refusals import Refusals, Refused
 from forwarder.errors import InputError, printable
-from forwarder.records import EVENTS
+from forwarder.records.kind import Kind
 from forwarder.records.reading import BrokenInputError, Chunk, Source, read_chunks, take_apart
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class UnreadableError(InputError):
 
 
 class Intake:
-    """Reads events, stores them and counts.
+    """Reads records of a *kind*, stores them and counts.
 
     Args:
         store: Commits accepted events, and counts refused ones; None to check them only.
@@ -58,6 +58,7 @@ class Intake:
 
     def __init__(
         self,
+        kind: Kind,
         store: Producer | None,
         *,
         rules: bool,
@@ -67,6 +68,7 @@ class Intake:
         wake_fd: int = -1,
     ) -> None:
         self.accepted = self.refused = self.lines = self.exit_code = 0
+        self._kind = kind
         self._store = store
         self._rules = rules
         self._skip = skip
@@ -107,7 +109,7 @@ class Intake:
         try:
             with _opened(name) as fd:
                 source = Source(fd, self._wake_fd)
-                for chunk in read_chunks(source, EVENTS.max_bytes):
+                for chunk in read_chunks(source, self._kind.max_bytes):
                     self._take_chunk(shown, chunk)
                     self._progress.update(self._read_bytes + source.read_bytes, self.accepted)
                 self._read_bytes += source.read_bytes
@@ -135,7 +137,7 @@ class Intake:
         if behind > 0:
             lines, first_line = lines[behind:], first_line + behind
         now_ms = time.time_ns() // 1_000_000
-        records, found = EVENTS.accept_many(lines, now_ms, self._rules)
+        records, found = self._kind.accept_many(lines, now_ms, self._rules)
         refused: list[Refused] = [
             (number, reason, None) for number, reason in chunk.refused if number >= first_line
         ]
@@ -144,7 +146,7 @@ class Intake:
             if parts is None:
                 refused.append((first_line + index, reason, lines[index]))
                 continue
-            more, bad = EVENTS.accept_many(parts, now_ms, self._rules)
+            more, bad = self._kind.accept_many(parts, now_ms, self._rules)
             records += more
             which = f"event {{}} of {len(parts)}: " if len(parts) > 1 else ""
             refused += [(first_line + index, which.format(k + 1) + why, parts[k]) for k, why in bad]
@@ -160,7 +162,7 @@ class Intake:
             self.refused += len(refused)
             self.exit_code = max(self.exit_code, 65)
             if self._store:
-                self._store.refuse(Counter(EVENTS.word_for(reason) for _, reason, _ in refused))
+                self._store.refuse(Counter(self._kind.word_for(reason) for _, reason, _ in refused))
             self._refusals.tell(shown, refused)
 
 

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 
 import click
 
-from forwarder.cli.command import Context, command, json_option
+from forwarder.cli.command import Context, command, json_option, kind_option
 from forwarder.cli.stored import escaped, glance, json_line, open_view
 from forwarder.cli.table import PAGE, Column, duration, instant, print_lines, print_table, since
 from forwarder.errors import size
+from forwarder.records.kind import Kind
 from forwarder.spool import View, Waiting
 
 COLUMNS = (
@@ -28,6 +29,7 @@ COLUMNS = (
 @click.option(
     "-n", "count", metavar="N", type=click.IntRange(min=1), default=10, help="How many [default: 10]."
 )
+@kind_option
 @json_option
 def peek(context: Context, count: int, as_json: bool) -> None:
     """Show the next events in the order of delivery: id, age, name, distinct_id and size.
@@ -40,13 +42,13 @@ def peek(context: Context, count: int, as_json: bool) -> None:
     persist-queue and are validated when they are delivered. Of a row over 1 MB, which is no event, only the
     first bytes are shown, with size_bytes for all of it.
     """
-    with open_view(context.queue_path) as view:
+    with open_view(context.spool) as view:
         if view is None:
             return
         rows = _next(view, count)
         if as_json:
             print_lines(map(as_json_line, rows))
-        elif not print_table(COLUMNS, (cells(row, time.time()) for row in rows)):
+        elif not print_table(COLUMNS, (cells(row, context.kind, time.time()) for row in rows)):
             click.echo("Nothing waits.")
 
 
@@ -59,9 +61,9 @@ def _next(view: View, count: int) -> Iterator[Waiting]:
         count -= len(page)
 
 
-def cells(row: Waiting, now: float) -> tuple[str, ...]:
+def cells(row: Waiting, kind: Kind, now: float) -> tuple[str, ...]:
     """Its row under `COLUMNS`."""
-    name, distinct_id = (f"too large: {escaped(row.data[:60])}", "") if row.is_cut else glance(row.data)
+    name, distinct_id = (f"too large: {escaped(row.data[:60])}", "") if row.is_cut else glance(row.data, kind)
     # 0: an external producer has put no time there.
     age = duration(since(row.accepted_at, now)) if row.accepted_at else "-"
     return str(row.id), age, name, distinct_id, size(row.size_bytes)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import click
 
+from forwarder.cli.command import Context, kind_option
 from forwarder.cli.completion import values
 from forwarder.cli.table import PAGE, batched, counted, say
 from forwarder.errors import UsageError, printable
@@ -181,6 +182,7 @@ def selecting(noun: Noun[Row], held: bool | None = None) -> Option:
         held: As `Selection.held`, where the command does not leave it open.
     """
     options: list[Option] = [
+        kind_option,
         click.argument("ids", metavar="[ID]...", nargs=-1, shell_complete=noun.ids),
         *noun.options,
         click.option(
@@ -200,7 +202,7 @@ def selecting(noun: Noun[Row], held: bool | None = None) -> Option:
 
     def declare(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
-        def with_selection(*arguments: Any, **given: Any) -> Any:
+        def with_selection(context: Context, **given: Any) -> Any:
             for name in ("reason", "event", "user"):
                 # As of a variable that is not set.
                 if given.get(name) == "":
@@ -215,8 +217,9 @@ def selecting(noun: Noun[Row], held: bool | None = None) -> Option:
                 (only_held := given.pop("only_held", None)) or held,
             )
             everything = given.pop("everything") or bool(only_held)
-            chosen = replace(noun, name="held event") if only_held else noun
-            return function(*arguments, wanted=Wanted(chosen, where, everything), **given)
+            name = "held event" if only_held else noun.name
+            chosen = replace(noun, name=name.replace("event", context.kind.noun.removesuffix("s")))
+            return function(context, wanted=Wanted(chosen, where, everything), **given)
 
         declared: Callable[..., Any] = with_selection
         for option in reversed(options):

@@ -17,8 +17,11 @@ from forwarder.cli.conditions import Condition, beginnings, understand
 from forwarder.cli.stored import as_sentence
 from forwarder.cli.table import counted, duration, instant, say, since, styled, terminal_width, wrapped
 from forwarder.errors import printable, size
+from forwarder.records import EVENTS, KINDS
+from forwarder.records.kind import Kind
 from forwarder.service import state as daemon_state
-from forwarder.spool import Holder, NoQueueError, UnusedQueueError
+from forwarder.service.state import DaemonState
+from forwarder.spool import Figures, Holder, NoQueueError, UnusedQueueError
 
 WATCH_S = 1.0
 # A backlog, and not what is on its way: as many as go into one request.
@@ -63,6 +66,13 @@ NOTHING: Mapping[str, Any] = {
     "request_p50_s": 0.0,
     "request_p95_s": 0.0,
 }
+# The same of each other kind of records, in an object by the name of its queue.
+_OF_KIND = (
+    "accepted", "delivered", "dead_lettered", "deleted", "waiting", "in_flight", "oldest_waiting_s", "state",
+    "state_reason", "last_delivery_at", "rate_1m", "dead_letters", "retried", "discarded", "refused", "held",
+    "accepted_1m",
+)  # fmt: skip
+_KINDS = {kind.queue: kind for kind in KINDS.values() if kind is not EVENTS}
 # What is unknown, or has never been, is null; --fail-if compares with the value in `NOTHING`.
 _NULL_WHEN_EMPTY = (
     "last_delivery_at",
@@ -73,6 +83,12 @@ _NULL_WHEN_EMPTY = (
     "request_p95_s",
 )
 STATES = ("running", "backing_off", "blocked", "paused", "stopped")
+# Every key of --fail-if.
+KEYS: Mapping[str, Any] = {
+    **NOTHING,
+    **{f"{queue}.{key}": NOTHING[key] for queue in _KINDS for key in _OF_KIND},
+}
+CHOICES = {key: STATES for key in KEYS if key.rpartition(".")[2] == "state"}
 _COLOURS = {"running": "green", "backing_off": "yellow", "blocked": "red", "paused": "yellow"}
 
 
@@ -83,7 +99,7 @@ _COLOURS = {"running": "green", "backing_off": "yellow", "blocked": "red", "paus
     "--fail-if",
     "expressions",
     metavar="EXPRESSION",
-    shell_complete=values.one_of(beginnings(NOTHING, {"state": STATES})),
+    shell_complete=values.one_of(beginnings(KEYS, CHOICES)),
     multiple=True,
     help="Exit with 1 if this holds, such as 'oldest_waiting_s>10m' or 'state==blocked'. Repeatable.",
 )
@@ -98,12 +114,15 @@ def status(context: Context, as_json: bool, watch: bool, expressions: tuple[str,
     queue does not get shorter. request_p50_s and request_p95_s are of the requests whose events were settled
     in the last minute; requests counts all since the daemon's start by their outcome.
 
+    All figures are of events; engage and groups have those of profile and group updates. The state is the
+    worst of all kinds.
+
     Exit code: 0, or 1 if a condition of --fail-if is true. A condition is a key of --json, one of > >= < <=
     == !=, and a number or text. A number of seconds may end in s, m, h or d, one of bytes in KiB, MiB or
     GiB. An eta_s that is null counts as endless. Where nothing is known, as of a queue not adopted yet,
     every condition is true. With --watch, the first condition that is true ends it.
     """
-    conditions = [understand(expression, NOTHING, {"state": STATES}) for expression in expressions]
+    conditions = [understand(expression, KEYS, CHOICES) for expression in expressions]
     path = context.queue_path
     if not watch:
         return _show_once(gather(path), as_json, conditions)
@@ -117,21 +136,15 @@ def gather(path: str) -> dict[str, Any]:
     """All keys of ``status --json`` for the queue in *path*."""
     queue = spool.at(path)
     found = {**NOTHING, "requests": {}, "queue_path": path, "set_aside": len(queue.set_aside())}
+    found |= {name: _nothing_of_kind() for name in _KINDS}
     try:
         with queue.view() as view:
             figures, refused = view.figures(), view.refused()
     except NoQueueError as error:
         is_known = not isinstance(error, UnusedQueueError)
         return {**found, "state_reason": str(error), "known": is_known, **dict.fromkeys(_NULL_WHEN_EMPTY)}
-    now = time.time()
-    for key in NOTHING.keys() & set(figures.__slots__):
-        found[key] = getattr(figures, key)
-    found["refused"] = sum(refused.values())
+    found |= _durable(figures, refused)
     found["exists"] = True
-    found["last_delivery_at"] = instant(figures.last_delivery_at)
-    if figures.due:
-        oldest_at = figures.oldest_waiting_at
-        found["oldest_waiting_s"] = round(since(oldest_at, now), 3) if oldest_at is not None else 0.0
     daemon = daemon_state.read(queue)
     if daemon:
         for key in found.keys() & set(daemon.__slots__):
@@ -143,7 +156,7 @@ def gather(path: str) -> dict[str, Any]:
         found["state_reason"] = "no daemon runs, and delivery is paused (`forwarder resume`)"
     else:
         found["state_reason"] = "no daemon runs"
-    found["rate_1m"], found["accepted_1m"] = round(figures.rate_1m, 2), round(figures.accepted_1m, 2)
+    found |= {name: _of_kind(path, kind, daemon, found) for name, kind in _KINDS.items()}
     if figures.took_s:
         for key, part in (("request_p50_s", 0.5), ("request_p95_s", 0.95)):
             found[key] = round(figures.took_s[int(len(figures.took_s) * part)], 3)
@@ -151,6 +164,36 @@ def gather(path: str) -> dict[str, Any]:
         net = figures.rate_1m - figures.accepted_1m
         found["eta_s"] = round(figures.due / net, 1) if net > 0 and found["state"] == "running" else None
     return found | {key: found[key] or None for key in _NULL_WHEN_EMPTY}
+
+
+def _durable(figures: Figures, refused: Mapping[str, int]) -> dict[str, Any]:
+    """What the queue's figures say, under the keys of `NOTHING`."""
+    found = {key: getattr(figures, key) for key in NOTHING.keys() & set(figures.__slots__)}
+    found["refused"] = sum(refused.values())
+    found["last_delivery_at"] = instant(figures.last_delivery_at)
+    found["rate_1m"], found["accepted_1m"] = round(figures.rate_1m, 2), round(figures.accepted_1m, 2)
+    if figures.due:
+        oldest_at = figures.oldest_waiting_at
+        waited_s = since(oldest_at, time.time()) if oldest_at is not None else 0.0
+        found["oldest_waiting_s"] = round(waited_s, 3)
+    return found
+
+
+def _nothing_of_kind() -> dict[str, Any]:
+    return {key: None if key in _NULL_WHEN_EMPTY else NOTHING[key] for key in _OF_KIND}
+
+
+def _of_kind(path: str, kind: Kind, daemon: DaemonState | None, whole: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of one kind, besides those of all."""
+    found = _nothing_of_kind()
+    with spool.at(path, kind).view() as view:
+        figures = view.figures()
+        durable = _durable(figures, view.refused())
+    found |= {key: durable[key] for key in _OF_KIND if key in durable}
+    told = daemon.kinds.get(kind.name) if daemon else None
+    found |= told or {key: whole[key] for key in ("state", "state_reason")}
+    found["in_flight"] = min(found["in_flight"], figures.due)
+    return found
 
 
 def sentence(found: Mapping[str, Any]) -> str:
@@ -218,6 +261,9 @@ def _table(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "waiting", f"{counted(found['waiting'], 'event')}, {found['in_flight']:,} of them in flight{held}"
     rates = f"{_rate(found['rate_1m'])} delivered, {_rate(found['accepted_1m'])} accepted"
     yield "last minute", f"{rates}{_trend(found)}"
+    for name, kind in _KINDS.items():
+        if any(found[name][key] for key in ("accepted", "refused")):
+            yield kind.noun, _line_of_kind(found[name])
     if found["requests"]:
         took = ""
         if found["request_p50_s"] is not None:
@@ -251,6 +297,16 @@ def _table(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     else:
         yield "daemon", "none runs"
     yield "queue", printable(found["queue_path"])
+
+
+def _line_of_kind(of_kind: Mapping[str, Any]) -> str:
+    text = f"{of_kind['waiting']:,} waiting, {of_kind['delivered']:,} delivered"
+    if of_kind["oldest_waiting_s"]:
+        text += f"; the oldest waits for {duration(of_kind['oldest_waiting_s'])}"
+    for key, words in (("dead_letters", "dead letters"), ("held", "held"), ("refused", "refused")):
+        if of_kind[key]:
+            text += f"; {of_kind[key]:,} {words}"
+    return text
 
 
 def _when(at: str | None, now: float) -> str:
@@ -290,10 +346,16 @@ def _judge(found: Mapping[str, Any], conditions: list[Condition]) -> int:
     if conditions and not found["known"]:
         say(f"forwarder: --fail-if can't be decided: {found['state_reason']}", err=True)
         return 1
-    held = [condition for condition in conditions if condition.holds(found)]
+    flat = _flat(found)
+    held = [condition for condition in conditions if condition.holds(flat)]
     for condition in held:
-        say(f"forwarder: {condition.text} holds: {condition.key} is {_value(found[condition.key])}", err=True)
+        say(f"forwarder: {condition.text} holds: {condition.key} is {_value(flat[condition.key])}", err=True)
     return 1 if held else 0
+
+
+def _flat(found: Mapping[str, Any]) -> dict[str, Any]:
+    """With the keys of each kind as ``engage.waiting``."""
+    return {**found, **{f"{name}.{key}": value for name in _KINDS for key, value in found[name].items()}}
 
 
 def _value(value: object) -> str:
@@ -317,7 +379,7 @@ def _watch(path: str, as_json: bool, conditions: list[Condition]) -> int:
         while True:
             found = gather(path)
             live.update(Text.from_ansi("\n".join(describe(found, terminal_width()))), refresh=True)
-            if conditions and (not found["known"] or any(one.holds(found) for one in conditions)):
+            if conditions and (not found["known"] or any(one.holds(_flat(found)) for one in conditions)):
                 break
             time.sleep(WATCH_S)
     return _judge(found, conditions)

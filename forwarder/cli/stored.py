@@ -10,10 +10,11 @@ from typing import Any
 
 import msgspec
 
-from forwarder import spool
 from forwarder.cli.table import say
 from forwarder.errors import printable
-from forwarder.spool import NoQueueError, UnusedQueueError, View
+from forwarder.records import EVENTS
+from forwarder.records.kind import Kind
+from forwarder.spool import NoQueueError, Spool, UnusedQueueError, View
 
 _check = msgspec.json.Decoder(msgspec.Raw).decode
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -21,14 +22,14 @@ _broken = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 @contextmanager
-def open_view(path: str) -> Iterator[View | None]:
-    """The queue in *path* to look at; None, said on standard error, if there is none yet.
+def open_view(queue: Spool) -> Iterator[View | None]:
+    """The queue to look at; None, said on standard error, if there is none yet.
 
     Raises:
         UnusedQueueError: there is one, and what is in it is not known yet.
     """
     try:
-        view = spool.at(path).view()
+        view = queue.view()
     except UnusedQueueError:
         raise
     except NoQueueError as error:
@@ -75,13 +76,16 @@ def json_line(values: Mapping[str, Any], data: bytes) -> str:
     return f'{json.dumps(values)[:-1]}, "event": {text}}}'
 
 
-def glance(data: bytes) -> tuple[str, str]:
-    """An event's name and its user for a person; empty where there is none.
+def glance(data: bytes, kind: Kind) -> tuple[str, str]:
+    """An event's name and its user, or an update's operation and its profile, for a person; empty where there
+    is none.
 
     Instead of the name of what is not JSON, its first bytes.
     """
     if json_text(data) is None:
         return f"not JSON: {escaped(data[:60])}", ""
+    if kind is not EVENTS:
+        return kind.name_of(data)
     try:
         members = _members(data)
         properties = _members(members.get("properties", b"{}"))

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import click
 
-from forwarder import spool
 from forwarder.cli.bulk import NOT_FOUND, change
 from forwarder.cli.command import Context, Group, config_option, yes_option
 from forwarder.cli.peek import COLUMNS, as_json_line, cells
@@ -49,14 +48,14 @@ def list_(context: Context, wanted: Wanted[Waiting], as_json: bool) -> int:
 
     With --json as `forwarder peek`, and held.
     """
-    with open_view(context.queue_path) as view:
+    with open_view(context.spool) as view:
         found = flat(wanted.pages(view))
         if as_json:
             print_lines(as_json_line(row, held=row.is_held) for row in found)
             return NOT_FOUND if wanted.missing() else 0
         now = time.time()
         columns = (*COLUMNS[:2], Column("STATE"), *COLUMNS[2:])
-        rows = ((cells(row, now), "held" if row.is_held else "due") for row in found)
+        rows = ((cells(row, context.kind, now), "held" if row.is_held else "due") for row in found)
         if not print_table(columns, ((*row[:2], held, *row[2:]) for row, held in rows)) and view:
             wanted.say_none()
     return NOT_FOUND if wanted.missing() else 0
@@ -89,15 +88,15 @@ def _act(
     context: Context, wanted: Wanted[Waiting], verb: str, done: str, as_json: bool, yes: bool = True
 ) -> int:
     wanted.require(verb)
-    queue = spool.at(context.queue_path)
+    queue = context.spool
     act = {"hold": queue.hold, "release": queue.release, "delete": queue.delete_waiting}[verb]
-    with open_view(context.queue_path) as view:
+    with open_view(context.spool) as view:
         if wanted.is_broad and not wanted.is_confirmed("Delete {} for good?", view, yes):
             return NOT_FOUND
         daemon = daemon_state.read(queue)
-        if daemon and daemon.in_flight and verb != "release":
-            sent = (
-                f"{counted(daemon.in_flight, 'event')} {'is' if daemon.in_flight == 1 else 'are'} being sent"
-            )
-            say(f"forwarder: warning: {sent}; such an event may be delivered although {done}.", err=True)
+        count = daemon.kinds.get(context.kind_name, {}).get("in_flight", 0) if daemon else 0
+        if count and verb != "release":
+            one = context.kind.noun.removesuffix("s")
+            sent = f"{counted(count, one)} {'is' if count == 1 else 'are'} being sent"
+            say(f"forwarder: warning: {sent}; such an {one} may be delivered although {done}.", err=True)
         return change(wanted, view, done, act, as_json)

@@ -19,7 +19,7 @@ from forwarder.records import EVENTS, KINDS
 from forwarder.records.kind import Kind
 from forwarder.records.verdict import Outcome
 from forwarder.service.daemon_log import DaemonLog
-from forwarder.service.feed import Feed
+from forwarder.service.stream import Stream
 from forwarder.service.listener import Listener
 from forwarder.service.notify import Supervisor, notify
 from forwarder.service.senders import Senders
@@ -258,7 +258,7 @@ class Daemon:
 
     def _beat(self, now: float) -> Heartbeat:
         name, reason = self.condition
-        events = self._worker.feeds[EVENTS.name].dispatcher
+        events = self._worker.streams[EVENTS.name].dispatcher
         state = DaemonState(
             self._pid,
             name,
@@ -270,16 +270,16 @@ class Daemon:
             failures=events.flow.tries,
             orphaned=self._worker.orphaned,
             requests=self._worker.counters[EVENTS.name].by_outcome(),
-            kinds={name: self._of_kind(feed) for name, feed in self._worker.feeds.items()},
+            kinds={name: self._of_kind(stream) for name, stream in self._worker.streams.items()},
             started_at=self._started_at,
         )
         trouble = self._storage_error or ("" if self._stop_at is None else "the daemon is stopping")
         return Heartbeat(state, self.settings, trouble, now)
 
-    def _of_kind(self, feed: Feed) -> dict[str, Any]:
+    def _of_kind(self, stream: Stream) -> dict[str, Any]:
         """The state of one kind's delivery."""
-        state, reason = self.condition if self.is_held else feed.dispatcher.condition
-        return {"state": state, "state_reason": reason, "in_flight": feed.dispatcher.in_flight}
+        state, reason = self.condition if self.is_held else stream.dispatcher.condition
+        return {"state": state, "state_reason": reason, "in_flight": stream.dispatcher.in_flight}
 
 
 def _new_clients(settings: Settings) -> tuple[dict[str, Client], list[str]]:

@@ -14,7 +14,7 @@ from forwarder.records.verdict import Outcome
 from forwarder.service.counters import Counters
 from forwarder.service.daemon_log import DaemonLog
 from forwarder.service.delivery_log import DeliveryLog
-from forwarder.service.feed import Feed
+from forwarder.service.stream import Stream
 from forwarder.spool import Consumer, Control, DamagedError, Presence, QueueReplacedError
 
 RETENTION_S = 3600.0
@@ -25,7 +25,7 @@ _GRAVITY = ("running", "backing_off", "blocked")
 
 
 class Worker:
-    """Owns the queue, with a feed a kind. Instants are the caller's (monotonic).
+    """Owns the queue, with a stream a kind. Instants are the caller's (monotonic).
 
     Args:
         settings: The queue, and how to deliver.
@@ -34,7 +34,7 @@ class Worker:
         lock_timeout_s: How long to wait for other writers.
 
     Attributes:
-        feeds: By the kind's name.
+        streams: By the kind's name.
         counters: The counters for monitoring, by the kind's name.
         orphaned: What only those files hold that were moved, deleted or replaced under it, for a person.
 
@@ -59,7 +59,7 @@ class Worker:
         self._is_damaged = False
         self.counters = {name: Counters() for name in KINDS}
         self._logs = {name: DeliveryLog(kind, daemon_log.failed) for name, kind in KINDS.items()}
-        self.feeds: dict[str, Feed] = {}
+        self.streams: dict[str, Stream] = {}
         self._asked: Control | None = None
         self._pause_holds = False
         self.orphaned = ""
@@ -77,7 +77,7 @@ class Worker:
         for name, kind in KINDS.items():
             consumer = spool.at(self._path, kind).consumer(self._lock_timeout_s)
             counters, delivery_log = self.counters[name], self._logs[name]
-            self.feeds[name] = Feed(kind, consumer, self._settings, counters, delivery_log)
+            self.streams[name] = Stream(kind, consumer, self._settings, counters, delivery_log)
         before, self._asked = self._asked, self._spool.control()
         # A pause stays in force if its directory is no longer at the path.
         is_elsewhere = before is not None and before.place != self._asked.place
@@ -90,11 +90,11 @@ class Worker:
     @property
     def _spool(self) -> Consumer:
         """The consumer that answers for what concerns all kinds."""
-        return self.feeds[EVENTS.name].consumer
+        return self.streams[EVENTS.name].consumer
 
     def _release(self) -> None:
-        for feed in self.feeds.values():
-            feed.consumer.close()
+        for stream in self.streams.values():
+            stream.consumer.close()
 
     def close(self) -> None:
         """Close the queue, and log what was settled since the last time."""
@@ -115,57 +115,57 @@ class Worker:
     def apply(self, settings: Settings) -> None:
         """Use new settings; the queue stays the same."""
         self._settings = settings
-        for feed in self.feeds.values():
-            feed.apply(settings)
+        for stream in self.streams.values():
+            stream.apply(settings)
 
     def flush(self) -> None:
         """Forget the current waits and try now."""
         self._daemon_log.flushed()
-        for feed in self.feeds.values():
-            feed.dispatcher.flush()
+        for stream in self.streams.values():
+            stream.dispatcher.flush()
 
     def receive(self, kind: Kind, batch: Batch, outcome: Outcome) -> None:
         """Settle an outcome in the next turn."""
-        self.feeds[kind.name].receive(batch, outcome)
+        self.streams[kind.name].receive(batch, outcome)
 
     @property
     def in_flight(self) -> int:
         """Records in flight."""
-        return sum(feed.dispatcher.in_flight for feed in self.feeds.values())
+        return sum(stream.dispatcher.in_flight for stream in self.streams.values())
 
     @property
     def has_sent(self) -> bool:
         """Whether something that was sent is not answered and settled yet."""
-        return any(feed.dispatcher.has_sent for feed in self.feeds.values())
+        return any(stream.dispatcher.has_sent for stream in self.streams.values())
 
     @property
     def is_paused(self) -> bool:
         """Whether a person has paused delivery."""
-        return self.feeds[EVENTS.name].dispatcher.paused
+        return self.streams[EVENTS.name].dispatcher.paused
 
     @property
     def condition(self) -> tuple[str, str]:
         """The worst state of delivery of a kind, and why, for a person."""
         found = []
-        for feed in self.feeds.values():
-            state, reason = feed.dispatcher.condition
-            if reason and feed.kind is not EVENTS:
-                reason = f"{feed.kind.noun}: {reason}"
+        for stream in self.streams.values():
+            state, reason = stream.dispatcher.condition
+            if reason and stream.kind is not EVENTS:
+                reason = f"{stream.kind.noun}: {reason}"
             found.append((state, reason))
         return max(found, key=lambda each: (_GRAVITY.index(each[0]), bool(each[1])))
 
     @property
     def is_stirred(self) -> bool:
         """Whether the queue has changed since its maintenance was complete."""
-        return any(feed.is_untidy for feed in self.feeds.values())
+        return any(stream.is_untidy for stream in self.streams.values())
 
     def wait_s(self, now: float) -> float:
         """How long nothing is sent, unless there is news or a reply; may be infinite."""
-        return min(feed.dispatcher.wait_s(now) for feed in self.feeds.values())
+        return min(stream.dispatcher.wait_s(now) for stream in self.streams.values())
 
     def may_rest(self, now: float) -> bool:
         """Whether a turn would find no news and no maintenance to do."""
-        has_housework = any(feed.has_housework for feed in self.feeds.values())
+        has_housework = any(stream.has_housework for stream in self.streams.values())
         return not has_housework and self._watch.is_quiet(now)
 
     def work(self, now: float, send: Callable[[Kind, Batch], None] | None) -> None:
@@ -194,26 +194,26 @@ class Worker:
             if self._is_damaged:
                 self.set_aside()
             else:
-                for feed in self.feeds.values():
-                    feed.consumer.reopen()
+                for stream in self.streams.values():
+                    stream.consumer.reopen()
             self._is_damaged = not self._is_damaged
             raise
         self._is_damaged = False
 
     def _orphaned(self) -> Iterator[str]:
-        return (feed.consumer.orphaned for feed in self.feeds.values() if feed.consumer.orphaned)
+        return (stream.consumer.orphaned for stream in self.streams.values() if stream.consumer.orphaned)
 
     def _turn(self, now: float, send: Callable[[Kind, Batch], None] | None) -> None:
-        feeds = self.feeds.values()
+        streams = self.streams.values()
         if self._is_hurried:
-            for feed in feeds:
-                feed.consumer.wait_for_locks(self._lock_timeout_s)
-        errors = [feed.settle(now) for feed in feeds]
+            for stream in streams:
+                stream.consumer.wait_for_locks(self._lock_timeout_s)
+        errors = [stream.settle(now) for stream in streams]
         self._look(now)
-        for feed in feeds:
+        for stream in streams:
             if send:
-                feed.send(now, send)
-            feed.maintain(now)
+                stream.send(now, send)
+            stream.maintain(now)
         self._discard(now)
         for error in filter(None, errors):
             raise error
@@ -225,27 +225,27 @@ class Worker:
         self._presence.keep()
         before, asked = self._asked, self._spool.control()
         if self._is_new or before is None or before.version != asked.version:
-            for feed in self.feeds.values():
-                feed.notice(now)
+            for stream in self.streams.values():
+                stream.notice(now)
             self._is_new = False
         if before is not None and before.flush != asked.flush:
             self._pause_holds = False
             self.flush()
         paused = asked.paused or self._pause_holds
         if paused != self.is_paused:
-            for feed in self.feeds.values():
-                feed.dispatcher.paused = paused
+            for stream in self.streams.values():
+                stream.dispatcher.paused = paused
             self._daemon_log.paused(paused)
         self._asked = asked
 
     def _discard(self, now: float) -> None:
         days = self._settings.dead_letters.max_age_days
         # A clock that is a year ahead, because the network has not set it yet, makes every dead letter old.
-        is_clock_right = any(feed.is_clock_right for feed in self.feeds.values())
+        is_clock_right = any(stream.is_clock_right for stream in self.streams.values())
         if days and is_clock_right and now >= self._retained_at + RETENTION_S:
             self._retained_at = now
             before = time.time() - days * DAY_S
-            count = sum(feed.consumer.discard_dead_letters(before) for feed in self.feeds.values())
+            count = sum(stream.consumer.discard_dead_letters(before) for stream in self.streams.values())
             self._daemon_log.discarded(count)
 
 

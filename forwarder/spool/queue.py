@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from forwarder.errors import EventError
 from forwarder.records import EVENTS, KINDS
 from forwarder.records.event import encode
-from forwarder.spool.engine import Spool
+from forwarder.spool.engine import Producer, Spool
 from forwarder.spool.sqlite import engine as embedded
 
 if TYPE_CHECKING:
@@ -62,9 +62,16 @@ class EventQueue:
             "lock_timeout_s": lock_timeout_s,
         }
         self._rules = rules
-        spool = at(path)
-        self.path = spool.place
-        self._producer = spool.producer(**self._limits)
+        self.path = at(path).place
+        self._producer = at(self.path).producer(**self._limits)
+        self._others: dict[str, Producer] = {}
+
+    def _producer_of(self, kind: Kind) -> Producer:
+        """Made when needed: each has the queue's files open."""
+        if kind is EVENTS:
+            return self._producer
+        found = self._others.get(kind.name)
+        return found or self._others.setdefault(kind.name, at(self.path, kind).producer(**self._limits))
 
     def put(self, event: Mapping[str, Any]) -> int:
         """Store one event durably.
@@ -83,7 +90,35 @@ class EventQueue:
                 interrupted a call of this queue.
             StorageError: the disk reports an error.
         """
-        return self._producer.append([self._accepted(event, _now_ms())])
+        return self._put(EVENTS, event)
+
+    def put_profile(self, update: Mapping[str, Any]) -> int:
+        """Store one update of a user's profile durably. Returns the id of its row.
+
+        Updates of a profile are delivered in the order in which they were stored; see the documents for what
+        is promised of ``$add`` and ``$append``.
+
+        Args:
+            update: As Mixpanel documents it: ``{"$token": ..., "$distinct_id": ..., "$set": {...}}``, with
+                one operation. A missing ``$time`` is filled in. Values are converted as by `put`.
+
+        Raises: as `put`.
+        """
+        return self._put(KINDS["profile"], update)
+
+    def put_group(self, update: Mapping[str, Any]) -> int:
+        """Store one update of a group's profile durably. Returns the id of its row.
+
+        Args:
+            update: ``{"$token": ..., "$group_key": ..., "$group_id": ..., "$set": {...}}``, with one
+                operation; otherwise as `put_profile`.
+
+        Raises: as `put`.
+        """
+        return self._put(KINDS["group"], update)
+
+    def _put(self, kind: Kind, record: Mapping[str, Any]) -> int:
+        return self._producer_of(kind).append([self._accepted(kind, record, _now_ms())])
 
     def put_many(self, events: Iterable[Mapping[str, Any]]) -> int:
         """Store events durably, all or none. Returns how many.
@@ -93,16 +128,16 @@ class EventQueue:
         now_ms, records = _now_ms(), []
         for event in events:
             try:
-                records.append(self._accepted(event, now_ms))
+                records.append(self._accepted(EVENTS, event, now_ms))
             except EventError as error:
                 raise EventError(f"events[{len(records)}]: {error}; nothing was stored") from None
         return self.append(records)
 
-    def _accepted(self, event: Mapping[str, Any], now_ms: int) -> bytes:
+    def _accepted(self, kind: Kind, record: Mapping[str, Any], now_ms: int) -> bytes:
         try:
-            return EVENTS.accept(encode(event), now_ms, self._rules)
+            return kind.accept(encode(record), now_ms, self._rules)
         except EventError as error:
-            self._producer.refuse({EVENTS.word_for(str(error)): 1})
+            self._producer_of(kind).refuse({kind.word_for(str(error)): 1})
             raise
 
     def append(self, records: Sequence[bytes]) -> int:
@@ -120,7 +155,8 @@ class EventQueue:
 
     def close(self) -> None:
         """Close the files; a later call opens them again."""
-        self._producer.close()
+        for producer in (self._producer, *self._others.values()):
+            producer.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy in another process opens the queue in that process."""

@@ -838,7 +838,7 @@ def test_service_manager_is_shown_depth_rate_and_state(forwarder, server, offer,
 
 
 def test_the_watchdog_is_fed_as_long_as_the_loop_comes_round(forwarder, tmp_path):
-    """An idle daemon feeds it several times in the time that systemd waits; another process's it leaves."""
+    """An idle daemon streams it several times in the time that systemd waits; another process's it leaves."""
     with service_manager(tmp_path) as (path, told):
         forwarder.daemon(NOTIFY_SOCKET=path, WATCHDOG_USEC="2000000")
         began = time.monotonic()

@@ -72,7 +72,7 @@ def test_what_comes_while_the_database_is_opened_again_is_sent(work, queue_path,
     """After damage that passes nothing waits for the next put to be seen."""
     work.turn()
     with monkeypatch.context() as patched:
-        patched.setattr(work.worker.feeds["event"].dispatcher, "notice", lambda now: fail())
+        patched.setattr(work.worker.streams["event"].dispatcher, "notice", lambda now: fail())
         put(queue_path)
         work.turn(1)
     work.turn()
@@ -86,7 +86,7 @@ def fail():
 def test_news_is_seen_behind_a_new_connection(work, queue_path):
     """SQLite counts each connection's changes from the same number on."""
     work.turn()
-    work.worker.feeds["event"].consumer.reopen()
+    work.worker.streams["event"].consumer.reopen()
     put(queue_path)
     work.turn()
     assert len(work.sent) == 1

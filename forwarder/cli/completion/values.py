@@ -44,14 +44,16 @@ def waiting_ids(ctx: click.Context, param: click.Parameter, incomplete: str) -> 
     from forwarder.cli.stored import glance
 
     found = (row for row in _newest_waiting(ctx) if str(row.id).startswith(incomplete))
-    return _not_given(ctx, param, {str(row.id): glance(row.data)[0] for row in found})
+    return _not_given(ctx, param, {str(row.id): glance(row.data, _context(ctx).kind)[0] for row in found})
 
 
 def waiting_event_names(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of the newest waiting events."""
     from forwarder.cli.stored import glance
 
-    return _beginning_so(incomplete, (glance(row.data)[0] for row in _newest_waiting(ctx)))
+    return _beginning_so(
+        incomplete, (glance(row.data, _context(ctx).kind)[0] for row in _newest_waiting(ctx))
+    )
 
 
 def reasons(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -113,12 +115,16 @@ def _newest_waiting(ctx: click.Context) -> list[Waiting]:
     return _seen(ctx, lambda view: view.peek(MOST, max(view.newest_waiting() - MOST, 0), Selection()))
 
 
+def _context(ctx: click.Context) -> Context:
+    return ctx.ensure_object(Context)
+
+
 def _seen(ctx: click.Context, look: Callable[[View], list[T]]) -> list[T]:
     from forwarder import config, spool
 
     try:
-        path = config.load(ctx.ensure_object(Context).config_file, used=("queue.path",)).queue.path
-        with spool.at(path).view(LOCKED_S) as view:
+        path = config.load(_context(ctx).config_file, used=("queue.path",)).queue.path
+        with spool.at(path, _context(ctx).kind).view(LOCKED_S) as view:
             return look(view)
     except ForwarderError:
         return []

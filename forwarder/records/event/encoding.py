@@ -14,7 +14,8 @@ from forwarder.records.event.rules import HALF_A_PAIR, MAX_DEPTH, is_whole, path
 
 # Asking whether these are a Mapping would take as long as encoding them.
 _PLAIN = frozenset([str, int, bool, type(None)])
-_TIME = "properties.time"
+# Of events, and of updates.
+_TIMES = ("properties.time", "$time")
 # As Mixpanel's own library for Python writes them; read as UTC.
 _DATETIME = "%Y-%m-%dT%H:%M:%S"
 # What to call instead, by the type's name.
@@ -37,9 +38,9 @@ _REMEDIES = {
 def encode(event: Mapping[str, Any]) -> bytes:
     """A Python mapping as JSON bytes, ready for `accept`.
 
-    An aware datetime becomes text in UTC, as Mixpanel's library writes it; as ``time``, milliseconds since
-    the epoch. A date becomes its ISO text, a Decimal a number with all its digits, a UUID text, a member of
-    an Enum its value, a scalar of numpy its ``item()``, a tuple a list.
+    An aware datetime becomes text in UTC, as Mixpanel's library writes it; as ``time`` or ``$time``,
+    milliseconds since the epoch. A date becomes its ISO text, a Decimal a number with all its digits, a UUID
+    text, a member of an Enum its value, a scalar of numpy its ``item()``, a tuple a list.
 
     Raises:
         EventError: it contains what JSON can't express: NaN, a lone surrogate, a key that is not a string,
@@ -133,11 +134,11 @@ def _converted(value: Any, where: str, levels: int) -> Any:
                 f"'{where}' is a datetime without a time zone; give .astimezone() of it, or make it with "
                 "datetime.now(UTC)"
             )
-        if where == _TIME:
+        if where in _TIMES:
             return when.from_moment(value)
         return value.astimezone(datetime.UTC).strftime(_DATETIME)
     if isinstance(value, datetime.date):
-        if where == _TIME:
+        if where in _TIMES:
             raise EventError(f"'{where}' is a date; give a datetime with a time zone")
         return value.isoformat()
     if isinstance(value, uuid.UUID):

@@ -19,7 +19,7 @@ from forwarder.spool import Consumer, SpoolFullError
 TIDY_S = 0.05
 
 
-class Feed:
+class Stream:
     """Takes records of a *kind* from *consumer*, its own, and settles them. Instants are the caller's
     (monotonic).
 
