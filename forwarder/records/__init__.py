@@ -1,12 +1,14 @@
-"""What is sent: records, each of a kind. `EVENTS` is the only kind so far.
+"""What is sent: records, each of a kind: `EVENTS`, updates of `PROFILES` and of `GROUPS`.
 
 A record arrives as one JSON text. Its final bytes, which are stored and sent, are the same text with the
-missing members spliced in. Only a ``time`` that is not whole is parsed and written again, so nothing else
-can change.
+missing members spliced in. Only an event's ``time`` that is not whole is parsed and written again, so nothing
+else can change.
 
-A kind is a package, such as `event`, with all that `kind.Kind` asks for; other rooms know no more of it. The
-kinds share `reading`, which splits input, `lines`, which joins records into a request's body,
-`mixpanel_json`, which reads answers, and `verdict`, the values of a judgement.
+A kind has all that `kind.Kind` asks for; other rooms know no more of it. `event` is the package of one,
+`update` has the two others. The kinds share `reading`, which splits input, `json_object`, which reads one
+record with care, `likeness`, which recognises another kind's, `nearly_json`, which finds names in anything,
+`reasons`, the words for refusals, `lines`, which joins records into a request's body, `mixpanel_json`, which
+reads answers, and `verdict`, the values of a judgement.
 """
 
 from __future__ import annotations
@@ -14,13 +16,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from forwarder.records import event
+from forwarder.records import event, update
 from forwarder.records.lines import Lines
 
 if TYPE_CHECKING:
-    from forwarder.records.kind import Kind
+    from forwarder.records.kind import Kind, OrderedKind
 
-__all__ = ["EVENTS", "KINDS", "Lines"]
+__all__ = ["EVENTS", "GROUPS", "KINDS", "PROFILES", "Lines"]
 
 EVENTS: Kind = event
-KINDS: Mapping[str, Kind] = {EVENTS.name: EVENTS}
+PROFILES: OrderedKind = update.PROFILES
+GROUPS: OrderedKind = update.GROUPS
+# By name.
+KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (EVENTS, PROFILES, GROUPS)}

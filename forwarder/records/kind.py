@@ -1,7 +1,7 @@
 """What a kind of records is."""
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Hashable, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 from forwarder.records.verdict import Hide, Outcome
 
@@ -10,11 +10,15 @@ class Kind(Protocol):
     """Records that go to one endpoint: their form, how they are sent, what an answer says about them.
 
     Attributes:
-        name: The kind, in one word.
+        name: The kind, in one word, as in ``--kind``.
         noun: The records' name for people, in the plural.
-        queue: persist-queue's name for the table where they wait.
+        queue: The name by which persist-queue knows their queue.
         endpoint: The path they are posted to, after the API's base.
         content_type: Of a request's body before compression.
+        encoding: How a body is compressed, as HTTP names it; "": not at all.
+        is_signed: Whether a request carries the key. Else each record names its project.
+        is_ordered: Whether the order counts, and each repeat: nothing is dropped as a duplicate. Then it is
+            an `OrderedKind`.
         max_bytes: The size limit of one record.
         max_records, max_request_bytes: The limits of one request; bytes before compression.
         reasons: The words for the reasons of a refusal, used for counting.
@@ -30,6 +34,9 @@ class Kind(Protocol):
     queue: str
     endpoint: str
     content_type: str
+    encoding: str
+    is_signed: bool
+    is_ordered: bool
     max_bytes: int
     max_records: int
     max_request_bytes: int
@@ -68,7 +75,7 @@ class Kind(Protocol):
         """Whether stored *data* belong to a user of this id, by whichever of its ids."""
 
     def pack(self, records: Sequence[bytes]) -> bytes:
-        """A request's body, gzip; the same bytes for the same records."""
+        """A request's body, compressed by `encoding`; the same bytes for the same records."""
 
     def judge(self, status: int, body: bytes, records: Sequence[bytes], strict: bool, hide: Hide) -> Outcome:
         """What the endpoint's answer, with *status* 200 or 400, says about the *records* that were sent.
@@ -76,3 +83,20 @@ class Kind(Protocol):
         Never raises. With UNREACHABLE and MISCONFIGURED the detail only says why; the caller puts the
         server's words before it.
         """
+
+
+class Lane(NamedTuple):
+    """What a record changes: records with the same *key* change the same.
+
+    *repeats*: sent twice, it leaves the same state as sent once.
+    """
+
+    key: Hashable
+    repeats: bool
+
+
+class OrderedKind(Kind, Protocol):
+    """Records whose order counts, if they change the same."""
+
+    def lane(self, record: bytes) -> Lane:
+        """What a final *record* changes. Never raises."""

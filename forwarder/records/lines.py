@@ -1,9 +1,12 @@
-"""Records as one piece of NDJSON, so that most pass without being examined one by one."""
+"""Records as lines: one piece of NDJSON, so that most pass without being examined one by one."""
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 from typing import overload
+
+from forwarder.errors import EventError
 
 
 class Lines(Sequence[bytes]):
@@ -35,6 +38,29 @@ class Lines(Sequence[bytes]):
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
+
+
+def without_breaks(line: bytes) -> bytes:
+    """One JSON text without line breaks, which are only between its tokens: in a string they are escaped."""
+    return line.replace(b"\n", b" ").replace(b"\r", b" ")
+
+
+def content_of(data: object) -> bytes:
+    """The content of an external producer's row.
+
+    Raises:
+        EventError: it is neither text nor bytes.
+    """
+    if isinstance(data, str):
+        data = data.encode(errors="surrogatepass")
+    if not isinstance(data, bytes):
+        raise EventError(f"not JSON: the row holds {type(data).__name__}, not bytes")
+    return data
+
+
+def without_mark(content: bytes) -> bytes:
+    """*content* without the mark that some programs put before UTF-8."""
+    return content.removeprefix(codecs.BOM_UTF8)
 
 
 def text_of(records: Sequence[bytes]) -> bytes:

@@ -38,6 +38,7 @@ class Outcome:
     *rejections* are in the order of the records, one per record. *clock_skew_s* is positive if this host's
     clock is ahead of the server's; None: the reply does not say. *status*, *took_s*, *upload_s*,
     *is_fresh* and *is_cut* are the reply's. *is_plain_no*: without strict mode, Mixpanel said just 0.
+    *is_doubtful*: the request may have reached the server, and the reply does not say what came of it.
     """
 
     verdict: Verdict
@@ -53,3 +54,4 @@ class Outcome:
     is_fresh: bool = False
     is_cut: bool = False
     is_plain_no: bool = False
+    is_doubtful: bool = False

@@ -19,11 +19,11 @@ from forwarder.records import EVENTS, KINDS
 from forwarder.records.kind import Kind
 from forwarder.records.verdict import Outcome
 from forwarder.service.daemon_log import DaemonLog
-from forwarder.service.stream import Stream
 from forwarder.service.listener import Listener
 from forwarder.service.notify import Supervisor, notify
 from forwarder.service.senders import Senders
 from forwarder.service.state import DaemonState, Heartbeat, Publisher, summary
+from forwarder.service.stream import Stream
 from forwarder.service.worker import Worker
 from forwarder.spool import Presence, TakenError
 

@@ -16,7 +16,7 @@ from forwarder import __version__
 from forwarder.config import Credentials
 from forwarder.delivery.wire.client import MAX_ANSWER_BYTES, Client
 from forwarder.errors import ConfigError
-from forwarder.records import EVENTS
+from forwarder.records import EVENTS, PROFILES
 from tests.integration.wire_server import (  # noqa: F401  three of them are fixtures
     ACCOUNT,
     SHORT_S,
@@ -76,6 +76,20 @@ def test_a_post_is_what_mixpanel_documents(make, credentials, options, path, aut
     assert before <= reply.received_at <= time.time()
     assert 0 < reply.took_s < SOON_S
     assert (reply.is_fresh, reply.is_cut, reply.place) == (True, False, server.host)
+
+
+def test_updates_are_posted_without_a_key(make):
+    """Each update names its project; the body is not compressed."""
+    body = PROFILES.pack([b'{"$token":"t"}', b'{"$token":"u"}'])
+    with answering(http(200, b"1")) as server:
+        reply = make(server.url, kind=PROFILES).post(body)
+
+    [request] = server.requests
+    assert request.line == "POST /import?verbose=1&ip=0 HTTP/1.1"
+    assert request.body == b'[{"$token":"t"},{"$token":"u"}]'
+    assert request.headers["content-type"] == "application/json"
+    assert not request.headers.keys() & {"authorization", "content-encoding"}
+    assert (reply.status, reply.body) == (200, b"1")
 
 
 @pytest.mark.parametrize("status", [204, 400, 401, 404, 413, 429, 500, 503, 599])
@@ -192,6 +206,7 @@ def test_a_cut_off_answer_is_an_error(make, part, end):
 
     assert (reply.status, reply.body, reply.is_cut) == (None, b"", True)
     assert reply.error == f"{server.host} cut the connection before the whole answer came"
+    assert reply.is_sent
 
 
 def test_a_gzip_bomb_costs_no_more_memory_than_the_longest_answer(make):
@@ -322,7 +337,7 @@ def test_a_refused_connection_is_an_error(make):
         host = f"127.0.0.1:{taken.getsockname()[1]}"
     reply = make(f"http://{host}/import").post(BODY)
 
-    assert (reply.status, reply.error) == (None, f"{host} refused the connection")
+    assert (reply.status, reply.error, reply.is_sent) == (None, f"{host} refused the connection", False)
     assert (reply.is_cut, reply.place) == (False, host)
 
 

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from forwarder.delivery.wire import connection
+from forwarder.records import PROFILES
 from tests.integration.wire_server import (  # noqa: F401  three of them are fixtures
     SHORT_S,
     SOON_S,
@@ -130,6 +131,23 @@ def test_a_kept_connection_that_dies_is_replaced_at_once(link, caplog, part, end
     assert [reply.is_fresh for reply in replies] == [True, True, False]
     assert [request.body for request in server.requests] == [b"1", b"2", b"2", b"3"]
     assert caplog.records == []
+
+
+def test_where_each_repeat_counts_nothing_is_sent_twice(make, monkeypatch):
+    """An update is not sent again when a kept connection dies; and one that was idle for long is not used."""
+
+    def behave(connection, request):
+        return yes(connection, request) if len(server.requests) != 2 else reset(connection)
+
+    with Server(behave) as server:
+        client = make(server.url, kind=PROFILES)
+        replies = [client.post(b"1"), client.post(b"2"), client.post(b"3")]
+        monkeypatch.setattr(client._route, "idle_s", 0.0)
+        replies.append(client.post(b"4"))
+
+    assert [request.body for request in server.requests] == [b"1", b"2", b"3", b"4"]
+    assert [(reply.status, reply.is_sent) for reply in replies] == [(200, 1), (None, 1), (200, 1), (200, 1)]
+    assert [reply.is_fresh for reply in replies] == [True, False, True, True]
 
 
 def test_a_kept_connection_that_dies_while_a_body_is_sent_is_replaced(link):

@@ -166,9 +166,9 @@ def make_fixture(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with contextlib.ExitStack() as stack:
 
-        def make(url, credentials=ACCOUNT, **options):
+        def make(url, credentials=ACCOUNT, kind=EVENTS, **options):
             options = {"connect_timeout_s": SOON_S, "read_timeout_s": SOON_S} | options
-            client = Client(EVENTS, url, credentials, **options)
+            client = Client(kind, url, credentials, **options)
             stack.callback(client.close)
             return client
 

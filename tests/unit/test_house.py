@@ -18,7 +18,9 @@ MOST_LINES = 450
 NAMES_THAT_SAY_NOTHING = {"base", "common", "core", "helper", "helpers", "manager", "misc", "util", "utils"}
 # Whoever is in these rooms gets it from the kind.
 ROOMS_WITHOUT_A_KIND = ("delivery", "salvage", "service", "spool")
-OF_ONE_KIND = re.compile(r"/import\b|MAX_EVENT_BYTES|\$insert_id|\"properties\"|ndjson|\bisal\b|\bigzip\b")
+OF_ONE_KIND = re.compile(
+    r"/import\b|/engage\b|/groups\b|MAX_EVENT_BYTES|\$insert_id|\$token|\"properties\"|ndjson|\bisal\b|\bigzip\b"
+)
 NOT_FOR_PRODUCERS = {"click", "http", "isal", "requests", "rich", "ssl", "structlog", "urllib3"}
 
 

@@ -235,7 +235,7 @@ def test_no_answer_is_later_and_says_why():
     """When nothing came back, the reason is passed on in printable form."""
     outcome = judge(Reply(None, {}, b"", "DNS: no\x1b[2Jhost"), EVENTS)
 
-    assert outcome == Outcome(Verdict.UNREACHABLE, "DNS: no\\x1b[2Jhost")
+    assert outcome == Outcome(Verdict.UNREACHABLE, "DNS: no\\x1b[2Jhost", is_doubtful=True)
     assert judge(Reply(None, {}, b""), EVENTS).detail == "no answer"
 
 

@@ -27,6 +27,9 @@ from forwarder.records.kind import Kind
 from forwarder.records.mixpanel_json import shown
 
 MAX_ANSWER_BYTES = 2 * 1024 * 1024  # 2000 failed records with 900 bytes of text each
+# Where each repeat counts, a connection that was idle for longer is not used: the server may be closing it,
+# and whether it took the request would not be known.
+UNREPEATED_IDLE_S = 3.0
 # With these, the server has processed the request. After any other, the name is resolved again: DNS may
 # have moved while the old address still answers.
 _JUDGEMENTS = frozenset({200, 400, 413, 429})
@@ -72,14 +75,16 @@ class Client:
             context = trust(verify if isinstance(verify, str) else DEFAULT_CA_BUNDLE_PATH, ca_file)
         signed = base64.b64encode(f"{credentials.username}:{credentials.password}".encode()).decode()
         self._headers = {
-            "Authorization": f"Basic {signed}",
+            **({"Authorization": f"Basic {signed}"} if kind.is_signed else {}),
             "Content-Type": kind.content_type,
-            "Content-Encoding": "gzip",
+            **({"Content-Encoding": kind.encoding} if kind.encoding else {}),
             "Accept": "application/json",
             "Connection": "keep-alive",
             "User-Agent": f"mixpanel-forwarder/{__version__}",
         }
         self._route = Route(scheme, host, port, through, context, connect_timeout_s, read_timeout_s)
+        if kind.is_ordered:
+            self._route.idle_s = UNREPEATED_IDLE_S
         self._target = request.path_url
         if through and self._route.is_forwarded:
             self._target = urldefragauth(cast(str, request.url))
@@ -95,11 +100,11 @@ class Client:
         self.proxy = str(through or "")
 
     def post(self, body: bytes, patience_s: float | None = None) -> Reply:
-        """Send *body* (gzip) once; never raises because of the network.
+        """Send *body*, packed by the kind, once; never raises because of the network.
 
         It waits for the answer for *patience_s* after the request is sent; at most, and by default,
-        *read_timeout_s*. A kept connection that turns out to be dead is replaced by a new one, once: if the
-        first request got through, Mixpanel drops the repeat.
+        *read_timeout_s*. A kept connection that turns out to be dead is replaced by a new one, once, unless
+        each repeat counts: if the first request got through, Mixpanel drops the repeat.
         """
         limit_s = self._route.read_timeout_s
         if patience_s is not None:
@@ -112,7 +117,16 @@ class Client:
             except ConnectError as problem:
                 self.refresh()
                 text = shown(str(problem), hide=self._hide)
-                return Reply(problem.status, {}, b"", text, time.time(), place=problem.place, hide=self._hide)
+                return Reply(
+                    problem.status,
+                    {},
+                    b"",
+                    text,
+                    time.time(),
+                    is_sent=False,
+                    place=problem.place,
+                    hide=self._hide,
+                )
             reply = self._exchange(fresh, body, limit_s)
         assert reply is not None
         return reply
@@ -143,7 +157,7 @@ class Client:
             connection.close()
             self.refresh()
             is_timeout = isinstance(problem, TimeoutError) and not problem.errno
-            if not is_fresh and isinstance(problem, _CUT) and not is_timeout:
+            if not (is_fresh or is_timeout or self.kind.is_ordered) and isinstance(problem, _CUT):
                 return None
             text = str(problem) if isinstance(problem, _AnswerError) else explain(problem, place)
             return Reply(

@@ -70,6 +70,8 @@ class Route:
     dead: dict[Any, float] = field(default_factory=dict)
     # When something was last acknowledged on a kept connection.
     alive_at: float = 0.0
+    # How long a connection may be idle, if that is less than `IDLE_S`.
+    idle_s: float = IDLE_S
 
     @property
     def is_forwarded(self) -> bool:
@@ -135,7 +137,8 @@ class Connection(HTTPConnection):
     def is_fit(self) -> bool:
         """Whether it may take another request, as far as can be known without one."""
         now = time.monotonic()
-        return now < self._opened_at + OLD_S and now < self._used_at + IDLE_S and self.is_connected
+        idle_until = self._used_at + min(self._route.idle_s, IDLE_S)
+        return now < self._opened_at + OLD_S and now < idle_until and self.is_connected
 
     def connect(self) -> None:
         try:

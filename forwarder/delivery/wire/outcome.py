@@ -17,7 +17,8 @@ MISCONFIGURED  401, 403, 404, 3xx and other 4xx; a proxy that refuses the  block
                connection with 4xx; a clock that is an hour ahead
 =============  ==========================================================  ===================================
 
-Unknown means "later". The records' kind judges a 200 or 400; the rest is the same for all kinds. Mixpanel's
+Unknown means "later". What is UNREACHABLE is doubtful, too, unless there was no connection: the request may
+have been processed. The records' kind judges a 200 or 400; the rest is the same for all kinds. Mixpanel's
 rules: docs.mixpanel.com, "Troubleshooting: errors".
 """
 
@@ -43,9 +44,10 @@ class Reply:
 
     Header names are lower case; *received_at* is this host's clock, in epoch seconds (0: not known).
     *took_s* is the time of the whole exchange, *upload_s* that of the request alone (0: hardly any time).
-    *is_fresh*: the connection was new. *is_cut*: a smaller body may pass, because this one was cut off, timed
-    out, or brought an answer of over 2 MiB. *place* is the answering side, for people: the server or "the
-    proxy ...". *hide* makes a text safe to show, see :mod:`forwarder.delivery.wire.redact`.
+    *is_sent*: the request may have reached the server. *is_fresh*: the connection was new. *is_cut*: a
+    smaller body may pass, because this one was cut off, timed out, or brought an answer of over 2 MiB.
+    *place* is the answering side, for people: the server or "the proxy ...". *hide* makes a text safe to
+    show, see :mod:`forwarder.delivery.wire.redact`.
     """
 
     status: int | None
@@ -55,6 +57,7 @@ class Reply:
     received_at: float = 0.0
     took_s: float = 0.0
     upload_s: float = 0.0
+    is_sent: bool = True
     is_fresh: bool = False
     is_cut: bool = False
     place: str = ""
@@ -85,6 +88,7 @@ def judge(kind: Kind, reply: Reply, records: Sequence[bytes], strict: bool = Tru
         upload_s=reply.upload_s,
         is_fresh=reply.is_fresh,
         is_cut=reply.is_cut,
+        is_doubtful=outcome.verdict is Verdict.UNREACHABLE and reply.is_sent,
     )
 
 

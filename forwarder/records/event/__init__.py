@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from forwarder.records.event.accept import accept, accept_many, complete
 from forwarder.records.event.encoding import encode
-from forwarder.records.event.reasons import REASONS, word_for
 from forwarder.records.event.rules import MAX_EVENT_BYTES
 from forwarder.records.event.stored import are_final, concerns, is_final, name_of
 from forwarder.records.lines import pack
+from forwarder.records.reasons import COMMON, COMMON_VALUES, Reasons
 
 if TYPE_CHECKING:
     from forwarder.records.verdict import Hide, Outcome
@@ -18,15 +18,18 @@ if TYPE_CHECKING:
 # Listed in full, or mypy would not find the members of a `Kind` in this module.
 __all__ = [
     "accept", "accept_many", "advice", "are_final", "blames_future", "complete", "concerns", "content_type",
-    "encode", "endpoint", "is_final", "judge", "max_bytes", "max_records", "max_request_bytes", "name",
-    "name_of", "noun", "pack", "probe", "query", "queue", "reasons", "word_for",
+    "encode", "encoding", "endpoint", "is_final", "is_ordered", "is_signed", "judge", "max_bytes",
+    "max_records", "max_request_bytes", "name", "name_of", "noun", "pack", "probe", "query", "queue",
+    "reasons", "word_for",
 ]  # fmt: skip
 
-name = "event"
-noun = "events"
+name, noun = "event", "events"
 queue = "default"
 endpoint = "/import"
 content_type = "application/x-ndjson"
+encoding = "gzip"
+is_signed = True
+is_ordered = False
 max_bytes = MAX_EVENT_BYTES
 # https://developer.mixpanel.com/reference/import-events: "2000 events and 10MB uncompressed per request".
 # Whether that is 10^7 or 10 * 2^20 is not said, and the array's brackets and commas count too.
@@ -38,7 +41,22 @@ probe = b'{"event":"","properties":{}}'
 advice: Mapping[int, str] = {
     403: "Mixpanel's import does not answer 403: look for a firewall, a proxy, a block of this address"
 }
-reasons: Sequence[str] = REASONS
+_reasons = Reasons(
+    {
+        **COMMON,
+        "not_an_event": "not an event|an event is",
+        "event_name": "'event'",
+        "properties": "'properties' must",
+        "beside_properties": ".* beside 'properties'",
+        "duplicate_key": "duplicate key",
+        "time": r"'properties\.time'",
+        "insert_id": r"'properties\.\$insert_id'",
+        "distinct_id": r"'properties\.distinct_id'",
+        **COMMON_VALUES,
+    }
+)
+reasons: Sequence[str] = _reasons.words
+word_for = _reasons.word_for
 blames_future: Sequence[bytes] = (b"must not be in the future",)
 
 

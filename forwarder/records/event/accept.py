@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import json
 import os
@@ -16,8 +15,10 @@ import msgspec
 from forwarder.errors import EventError
 from forwarder.records.event import rules as careful
 from forwarder.records.event import when
-from forwarder.records.event.rules import BAD_IDS, INSERT_ID, MAX_DEPTH, MAX_EVENT_BYTES, MAX_MEMBERS
+from forwarder.records.event.rules import BAD_IDS, INSERT_ID, MAX_EVENT_BYTES, MAX_MEMBERS
 from forwarder.records.event.when import MICROSECONDS_FROM
+from forwarder.records.json_object import MAX_DEPTH
+from forwarder.records.lines import content_of, without_breaks, without_mark
 
 
 class _Shape(msgspec.Struct):
@@ -69,8 +70,7 @@ def accept(line: bytes, now_ms: int, rules: bool = True, insert_id: str = "") ->
         if len(line) > MAX_EVENT_BYTES:
             raise EventError(f"with 'time' and '$insert_id' filled in it has {len(line)} bytes, over 1 MB")
     if _LINE_FEED in line or _RETURN in line:
-        # They are only between tokens: inside a JSON string they are escaped.
-        line = line.replace(b"\n", b" ").replace(b"\r", b" ")
+        line = without_breaks(line)
     return line
 
 
@@ -110,14 +110,10 @@ def complete(data: object, accepted_at: float, queue_id: str, row_id: int) -> by
     Raises:
         EventError: with the reason why it is not an event.
     """
-    if isinstance(data, str):
-        data = data.encode(errors="surrogatepass")
-    if not isinstance(data, bytes):
-        raise EventError(f"not JSON: the row holds {type(data).__name__}, not bytes")
-    content = hashlib.sha256(data).hexdigest()
-    data = data.removeprefix(codecs.BOM_UTF8)
-    insert_id = uuid.uuid5(uuid.UUID(queue_id), f"{row_id}:{content}").hex
-    return accept(data, int(accepted_at * 1000), rules=False, insert_id=insert_id)
+    content = content_of(data)
+    digest = hashlib.sha256(content).hexdigest()
+    insert_id = uuid.uuid5(uuid.UUID(queue_id), f"{row_id}:{digest}").hex
+    return accept(without_mark(content), int(accepted_at * 1000), rules=False, insert_id=insert_id)
 
 
 def _read_fast(line: bytes, now_ms: int, rules: bool) -> tuple[int, bool, bool] | None:

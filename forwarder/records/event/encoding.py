@@ -10,7 +10,7 @@ import msgspec
 
 from forwarder.errors import EventError
 from forwarder.records.event import when
-from forwarder.records.event.rules import HALF_A_PAIR, MAX_DEPTH, is_whole, path_to
+from forwarder.records.json_object import HALF_A_PAIR, MAX_DEPTH, is_whole, path_to
 
 # Asking whether these are a Mapping would take as long as encoding them.
 _PLAIN = frozenset([str, int, bool, type(None)])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from forwarder.records.likeness import other_kind
+
 # Never beside `properties`: Mixpanel would give the event the present time, no user and no id.
 NEVER_BESIDE = frozenset(["time", "distinct_id", "$insert_id"])
 _MOST_NAMED = 5
@@ -20,9 +22,6 @@ _TRACKERS = (
     ("PostHog", frozenset(["api_key"])),
     ("Google Analytics", frozenset(["client_id", "app_instance_id"])),
     ("CloudEvents", frozenset(["specversion"])),
-)
-_PROFILE = frozenset(
-    ["$token", "$set", "$set_once", "$add", "$append", "$union", "$unset", "$remove", "$delete"]
 )
 
 _BELONGS = {
@@ -60,8 +59,8 @@ def guess(event: dict[str, Any]) -> str:
         if isinstance(value, list) and value and all(_is_like_an_event(member) for member in value):
             path = f".{key}" if key.isidentifier() else f'."{key}"'
             return f". It looks like a list of events: make it one event per line with jq -c '{path}[]'"
-    if _PROFILE & event.keys():
-        return ". It looks like a profile update; only events are accepted"
+    if update := other_kind(event, "event"):
+        return update
     moves = [
         f"{key!r} to '{_BELONGS[key]}'" for key in event if key in _BELONGS and _BELONGS[key] not in event
     ]

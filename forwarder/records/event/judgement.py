@@ -6,7 +6,6 @@ A strict-mode 400 is a partial success: the valid events were imported. Mixpanel
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -51,16 +50,9 @@ def _refusal(body: bytes, events: Sequence[bytes], hide: Hide) -> Outcome:
     said = mixpanel_json.parse(body)
     if not isinstance(said, dict) or not mixpanel_json.is_mixpanels(said):
         return Outcome(Verdict.UNREACHABLE, "but not in Mixpanel's words")
-    if not said.get("failed_records") and _BLAMES_THE_PROJECT.search(mixpanel_json.error_of(said)[:1000]):
+    if not said.get("failed_records") and mixpanel_json.blames_the_project(said):
         return Outcome(Verdict.MISCONFIGURED, "Check mixpanel.project_id and mixpanel.region")
     return _account(400, said, _imported(said) or 0, events, hide)
-
-
-# Mixpanel's query API answers a wrong region with 400 "invalid project id for cluster". What /import
-# says is not documented. Such words are never about one event; halving would dead-letter all of them.
-_BLAMES_THE_PROJECT = re.compile(
-    r"invalid project|for cluster|invalid credentials|unauthorized", re.IGNORECASE
-)
 
 
 def _account(

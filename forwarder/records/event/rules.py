@@ -18,15 +18,15 @@ import json
 import re
 from typing import Any
 
-from forwarder.errors import EventError, printable
+from forwarder.errors import EventError
+from forwarder.records import json_object
 from forwarder.records.event import when
 from forwarder.records.event.forms import data_beside, guess
+from forwarder.records.json_object import Number, cut, path_to, shown
 
 # "Each event must be smaller than 1MB of uncompressed JSON"; read as 10**6, the smaller of the two.
 MAX_EVENT_BYTES = 1_000_000
 MAX_MEMBERS = 255
-MAX_DEPTH = 100
-HALF_A_PAIR = "the string holds half of a surrogate pair (\\ud800-\\udfff); write the whole character"
 # Disallowed as distinct_id and as $insert_id, case-insensitive ("Import Events").
 BAD_IDS = frozenset(
     [
@@ -53,57 +53,6 @@ BAD_IDS = frozenset(
 INSERT_ID = re.compile(r"[A-Za-z0-9-]{1,36}")
 
 
-class _Number(str):
-    """A number as written."""
-
-    __slots__ = ()
-
-
-class _Constant(str):
-    """NaN, Infinity or -Infinity, which are not JSON."""
-
-    __slots__ = ()
-
-
-class _Repeating(dict[str, Any]):
-    """An object that has a key twice: `twice`."""
-
-    twice = ""
-
-
-class _FlawError(Exception):
-    """Something that JSON does not have; `_name_flaw` finds out where."""
-
-
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        raise _FlawError
-    return members
-
-
-def _constant(_name: str) -> Any:
-    raise _FlawError
-
-
-def _pairs_with_flaws(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        members = _Repeating(pairs)
-        members.twice = twice
-    return members
-
-
-_decoder = json.JSONDecoder(
-    object_pairs_hook=_pairs, parse_int=_Number, parse_float=_Number, parse_constant=_constant
-)
-_decoder_of_flaws = json.JSONDecoder(
-    object_pairs_hook=_pairs_with_flaws, parse_int=_Number, parse_float=_Number, parse_constant=_Constant
-)
-
-
 def parse(line: bytes, rules: bool = True) -> dict[str, Any]:
     """Read one JSON text as an event, with care.
 
@@ -117,28 +66,12 @@ def parse(line: bytes, rules: bool = True) -> dict[str, Any]:
     Raises:
         EventError: with the first mistake in its structure, and the path.
     """
-    try:
-        text = line.decode()
-    except UnicodeDecodeError as error:
-        raise EventError(
-            f"not UTF-8 (byte {error.start + 1}); convert it, for example with iconv -f LATIN1 -t UTF-8"
-        ) from None
-    try:
-        try:
-            event = _decoder.decode(text)
-            _check_values(event, MAX_DEPTH)
-        except _FlawError:
-            event = _decoder_of_flaws.decode(text)
-            _name_flaw(event, "", MAX_DEPTH)
-    except json.JSONDecodeError as error:
-        raise EventError(f"not JSON: {error.msg} (column {error.pos + 1}){_near(text, error)}") from None
-    except RecursionError:
-        raise EventError(f"nested more than {MAX_DEPTH} levels deep") from None
+    event = json_object.read(line, "event")
     if not isinstance(event, dict):
         kind = "a list" if isinstance(event, list) else "a single value"
         raise EventError(f"not an event: {kind}, where an object with 'event' and 'properties' is expected")
     name = event.get("event")
-    if not isinstance(name, str) or isinstance(name, _Number) or not name.strip():
+    if not isinstance(name, str) or isinstance(name, Number) or not name.strip():
         found = f", not {shown(name)}" if "event" in event else ""
         raise EventError(
             f"'event' must not be missing or blank; it is the event's name, a string{found}{guess(event)}"
@@ -152,87 +85,6 @@ def parse(line: bytes, rules: bool = True) -> dict[str, Any]:
     if len(event) > 2 and (fault := data_beside(event, rules)):
         raise EventError(fault)
     return event
-
-
-def _near(text: str, error: json.JSONDecodeError) -> str:
-    """What *text* has where it is not JSON, and what to do about it."""
-    rest = text[error.pos :]
-    if text.lstrip().startswith(("{'", '{"')) and re.match(r"'|None\b|True\b|False\b", rest):
-        return ": this is how Python prints a dict; write it with json.dumps"
-    if (
-        re.match(r"[,\s]*[}\]]", rest) and re.search(r",\s*$", text[: error.pos])
-    ) or "trailing comma" in error.msg:
-        return ": remove the comma before the closing bracket"
-    if not rest.strip() or error.msg.startswith("Unterminated"):
-        return ": it is cut short, or it spans several lines; jq -c . puts it on one"
-    if error.msg == "Extra data":
-        return f", from {_cut(rest)!r} on: one event is expected; jq -c . puts each on its own line"
-    return f", at {_cut(rest)!r}"
-
-
-def _cut(text: str, limit: int = 30) -> str:
-    return text if len(text) <= limit else f"{text[:limit]}…"
-
-
-def shown(value: Any) -> str:
-    """A parsed value in a few words, for a message."""
-    if isinstance(value, dict | list):
-        return f"{'an object' if isinstance(value, dict) else 'an array'} of {len(value)}"
-    if isinstance(value, str) and not isinstance(value, _Number):
-        return f"the text {_cut(value)!r}"
-    return _cut(value if isinstance(value, str) else json.dumps(value))
-
-
-def path_to(where: str, step: str | int) -> str:
-    """The path of a member or element of what is at *where*, as ``--set`` takes it: ``properties.a[0]``."""
-    if isinstance(step, int):
-        return f"{where}[{step}]"
-    name = printable(step.replace("\\", "\\\\").replace(".", "\\."))
-    return f"{where}.{name}" if where else name
-
-
-def _check_values(value: Any, levels: int) -> None:
-    """Raise `_FlawError` for too deep nesting and for half surrogate pairs, which UTF-8 can't encode."""
-    if isinstance(value, str):
-        if not value.isascii() and not is_whole(value):
-            raise _FlawError
-    elif isinstance(value, (dict, list)):
-        if levels == 0:
-            raise _FlawError
-        if isinstance(value, dict):
-            for key in value:
-                _check_values(key, levels)
-        for member in value.values() if isinstance(value, dict) else value:
-            _check_values(member, levels - 1)
-
-
-def _name_flaw(value: Any, where: str, levels: int) -> None:
-    """Raise EventError for the first flaw in *value*, which is at the path *where*."""
-    if isinstance(value, str):
-        if isinstance(value, _Constant):
-            raise EventError(f"'{where}' is invalid: {value} is not JSON; use null or leave it out")
-        if not is_whole(value):
-            raise EventError(f"'{where}' is invalid: {HALF_A_PAIR}")
-    elif isinstance(value, (dict, list)):
-        if levels == 0:
-            raise EventError(f"'{_cut(where, 80)}' is invalid: nested more than {MAX_DEPTH} levels deep")
-        if isinstance(value, _Repeating):
-            name = path_to(where, value.twice)
-            raise EventError(f"duplicate key {value.twice!r} ('{name}'); keep one of them")
-        for step, member in value.items() if isinstance(value, dict) else enumerate(value):
-            inside = path_to(where, step)
-            if isinstance(step, str):
-                _name_flaw(step, inside, levels)
-            _name_flaw(member, inside, levels - 1)
-
-
-def is_whole(text: str) -> bool:
-    """Whether *text* has no half surrogate pair, which UTF-8 can't encode."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def check(event: dict[str, Any], now_ms: int) -> None:
@@ -282,7 +134,7 @@ def _check_sizes(value: Any, where: str, uncounted: int = 0) -> None:
 
 
 def _check_time(value: Any, now_ms: int) -> None:
-    if not isinstance(value, _Number):
+    if not isinstance(value, Number):
         raise EventError(
             "'properties.time' is invalid: must be specified as seconds or milliseconds since epoch, as a "
             f"number, or in ISO 8601 with Z or an offset like +02:00, not {shown(value)}; leave it out to "
@@ -290,16 +142,16 @@ def _check_time(value: Any, now_ms: int) -> None:
         )
     fault = when.fault(float(value), now_ms)
     if fault:
-        raise EventError(f"'properties.time' is invalid: {fault}: {_cut(value)}")
+        raise EventError(f"'properties.time' is invalid: {fault}: {cut(value)}")
 
 
 def _check_insert_id(value: Any) -> None:
-    if not isinstance(value, str) or isinstance(value, _Number):
+    if not isinstance(value, str) or isinstance(value, Number):
         fault = f"must be a string, not {shown(value)}; leave it out to have it filled in"
     elif not value:
         fault = "must not be blank; leave it out to have it filled in"
     elif len(value.encode()) > 36:
-        fault = f"must be at most 36 bytes, not {len(value.encode())}: {_cut(value)!r}"
+        fault = f"must be at most 36 bytes, not {len(value.encode())}: {cut(value)!r}"
     elif not INSERT_ID.fullmatch(value):
         fault = f"must only contain alphanumeric or hyphen '-' characters, unlike {value!r}"
     elif value.lower() in BAD_IDS:
@@ -311,11 +163,11 @@ def _check_insert_id(value: Any) -> None:
 
 def whole_time(given: Any, now_ms: int) -> int | None:
     """The value to store for a parsed ``time``, if it is certain and another one; None: keep the text."""
-    if isinstance(given, _Number):
+    if isinstance(given, Number):
         return when.from_number(given, now_ms)
     return when.from_text(given) if isinstance(given, str) else None
 
 
 def number(value: int) -> str:
     """*value* as `parse` would return it."""
-    return _Number(value)
+    return Number(value)

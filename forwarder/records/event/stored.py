@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Iterable
-
 import msgspec
 
 from forwarder.records.event.rules import MAX_EVENT_BYTES
-
-_FAULTS = (msgspec.DecodeError, UnicodeError, RecursionError)
+from forwarder.records.nearly_json import FAULTS, has_id, text_member, values_of
 
 
 class _FinalProperties(msgspec.Struct, gc=False):
@@ -36,14 +31,10 @@ class _Named(msgspec.Struct):
     properties: _Properties = msgspec.field(default_factory=_Properties)
 
 
-_text = r"""\s*:\s*(["'])((?:[^"'\\]|\\.)*)\1"""
-_event = re.compile(rf"""["']event["']{_text}""").search
-_id = re.compile(rf"""["']\$insert_id["']{_text}""").search
+_event, _id = text_member("event"), text_member("$insert_id")
 _final = msgspec.json.Decoder(_Final)
 _decode = msgspec.json.Decoder(_Named).decode
-_user_id = re.compile(
-    r"""["'](?:distinct_id|\$user_id|\$device_id)["']\s*:\s*(?:(["'])((?:[^"'\\]|\\.)*)\1|([\w.+-]+))"""
-).finditer
+_user_id = values_of(_USER_IDS)
 
 
 def are_final(text: bytes, count: int) -> bool:
@@ -52,7 +43,7 @@ def are_final(text: bytes, count: int) -> bool:
         return False
     try:
         return len(_final.decode_lines(text)) == count
-    except _FAULTS:
+    except FAULTS:
         return False
 
 
@@ -63,7 +54,7 @@ def is_final(data: bytes) -> bool:
     # 0.6 us for 400 bytes, like a search for the two names; the careful reading takes what fails here.
     try:
         _final.decode(data)
-    except _FAULTS:
+    except FAULTS:
         return False
     return True
 
@@ -75,43 +66,12 @@ def name_of(data: bytes | str | None) -> tuple[str, str]:
     """
     try:
         named = _decode(data or b"")
-    except _FAULTS:
+    except FAULTS:
         text = data if isinstance(data, str) else (data or b"")[:MAX_EVENT_BYTES].decode(errors="replace")
-        return _found(_event, text), _found(_id, text)
+        return _event(text), _id(text)
     return named.event, named.properties.insert_id
 
 
 def concerns(data: bytes | None, user: str) -> bool:
-    """Whether an event has *user* as one of a user's ids, in its properties or beside them.
-
-    Of what is not JSON, such as a Python dict as it prints, the ids are found by their names.
-    """
-    text = (data or b"").decode(errors="replace")
-    try:
-        event = json.loads(text)  # NaN too
-    except (ValueError, RecursionError):
-        ids: Iterable[object] = (_unescaped(found[2]) if found[1] else found[3] for found in _user_id(text))
-    else:
-        event = event if isinstance(event, dict) else {}
-        properties = event.get("properties")
-        places = (event, properties if isinstance(properties, dict) else {})
-        ids = (place.get(name) for place in places for name in _USER_IDS)
-    return any(
-        user in (str(each), f"{each:.0f}" if isinstance(each, float) else None)
-        for each in ids
-        if each is not None
-    )
-
-
-def _unescaped(text: str) -> str:
-    try:
-        return str(json.loads(f'"{text}"'))
-    except ValueError:
-        return text
-
-
-def _found(member: Callable[[str], re.Match[str] | None], text: str) -> str:
-    """The text of a *member* that a regular expression finds; "": none."""
-    found = member(text)
-    value = _unescaped(found[2]) if found else ""
-    return value.encode(errors="replace").decode()
+    """Whether an event has *user* as one of a user's ids, in its properties or beside them."""
+    return has_id(data, user, _USER_IDS, _user_id, inside="properties")
