@@ -132,11 +132,15 @@ def status(context: Context, as_json: bool, watch: bool, expressions: tuple[str,
         return 0
 
 
+def nothing() -> dict[str, Any]:
+    """All keys, at their values while there is no queue."""
+    return {**NOTHING, "requests": {}, **{name: _nothing_of_kind() for name in _KINDS}}
+
+
 def gather(path: str) -> dict[str, Any]:
     """All keys of ``status --json`` for the queue in *path*."""
     queue = spool.at(path)
-    found = {**NOTHING, "requests": {}, "queue_path": path, "set_aside": len(queue.set_aside())}
-    found |= {name: _nothing_of_kind() for name in _KINDS}
+    found = {**nothing(), "queue_path": path, "set_aside": len(queue.set_aside())}
     try:
         with queue.view() as view:
             figures, refused = view.figures(), view.refused()

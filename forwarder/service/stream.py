@@ -54,11 +54,6 @@ class Stream:
         """Use new settings."""
         self.dispatcher.apply(settings.delivery)
 
-    @property
-    def has_housework(self) -> bool:
-        """Whether there is maintenance to do, and nothing else."""
-        return self.is_untidy and self.dispatcher.is_idle
-
     def notice(self, now: float) -> None:
         """There may be news in the queue."""
         self.is_untidy = True
@@ -107,10 +102,10 @@ class Stream:
         while (batch := self.dispatcher.next(now)) is not None:
             send(self.kind, batch)
 
-    def maintain(self, now: float) -> None:
-        """Log which rows were no records, and maintain the queue."""
+    def maintain(self, now: float, *, at_rest: bool) -> None:
+        """Log which rows were no records, and maintain the queue; *at_rest*: nothing else is to do."""
         self._log.no_records(*self.dispatcher.take_dead(), now)
-        at_rest = self.has_housework and now >= self._tidy_at
+        at_rest = at_rest and self.is_untidy and now >= self._tidy_at
         has_more = self.consumer.maintain(at_rest=at_rest)
         if at_rest:
             self.is_untidy = has_more

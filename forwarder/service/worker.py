@@ -74,8 +74,11 @@ class Worker:
         """Start with the queue that is at the path now, and an empty memory."""
         self._is_gone = True
         self._release()
+        deadline = time.monotonic() + self._lock_timeout_s
         for name, kind in KINDS.items():
-            consumer = spool.at(self._path, kind).consumer(self._lock_timeout_s)
+            # All together wait for others no longer than one.
+            consumer = spool.at(self._path, kind).consumer(max(deadline - time.monotonic(), 0.0))
+            consumer.wait_for_locks(self._lock_timeout_s)
             counters, delivery_log = self.counters[name], self._logs[name]
             self.streams[name] = Stream(kind, consumer, self._settings, counters, delivery_log)
         before, self._asked = self._asked, self._spool.control()
@@ -165,8 +168,11 @@ class Worker:
 
     def may_rest(self, now: float) -> bool:
         """Whether a turn would find no news and no maintenance to do."""
-        has_housework = any(stream.has_housework for stream in self.streams.values())
-        return not has_housework and self._watch.is_quiet(now)
+        return not (self.is_stirred and self._is_idle) and self._watch.is_quiet(now)
+
+    @property
+    def _is_idle(self) -> bool:
+        return all(stream.dispatcher.is_idle for stream in self.streams.values())
 
     def work(self, now: float, send: Callable[[Kind, Batch], None] | None) -> None:
         """One turn; without *send* nothing new is sent.
@@ -213,7 +219,9 @@ class Worker:
         for stream in streams:
             if send:
                 stream.send(now, send)
-            stream.maintain(now)
+        at_rest = self._is_idle
+        for stream in streams:
+            stream.maintain(now, at_rest=at_rest)
         self._discard(now)
         for error in filter(None, errors):
             raise error

@@ -615,7 +615,7 @@ def put_many_times(queue, one, times):
 
 def test_queue_is_full_at_max_bytes(queue_path, rows):
     """Once the queue takes max_bytes, events are refused for now; when some are delivered, taken again."""
-    queue = EventQueue(queue_path, min_free_bytes=0, max_bytes=500_000)
+    queue = EventQueue(queue_path, min_free_bytes=0, max_bytes=600_000)
     big = {"event": "A", "properties": {"text": "x" * 1000}}
     assert queue.put_many([big] * 300) == 300
     with pytest.raises(TryAgainError, match=r"as much as max_bytes allows") as refusal:

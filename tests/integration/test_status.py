@@ -19,7 +19,7 @@ import pytest
 
 from forwarder import spool
 from forwarder.cli.conditions import beginnings, understand
-from forwarder.cli.status import NOTHING, STATES, describe, gather, sentence
+from forwarder.cli.status import CHOICES, KEYS, NOTHING, describe, gather, nothing, sentence
 from forwarder.cli.table import wrapped
 from forwarder.errors import EventError
 from forwarder.sandbox import Fault
@@ -232,7 +232,7 @@ def test_the_sentence_fits_the_state(figures, told):
 )
 def test_the_rate_makes_sense_when_little_moves(figures, told):
     """A rate below one a second is told as a count, and makes no forecast for what is on its way."""
-    lines = describe({**NOTHING, "exists": True, "requests": {}, **figures}, None)
+    lines = describe({**nothing(), "exists": True, **figures}, None)
     assert [line[15:] for line in lines if line.startswith("last minute ")] == [told]
 
 
@@ -405,10 +405,12 @@ def test_every_condition_that_holds_is_named(run):
 
 def test_what_is_offered_for_a_condition_makes_one():
     """Each beginning that a shell offers is understood once it has a value; each key is among them."""
-    offered = beginnings(NOTHING, {"state": STATES})
-    value = {"last_delivery_at>": "2025"}
-    whole = [text if text.partition("==")[2] else text + value.get(text, "1") for text in offered]
-    assert {understand(text, NOTHING).key for text in whole} == set(NOTHING)
+    offered = beginnings(KEYS, CHOICES)
+    whole = [
+        text if text.partition("==")[2] else text + ("2025" if "last_delivery_at" in text else "1")
+        for text in offered
+    ]
+    assert {understand(text, KEYS).key for text in whole} == set(KEYS)
 
 
 @pytest.mark.parametrize(

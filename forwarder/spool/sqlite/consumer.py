@@ -280,18 +280,24 @@ class Consumer(engine.Consumer):
             after_id = last_id
 
     def maintain(self, *, at_rest: bool) -> bool:
-        """Shorten a long log; *at_rest*, also what `_tidy` does."""
+        """Shorten a long log; *at_rest*, also settle what is left of rows, and give disk space back.
+
+        What concerns the whole database is done by the consumer of events.
+        """
+        is_first = self._tables is OF_EVENTS
         now = time.monotonic()
-        if self._long_log.is_due(now):
+        if is_first and self._long_log.is_due(now):
             self._connect()
             self._long_log.shorten(self._database, now)
-        return self._tidy() if at_rest else True
+        if not at_rest:
+            return True
+        has_more = self._settle_left()
+        return (is_first and self._tidy()) or has_more
 
-    def _tidy(self) -> bool:
-        """Give some disk space back. True: there is more to do.
+    def _settle_left(self) -> bool:
+        """Remove rows that claims left for lack of room. True: there is more to do.
 
-        Also removes rows that claims left for lack of room. If the queue is empty, rows that others deleted
-        are counted as deleted.
+        If the queue is empty, rows that others deleted are counted as deleted.
 
         Raises:
             DamagedError: a row has a too large id, which no claim reads.
@@ -305,6 +311,10 @@ class Consumer(engine.Consumer):
                 self._left_after = claim.last_id if claim.last_id > after_id else MOST_ID
         if self._read(f"SELECT {settling.missing(self._tables)}")[0]:
             self._free(partial(settling.account_missing, tables=self._tables))
+        return self._left_after < MOST_ID
+
+    def _tidy(self) -> bool:
+        """Give some disk space back. True: there is more to do."""
         # First, because a vacuum fills the log again, and the disk may not have room for both.
         if not self._database.empty_log():
             return True
@@ -313,4 +323,4 @@ class Consumer(engine.Consumer):
             self._free(settling.vacuum)
             return True
         room.fill_reserve(self._path)
-        return self._left_after < MOST_ID
+        return False
