@@ -78,6 +78,9 @@ class Consumer(Protocol):
     def read_again(self, ids: Sequence[int], size_bytes: int) -> Claim:
         """Read rows of an earlier claim again, *size_bytes* in all, without those that are gone."""
 
+    def mark_sent(self, ids: Sequence[int], *, sent: bool = True) -> None:
+        """Note durably that these waiting rows are being sent, or no longer."""
+
     def settle(self, settlement: Settlement) -> None:
         """Remove rows from the queue, for the given reasons; durable on return.
 

@@ -15,7 +15,8 @@ class Claim:
     """Rows read for sending, in order: ids and final bytes side by side.
 
     At most ``left`` rows are still behind it. ``dead`` rows between them were not events and are now dead
-    letters, the first for ``reason``. Only the engine knows what an id means.
+    letters, the first for ``reason``. ``doubtful`` are those of ``ids`` that an earlier daemon had marked as
+    being sent when it ended. Only the engine knows what an id means.
     """
 
     ids: Sequence[int] = ()
@@ -24,6 +25,7 @@ class Claim:
     left: int = 0
     dead: int = 0
     reason: str = ""
+    doubtful: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,7 @@ class Store:
     paused: bool = False
     flushes: int = 0
     consumer: object = None
+    sent: set[int] = field(default_factory=set)
     holder: Presence | None = None
 
     def put(self, data):
@@ -92,6 +93,7 @@ class Consumer:
         self._store = store
         store.exists, store.consumer = True, self
         self._position = 0
+        self._doubtful = set(store.sent)
 
     def _behind(self):
         if self._store.consumer is not self:
@@ -122,7 +124,15 @@ class Consumer:
                 break
             taken.append(row_id)
             size_bytes += row_bytes
-        return Claim(taken, [self._store.rows[row_id][0] for row_id in taken], size_bytes)
+        events = [self._store.rows[row_id][0] for row_id in taken]
+        return Claim(taken, events, size_bytes, doubtful=[each for each in taken if each in self._doubtful])
+
+    def mark_sent(self, ids, *, sent=True):
+        self._behind()
+        if sent:
+            self._store.sent.update(ids)
+        else:
+            self._store.sent.difference_update(ids)
 
     def settle(self, settlement):
         self._behind()
