@@ -43,9 +43,14 @@ class Backlog:
         Raises:
             ForwarderError: the queue could not be read. Nothing has changed.
         """
+        claim = self.read(max_events, max_bytes)
+        return Batch(claim.ids, claim.events, claim.size_bytes) if claim.ids else None
+
+    def read(self, max_events: int, max_bytes: int) -> Claim:
+        """Claim the next rows as they are. Raises: as `claim`."""
         claim = self._noted(self._spool.claim(max_events, max_bytes))
         self._left = claim.left
-        return Batch(claim.ids, claim.events, claim.size_bytes) if claim.ids else None
+        return claim
 
     def peek(self, place: float) -> bytes | None:
         """An event at a *place* from 0 (the next one) to 1 (the newest), which stays there. None: none."""
