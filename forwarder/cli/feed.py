@@ -37,7 +37,7 @@ class UnreadableError(InputError):
     exit_code = 77
 
 
-class Intake:
+class Feed:
     """Reads events, stores them and counts.
 
     Args:
@@ -46,7 +46,7 @@ class Intake:
         skip: How many lines to skip, from the start of the first file.
         progress: Gets the position, and what can't be read.
         refusals: Gets what was refused.
-        wake_fd: Becomes readable when the intake must stop.
+        wake_fd: Becomes readable when it must stop.
 
     Attributes:
         accepted: How many events were stored, or are valid.
