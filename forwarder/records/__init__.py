@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from forwarder.records import event
 from forwarder.records.lines import Lines
+from forwarder.records.stand_in import GROUPS, PROFILES
 
 if TYPE_CHECKING:
     from forwarder.records.kind import Kind
@@ -23,4 +24,4 @@ if TYPE_CHECKING:
 __all__ = ["EVENTS", "KINDS", "Lines"]
 
 EVENTS: Kind = event
-KINDS: Mapping[str, Kind] = {"event": EVENTS}
+KINDS: Mapping[str, Kind] = {"event": EVENTS, "profile": PROFILES, "group": GROUPS}
