@@ -235,7 +235,7 @@ class Intake:
         default="",
         metadata=about(
             Listen("127.0.0.1:8088"),
-            "The address and port for HTTP; whoever reaches it may write; if empty, there is only the socket.",
+            "The address and port for HTTP, where whoever reaches it may write; if empty, there is none.",
         ),
     )
     tokens: tuple[str, ...] = field(
