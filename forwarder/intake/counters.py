@@ -31,7 +31,7 @@ class Histogram:
     def lines(self, name: str) -> Iterator[str]:
         """Its samples."""
         total = 0
-        for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):
+        for bound, count in zip((*map(float, self._bounds), "+Inf"), self._counts, strict=True):
             total += count
             yield f'{name}_bucket{{le="{bound}"}} {total}'
         yield f"{name}_sum {self._sum:.6f}"

@@ -134,12 +134,13 @@ class Writer:
 
     def _settle(self, results: list[_Result]) -> None:
         for result in results:
+            count = sum(len(batch.records) for batch in result.batches)
             if result.error:
                 self._log.storage_failed(result.error)
-            else:
+            elif count:  # or there was no commit
                 self._log.storage_recovered()
                 self._counters.commit_s.add(result.took_s)
-                self._counters.group.add(sum(len(batch.records) for batch in result.batches))
+                self._counters.group.add(count)
             for batch in result.batches:
                 batch.done(result.error)
 
