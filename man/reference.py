@@ -56,6 +56,8 @@ THINK_ABOUT = (
     "delivery.connections",
     "dead_letters.max_age_days",
     "metrics.listen",
+    "intake.listen",
+    "intake.tokens",
 )
 
 

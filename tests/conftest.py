@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,11 +144,16 @@ class Forwarder:
 
 
 class Daemon:
-    """A running daemon, and what it has logged."""
+    """A running daemon, or what else *command* starts, and what it has logged."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        command: Sequence[str] = (sys.executable, "-m", "forwarder", "run"),
+        pass_fds: Sequence[int] = (),
+    ) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "forwarder", "run"], env=environ, stderr=subprocess.PIPE, text=True
+            command, env=environ, stderr=subprocess.PIPE, text=True, pass_fds=pass_fds
         )
         self.log: list[dict[str, Any]] = []
         self.other_output: list[str] = []

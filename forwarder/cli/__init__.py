@@ -27,6 +27,7 @@ NOBODY_READS = 141
 COMMANDS = {
     "enqueue": ("enqueue", "enqueue", "Put events into the queue."),
     "run": ("run", "run", "Deliver waiting events until stopped: the daemon."),
+    "intake": ("intake", "intake", "Take events from Mixpanel's SDKs over HTTP."),
     "drain": ("drain", "drain", "Deliver waiting events, then exit."),
     "status": ("status", "status", "How the queue and the daemon are."),
     "peek": ("peek", "peek", "Show the next events, without touching them."),

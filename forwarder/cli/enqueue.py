@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from forwarder.cli.command import Context, any_file, command, json_option, kind_option
-from forwarder.cli.intake import Intake, Interrupts
+from forwarder.cli.feed import Feed, Interrupts
 from forwarder.cli.one_event import build_event
 from forwarder.cli.output import OutputError
 from forwarder.cli.progress import Progress, echo
@@ -157,26 +157,26 @@ def _take_files(
     progress = Progress(names)
     refusals = Refusals(progress.say, keep)
     with Interrupts() as interrupts:
-        intake = Intake(
+        feed = Feed(
             kind, store, rules=rules, skip=skip, progress=progress, refusals=refusals, wake_fd=interrupts.fd
         )
         last_words, code = "", 0
         try:
-            intake.take(names)
+            feed.take(names)
         except StoppedError:
-            last_words, code = f"interrupted: {intake.how_to_go_on()}", interrupts.exit_code()
+            last_words, code = f"interrupted: {feed.how_to_go_on()}", interrupts.exit_code()
         except ForwarderError as error:
             last_words, code = f"forwarder: {error}", error.exit_code
-            if intake.lines > skip:
+            if feed.lines > skip:
                 # Its remedy is for the case that nothing was stored.
-                last_words = f"forwarder: {error.what}.\n{intake.how_to_go_on()}"
+                last_words = f"forwarder: {error.what}.\n{feed.how_to_go_on()}"
         finally:
             refusals.tell_counts()
             progress.close()
         if last_words:
             echo(last_words, err=True)
-        _print_counts(intake.accepted, intake.refused, intake.lines, store is None, as_json, kind)
-    return code or intake.exit_code
+        _print_counts(feed.accepted, feed.refused, feed.lines, store is None, as_json, kind)
+    return code or feed.exit_code
 
 
 def _print_counts(

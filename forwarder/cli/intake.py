@@ -1,239 +1,44 @@
-"""Files of events into the queue: chunk by chunk, each in one commit, with the position always known."""
+"""``forwarder intake``: the HTTP door for SDKs, in the foreground."""
 
 from __future__ import annotations
 
-import os
-import re
-import signal
-import stat
-import sys
-import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from forwarder.cli.progress import Progress
-from forwarder.cli.refusals import Refusals, Refused
-from forwarder.errors import InputError, printable
-from forwarder.records.kind import Kind
-from forwarder.records.reading import BrokenInputError, Chunk, Source, read_chunks, take_apart
+from forwarder.cli.command import Context, command
+from forwarder.cli.table import say
 
 if TYPE_CHECKING:
-    from forwarder.spool import Producer
+    from forwarder.config import Settings
 
-STDIN = "<stdin>"
-_is_heading = re.compile(rb'[ "]*[A-Za-z_$][\w $.-]*[ "]*').fullmatch
-_SEPARATORS = (
-    (b"\t", "TSV", "--itsv"),
-    (b",", "CSV", "--icsv"),
-    (b";", "CSV", "--icsv --ifs semicolon"),
-)
+# A mistake in other settings is no reason to turn producers away.
+USED = ("intake", "queue", "log")
 
 
-class UnreadableError(InputError):
-    """This user has no permission to read a file."""
+@command("intake")
+def intake(context: Context) -> None:
+    """Take events and updates from Mixpanel's SDKs over HTTP, into the queue, until stopped.
 
-    exit_code = 77
+    It serves /track, /import, /engage and /groups on the Unix socket `intake.socket`, or on the sockets that
+    systemd passes, and on `intake.listen` if that is set. It answers once a request is committed to disk, so
+    it needs neither the network nor the daemon. Events with the token of another project are refused.
 
-
-class Intake:
-    """Reads records of a *kind*, stores them and counts.
-
-    Args:
-        store: Commits accepted events, and counts refused ones; None to check them only.
-        rules: Whether Mixpanel's rules are checked.
-        skip: How many lines to skip, from the start of the first file.
-        progress: Gets the position, and what can't be read.
-        refusals: Gets what was refused.
-        wake_fd: Becomes readable when the intake must stop.
-
-    Attributes:
-        accepted: How many events were stored, or are valid.
-        refused: How many events, or lines without an event, were refused.
-        lines: How many lines are done, skipped ones included.
-        exit_code: 0, 65 if anything was refused, 66 if a file can't be read, 77 if that was a lack of
-            permission: the highest that applies.
+    SIGTERM and SIGINT stop it once all requests are answered. SIGHUP reloads all settings of [intake] but the
+    sockets. /healthz answers while it lives; /metrics has figures for Prometheus.
     """
+    from forwarder.service.signals import Early, handled
 
-    def __init__(
-        self,
-        kind: Kind,
-        store: Producer | None,
-        *,
-        rules: bool,
-        skip: int,
-        progress: Progress,
-        refusals: Refusals,
-        wake_fd: int = -1,
-    ) -> None:
-        self.accepted = self.refused = self.lines = self.exit_code = 0
-        self._kind = kind
-        self._store = store
-        self._rules = rules
-        self._skip = skip
-        self._progress = progress
-        self._refusals = refusals
-        self._wake_fd = wake_fd
-        self._read_bytes = 0  # of the files before the current one
-        self._left_out: list[str] = []
-        self._left_out_lines = 0
+    early = Early()
+    with handled(early.signalled):
+        from forwarder import config, log
+        from forwarder.intake.server import run
 
-    def take(self, names: Sequence[str]) -> None:
-        """Store the events of the files *names* in order; an unreadable file does not stop the others.
+        def load() -> Settings:
+            return config.load(context.config_file, used=USED, warn=_warn)
 
-        Raises:
-            StoppedError: woken; the complete lines that were read are stored.
-            ForwarderError: a chunk can't be stored; the ones before it are stored.
-        """
-        for name in names:
-            self._take_file(name)
-        if self._skip > self.lines:
-            raise InputError(
-                f"--skip {self._skip}: the input has no more than {_lines(self.lines)}",
-                "Nothing was stored; is it the same input as before?",
-            )
-
-    def how_to_go_on(self) -> str:
-        """What is stored, and how to store the rest, after an early end."""
-        verb = "is" if self.lines == 1 else "are"
-        remedy = f"{_lines(self.lines)} {verb} {'done' if self._store else 'checked'}"
-        remedy += f"; continue with --skip {self.lines - self._left_out_lines}"
-        if self._left_out:
-            remedy += f", leaving out {' '.join(map(printable, self._left_out))}"
-        return remedy
-
-    def _take_file(self, name: str) -> None:
-        shown = STDIN if name == "-" else printable(name)
-        before = self.lines
-        try:
-            with _opened(name) as fd:
-                source = Source(fd, self._wake_fd)
-                for chunk in read_chunks(source, self._kind.max_bytes):
-                    self._take_chunk(shown, chunk)
-                    self._progress.update(self._read_bytes + source.read_bytes, self.accepted)
-                self._read_bytes += source.read_bytes
-        except InputError as error:
-            done = self.lines - before
-            if self._skip > self.lines:
-                raise type(error)(f"{shown}: {error}", "Without it --skip can't be counted") from None
-            self.exit_code = max(self.exit_code, error.exit_code)
-            self.refused += isinstance(error, BrokenInputError)
-            self._left_out.append(name)
-            self._left_out_lines += done
-            text = f"{shown}: {error}"
-            if done:
-                again = f"--skip {done}" if name == "-" else f"--skip {done} {shown}"
-                text = (
-                    f"{shown}:{done + 1}: {error}. The rest was not read; fix it, then continue with {again}"
-                )
-            elif isinstance(error, BrokenInputError):
-                text = f"{shown}:1: {error}. Nothing of it was stored"
-            self._progress.say(text)
-
-    def _take_chunk(self, shown: str, chunk: Chunk) -> None:
-        lines, first_line = chunk.lines, chunk.first_line
-        behind = min(self._skip - self.lines, len(lines))
-        if behind > 0:
-            lines, first_line = lines[behind:], first_line + behind
-        now_ms = time.time_ns() // 1_000_000
-        records, found = self._kind.accept_many(lines, now_ms, self._rules)
-        refused: list[Refused] = [
-            (number, reason, None) for number, reason in chunk.refused if number >= first_line
-        ]
-        for index, reason in found:
-            parts = take_apart(lines[index])
-            if parts is None:
-                refused.append((first_line + index, reason, lines[index]))
-                continue
-            more, bad = self._kind.accept_many(parts, now_ms, self._rules)
-            records += more
-            which = f"event {{}} of {len(parts)}: " if len(parts) > 1 else ""
-            refused += [(first_line + index, which.format(k + 1) + why, parts[k]) for k, why in bad]
-        refused.sort(key=lambda one: one[0])
-        if refused and refused[0][0] == 1 and (likeness := _likeness(shown, chunk.lines)):
-            refused[0] = (1, f"{refused[0][1]}. {likeness}", refused[0][2])
-        self._refusals.keep(shown, refused)
-        if records and self._store:
-            self._store.append(records)
-        self.lines += len(chunk.lines)
-        self.accepted += len(records)
-        if refused:
-            self.refused += len(refused)
-            self.exit_code = max(self.exit_code, 65)
-            if self._store:
-                self._store.refuse(Counter(self._kind.word_for(reason) for _, reason, _ in refused))
-            self._refusals.tell(shown, refused)
+        settings = load()
+        log.configure(settings.log.level, settings.log.format)
+        run(settings, load, early)
 
 
-def _likeness(shown: str, lines: Sequence[bytes]) -> str:
-    """What a file with a refused first line looks like, and the command that converts it; or ""."""
-    from shlex import quote
-
-    first, second = lines[0].strip(), lines[1] if len(lines) > 1 else b""
-    file = "" if shown == STDIN or shown.endswith(".gz") else f" {quote(shown)}"
-    if first == b"{":
-        return f"One event per line is expected: jq -c .{file} | forwarder enqueue"
-    if first.startswith(b'"{'):
-        return f"It looks like JSON inside strings: jq -r .{file} | forwarder enqueue"
-    for separator, name, options in _SEPARATORS:
-        if separator in first and first.count(separator) == second.count(separator):
-            if not all(map(_is_heading, first.split(separator))):
-                return ""
-            convert = f"mlr {options} --ojsonl cat{file} | jq -c '{{event, properties: del(.event)}}'"
-            return f"It looks like {name}; if it has a column named event: {convert} | forwarder enqueue"
-    return ""
-
-
-def _lines(count: int) -> str:
-    # In the form that --skip takes.
-    return "1 line" if count == 1 else f"{count} lines"
-
-
-class Interrupts:
-    """While entered, SIGINT and SIGTERM only make `fd` readable, so that nothing is cut off halfway.
-
-    A second signal changes nothing: wrappers often forward the terminal's Ctrl-C, so that it comes twice.
-    """
-
-    def __enter__(self) -> Interrupts:
-        self.fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        # The interpreter writes the signal's number there at once: no gap between checking and waiting.
-        self._wakeup_before = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
-        # A signal that is ignored, as in the background of a shell script, stays ignored.
-        heeded = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) is not signal.SIG_IGN]
-        self._before = {signum: signal.signal(signum, lambda *_: None) for signum in heeded}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for signum, handler in self._before.items():
-            signal.signal(signum, handler)
-        signal.set_wakeup_fd(self._wakeup_before)
-        os.close(self.fd)
-        os.close(self._write_fd)
-
-    def exit_code(self) -> int:
-        """What a shell would show for the signal that came: 130 or 143."""
-        return 128 + os.read(self.fd, 1)[0]
-
-
-@contextmanager
-def _opened(name: str) -> Iterator[int]:
-    if name == "-":
-        if sys.stdin is None:
-            raise InputError("standard input is closed", "Name a FILE, or give an event with -e")
-        yield 0
-        return
-    try:
-        # Not blocking, or opening a FIFO would wait for its writer and ignore signals.
-        fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except PermissionError:
-        raise UnreadableError("can't be read: permission denied") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"can't be read: {getattr(error, 'strerror', error)}") from None
-    try:
-        if stat.S_ISDIR(os.fstat(fd).st_mode):
-            raise InputError("is a directory", "Name the files in it")
-        yield fd
-    finally:
-        os.close(fd)
+def _warn(text: str) -> None:
+    say(f"forwarder: warning: {text}", err=True)

@@ -1,4 +1,4 @@
-"""The progress of a long intake: a bar on a terminal, and lines of text that don't break it."""
+"""The progress of a long feed: a bar on a terminal, and lines of text that don't break it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Progress:
 
 
 def echo(text: str, err: bool = False) -> None:
-    """Print *text*; a reader that is gone does not stop the intake."""
+    """Print *text*; a reader that is gone does not stop the feed."""
     from forwarder.cli.table import say
 
     try:

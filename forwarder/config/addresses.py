@@ -107,7 +107,8 @@ def _parts(url: str) -> tuple[str, str | None, int | None, str]:
 class Listen(Kind):
     """An address of this host and a port to listen on; port 0 is any free one. No name is looked up."""
 
-    remedy = 'Give an address of this host and a port, such as "127.0.0.1:9464", or "" to serve nothing'
+    def __init__(self, example: str) -> None:
+        self.remedy = f'Give an address of this host and a port, such as "{example}", or "" to serve nothing'
 
     def check(self, value: object) -> str:
         text = str(super().check(value)).strip()
@@ -118,6 +119,69 @@ class Listen(Kind):
             if not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
                 raise UnfitError("does not end in :PORT")
         return text
+
+
+class Token(Kind):
+    """A project's token: one word."""
+
+    remedy = "Give the project's token from Mixpanel's project settings"
+
+    def check(self, value: object) -> str:
+        text = str(super().check(value))
+        if not re.fullmatch(r"[!-~]+", text):
+            raise UnfitError("is not one word")
+        return text
+
+
+class Prefix(Kind):
+    """What stands before the paths that are served, such as ``/mixpanel``."""
+
+    remedy = 'Give a path that begins with /, such as "/mixpanel"'
+
+    def check(self, value: object) -> str:
+        text = str(super().check(value)).rstrip("/")
+        if text and not re.fullmatch(r"(/[\w.~%+-]+)+", text, re.ASCII):
+            raise UnfitError("is not a path")
+        return text
+
+
+class WebOrigin(Kind):
+    """The origin of web pages (RFC 6454), as browsers send it."""
+
+    remedy = 'Give scheme, host and any port, such as "https://www.example.com"'
+
+    def check(self, value: object) -> str:
+        text = str(super().check(value)).lower()
+        if not re.fullmatch(r"https?://([\w.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", text, re.ASCII):
+            raise UnfitError("is not an origin")
+        return text
+
+
+class HostName(Kind):
+    """A host's name or address, without a port."""
+
+    remedy = 'Give a name or an address without a port, such as "track.example.com"'
+
+    def check(self, value: object) -> str:
+        text = str(super().check(value)).lower()
+        if not re.fullmatch(r"[\w.-]+|\[?[0-9a-f:.]+\]?", text, re.ASCII):
+            raise UnfitError("is not the name of a host")
+        return text.strip("[]")
+
+
+class Proxy(Kind):
+    """An address or network of proxies, or ``unix:`` for whoever reaches the Unix socket."""
+
+    remedy = 'Give an address or a network, such as "10.0.0.0/8", or "unix:" for whoever reaches the socket'
+
+    def check(self, value: object) -> str:
+        from ipaddress import ip_network
+
+        text = str(super().check(value)).strip()
+        try:
+            return text if text == "unix:" else str(ip_network(text, strict=False))
+        except ValueError:
+            raise UnfitError("is neither an address nor a network") from None
 
 
 def host_and_port(listen: str) -> tuple[str, str]:

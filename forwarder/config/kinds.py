@@ -85,6 +85,37 @@ class Choice(Kind):
         return word
 
 
+class Items(Kind):
+    """A list of values of one kind, as a tuple; in the environment with commas between them."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+        self.remedy = f"{kind.remedy}; a list stands in brackets"
+
+    def read(self, text: str) -> object:
+        return [part.strip() for part in text.split(",") if part.strip()]
+
+    def check(self, value: object) -> tuple[Any, ...]:
+        if not isinstance(value, list | tuple):
+            raise UnfitError(f"is {type_name(value)}, not a list", f"Put it in brackets. {self.kind.remedy}")
+        found = []
+        for item in value:
+            try:
+                found.append(self.kind.check(item))
+            except UnfitError as wrong:
+                shown = repr(item[:80]) if isinstance(item, str) and not self.kind.hides(item) else "an item"
+                raise UnfitError(
+                    f"has {shown}, which {wrong.what}", wrong.remedy or self.kind.remedy
+                ) from None
+        return tuple(found)
+
+    def show(self, value: Any) -> str:
+        return f"[{', '.join(map(self.kind.show, value))}]"
+
+    def hides(self, value: object) -> bool:
+        return isinstance(value, list | tuple) and any(map(self.kind.hides, value))
+
+
 class Flag(Kind):
     """True or false; in the environment also 1/0, yes/no and on/off."""
 

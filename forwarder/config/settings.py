@@ -11,8 +11,19 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from forwarder.config.addresses import Listen, Path, ProjectId, Url, Username
-from forwarder.config.kinds import Choice, Flag, Kind, Number, Size, Whole
+from forwarder.config.addresses import (
+    HostName,
+    Listen,
+    Path,
+    Prefix,
+    ProjectId,
+    Proxy,
+    Token,
+    Url,
+    Username,
+    WebOrigin,
+)
+from forwarder.config.kinds import Choice, Flag, Items, Kind, Number, Size, Whole
 
 MIB = 2**20
 GIB = 2**30
@@ -201,9 +212,72 @@ class Metrics:
     listen: str = field(
         default="",
         metadata=about(
-            Listen(),
+            Listen("127.0.0.1:9464"),
             "The address and port where the daemon serves /metrics for Prometheus, /healthz and /readyz "
             'without authentication, such as "127.0.0.1:9464"; if empty, it serves nothing.',
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """``[intake]``: the HTTP door for Mixpanel's SDKs."""
+
+    socket: str = field(
+        default="/run/forwarder/intake.sock",
+        metadata=about(
+            Path(),
+            "The Unix socket, for owner and group; if empty, there is none; one that systemd passes takes "
+            "its place.",
+        ),
+    )
+    listen: str = field(
+        default="",
+        metadata=about(
+            Listen("127.0.0.1:8088"),
+            "The address and port for HTTP, where whoever reaches it may write; if empty, there is none.",
+        ),
+    )
+    tokens: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            Items(Token()),
+            "The tokens that are accepted, all of the one project that is delivered to; if empty, the token "
+            "that signs in; required with a service account.",
+        ),
+    )
+    prefix: str = field(
+        default="",
+        metadata=about(Prefix(), "What stands before /track, /import, /engage and /groups in a path."),
+    )
+    origins: tuple[str, ...] = field(
+        default=(),
+        metadata=about(Items(WebOrigin()), "The origins of the web pages that may write."),
+    )
+    hosts: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            Items(HostName()), "The names, besides localhost, by which requests may address the intake."
+        ),
+    )
+    trusted_proxies: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            Items(Proxy()),
+            "The addresses and networks of proxies whose X-Forwarded-For is believed; unix: is whoever "
+            "reaches the socket.",
+        ),
+    )
+    max_body_bytes: int = field(
+        default=10 * MIB,
+        metadata=about(Size(64 * 2**10, 64 * MIB), "The largest body of a request, uncompressed."),
+    )
+    on_doubt: str = field(
+        default="repeat",
+        metadata=about(
+            Choice("repeat", "hold"),
+            "What happens to $add and $append if the answer to their request is lost: repeat sends them "
+            "again, so that they may count twice; hold makes them dead letters, for a person.",
         ),
     )
 
@@ -223,6 +297,7 @@ class Settings:
     dead_letters: DeadLetters = field(default_factory=DeadLetters)
     log: Log = field(default_factory=Log)
     metrics: Metrics = field(default_factory=Metrics)
+    intake: Intake = field(default_factory=Intake)
     sources: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), compare=False)
     file: str | None = field(default=None, compare=False)
 
@@ -261,6 +336,7 @@ SECTIONS: dict[str, type] = {
     "dead_letters": DeadLetters,
     "log": Log,
     "metrics": Metrics,
+    "intake": Intake,
 }
 SETTINGS: dict[str, Setting] = {
     row.key: row

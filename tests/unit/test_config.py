@@ -44,6 +44,15 @@ CONTRACT = {
     "log.level": "info",
     "log.format": "auto",
     "metrics.listen": "",
+    "intake.socket": "/run/forwarder/intake.sock",
+    "intake.listen": "",
+    "intake.tokens": (),
+    "intake.prefix": "",
+    "intake.origins": (),
+    "intake.hosts": (),
+    "intake.trusted_proxies": (),
+    "intake.max_body_bytes": 10 * 2**20,
+    "intake.on_doubt": "repeat",
 }
 
 
@@ -229,7 +238,10 @@ def test_the_environment_overrides_the_file(write):
 
 def test_every_setting_can_be_given_by_environment():
     """Each key has a variable of its own, which takes what the file takes."""
-    environ = {setting.variable: str(setting.default) for setting in SETTINGS.values()}
+    environ = {
+        setting.variable: ",".join(default) if isinstance(default := setting.default, tuple) else str(default)
+        for setting in SETTINGS.values()
+    }
 
     assert config.load(None, environ) == Settings()
     assert len(environ) == len(SETTINGS)
@@ -488,6 +500,44 @@ def test_no_request_may_be_larger_than_the_endpoint_takes():
     assert SETTINGS["delivery.batch_bytes"].kind.high == EVENTS.max_request_bytes
 
 
+@pytest.mark.parametrize(
+    ("key", "given", "taken"),
+    [
+        ("tokens", ["abc", "d-1"], ("abc", "d-1")),
+        ("prefix", "/a/b/", "/a/b"),
+        ("origins", ["HTTPS://Example.com:8443"], ("https://example.com:8443",)),
+        ("hosts", ["Track.example.com", "[::2]"], ("track.example.com", "::2")),
+        ("trusted_proxies", ["unix:", "10.0.0.1/8"], ("unix:", "10.0.0.0/8")),
+    ],
+)
+def test_what_the_intake_compares_with_is_kept_as_it_is_compared(write, key, given, taken):
+    """Lists and paths of the intake are taken from a file or a variable in the form that requests have."""
+    text = given if isinstance(given, str) else ", ".join(given)
+
+    for settings in (
+        config.load(write(f"[intake]\n{key} = {given!r}"), {}),
+        config.load(None, {f"FORWARDER_INTAKE_{key.upper()}": text}),
+    ):
+        assert getattr(settings.intake, key) == taken
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("tokens = 'abc'", "is text, not a list. Put it in brackets"),
+        ("tokens = ['a b']", "has 'a b', which is not one word"),
+        ("tokens = [1]", "has an item, which is a number, not text"),
+        ("prefix = 'x'", "is not a path"),
+        ("origins = ['https://a.b/']", "has 'https://a.b/', which is not an origin"),
+        ("hosts = ['a:1/']", "which is not the name of a host"),
+        ("trusted_proxies = ['a']", "which is neither an address nor a network"),
+    ],
+)
+def test_what_the_intake_could_never_match_is_refused(write, line, what):
+    """A value that no request can have is a mistake, and named."""
+    assert what in refused(config.load, write(f"[intake]\n{line}"), {})
+
+
 # The sample file
 
 
@@ -514,7 +564,8 @@ def test_the_sample_documents_every_setting():
     """Above each key of the sample stands its doc from the table, word by word."""
     sample = SAMPLE.read_text()
     for setting in SETTINGS.values():
-        comment = re.search(rf"((?:^# .*\n)+)#{setting.name} = (.*)\n", sample, re.MULTILINE)
+        section = sample.partition(f"\n[{setting.section}]\n")[2]
+        comment = re.search(rf"((?:^# .*\n)+)#{setting.name} = (.*)\n", section, re.MULTILINE)
 
         assert comment, setting.key
         assert comment[1].replace("# ", "").split() == setting.doc.split()
