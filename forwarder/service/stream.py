@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import cast
 
 from forwarder.config import Settings
 from forwarder.delivery.batch import Batch
 from forwarder.delivery.dispatcher import Dispatcher
+from forwarder.delivery.ordered import OrderedDispatcher
 from forwarder.delivery.wire.outcome import CLOCK_BLOCKS_S
 from forwarder.errors import ForwarderError, TryAgainError
-from forwarder.records.kind import Kind
+from forwarder.records.kind import Kind, OrderedKind
 from forwarder.records.verdict import Outcome
 from forwarder.service.counters import Counters
 from forwarder.service.delivery_log import DeliveryLog
@@ -44,7 +46,7 @@ class Stream:
         self.consumer = consumer
         self._counters = counters
         self._log = delivery_log
-        self.dispatcher = Dispatcher(consumer, kind, settings.delivery)
+        self.dispatcher = _dispatcher(consumer, kind, settings)
         self._outcomes: deque[tuple[Batch, Outcome]] = deque()
         self._tidy_at = 0.0
         self.is_untidy = True
@@ -52,7 +54,10 @@ class Stream:
 
     def apply(self, settings: Settings) -> None:
         """Use new settings."""
-        self.dispatcher.apply(settings.delivery)
+        if isinstance(self.dispatcher, OrderedDispatcher):
+            self.dispatcher.apply(settings.delivery, settings.intake.on_doubt)
+        else:
+            self.dispatcher.apply(settings.delivery)
 
     def notice(self, now: float) -> None:
         """There may be news in the queue."""
@@ -110,3 +115,10 @@ class Stream:
         if at_rest:
             self.is_untidy = has_more
             self._tidy_at = now + TIDY_S
+
+
+def _dispatcher(consumer: Consumer, kind: Kind, settings: Settings) -> Dispatcher | OrderedDispatcher:
+    if kind.is_ordered:
+        on_doubt = settings.intake.on_doubt
+        return OrderedDispatcher(consumer, cast(OrderedKind, kind), settings.delivery, on_doubt)
+    return Dispatcher(consumer, kind, settings.delivery)
