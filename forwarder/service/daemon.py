@@ -13,7 +13,7 @@ from typing import Any
 from forwarder import log
 from forwarder.config import Settings
 from forwarder.delivery.batch import Batch
-from forwarder.delivery.wire.client import Client, new_client
+from forwarder.delivery.wire.client import new_clients
 from forwarder.errors import ForwarderError
 from forwarder.records import EVENTS, KINDS
 from forwarder.records.kind import Kind
@@ -59,7 +59,7 @@ class Daemon:
     ) -> None:
         self.settings = settings
         self._load = load
-        clients, warnings = _new_clients(settings)
+        clients, warnings = new_clients(settings, KINDS.values())
         self._inbox: queue.SimpleQueue[tuple[Kind, Batch, Outcome] | signal.Signals] = queue.SimpleQueue()
         self._daemon_log = DaemonLog(passing)
         self._worker = Worker(settings, presence, self._daemon_log, lock_timeout_s)
@@ -163,7 +163,7 @@ class Daemon:
         """Read settings and secrets again; if they can't be used, the old ones stay in force."""
         try:
             settings = self._load()
-            clients, warnings = _new_clients(settings)
+            clients, warnings = new_clients(settings, KINDS.values())
         except ForwarderError as error:
             self._daemon_log.reload_failed(error)
             return
@@ -280,16 +280,3 @@ class Daemon:
         """The state of one kind's delivery."""
         state, reason = self.condition if self.is_held else stream.dispatcher.condition
         return {"state": state, "state_reason": reason, "in_flight": stream.dispatcher.in_flight}
-
-
-def _new_clients(settings: Settings) -> tuple[dict[str, Client], list[str]]:
-    """A client for each kind, by its name, and warnings about their secrets.
-
-    Raises: as `new_client`.
-    """
-    clients: dict[str, Client] = {}
-    warnings: dict[str, None] = {}
-    for name, kind in KINDS.items():
-        clients[name], warned = new_client(settings, kind)
-        warnings |= dict.fromkeys(warned)
-    return clients, list(warnings)
