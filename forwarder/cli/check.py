@@ -86,6 +86,7 @@ def examine(context: Context, online: bool, briefly: bool = False) -> Iterator[F
         return
     yield Finding("settings", OK, settings.file or "no settings file; defaults and environment")
     yield from _check_listen(settings.metrics.listen)
+    yield from _check_intake(settings)
     queue = spool.at(settings.queue.path)
     key = list(_check_key(settings, queue, online))
     yield from key
@@ -108,6 +109,33 @@ def _check_listen(listen: str) -> Iterator[Finding]:
     if listen and not is_loopback(host_and_port(listen)[0]):
         detail = f"metrics.listen is {listen}: anyone who reaches it over the network can read the figures"
         yield Finding("metrics", WARNING, f"{detail}; 127.0.0.1 is for this host only")
+
+
+def _check_intake(settings: Settings) -> Iterator[Finding]:
+    """The HTTP intake, where its settings say that it is used."""
+    import urllib.request
+
+    from forwarder.config import find_secret
+    from forwarder.config.addresses import host_and_port, is_loopback
+
+    said, name = settings.intake, "intake"
+    if said == type(said)():
+        return
+    has_token = said.tokens or (not settings.mixpanel.service_account and find_secret(settings, "token"))
+    if not (has_token or os.environ.get("MAINPID")):  # as for the key
+        what = "intake.tokens is not set, and no project's token signs in"
+        detail = f'{what}: `forwarder intake` would end. Give the token of the project: tokens = ["..."]'
+        yield Finding(name, WARNING, detail)
+    if not said.listen:
+        return
+    host = host_and_port(said.listen)[0]
+    who = "any user of this host" if is_loopback(host) else "anyone who reaches it over the network"
+    yield Finding(name, WARNING, f"intake.listen is {said.listen}: {who} can write events through it")
+    proxies = urllib.request.getproxies_environment()
+    bypasses = urllib.request.proxy_bypass_environment(host, proxies)  # type: ignore[attr-defined]
+    if "http" in proxies and not bypasses:
+        detail = f"http_proxy is set, and no_proxy does not name {host}: programs would ask the proxy for it"
+        yield Finding(name, WARNING, detail)
 
 
 def _check_key(settings: Settings, queue: Spool, online: bool) -> Iterator[Finding]:

@@ -18,8 +18,9 @@ from forwarder.spool.sqlite.directory import DIRECTORY_MODE
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 UNIT = SYSTEMD / "forwarder.service"
 INSTANCE = SYSTEMD / "forwarder@.service"
-UNITS = sorted(SYSTEMD.glob("*.service"))
-DAEMONS = (UNIT, INSTANCE)
+UNITS = [*sorted(SYSTEMD.glob("*.service")), *sorted(SYSTEMD.glob("*.socket"))]
+DAEMONS = (UNIT, INSTANCE, SYSTEMD / "forwarder-intake.service", SYSTEMD / "forwarder-intake@.service")
+SOCKETS = (SYSTEMD / "forwarder-intake.socket", SYSTEMD / "forwarder-intake@.socket")
 INSTALLED = "/usr/bin/forwarder"
 # Of 10, as systemd-analyze sums up what a service could do; below 2 it calls it OK.
 MOST_EXPOSURE = 1.5
@@ -46,7 +47,14 @@ def analyze(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
-@pytest.mark.parametrize("name", ["forwarder.service", "forwarder@one.service"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("forwarder.service", "forwarder@one.service"),
+        *("forwarder-intake.service", "forwarder-intake@one.service"),
+        *("forwarder-intake.socket", "forwarder-intake@one.socket"),
+    ],
+)
 def test_systemd_finds_no_fault_with_the_unit(name: str, analyze, tmp_path: Path) -> None:
     """systemd understands every line: it would pass over an unknown key, and its protection with it."""
     (tmp_path / name).write_text((tmp_path / name.replace("one", "")).read_text())
@@ -69,17 +77,23 @@ def test_the_service_can_do_little_besides_its_work(unit: Path, analyze) -> None
     assert float(found[1]) <= MOST_EXPOSURE, done.stdout
 
 
-def test_an_instance_differs_from_the_plain_unit_only_where_its_name_stands() -> None:
+@pytest.mark.parametrize("units", [DAEMONS[:2], DAEMONS[2:], SOCKETS], ids=lambda units: units[0].name)
+def test_an_instance_differs_from_the_plain_unit_only_where_its_name_stands(units: tuple[Path, Path]) -> None:
     """The two units can't drift apart: what differs is the name, and who makes the user."""
-    plain, instance = (
-        [line for line in unit.read_text().splitlines() if line and line[0] != "#"] for unit in DAEMONS
-    )
-    for line in ("Requires=forwarder-user@%i.service", "Environment=FORWARDER_CONFIG=/etc/forwarder/%i.toml"):
-        instance.remove(line)
-    names = {" forwarder-user@%i.service": "", ", queue %i": "", "forwarder-%i": "forwarder", "/%i.": "/"}
-    for name, others in names.items():
+    plain, instance = ([line for line in unit.read_text().splitlines() if line[:1] != "#"] for unit in units)
+    for name, others in {
+        "Requires=forwarder-user@%i.service": "",
+        "After=forwarder-user@%i.service": "",
+        "Environment=FORWARDER_CONFIG=/etc/forwarder/%i.toml": "",
+        " forwarder-user@%i.service": "",
+        ", queue %i": "",
+        "queue %i": "queue",
+        "forwarder-%i": "forwarder",
+        "@%i": "",
+        "/%i.": "/",
+    }.items():
         instance = [line.replace(name, others) for line in instance]
-    assert instance == plain
+    assert list(filter(None, instance)) == list(filter(None, plain))
 
 
 @pytest.mark.parametrize("unit", DAEMONS, ids=lambda unit: unit.stem)
@@ -125,7 +139,17 @@ def test_producers_of_the_group_share_the_directory() -> None:
     assert re.search(r"^u forwarder ", (SYSTEMD / "forwarder.sysusers.conf").read_text(), re.MULTILINE)
 
 
-@pytest.mark.parametrize("line", [*_values("ExecStartPre"), *_values("ExecStart"), *_values("ExecReload")])
+@pytest.mark.parametrize(
+    "line",
+    sorted(
+        {
+            line
+            for unit in DAEMONS
+            for key in ("ExecStartPre", "ExecStart", "ExecReload")
+            for line in _values(key, unit)
+        }
+    ),
+)
 def test_what_the_unit_calls_exists(line: str, forwarder) -> None:
     """Each command of the unit is one that the forwarder has."""
     command, *arguments = line.removeprefix("-").split()
