@@ -51,7 +51,8 @@ def sentence(event: str, fields: Fields) -> str:
     except KeyError:
         others = {name: value for name, value in fields.items() if name not in _HEAD}
         return printable(event) + pairs(others)
-    return f"{printable(text)} [{event}]"
+    about = f"{str(fields['kind']).capitalize()} updates: " if "kind" in fields else ""
+    return f"{about}{printable(text)} [{event}]"
 
 
 _HEAD = ("timestamp", "level", "event", "traceback")
