@@ -189,7 +189,7 @@ def test_every_message_of_the_daemon_has_its_sentence():
     """Each message of the daemon and the intake that is not for debugging has a sentence, and no sentence is left over."""
     told = set()
     package = Path(forwarder.__file__).parent
-    for path in (*package.glob("service/*.py"), *package.glob("intake/*.py")):
+    for path in (*package.glob("service/*.py"), package / "intake/intake_log.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and re.search(r"\b_log\.(?!debug)", ast.unparse(node.func)):
                 words = (leaf for arg in node.args for leaf in ast.walk(arg))
