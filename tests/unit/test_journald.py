@@ -186,7 +186,7 @@ def test_a_journal_that_takes_nothing_stops_nobody(tmp_path, monkeypatch):
 
 
 def test_every_message_of_the_daemon_has_its_sentence():
-    """Each message of daemon and intake that is not for debugging has a sentence; no sentence is left over."""
+    """Each message of daemon or intake that is not for debugging has a sentence; no sentence is left over."""
     told = set()
     package = Path(forwarder.__file__).parent
     for path in (*package.glob("service/*.py"), package / "intake/intake_log.py"):
