@@ -169,9 +169,12 @@ def test_each_setting_and_variable_that_is_named_exists() -> None:
 
 def _log_fields() -> set[str]:
     """The fields of the journal's entries that are named in the source of what the daemon logs."""
-    source = (ROOT / "forwarder/service/daemon_log.py").read_text()
+    sources = (
+        (ROOT / "forwarder/service" / name).read_text() for name in ("daemon_log.py", "delivery_log.py")
+    )
     names = {
         str(keyword.arg)
+        for source in sources
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name)
         for keyword in node.keywords
