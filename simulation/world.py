@@ -6,14 +6,16 @@ import heapq
 import itertools
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from forwarder.config.settings import Delivery
 from forwarder.delivery.batch import Batch
 from forwarder.delivery.dispatcher import Dispatcher
+from forwarder.delivery.ordered import OrderedDispatcher
 from forwarder.delivery.wire.outcome import Reply, judge
 from forwarder.records import EVENTS
+from forwarder.records.kind import Kind
 from forwarder.spool import Claim, Settlement
 
 # So many steps at one instant are no progress.
@@ -97,9 +99,10 @@ class _Same(Sequence[bytes]):
 class Forwarder:
     """One daemon, and what came of its requests: when they reached the server, and the status."""
 
-    dispatcher: Dispatcher
+    dispatcher: Dispatcher | OrderedDispatcher
     server: Server
     latency_s: float = 0.0
+    kind: Kind = EVENTS
     is_alive: bool = True
     wakes_at: float = -1.0
     answers: list[tuple[float, int | None]] = field(default_factory=list)
@@ -178,8 +181,7 @@ class World:
         took_s, reply = forwarder.server.arrive(self.now, batch.events, batch.patience_s)
         forwarder.answers.append((self.now, reply.status))
         all_s = there_s + took_s + back_s
-        reply = Reply(reply.status, reply.headers, reply.body, reply.error, took_s=all_s, is_cut=reply.is_cut)
-        outcome = judge(EVENTS, reply, batch.events)
+        outcome = judge(forwarder.kind, replace(reply, took_s=all_s), batch.events)
 
         def settle() -> None:
             if forwarder.is_alive:

@@ -28,8 +28,6 @@ from forwarder.spool import Consumer, Dead, Settlement
 UNREPEATED_MOST = 50
 # How many rows are remembered at once, of at most 500 bytes each: 25 MB.
 MOST_ROWS = 50_000
-# While nothing gets through, every so many requests others than usual get a chance.
-SHARE = 4
 DOUBTFUL = (
     "doubtful: sent, but no usable answer came ({}); Mixpanel may have applied it."
     " Retry it only if it has not"
@@ -80,7 +78,7 @@ class OrderedDispatcher:
         self._failed_rows: deque[list[Row]] = deque()
         self._interrupted: list[Dead] = []
         self._out: dict[Batch, _Sent] = {}
-        self._known = self._number = self._asks = 0
+        self._known = self._number = 0
         self._dead, self._reason = 0, ""
         self.paused = False
         self.apply(settings, on_doubt)
@@ -114,7 +112,7 @@ class OrderedDispatcher:
     def condition(self) -> tuple[str, str]:
         """The state of delivery, ``running``, ``backing_off`` or ``blocked``, and why, for a person."""
         state, reason = self.flow.trouble
-        if state != "running" and (self.flow.holds_all or not (self._out or self._lanes.free[True])):
+        if state != "running" and (self.flow.holds_all or not (self._out or self._lanes.has_free)):
             return state, reason
         return "running", self.flow.note
 
@@ -147,10 +145,8 @@ class OrderedDispatcher:
         if self.paused:
             return math.inf
         at = [self._turns.at, self._claim_at]
-        if self._lanes.free[True] or self._interrupted:
+        if self._lanes.has_free or self._interrupted:
             at.append(now)
-        if self._lanes.free[False]:
-            at.append(self.flow.retry_at)
         if self._failed_rows:
             at.append(now if self._may_retry(now) else self.flow.retry_at)
         return max(min(at), self.flow.next_at, now) - now
@@ -164,25 +160,23 @@ class OrderedDispatcher:
         flow, lanes = self.flow, self._lanes
         if self.paused or now < flow.next_at or flow.out >= flow.connections:
             return None
-        self._bring_out_interrupted()
         while self._failed_rows and self._may_retry(now):
             lanes.put_back(self._failed_rows.popleft())
-        # One row at a time, until one gets through: it may be one row that fails, and may be any.
-        is_trouble = flow.is_open or flow.tries > 1
-        is_others_share = is_trouble and self._asks % SHARE == SHARE - 1
-        self._asks += is_trouble
-        if self._turns.at <= now and (not flow.is_open or is_others_share or not lanes.has_free):
+        # One row at a time, until one gets through. Any may be at fault, so each source has its share.
+        is_trouble = self._is_trouble
+        share = self._number % 4 if is_trouble else 0
+        if self._turns.at <= now and (not flow.is_open or share == 1 or not lanes.has_free):
             return self._send([self._turns.take(now)], now, is_turn=True)
-        if self._claim_at <= now or (is_others_share and self._backlog and self._known < MOST_ROWS):
+        while self._claim_at <= now:
             self._claim()
-        # While something fails, what can't be repeated waits longer.
+        if share == 3 and self._backlog and self._known < MOST_ROWS:
+            self._claim()
+        self._bring_out_interrupted()
         usable = [repeats for repeats in (True, False) if lanes.free[repeats]]
-        if now < flow.retry_at and False in usable:
-            usable.remove(False)
         if not usable:
             return None
         if is_trouble:
-            repeats = usable[-1] if is_others_share else usable[0]
+            repeats = usable[self._number % len(usable)]
         else:
             repeats = min(usable, key=lambda each: lanes.free[each][0])
         if self._holds and not repeats and flow.tries:
@@ -204,12 +198,17 @@ class OrderedDispatcher:
         return now >= self.flow.retry_at or self.flow.has_passed_since(first.number)
 
     @property
+    def _is_trouble(self) -> bool:
+        return self.flow.is_open or self.flow.tries > 1
+
+    @property
     def _claim_at(self) -> float:
-        """When to claim more rows: if there are too few for a request, or others than those that wait."""
-        enough = self._lanes.has_free and self._lanes.count >= self._settings.batch_events
+        """When to claim more rows: if there are too few for a request, or none beside one that may fail."""
+        lanes, most = self._lanes, self._settings.batch_events
+        enough = lanes.count >= most and len(lanes.free[True]) + len(lanes.free[False]) > self._is_trouble
         if enough or self._known >= MOST_ROWS:
             return math.inf
-        return self._backlog.due_at(self._settings.batch_events, self._settings.linger_s)
+        return self._backlog.due_at(most, self._settings.linger_s)
 
     def _claim(self) -> None:
         claim = self._backlog.read(self._settings.batch_events, self.flow.size.allowed_bytes)
@@ -372,14 +371,16 @@ class OrderedDispatcher:
         self._unmark(batch, sent)
         flow, rows = self.flow, sent.rows
         was_open = flow.is_open
-        for row in rows:
-            if not row.failures or flow.has_passed_since(row.number):
-                row.failures += 1
-            row.number = batch.number
-        failures = max(row.failures for row in rows)
         # What fails again while others pass says nothing about the server.
-        if was_open or failures < 2:
-            self._report_failure(flow, batch, outcome, now)
+        is_own = sent.is_turn
+        for row in rows:
+            has_passed = row.failures > 0 and flow.has_passed_since(row.number)
+            row.failures += not row.failures or has_passed
+            row.number = batch.number
+            is_own = is_own or has_passed
+        failures = max(row.failures for row in rows)
+        if was_open or not is_own:
+            self._report_failure(flow, batch, outcome, now, is_news=was_open or failures < 2)
         if outcome.is_cut and len(rows) > 1 and not was_open and flow.size.cut(batch.size_bytes):
             self._lanes.put_back(rows)
         elif flow.is_chance(failures):
@@ -393,11 +394,14 @@ class OrderedDispatcher:
         return _NONE
 
     @staticmethod
-    def _report_failure(flow: Flow, batch: Batch, outcome: Outcome, now: float) -> None:
+    def _report_failure(
+        flow: Flow, batch: Batch, outcome: Outcome, now: float, *, is_news: bool = True
+    ) -> None:
         # A firewall's 403 may be about one of the records.
         blocks = outcome.verdict is Verdict.MISCONFIGURED and (outcome.status != 403 or flow.tries > 0)
         state = "blocked" if blocks else "backing_off"
-        flow.failed(batch.number, state, outcome.detail, now, outcome.retry_after_s or 0.0)
+        wait_s = outcome.retry_after_s or 0.0
+        flow.failed(batch.number, state, outcome.detail, now, wait_s, is_news=is_news)
 
     @staticmethod
     def _split(rows: Sequence[Row]) -> None:

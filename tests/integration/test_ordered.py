@@ -227,21 +227,23 @@ def test_what_a_person_takes_away_is_not_sent():
 def test_memory_does_not_grow_with_the_backlog(monkeypatch):
     """Only so many rows are claimed, even if none of them may be sent."""
     monkeypatch.setattr(ordered, "MOST_ROWS", 500)
-    t = Trip(batch_events=100)
+    t = opened(Trip(batch_events=100))
+    t.dispatcher.flow._connections.allowed = 4
     t.offer(*["ada set 1"] * 2000)
-    t.next()
-    t.flight()
-    assert 100 <= t.spool._position <= 600
+    assert [len(batch) for batch in t.flight()] == [100]
+    for _ in range(100):
+        t.next()
+    assert 500 <= t.spool._position <= 620
 
 
 def test_rows_behind_a_stuck_profile_do_not_use_up_the_claim():
     """Others are claimed, although more than a request's rows wait already."""
     t = Trip(batch_events=10)
-    t.offer(*["ada set 1"] * 200, "bob set 1")
-    server = failing_on("ada", BUSY)
-    t.deliver(server, for_s=120)
-    assert 201 not in t.store.rows
-    assert len(t.waiting) == 200
+    t.offer(*["ada set 1"] * 2000, "bob set 1")
+    t.deliver(failing_on("ada", BUSY), for_s=600)
+    t.offer("cy set 1")
+    t.deliver(failing_on("ada", BUSY), for_s=120)
+    assert len(t.waiting) == 2000
 
 
 # What each answer leads to
@@ -423,6 +425,27 @@ def test_one_update_that_always_fails_holds_back_only_its_profile(reply, on_doub
     assert (t.waiting, t.dead) == ([], {})
 
 
+def test_a_refusal_in_mixpanels_words_ends_an_outage():
+    """It shows that Mixpanel works, as an acknowledgement does."""
+    t = Trip()
+    t.offer("ada set 1", "bob set 1")
+    t.deliver(lambda _: BUSY, for_s=60)
+    assert t.dispatcher.condition[0] == "backing_off"
+    t.settle(t.next(t.dispatcher.wait_s(t.now)), NO)
+    assert (t.dispatcher.condition[0], len(t.dead)) == ("running", 1)
+
+
+def test_what_counts_twice_gets_all_the_time_there_is():
+    """After quick answers the others are given up earlier, and repeated."""
+    t = opened(Trip())
+    t.dispatcher.flow._connections.allowed = 4
+    t.offer("cy set 1")
+    t.settle(t.next(), replace(YES, took_s=0.1))
+    t.offer("ada set 1", "bob add 1")
+    sets, adds = t.flight()
+    assert adds.patience_s == t.settings.read_timeout_s > sets.patience_s
+
+
 def test_a_failing_profile_is_found_without_any_other_traffic():
     """All that waits is one request, which fails because of one of its updates."""
     t = Trip()
@@ -537,7 +560,10 @@ def test_lanes_release_what_they_took():
     rows[2].most = 1
     assert [row.id for row in found.take(True, 9, 1000)] == [0, 1]
     found.put_back(rows[:2])
-    assert [row.id for row in found.take_one(True, 1.0)] in ([0], [1])
+    assert [row.id for row in found.take_one(True, 1.0)] == [1]
+    found.put_back(rows[1:2])
+    rows[0].most = 1
+    assert [row.id for row in found.take(True, 9, 1000)] == [0]
 
 
 def test_a_report_says_what_happened():
