@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -31,8 +30,7 @@ _LARGE_AT_ONCE = 2
 Respond = Callable[[Answer], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """A request as it was read. *peer* is its address or `access.UNIX`; *who* names it for the log."""
 
     method: str
@@ -215,17 +213,17 @@ class Door:
             if dead and not count:
                 success = asked.all_malformed(dead[0][1])
         is_refused = asked.is_strict_import or not count
-        outcome = {"stored": count, "refused" if is_refused else "dead_lettered": len(found.dead)}
 
         def stored(error: ForwarderError | None) -> None:
             if error:
                 finish(asked.refused(503, str(error)), str(error))
             else:
-                self._counters.items.update(outcome)
+                self._counters.items["stored"] += count
+                self._counters.items["refused" if is_refused else "dead_lettered"] += len(found.dead)
                 finish(success)
 
         batch = Batch(name, found.records, dead if count else (), words if is_refused else {}, stored)
-        batch.size_bytes = sum(map(len, found.records)) + sum(len(data) for data, _ in batch.dead)
+        batch.size_bytes = sum(map(len, found.records)) + (sum(len(data) for data, _ in dead) if dead else 0)
         if count:
             self._writer.submit(batch)
             return
