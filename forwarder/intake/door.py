@@ -82,7 +82,7 @@ class Door:
         self.rules = rules
         self._writer = writer
         self._counters = counters
-        self._log = log
+        self._intake_log = log
         self._connections = connections
         self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
         # The loop itself keeps only weak references.
@@ -117,7 +117,7 @@ class Door:
         except RefusedError:
             asked = Asked(path)
         self._counters.requests[self._counted(path), status] += 1
-        self._log.refused(request.who(), path, status, words)
+        self._intake_log.refused(request.who(), path, status, words)
         return asked.refused(status, words)
 
     def _route(self, path: str) -> str:
@@ -183,7 +183,7 @@ class Door:
             await done.wait()
 
     def _break(self, asked: Asked, finish: Callable[..., None], error: Exception) -> None:
-        self._log.broken(error)
+        self._intake_log.broken(error)
         finish(asked.refused(500, "this is a bug of the intake; its log has more"))
 
     def _sorter(self, request: Request, asked: Asked, parameters: Mapping[str, str]) -> Sorter:
@@ -203,7 +203,7 @@ class Door:
         words: Mapping[str, int] = {}
         if found.dead:
             words = Counter(kind.word_for(reason) for _, reason in found.dead)
-            self._log.malformed(request.who(), asked.path, len(found.dead), next(iter(words)))
+            self._intake_log.malformed(request.who(), asked.path, len(found.dead), next(iter(words)))
         if asked.is_strict_import:
             dead = []
             success = asked.partly_imported(count, found.failed) if found.dead else asked.accepted(count)
@@ -237,7 +237,7 @@ class Door:
     ) -> None:
         self._counters.requests[self._counted(path), answer.status] += 1
         if reason:
-            self._log.refused(request.who(), path, answer.status, reason)
+            self._intake_log.refused(request.who(), path, answer.status, reason)
         if answer.status == 405:
             answer = Answer(405, answer.body, answer.content_type, (("Allow", "GET, POST"),))
         if shared := self.rules.access.shared(request.headers):

@@ -238,8 +238,10 @@ def test_an_offer_of_another_protocol_is_ignored(line):
     text = POST.replace(b"X-One: 1\r\n", offer)
     assert line.send(text + CHUNKED).count(OK) == 2
     assert [body for *_, body in line.got] == [b"hello", b"hello"]
-    cut = Line()
+    room = Room()
+    cut = Line(room)
     assert cut.send(*(text[at : at + 1] for at in range(len(text)))).count(OK) == 1
+    assert room._sizes == {}
 
 
 # Expect
@@ -251,8 +253,9 @@ def test_a_client_that_waits_for_leave_gets_it(line):
     assert line.send(head) == b"HTTP/1.1 100 Continue\r\n\r\n"
     assert line.send(b"he", b"llo").startswith(OK)
     assert line.send(head + b"hello").startswith(OK)
-    assert line.send(head.replace(b"5", b"0")).startswith(OK)
-    assert line.send(head.replace(b"HTTP/1.1", b"HTTP/1.0") + b"hello").startswith(OK)
+    assert b"Continue" not in line.send(head.replace(b"5", b"0"))
+    assert b"Continue" not in line.send(head.replace(b"HTTP/1.1", b"HTTP/1.0") + b"hello")
+    assert len(line.got) == 4
 
 
 def test_leave_is_given_after_the_answer_to_what_came_before(line):

@@ -186,9 +186,11 @@ def test_a_journal_that_takes_nothing_stops_nobody(tmp_path, monkeypatch):
 
 
 def test_every_message_of_the_daemon_has_its_sentence():
-    """Each message of the service that is not for debugging has a sentence, and no sentence is left over."""
+    """Each message of the service and of the intake that is not for debugging has a sentence, and no sentence
+    is left over."""
     told = set()
-    for path in Path(forwarder.__file__).parent.joinpath("service").glob("*.py"):
+    rooms = [Path(forwarder.__file__).parent / room for room in ("service", "intake")]
+    for path in (path for room in rooms for path in room.glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and re.search(r"\b_log\.(?!debug)", ast.unparse(node.func)):
                 words = (leaf for arg in node.args for leaf in ast.walk(arg))
