@@ -10,10 +10,9 @@ import binascii
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 from forwarder.intake.items import Failed
 
@@ -29,8 +28,7 @@ _is_callback = re.compile(r"[A-Za-z0-9_$.\[\]]{1,64}").fullmatch
 _FAILED = "some data points in the request failed validation"
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """An answer: its status, body, and what else stands in its head, as (name, value)."""
 
     status: int
@@ -61,8 +59,7 @@ def _head(
     return "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """How a request wants to be answered.
 
     Attributes:

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import httptools
 
@@ -34,6 +34,15 @@ IDLE_S = KEEP_ALIVE_S + 10.0
 LINGER_S = 5.0
 # struct ucred (unix(7), SO_PEERCRED): pid, uid, gid.
 _UCRED = "3i"
+
+
+# What is read of a head. The rest, which may hold secrets, is not kept.
+_READ = frozenset(
+    [
+        "host", "origin", "referer", "sec-fetch-site", "x-forwarded-for", "expect", "transfer-encoding",
+        "content-encoding", "content-length", "content-type",
+    ]
+)  # fmt: skip
 
 
 class Phase(Enum):
@@ -65,7 +74,11 @@ class House(NamedTuple):
     lost: Callable[[Connection], None]
 
 
-class Connection(asyncio.Protocol):
+# Of all connections, because each empties it at once: one made for each read takes longer than the reading.
+_buffer = bytearray(256 << 10)
+
+
+class Connection(asyncio.BufferedProtocol):
     """One connection.
 
     Attributes:
@@ -99,12 +112,18 @@ class Connection(asyncio.Protocol):
     # What the loop calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         name = transport.get_extra_info("peername")
         self._peer = name[0] if isinstance(name, tuple) else UNIX
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002
+        return _buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.received(bytes(memoryview(_buffer)[:nbytes]))
+
+    def received(self, data: bytes) -> None:
+        """Read on: *data* has come."""
         if self._is_deaf or self._transport is None:
             return
         self._unread_bytes += len(data)
@@ -162,7 +181,10 @@ class Connection(asyncio.Protocol):
         if self._head_bytes > MOST_HEAD_BYTES:
             self._refuse(431, f"request exceeds max limit of {MOST_HEAD_BYTES} bytes in its head")
             return
-        key, text = name.decode("latin-1").lower(), value.decode("latin-1").strip()
+        key = name.lower().decode("latin-1")
+        if key not in _READ:
+            return
+        text = value.decode("latin-1").strip()
         if key in self._headers:
             if key == "host":
                 self._refuse(400, "there is more than one Host")
@@ -232,11 +254,7 @@ class Connection(asyncio.Protocol):
             self._refuse(405, "only GET and POST are served")
             return
         lines = [b"%s %s HTTP/1.1" % (method, target)]
-        lines += [
-            f"{name}: {value}".encode("latin-1")
-            for name, value in headers.items()
-            if name not in ("upgrade", "connection")
-        ]
+        lines += [f"{name}: {value}".encode("latin-1") for name, value in headers.items()]
         self._house.room.change(self, -self._size_bytes)
         self._begin()
         self._feed(b"\r\n".join([*lines, b"", b""]) + rest)

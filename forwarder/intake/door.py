@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -31,8 +30,7 @@ _LARGE_AT_ONCE = 2
 Respond = Callable[[Answer], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """A request as it was read. *peer* is its address or `access.UNIX`; *who* names it for the log."""
 
     method: str
@@ -84,7 +82,7 @@ class Door:
         self.rules = rules
         self._writer = writer
         self._counters = counters
-        self._log = log
+        self._intake_log = log
         self._connections = connections
         self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
         # The loop itself keeps only weak references.
@@ -119,7 +117,7 @@ class Door:
         except RefusedError:
             asked = Asked(path)
         self._counters.requests[self._counted(path), status] += 1
-        self._log.refused(request.who(), path, status, words)
+        self._intake_log.refused(request.who(), path, status, words)
         return asked.refused(status, words)
 
     def _route(self, path: str) -> str:
@@ -185,7 +183,7 @@ class Door:
             await done.wait()
 
     def _break(self, asked: Asked, finish: Callable[..., None], error: Exception) -> None:
-        self._log.broken(error)
+        self._intake_log.broken(error)
         finish(asked.refused(500, "this is a bug of the intake; its log has more"))
 
     def _sorter(self, request: Request, asked: Asked, parameters: Mapping[str, str]) -> Sorter:
@@ -205,7 +203,7 @@ class Door:
         words: Mapping[str, int] = {}
         if found.dead:
             words = Counter(kind.word_for(reason) for _, reason in found.dead)
-            self._log.malformed(request.who(), asked.path, len(found.dead), next(iter(words)))
+            self._intake_log.malformed(request.who(), asked.path, len(found.dead), next(iter(words)))
         if asked.is_strict_import:
             dead = []
             success = asked.partly_imported(count, found.failed) if found.dead else asked.accepted(count)
@@ -215,17 +213,17 @@ class Door:
             if dead and not count:
                 success = asked.all_malformed(dead[0][1])
         is_refused = asked.is_strict_import or not count
-        outcome = {"stored": count, "refused" if is_refused else "dead_lettered": len(found.dead)}
 
         def stored(error: ForwarderError | None) -> None:
             if error:
                 finish(asked.refused(503, str(error)), str(error))
             else:
-                self._counters.items.update(outcome)
+                self._counters.items["stored"] += count
+                self._counters.items["refused" if is_refused else "dead_lettered"] += len(found.dead)
                 finish(success)
 
         batch = Batch(name, found.records, dead if count else (), words if is_refused else {}, stored)
-        batch.size_bytes = sum(map(len, found.records)) + sum(len(data) for data, _ in batch.dead)
+        batch.size_bytes = sum(map(len, found.records)) + (sum(len(data) for data, _ in dead) if dead else 0)
         if count:
             self._writer.submit(batch)
             return
@@ -239,7 +237,7 @@ class Door:
     ) -> None:
         self._counters.requests[self._counted(path), answer.status] += 1
         if reason:
-            self._log.refused(request.who(), path, answer.status, reason)
+            self._intake_log.refused(request.who(), path, answer.status, reason)
         if answer.status == 405:
             answer = Answer(405, answer.body, answer.content_type, (("Allow", "GET, POST"),))
         if shared := self.rules.access.shared(request.headers):

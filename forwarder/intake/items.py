@@ -69,7 +69,7 @@ class Sorted:
     failed: list[Failed] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Sorter:
     """How the items of one request are judged.
 

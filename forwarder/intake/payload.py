@@ -29,6 +29,7 @@ _raw = msgspec.json.Decoder(msgspec.Raw).decode
 _second_line = re.compile(rb"\n\s*\{").search
 _line_breaks = re.compile(rb"[\r\n]+").sub
 _escapes = re.compile(rb"(?:%[0-9A-Fa-f]{2})+").sub
+_MARKS = ((b"%22", b'"'), (b"%2C", b","), (b"%3A", b":"), (b"%7B", b"{"), (b"%7D", b"}"), (b"%20", b" "))
 _for_urls = bytes.maketrans(b"-_ ", b"+/+")
 
 
@@ -120,6 +121,8 @@ def too_large(max_bytes: int) -> RefusedError:
 
 def _pairs(text: bytes) -> dict[bytes, bytes]:
     """The fields of a query or form, still encoded; the first of a name counts."""
+    if not text:
+        return {}
     if text.count(b"&") > MOST_PARAMETERS:
         raise RefusedError(400, f"there are more than {MOST_PARAMETERS} parameters")
     found: dict[bytes, bytes] = {}
@@ -137,8 +140,13 @@ def _decoded(pairs: Mapping[bytes, bytes]) -> dict[str, str]:
 
 
 def _plain(value: bytes) -> bytes:
-    # A run of escapes at once: megabytes of them take the standard library seconds.
-    return _escapes(lambda run: binascii.unhexlify(run[0].replace(b"%", b"")), value.replace(b"+", b" "))
+    value = value.replace(b"+", b" ")
+    if b"%" not in value:
+        return value
+    for code, mark in _MARKS:  # most of the escapes in JSON, in a tenth of the time; none makes another one
+        value = value.replace(code, mark)
+    # A run at once: megabytes of escapes take the standard library seconds.
+    return _escapes(lambda run: binascii.unhexlify(run[0].replace(b"%", b"")), value)
 
 
 def _text_of(data: bytes) -> bytes:

@@ -106,14 +106,14 @@ class Server:
         self._accepting: set[asyncio.Task[None]] = set()
         self._is_accepting = False
         self._sweep_due: asyncio.TimerHandle | None = None
-        self._log = IntakeLog()
+        self._intake_log = IntakeLog()
         counters = Counters()
         tokens = tokens_of(settings)
-        self._writer = Writer(loop, self._open_queue, counters, self._log)
+        self._writer = Writer(loop, self._open_queue, counters, self._intake_log)
         self._listening = sockets.opened(settings.intake, os.environ)
         self._own_hosts = tuple(filter(None, (one.host for one in self._listening)))
         rules = Rules.by(settings, tokens, self._own_hosts)
-        self._door = Door(rules, self._writer, counters, self._log, lambda: len(self._connections))
+        self._door = Door(rules, self._writer, counters, self._intake_log, lambda: len(self._connections))
         self._house = House(self._door, Room(), lambda: self._is_stopping, self._lost)
 
     def start(self, early: Early) -> None:
@@ -125,7 +125,7 @@ class Server:
         early.hand_over(lambda number, _: self._reload() if number == signal.SIGHUP else None)
         self._accept(True)
         places = [one.place for one in self._listening]
-        self._log.started(self._settings, places, sorted(self._door.rules.tokens))
+        self._intake_log.started(self._settings, places, sorted(self._door.rules.tokens))
         notify(f"READY=1\nSTATUS=Listening on {', '.join(places)}")
 
     def _open_queue(self, kind: str) -> Producer:
@@ -156,7 +156,7 @@ class Server:
                 return
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    self._log.not_accepting(error)
+                    self._intake_log.not_accepting(error)
                     self._accept(False)
                     self._loop.call_later(_ACCEPT_AGAIN_S, self._accept_again)
                 return
@@ -203,22 +203,22 @@ class Server:
             settings = self._load()
             rules = Rules.by(settings, tokens_of(settings), self._own_hosts)
         except ForwarderError as error:
-            self._log.reload_failed(error)
+            self._intake_log.reload_failed(error)
         else:
             for key in ("socket", "listen"):
                 if getattr(settings.intake, key) != getattr(self._settings.intake, key):
-                    self._log.needs_restart(f"intake.{key}")
+                    self._intake_log.needs_restart(f"intake.{key}")
             if settings.queue != self._settings.queue:
-                self._log.needs_restart("queue")
+                self._intake_log.needs_restart("queue")
             log.configure(settings.log.level, settings.log.format)
             self._door.rules = rules
-            self._log.reloaded(settings)
+            self._intake_log.reloaded(settings)
         notify("READY=1")
 
     def _stop(self) -> None:
         if not self.finished.done():
             notify("STOPPING=1")
-            self._log.stopping(len(self._connections))
+            self._intake_log.stopping(len(self._connections))
             self.finished.set_result(None)
 
     async def finish(self) -> None:
@@ -246,4 +246,4 @@ class Server:
         for connection in list(self._connections):
             connection.abort()
         self._writer.close()
-        self._log.stopped()
+        self._intake_log.stopped()

@@ -72,7 +72,7 @@ class Writer:
         self._loop = loop
         self._open_queue = open_queue
         self._counters = counters
-        self._log = log
+        self._intake_log = log
         self._producers: dict[str, Producer] = {}
         self._news = threading.Condition()
         # The thread takes from it what it will commit; what is still in it can be withdrawn.
@@ -94,7 +94,7 @@ class Writer:
             except ForwarderError as error:
                 if error.exit_code in (77, 78):
                     raise
-                self._log.storage_failed(error)
+                self._intake_log.storage_failed(error)
         self._thread.start()
 
     def submit(self, batch: Batch) -> None:
@@ -116,7 +116,7 @@ class Writer:
             try:
                 producer.close()
             except ForwarderError as error:
-                self._log.storage_failed(error)
+                self._intake_log.storage_failed(error)
 
     def _expire(self) -> None:
         """Withdraw what has waited too long; what is in a running transaction waits for its outcome."""
@@ -136,9 +136,9 @@ class Writer:
         for result in results:
             count = sum(len(batch.records) for batch in result.batches)
             if result.error:
-                self._log.storage_failed(result.error)
+                self._intake_log.storage_failed(result.error)
             elif count:  # or there was no commit
-                self._log.storage_recovered()
+                self._intake_log.storage_recovered()
                 self._counters.commit_s.add(result.took_s)
                 self._counters.group.add(count)
             for batch in result.batches:

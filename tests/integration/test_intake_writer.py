@@ -183,6 +183,28 @@ def test_who_has_waited_too_long_leaves_the_group(play, monkeypatch):
     play(scene)
 
 
+def test_who_has_waited_too_long_in_a_commit_that_failed_is_not_tried_again(play, monkeypatch):
+    """The client may have gone by the next try, and must not hear two things."""
+    monkeypatch.setattr(module, "PATIENCE_S", 0.3)
+
+    async def scene(desk):
+        events = desk.producers["event"]
+        events.faults = [TryAgainError("locked")]
+        events.may_go.clear()
+        desk.submit("inside")
+        await desk.began()
+        desk.submit("behind")
+        await desk.until_told("behind")
+        events.may_go.set()
+        await desk.until_told("inside")
+        assert str(desk.told["inside"]) == "locked"
+        desk.submit("next")
+        await desk.until_told("next")
+        assert [records for records, _ in events.commits] == [[b"next"]]
+
+    play(scene)
+
+
 def test_what_is_in_a_running_transaction_waits_for_its_outcome(play, monkeypatch):
     """It is told the truth, however late; what waits behind it is told no in time, and not stored."""
     monkeypatch.setattr(module, "PATIENCE_S", 0.3)

@@ -12,7 +12,9 @@ from forwarder.intake.room import LARGE_BYTES, SMALL_BYTES, Room
 
 MOST_BODY = 100_000
 HOST = b"Host: localhost\r\n"
-POST = b"POST /track?a=1 HTTP/1.1\r\nHost: localhost\r\nX-One: 1\r\nContent-Length: 5\r\n\r\nhello"
+POST = (
+    b"POST /track?a=1 HTTP/1.1\r\nHost: localhost\r\nX-One: 1\r\nOrigin: a\r\nContent-Length: 5\r\n\r\nhello"
+)
 CHUNKED = (
     b"POST /import HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     b'2;name=value\r\nhe\r\n3;x="y;z"\r\nllo\r\n0\r\nHost: evil\r\nX-Trailer: 1\r\n\r\n'
@@ -101,7 +103,7 @@ class Line:
 
     def send(self, *pieces):
         for piece in pieces:
-            self.connection.data_received(piece)
+            self.connection.received(piece)
         return self.transport.take()
 
     @property
@@ -126,6 +128,7 @@ def test_a_request_is_the_same_wherever_it_is_cut(text):
     assert expected.body == b"hello"
     assert "x-trailer" not in expected.headers
     assert expected.headers["host"] == "localhost"
+    assert "x-one" not in expected.headers
     cuts = [[text[:at], text[at:]] for at in range(1, len(text))]
     for pieces in [*cuts, [text[at : at + 1] for at in range(len(text))]]:
         line = Line()
@@ -235,8 +238,10 @@ def test_an_offer_of_another_protocol_is_ignored(line):
     text = POST.replace(b"X-One: 1\r\n", offer)
     assert line.send(text + CHUNKED).count(OK) == 2
     assert [body for *_, body in line.got] == [b"hello", b"hello"]
-    cut = Line()
+    room = Room()
+    cut = Line(room)
     assert cut.send(*(text[at : at + 1] for at in range(len(text)))).count(OK) == 1
+    assert room._sizes == {}
 
 
 # Expect
@@ -248,8 +253,9 @@ def test_a_client_that_waits_for_leave_gets_it(line):
     assert line.send(head) == b"HTTP/1.1 100 Continue\r\n\r\n"
     assert line.send(b"he", b"llo").startswith(OK)
     assert line.send(head + b"hello").startswith(OK)
-    assert line.send(head.replace(b"5", b"0")).startswith(OK)
-    assert line.send(head.replace(b"HTTP/1.1", b"HTTP/1.0") + b"hello").startswith(OK)
+    assert b"Continue" not in line.send(head.replace(b"5", b"0"))
+    assert b"Continue" not in line.send(head.replace(b"HTTP/1.1", b"HTTP/1.0") + b"hello")
+    assert len(line.got) == 4
 
 
 def test_leave_is_given_after_the_answer_to_what_came_before(line):

@@ -87,6 +87,23 @@ def test_a_plus_in_raw_base64_is_not_a_space():
     assert items(b'data={"a"+:+"b"}') == [b'{"a" : "b"}']
 
 
+@pytest.mark.parametrize(
+    ("coded", "plain"),
+    [
+        ("%2522", "%22"),
+        ("%25%32%32", "%22"),
+        ("%%322", "%22"),
+        ("%%22", '%"'),
+        ("%2%32", "%22"),
+        ("%7b%7D%zz%4", "{}%zz%4"),
+        ("%c3%BC%2B+", "\u00fc+ "),
+    ],
+)
+def test_escapes_are_undone_once(coded, plain):
+    """What they make is never taken for another one; what is none stays."""
+    assert payload.parameters_of(f"x={coded}".encode()) == {"x": plain}
+
+
 def test_one_object_is_one_item_also_over_several_lines():
     """A single event need not be in an array."""
     pretty = json.dumps({"event": "A", "properties": {"a": {"b": 1}}}, indent=2).encode()
