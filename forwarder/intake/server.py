@@ -166,8 +166,8 @@ class Server:
             task = self._loop.create_task(self._connect(connection, accepted))
             self._accepting.add(task)
             task.add_done_callback(self._accepting.discard)
-        if self._sweep_due is None:
-            self._sweep_due = self._loop.call_later(_SWEEP_S, self._sweep)
+            if self._sweep_due is None:
+                self._sweep_due = self._loop.call_later(_SWEEP_S, self._sweep)
 
     async def _connect(self, connection: Connection, accepted: socket.socket) -> None:
         try:

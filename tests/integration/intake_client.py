@@ -24,6 +24,17 @@ os.environ["LISTEN_PID"] = str(os.getpid())
 os.execv(sys.argv[2], sys.argv[2:])
 """
 
+# Times as short as a test needs them; then the command.
+_IN_A_HURRY = """
+import json, sys
+from importlib import import_module
+for name, value in json.loads(sys.argv.pop(1)).items():
+    module, _, name = name.rpartition(".")
+    setattr(import_module("forwarder.intake." + module), name, value)
+from forwarder.cli import main
+main()
+"""
+
 
 class Answer:
     """A status, headers by their names in lower case, and the body."""
@@ -121,9 +132,16 @@ class Intake:
         }
         self.processes = []
 
-    def start(self, listening=None):
-        """Start it; returns the process once it is ready. *listening*: a socket to pass as systemd does."""
+    def start(self, listening=None, times=None):
+        """Start it; returns the process once it is ready.
+
+        Args:
+            listening: A socket to pass as systemd does.
+            times: What replaces constants of its modules, such as ``{"connection.IDLE_S": 1}``.
+        """
         command = [sys.executable, "-m", "forwarder", "intake"]
+        if times:
+            command = [sys.executable, "-c", _IN_A_HURRY, json.dumps(times), "intake"]
         environ, fds = dict(self.environ), ()
         if listening:
             fds = (listening.fileno(),)

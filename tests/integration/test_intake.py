@@ -396,6 +396,25 @@ def test_slow_clients_do_not_delay_a_fast_one(intake, queue_path):
     assert len(names(queue_path)) == 201
 
 
+def test_a_client_that_is_slow_or_idle_alone_is_cut_off(make, queue_path):
+    """It needs no crowd: half a request gets its answer, and a connection without one is closed."""
+    intake = make()
+    times = {"connection.HEAD_S": 0.2, "connection.REQUEST_S": 0.2, "connection.IDLE_S": 0.2}
+    intake.start(times={**times, "server._SWEEP_S": 0.05})
+    text = request("POST", "/track", event("slow"))
+    for half in (text[:30], text[:-30]):
+        with intake.client() as slow:
+            slow.send(half)
+            assert slow.answer().status == 408
+            assert slow.socket.recv(1) == b""
+    with intake.client() as idle:
+        assert idle.ask("POST", "/track", event("idle")).body == b"1"
+        assert idle.socket.recv(1) == b""
+    with intake.client() as silent:
+        assert silent.socket.recv(1) == b""
+    assert names(queue_path) == ["idle"]
+
+
 def test_more_clients_than_it_takes_wait_for_their_turn(intake, queue_path):
     """Beyond 512 connections, they are answered once others have left."""
     with contextlib.ExitStack() as stack:
