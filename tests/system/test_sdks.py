@@ -4,25 +4,32 @@ What an SDK was told is accepted is in the queue or a dead letter, by content, a
 was refused is in neither. The books of all kinds are in order at the end.
 """
 
+import base64
+import gzip
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import textwrap
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from forwarder import spool
+from forwarder.intake import answers, connection
 from forwarder.records import KINDS
 from forwarder.sandbox import Sandbox
 from tests.conftest import Forwarder
-from tests.integration.intake_client import TOKEN, Intake, dead, waiting
+from tests.integration.intake_client import TOKEN, Intake, dead, names, waiting
 from tests.system.sdks.browser import Pages
 from tests.system.sdks.registries import Registries
 
 CLIENTS = Path(__file__).parent / "sdks"
+PAGE = Path(__file__).parents[2] / "docs/sdks.rst"
 # With text whose base64 has a +, whose JSON has escapes, and whose form needs encoding.
 HARD = {"text": ">>>???~~~ \u00fb\u00ff\u00fe &=+% \U0001f680", "number": 1.5, "deep": {"a": [1, None]}}
 USER = {**HARD, "plan": "pro", "n": 5, "list": ["a"], "tags": ["x", "y", "z"]}
@@ -180,6 +187,169 @@ def test_each_version_for_node(registries, way, version):
     way.arrives()
     assert way.profiles == {("user",): USER}
     assert way.groups == {("company", "acme"): ACME}
+
+
+# The tool and its package, how to run a text, with which environment, and what stands before the example and
+# behind it.
+PROGRAMS = {
+    "Python": (
+        "pip", "mixpanel==5.4.1", (sys.executable, "-S", "-c"), {"PYTHONPATH": "."},
+        "import json, sys",
+        "hard = json.loads(sys.argv[1])",
+        "mixpanel.track('user', 'Tracked', hard)",
+        "mixpanel.people_set('user', hard)",
+    ),
+    "Node": (
+        "npm", "mixpanel@0.24.0", ("node", "-e"), {"NODE_PATH": "node_modules"},
+        "",
+        "const hard = () => JSON.parse(process.argv[1]);",
+        "mixpanel.track('Tracked', {distinct_id: 'user', ...hard()}, () => {",
+        "    mixpanel.people.set('user', hard()) });",
+    ),
+    "Ruby": (
+        "gem", "mixpanel-ruby", ("ruby", "-e"), {"GEM_HOME": "."},
+        "require 'mixpanel-ruby'; require 'json'",
+        "hard = JSON.parse(ARGV[0])",
+        "tracker.track('user', 'Tracked', hard)",
+        "tracker.people.set('user', hard, 0)",
+    ),
+    "PHP": (
+        "composer", "mixpanel/mixpanel-php", ("php", "-d", "error_reporting=E_ALL&~E_DEPRECATED", "-r"), {},
+        "require 'vendor/autoload.php';",
+        "$hard = json_decode($argv[1], true);",
+        "$mixpanel->track('Tracked', ['distinct_id' => 'user'] + $hard);",
+        "$mixpanel->people->set('user', $hard, 0);",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("language", PROGRAMS)
+def test_the_examples_of_the_page_run(registries, way, language):
+    """As written in docs/sdks.rst, and then a call or two."""
+    tool, name, (first, *options), environ, before, *after = PROGRAMS[language]
+    place = registries.package(tool, name)
+    example = example_of(language).replace("TOKEN", TOKEN).replace("http://127.0.0.1:8088", way.intake.url)
+    text = "\n".join([before, example.replace("127.0.0.1:8088", "{}:{}".format(*way.intake.tcp)), *after])
+    environ = {key: str(place / value) for key, value in environ.items()}
+    run(program(first), *options, text, json.dumps(HARD), cwd=place, **environ)
+    way.has({"Tracked": HARD})
+    way.arrives()
+    [(who, profile)] = way.profiles.items()
+    assert (who, {key: profile.get(key) for key in HARD}) == (("user",), HARD)
+
+
+def test_the_example_for_curl_runs(way):
+    """As written, by the shell."""
+    program("curl")
+    example = example_of("Start it", "Try it").replace("TOKEN", TOKEN)
+    said = run(program("sh"), "-c", example.replace("/run/forwarder/intake.sock", way.intake.socket))
+    assert said == b"1"
+    [found] = waiting(way.queue_path)
+    assert (found["event"], found["properties"]["distinct_id"]) == ("Tried", "user-1")
+
+
+def example_of(*headings):
+    """The first example below the last of these words in the page of the SDKs."""
+    text = PAGE.read_text()
+    for heading in headings:
+        text = text.split(f"\n{heading}", 1)[1]
+    block = re.search(r"::(?: \w+)?\n\n((?:(?:    .*)?\n)+)", text)
+    return textwrap.dedent(block[1])
+
+
+# Node closes an idle connection one second before the time that it has heard.
+@pytest.mark.parametrize(
+    ("idle_s", "fails"),
+    [(2 + connection.IDLE_S - answers.KEEP_ALIVE_S, False), (1.0, True)],
+    ids=["as the intake is", "one second too much"],
+)
+def test_calls_of_node_at_the_edge_of_the_idle_time(registries, queue_path, idle_s, fails):
+    """Two hundred of them, on connections that have been idle for as long as Node keeps them. If it heard one
+    second too much, some would cross with the end of their connection, and be lost."""
+    node = program("node")
+    place = registries.package("npm", "mixpanel@0.24.0")
+    times = {"answers.KEEP_ALIVE_S": 2, "connection.IDLE_S": idle_s, "server._SWEEP_S": 0.001}
+    calls, errors = 0, []
+    with closing(Intake(queue_path)) as intake:
+        intake.start(times=times)
+        while not errors and calls < (1000 if fails else 250):  # mostly at once
+            command = (node, CLIENTS / "idle.js", intake.url, TOKEN, "1000")
+            said = json.loads(run(*command, NODE_PATH=str(place / "node_modules")))
+            calls += said["calls"]
+            errors += said["errors"]
+    assert len(names(queue_path)) == calls - len(errors)
+    assert bool(errors) == fails, errors
+
+
+def test_an_importer_stores_all_but_what_it_is_refused(registries, way, tmp_path):
+    """Mixpanel's own: in strict imports of 2000 at once, one of them with invalid events."""
+    place = registries.package("pip", "mixpanel-utils==2.2.7")
+    events = [
+        {"event": f"e{number}", "properties": {"distinct_id": "user", "time": 1_600_000_000, **properties}}
+        for number, properties in enumerate([HARD] * 5000)
+    ]
+    refused = [{"event": "Refused", "properties": {"distinct_id": "user", "time": 1}}] * 3
+    stdin = json.dumps([*events[:100], *refused, *events[100:]]).encode()
+    command = (sys.executable, "-S", "-W", "ignore", CLIENTS / "import.py", way.intake.url, TOKEN)
+    said = run(*command, stdin=stdin, PYTHONPATH=str(place), cwd=tmp_path).decode()
+    assert said.count('"failed_records"') == 1
+    assert [
+        f'"index": {index}, "insert_id": "", "field": "properties.time"' in said for index in (99, 100, 103)
+    ] == [False, True, False]
+    way.has({each["event"]: HARD for each in events})
+    way.arrives()
+
+
+def test_curl_in_each_way(way, tmp_path):
+    """On both sockets, plain, gzipped, in chunks from a pipe, large, and as GET."""
+    curl = program("curl")
+    events = {}
+
+    def body(name, **more):
+        events[name] = HARD | more
+        return json.dumps(
+            {"event": name, "properties": {"token": TOKEN, "distinct_id": "user", **HARD, **more}}
+        )
+
+    (tmp_path / "large.json").write_text(
+        f"[{body('large', long='x' * 700_000)},{body('other', long='y' * 700_000)}]"
+    )
+    gzipped = gzip.compress(body("gzipped").encode())
+    chunks = ("-X", "POST", "-T", "-")
+    for arguments, stdin in (
+        (("-d", body("array").join("[]")), ""),
+        (("--data-urlencode", f"data={body('form')}"), ""),
+        (("-G", "--data-urlencode", f"data={body('get')}"), ""),
+        (("-G", "--data-urlencode", f"data={base64.b64encode(body('base64').encode()).decode()}"), ""),
+        (("-H", "Content-Encoding: gzip", "--data-binary", "@-"), gzipped),
+        (
+            ("-H", "Content-Type: application/x-ndjson", "--data-binary", "@-"),
+            f"{body('first')}\n{body('second')}\n",
+        ),
+        (chunks, body("chunks")),
+        ((*chunks, "-H", "Expect: 100-continue"), body("expected")),
+        (("-d", f"@{tmp_path}/large.json"), ""),
+    ):
+        stdin = stdin if isinstance(stdin, bytes) else stdin.encode()
+        assert run(curl, "-sS", f"{way.intake.url}/track", *arguments, stdin=stdin) == b"1", arguments
+    unix = ("--unix-socket", way.intake.socket)
+    assert run(curl, "-sS", *unix, "http://localhost/track/?verbose=1", "-d", body("unix")) == (
+        b'{"status": 1, "error": null}'
+    )
+    strict = ("-u", "account:secret", "-d", body("strict", time=1_600_000_000))
+    assert run(curl, "-sS", *unix, "http://localhost/import?strict=1&project_id=123", *strict) == (
+        b'{"code": 200, "num_records_imported": 1, "status": "OK"}'
+    )
+    update = {"$token": TOKEN, "$distinct_id": "user", "$set": HARD}
+    assert run(curl, "-sS", f"{way.intake.url}/engage#profile-set", "-d", json.dumps([update])) == b"1"
+    update = {"$token": TOKEN, "$group_key": "company", "$group_id": "acme", "$set": HARD}
+    assert run(curl, "-sS", f"{way.intake.url}/groups#group-set", "-d", json.dumps([update])) == b"1"
+    other = body("refused").replace(TOKEN, "token-of-another-project")
+    del events["refused"]
+    assert b"not one of intake.tokens" in run(curl, "-sS", f"{way.intake.url}/track", "-d", other)
+    way.has(events)
+    way.arrives()
+    assert (way.profiles, way.groups) == ({("user",): HARD}, {("company", "acme"): HARD})
 
 
 # Browsers
