@@ -4,8 +4,10 @@ import base64
 import contextlib
 import fcntl
 import gzip
+import http.client
 import json
 import os
+import random
 import signal
 import socket
 import statistics
@@ -17,11 +19,22 @@ from urllib.parse import quote
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.integration.intake_client import TOKEN, Client, Intake, dead, event, names, request, waiting
+from tests.integration.intake_client import (
+    TOKEN,
+    Answer,
+    Client,
+    Intake,
+    dead,
+    event,
+    names,
+    request,
+    waiting,
+)
 
 UPDATE = {"$token": TOKEN, "$distinct_id": "u", "$set": {"a": 1}}
 GROUP = {"$token": TOKEN, "$group_key": "k", "$group_id": "g", "$set": {"a": 1}}
 CLIENTS = 64
+SEED = int(os.environ.get("FORWARDER_TEST_SEED", "20263"))
 
 
 @pytest.fixture
@@ -280,12 +293,15 @@ def test_on_a_disk_that_can_not_be_written_nothing_is_promised(make, tmp_path):
 
 
 class Crowd:
-    """Clients that send one event after the other until they are stopped; what each was told."""
+    """Clients that send one event after the other until they are stopped; what each was told.
 
-    def __init__(self, connect, count=CLIENTS):
-        self._connect = connect
-        self.accepted, self.errors = [], []
-        self.stopping = threading.Event()
+    With *lasting* a client goes on after an error, with the next event, once `is_up` is set.
+    """
+
+    def __init__(self, connect, count=CLIENTS, *, lasting=False):
+        self._connect, self._lasting = connect, lasting
+        self.accepted, self.doubtful, self.errors = [], [], []
+        self.stopping, self.is_up = threading.Event(), threading.Event()
         self._threads = [threading.Thread(target=self._work, args=(number,)) for number in range(count)]
         for thread in self._threads:
             thread.start()
@@ -294,15 +310,22 @@ class Crowd:
         client, number = None, 0
         while not self.stopping.is_set():
             name = f"{who}-{number}"
+            number += 1
             try:
                 client = client or self._connect()
-                answer = client.ask("POST", "/track", event(name))
+                answer = client.ask("POST", "/track", event(name, copy=name))
                 assert answer.body == b"1"
-            except (OSError, EOFError, AssertionError) as error:
+            except (OSError, EOFError, AssertionError, http.client.HTTPException) as error:
+                self.doubtful.append(name)
                 self.errors.append(repr(error))
-                break
+                if not self._lasting:
+                    break
+                if client:
+                    client.close()
+                client = None
+                self.is_up.wait()
+                continue
             self.accepted.append(name)
-            number += 1
             if answer.headers.get("connection") == "close":
                 client.close()
                 client = None
@@ -313,6 +336,17 @@ class Crowd:
         for thread in self._threads:
             thread.join(30)
             assert not thread.is_alive()
+
+
+class LibraryClient(http.client.HTTPConnection):
+    """Python's own client, which keeps its connection."""
+
+    def ask(self, method, target, body):
+        self.request(method, target, body)
+        answer = self.getresponse()
+        return Answer(
+            answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+        )
 
 
 def test_what_was_promised_survives_a_kill(intake, queue_path, until):
@@ -328,6 +362,34 @@ def test_what_was_promised_survives_a_kill(intake, queue_path, until):
         assert set(crowd.accepted) - set(found) == set()
         os.rename(queue_path, f"{queue_path}-{os.urandom(4).hex()}")
         intake.start()
+
+
+def test_what_was_promised_survives_twenty_kills(intake, queue_path, until, figures):
+    """SIGKILL at random moments under 16 clients, which go on once it runs again, on the same queue: what
+    they were told of is on disk, whole and once, and beside it only what they were told nothing of."""
+    host, port = intake.tcp
+    intake.environ["FORWARDER_INTAKE_LISTEN"] = f"{host}:{port}"
+    moments = random.Random(SEED)
+    crowd = Crowd(lambda: LibraryClient(host, port, timeout=20), 16, lasting=True)
+    try:
+        for _ in range(20):
+            enough = len(crowd.accepted) + moments.randrange(1, 200)
+            until(lambda enough=enough: len(crowd.accepted) > enough)
+            crowd.is_up.clear()
+            intake.process.kill()
+            intake.start()
+            crowd.is_up.set()
+    finally:
+        crowd.stopping.set()
+        crowd.is_up.set()
+        crowd.join()
+    assert len(crowd.errors) >= 20
+    found = waiting(queue_path)
+    assert [each for each in found if each["properties"]["copy"] != each["event"]] == []
+    found = [each["event"] for each in found]
+    assert len(found) == len(set(found)) == figures(queue_path).accepted
+    assert set(crowd.accepted) - set(found) == set()
+    assert set(found) - set(crowd.accepted) - set(crowd.doubtful) == set()
 
 
 def test_a_restart_under_load_costs_no_client_an_error(make, queue_path, until, tmp_path):
