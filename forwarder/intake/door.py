@@ -211,7 +211,7 @@ class Door:
             dead = found.dead
             success = asked.accepted(count)
             if dead and not count:
-                success = asked.all_malformed(dead[0][1])
+                success = asked.all_malformed(found.failed[0]["message"])
         is_refused = asked.is_strict_import or not count
 
         def stored(error: ForwarderError | None) -> None:
