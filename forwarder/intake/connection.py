@@ -21,7 +21,7 @@ from forwarder.intake.access import UNIX
 from forwarder.intake.answers import KEEP_ALIVE_S, Answer
 from forwarder.intake.door import Door, Request
 from forwarder.intake.payload import too_large
-from forwarder.intake.room import Room
+from forwarder.intake.room import SMALL_BYTES, Room
 
 # An event in base64 in a GET is a long line.
 MOST_LINE_BYTES = 3 << 19
@@ -294,7 +294,10 @@ class Connection(asyncio.BufferedProtocol):
                 if pending.refusal:
                     self._respond(pending.refusal)
                 else:
+                    if pending.size_bytes > SMALL_BYTES:  # the door lets go of it before it answers
+                        self._pending[0] = pending._replace(request=pending.request._replace(body=b""))
                     self._house.door.answer(pending.request, self._respond)
+                    del pending
         finally:
             self._is_pumping = False
         self._continue()
