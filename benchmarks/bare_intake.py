@@ -1,6 +1,6 @@
-"""``python -m benchmarks.bare_intake SOCKET DATABASE``: the intake's loop in the fewest lines that could do it.
+"""``python -m benchmarks.bare_intake SOCKET DATABASE``: the intake's loop in the fewest lines of Python.
 
-The same parser, SQL, syncs and answers, with one commit for all that has come. No checks, no limits, no queue.
+The same parser, SQL, syncs and answers, with one commit for all that has come. No checks and no limits.
 """
 
 from __future__ import annotations

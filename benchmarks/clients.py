@@ -1,7 +1,7 @@
 """``python -m benchmarks.clients SOCKET CONNECTIONS SECONDS``: SDK clients, each one request after the other.
 
-Each sends what Mixpanel's SDK for Python sends for a ``track()``. Prints, as JSON, how many requests were answered
-with ``1`` in how many seconds, and their durations' median and 99th percentile, in ms.
+Each sends what Mixpanel's SDK for Python sends for a ``track()``. Prints, as JSON, how many requests were
+answered with ``1`` in how many seconds, and their durations' median and 99th percentile, in ms.
 """
 
 from __future__ import annotations
