@@ -37,12 +37,13 @@ _UCRED = "3i"
 
 
 # What is read of a head. The rest, which may hold secrets, is not kept.
-_READ = frozenset(
-    [
+_READ = {
+    name.encode(): name
+    for name in (
         "host", "origin", "referer", "sec-fetch-site", "x-forwarded-for", "expect", "transfer-encoding",
         "content-encoding", "content-length", "content-type",
-    ]
-)  # fmt: skip
+    )
+}  # fmt: skip
 
 
 class Phase(Enum):
@@ -181,8 +182,8 @@ class Connection(asyncio.BufferedProtocol):
         if self._head_bytes > MOST_HEAD_BYTES:
             self._refuse(431, f"request exceeds max limit of {MOST_HEAD_BYTES} bytes in its head")
             return
-        key = name.lower().decode("latin-1")
-        if key not in _READ:
+        key = _READ.get(name.lower())
+        if key is None:
             return
         text = value.decode("latin-1").strip()
         if key in self._headers:
