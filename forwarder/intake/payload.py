@@ -39,6 +39,7 @@ _MARKS = (
     (b"%24", b"$"),
 )
 _for_urls = bytes.maketrans(b"-_ ", b"+/+")
+_halves = re.compile(rb"(?:\xed[\xa0-\xbf][\x80-\xbf])+").sub
 
 
 class RefusedError(Exception):
@@ -172,7 +173,13 @@ def _text_of(data: bytes) -> bytes:
         raise RefusedError(400, "'data' is neither JSON nor whole base64") from None
     if text[:1] not in (b"[", b"{"):
         raise RefusedError(400, "'data' holds no JSON object or array")
-    return text
+    # The SDK for browsers writes an emoji as two halves, which are no UTF-8, and may cut between them.
+    return _halves(_joined, text) if b"\xed" in text else text
+
+
+def _joined(halves: re.Match[bytes]) -> bytes:
+    units = halves[0].decode(errors="surrogatepass").encode("utf-16-le", "surrogatepass")
+    return units.decode("utf-16-le", "replace").encode()
 
 
 def split(text: bytes) -> list[bytes]:

@@ -88,6 +88,23 @@ def test_a_plus_in_raw_base64_is_not_a_space():
 
 
 @pytest.mark.parametrize(
+    ("sent", "read"),
+    [
+        ("\ud83d\ude80", "\U0001f680"),
+        ("a\ud83d\ude80\ud83d\ude80b", "a\U0001f680\U0001f680b"),
+        ("cut\ud83d", "cut\ufffd"),
+        ("\ude80\ud83d\ud83d\ude80\ude80", "\ufffd\ufffd\U0001f680\ufffd"),
+        ("\ud55c\uae00 \ud7a3", "\ud55c\uae00 \ud7a3"),  # whole characters with a like beginning
+    ],
+)
+def test_the_halves_in_which_a_browser_sends_an_emoji_become_one(sent, read):
+    """Mixpanel's SDK for browsers encodes each half of a character beyond U+FFFF by itself; a half whose
+    other one it has cut off becomes the character for what can't be read."""
+    text = f'{{"event":"{sent}"}}'.encode(errors="surrogatepass")
+    assert items(b"data=" + b64(text)) == [f'{{"event":"{read}"}}'.encode()]
+
+
+@pytest.mark.parametrize(
     ("coded", "plain"),
     [
         ("%2522", "%22"),
