@@ -21,6 +21,7 @@ from benchmarks import (
     delivery,
     disk,
     fairness,
+    intake,
     memory,
     puts,
     quiet,
@@ -45,6 +46,7 @@ PARTS: dict[str, Measure] = {
     "backlog": lambda place, given: backlog.measure(place, given.waiting, given.rounds, given.events // 2),
     "memory": lambda place, given: memory.measure(place, given.large, given.large // 5),
     "quiet": lambda place, given: quiet.measure(place, given.idle_s, 15),
+    "intake": lambda place, given: intake.measure(place, given.rounds, given.idle_s),
     "dead_letters": lambda place, given: dead_letters.measure(place, given.dead),
     "disk": lambda place, given: disk.measure(place, given.events, given.storm_s),
 }

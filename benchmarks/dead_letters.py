@@ -25,7 +25,7 @@ def measure(place: str, count: int) -> Iterator[Number]:
     ):
         million_s = commands.command_s(path, "dead-letters", *command) / count * 1e6
         name = f"`dead-letters {what}` of {count:,}, s for a million"
-        yield Number("N12", name, million_s, target, million_s)
+        yield Number("N7", name, million_s, target, million_s)
     shutil.rmtree(path)
 
 

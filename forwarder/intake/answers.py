@@ -76,6 +76,8 @@ class Asked(NamedTuple):
     @classmethod
     def by(cls, path: str, parameters: Mapping[str, str], with_scripts: bool) -> Asked:
         """What *parameters* ask for; *with_scripts*: answers as scripts are allowed."""
+        if not parameters:
+            return cls(path)
         callback = parameters.get("callback", "")
         return cls(
             path,

@@ -21,7 +21,7 @@ from forwarder.intake.access import UNIX
 from forwarder.intake.answers import KEEP_ALIVE_S, Answer
 from forwarder.intake.door import Door, Request
 from forwarder.intake.payload import too_large
-from forwarder.intake.room import Room
+from forwarder.intake.room import SMALL_BYTES, Room
 
 # An event in base64 in a GET is a long line.
 MOST_LINE_BYTES = 3 << 19
@@ -37,12 +37,13 @@ _UCRED = "3i"
 
 
 # What is read of a head. The rest, which may hold secrets, is not kept.
-_READ = frozenset(
-    [
+_READ = {
+    name.encode(): name
+    for name in (
         "host", "origin", "referer", "sec-fetch-site", "x-forwarded-for", "expect", "transfer-encoding",
         "content-encoding", "content-length", "content-type",
-    ]
-)  # fmt: skip
+    )
+}  # fmt: skip
 
 
 class Phase(Enum):
@@ -181,8 +182,8 @@ class Connection(asyncio.BufferedProtocol):
         if self._head_bytes > MOST_HEAD_BYTES:
             self._refuse(431, f"request exceeds max limit of {MOST_HEAD_BYTES} bytes in its head")
             return
-        key = name.lower().decode("latin-1")
-        if key not in _READ:
+        key = _READ.get(name.lower())
+        if key is None:
             return
         text = value.decode("latin-1").strip()
         if key in self._headers:
@@ -294,7 +295,10 @@ class Connection(asyncio.BufferedProtocol):
                 if pending.refusal:
                     self._respond(pending.refusal)
                 else:
+                    if pending.size_bytes > SMALL_BYTES:  # the door lets go of it before it answers
+                        self._pending[0] = pending._replace(request=pending.request._replace(body=b""))
                     self._house.door.answer(pending.request, self._respond)
+                    del pending
         finally:
             self._is_pumping = False
         self._continue()

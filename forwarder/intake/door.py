@@ -24,8 +24,8 @@ KIND_OF = {"/track": "event", "/import": "event", "/engage": "profile", "/groups
 _SERVED = "there are /track, /import, /engage and /groups"
 # A larger body is read in a thread, and its items are judged in slices, so that others need not wait for it.
 _LARGE_BYTES = 64 << 10
-# Each of them takes several times its size in memory.
-_LARGE_AT_ONCE = 2
+# One takes several times its size in memory.
+_LARGE_AT_ONCE = 1
 
 Respond = Callable[[Answer], None]
 
@@ -99,6 +99,7 @@ class Door:
             if found:
                 finish(found)
             elif max(len(request.body), payload.unpacked_bytes(request.headers, request.body)) > _LARGE_BYTES:
+                finish = partial(self._finish, request._replace(body=b""), path, respond)
                 task = asyncio.get_running_loop().create_task(self._take_large(request, asked, finish))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
@@ -170,6 +171,7 @@ class Door:
                 found = await loop.run_in_executor(
                     None, payload.read, request.query, request.headers, request.body, rules.max_body_bytes
                 )
+                request = request._replace(body=b"")
                 asked = self._asked(asked.path, found.parameters)
                 sorter = self._sorter(request, asked, found.parameters)
                 held = Sorted()
@@ -211,7 +213,7 @@ class Door:
             dead = found.dead
             success = asked.accepted(count)
             if dead and not count:
-                success = asked.all_malformed(dead[0][1])
+                success = asked.all_malformed(found.failed[0]["message"])
         is_refused = asked.is_strict_import or not count
 
         def stored(error: ForwarderError | None) -> None:

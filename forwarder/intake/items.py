@@ -115,7 +115,7 @@ class Sorter:
                 found.failed.append(
                     Failed(index=index, insert_id=insert_id, field=place[1] if place else "", message=reason)
                 )
-                found.dead.append((items[index], reason))
+                found.dead.append((items[index], f"{reason} (came in by {self.path})"))
         yield found
 
     def _prepared(self, item: bytes) -> tuple[bytes, Any]:

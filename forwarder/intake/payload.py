@@ -29,7 +29,15 @@ _raw = msgspec.json.Decoder(msgspec.Raw).decode
 _second_line = re.compile(rb"\n\s*\{").search
 _line_breaks = re.compile(rb"[\r\n]+").sub
 _escapes = re.compile(rb"(?:%[0-9A-Fa-f]{2})+").sub
-_MARKS = ((b"%22", b'"'), (b"%2C", b","), (b"%3A", b":"), (b"%7B", b"{"), (b"%7D", b"}"), (b"%20", b" "))
+_MARKS = (
+    (b"%22", b'"'),
+    (b"%2C", b","),
+    (b"%3A", b":"),
+    (b"%7B", b"{"),
+    (b"%7D", b"}"),
+    (b"%20", b" "),
+    (b"%24", b"$"),
+)
 _for_urls = bytes.maketrans(b"-_ ", b"+/+")
 _halves = re.compile(rb"(?:\xed[\xa0-\xbf][\x80-\xbf])+").sub
 
@@ -146,6 +154,8 @@ def _plain(value: bytes) -> bytes:
         return value
     for code, mark in _MARKS:  # most of the escapes in JSON, in a tenth of the time; none makes another one
         value = value.replace(code, mark)
+    if b"%" not in value:
+        return value
     # A run at once: megabytes of escapes take the standard library seconds.
     return _escapes(lambda run: binascii.unhexlify(run[0].replace(b"%", b"")), value)
 

@@ -7,7 +7,7 @@ from typing import Protocol
 # A connection's share that it may always have; 512 of them take 32 MiB.
 SMALL_BYTES = 64 << 10
 # What those with more may have together. The oldest may always go on, or all could wait for each other.
-LARGE_BYTES = 22 << 20
+LARGE_BYTES = 12 << 20
 
 
 class Reader(Protocol):

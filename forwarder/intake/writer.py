@@ -77,6 +77,7 @@ class Writer:
         self._news = threading.Condition()
         # The thread takes from it what it will commit; what is still in it can be withdrawn.
         self._waiting: deque[Batch] = deque()
+        self._coming: list[Batch] = []
         self._is_closed = False
         self._trouble: ForwarderError | None = None
         self._expiry: asyncio.TimerHandle | None = None
@@ -99,14 +100,23 @@ class Writer:
 
     def submit(self, batch: Batch) -> None:
         """Commit *batch*, with others or alone."""
-        with self._news:
-            self._waiting.append(batch)
-            self._news.notify()
+        # Once all that has come is read, not for each: the thread would take the first alone, and the loop
+        # would wait for it again and again.
+        if not self._coming:
+            self._loop.call_soon(self._hand_over)
+        self._coming.append(batch)
         if self._expiry is None:
             self._expiry = self._loop.call_later(PATIENCE_S, self._expire)
 
+    def _hand_over(self) -> None:
+        with self._news:
+            self._waiting += self._coming
+            self._news.notify()
+        self._coming.clear()
+
     def close(self) -> None:
         """Commit what waits, and end."""
+        self._hand_over()
         with self._news:
             self._is_closed = True
             self._news.notify()

@@ -45,12 +45,17 @@ class DeliveryLog:
         self._delivered = self._dead = 0
         self._summary_at = float("-inf")
 
-    def no_records(self, count: int, reason: str, now: float) -> None:
-        """Rows of the queue were no records; *reason* is that of the first."""
+    def not_sent(self, count: int, reason: str, now: float) -> None:
+        """Rows became dead letters when they were claimed; *reason* is that of the first.
+
+        They were no records, or an earlier daemon had sent them and ended.
+        """
         if count:
             self._dead += count
             more = " (the first of them)" if count > 1 else ""
-            self._dead_lettered(f"no {self._kind.name}", count, now, reason=f"{reason}{more}")
+            self._dead_lettered(
+                "no event" if self._kind is EVENTS else "not sent", count, now, reason=f"{reason}{more}"
+            )
 
     def settled(self, report: Report, now: float) -> None:
         """A reply was settled."""

@@ -55,6 +55,7 @@ _GAUGES = {
     "held": ("held_events", "Waiting events that a person keeps from delivery."),
     "dead_letters": ("dead_letters", "Dead letters that are kept now."),
 }
+_OF_KIND = {"accepted", "delivered", "dead_lettered", "deleted", "waiting", "dead_letters"}
 _QUEUE_GAUGES = {
     "db_bytes": ("db_bytes", "Size of the queue's database file."),
     "wal_bytes": ("wal_bytes", "Size of the database's write-ahead log."),
@@ -124,8 +125,8 @@ class Queue(Collector):
             with suppress(ForwarderError), queue.view(LOCK_TIMEOUT_S) as view:
                 found[queue.kind.name] = view.figures()
         for family, names in ((CounterMetricFamily, _COUNTERS), (GaugeMetricFamily, _GAUGES)):
-            for key, (name, doc) in names.items():
-                name, doc = f"updates_{name}" if "events" not in name else _of_updates(name), _of_updates(doc)
+            for key in _OF_KIND & names.keys():
+                name, doc = map(_of_updates, names[key])
                 metric = family(f"forwarder_{name}", doc, labels=["kind"])
                 for kind, figures in found.items():
                     metric.add_metric([kind], getattr(figures, key))
@@ -200,7 +201,8 @@ def _age_s(figures: Figures) -> float:
 
 
 def _of_updates(text: str) -> str:
-    return text.replace("Events", "Updates").replace("events", "updates")
+    text = text.replace("Events", "Updates").replace("events", "updates")
+    return text.replace("dead_letters", "updates_dead_letters")
 
 
 def _label(verdict: Verdict) -> str:

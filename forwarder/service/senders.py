@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from forwarder import log
 from forwarder.delivery.batch import Batch
@@ -86,7 +87,7 @@ class Senders:
             if isinstance(error, OSError) and error.strerror:
                 return _unsent(error.strerror)
             log.get("sender").exception("request.failed")
-            return _unsent("a bug in the forwarder; see its log")
+            return replace(_unsent("a bug in the forwarder; see its log"), is_doubtful=True)
 
 
 def _unsent(why: str) -> Outcome:

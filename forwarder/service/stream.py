@@ -109,7 +109,7 @@ class Stream:
 
     def maintain(self, now: float, *, at_rest: bool) -> None:
         """Log which rows were no records, and maintain the queue; *at_rest*: nothing else is to do."""
-        self._log.no_records(*self.dispatcher.take_dead(), now)
+        self._log.not_sent(*self.dispatcher.take_dead(), now)
         at_rest = at_rest and self.is_untidy and now >= self._tidy_at
         has_more = self.consumer.maintain(at_rest=at_rest)
         if at_rest:

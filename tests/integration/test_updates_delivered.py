@@ -12,7 +12,7 @@ import pytest
 from forwarder import spool
 from forwarder.records import GROUPS, PROFILES
 from forwarder.sandbox import Fault
-from forwarder.spool import EventQueue
+from forwarder.spool import AckQueue, EventQueue
 from tests.conftest import TOKEN
 
 
@@ -55,12 +55,13 @@ def test_by_each_door(forwarder, server, queue_path, empty):
         queue.put_profile(update("ada", add={"logins": 2}))
         queue.put_group(group("acme", set={"size": 5}))
         queue.put({"event": "A", "properties": {"distinct_id": "ada"}})
-    for name, record in (("engage", update("bob", set={"a": 1})), ("groups", group("acme", set={"b": 2}))):
-        plain = persistqueue.SQLiteAckQueue(
-            queue_path, name=name, serializer=persistqueue.serializers.json, auto_resume=False
-        )
-        plain.put(record)
-        plain.close()
+    options = {"serializer": persistqueue.serializers.json, "auto_resume": False}
+    plain = persistqueue.SQLiteAckQueue(queue_path, name="engage", **options)
+    ours = AckQueue(queue_path, name="groups")
+    plain.put(update("bob", set={"a": 1}))
+    ours.put(group("acme", set={"b": 2}))
+    plain.close()
+    ours.close()
     forwarder.daemon()
     assert (empty(PROFILES).delivered, empty(GROUPS).delivered) == (4, 2)
     assert server.users.profiles == {("ada",): {"plan": "pro", "logins": 2}, ("bob",): {"a": 1}}

@@ -148,7 +148,7 @@ def test_updates_need_a_token_of_this_project(path, kind):
     """Without one they are malformed; with another the request is refused."""
     update = {"$distinct_id": "u", "$group_key": "k", "$group_id": "g", "$set": {"a": 1}}
     found = sorter(path, kind=kind).sort([json.dumps(update).encode()], NOW_MS)
-    assert [why for _, why in found.dead] == ["token, missing or empty"]
+    assert [why for _, why in found.dead] == [f"token, missing or empty (came in by {path})"]
     with pytest.raises(RefusedError):
         sorter(path, kind=kind).sort([json.dumps(update | {"$token": "x"}).encode()], NOW_MS)
 

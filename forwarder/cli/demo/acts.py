@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 from forwarder import spool
 from forwarder.cli.demo import programs
@@ -59,6 +60,10 @@ def play(scratch: Scratch) -> None:
     narrator.shows(WHAT_NEXT.format(forwarder=_program()))
 
 
+def _is_over(process: subprocess.Popen[bytes]) -> bool:
+    return process.poll() is not None
+
+
 class Demo:
     """The acts, and what happens meanwhile.
 
@@ -76,9 +81,12 @@ class Demo:
         self._requests = requests
         self._running: list[Run] = []
         self._daemon: subprocess.Popen[bytes] | None = None
+        self._intake: subprocess.Popen[bytes] | None = None
         self._reasons: list[str] = []
         scratch.environment |= SHORT_WAITS
+        self._socket = scratch.path("intake.sock")
         scratch.environment |= {"FORWARDER_MIXPANEL_URL": server.url, "FORWARDER_MIXPANEL_TOKEN": TOKEN}
+        scratch.environment |= {"FORWARDER_INTAKE_SOCKET": self._socket}
         scratch.watch = self._watch
 
     def begin(self) -> None:
@@ -94,6 +102,11 @@ class Demo:
         daemon = self._daemon = scratch.start("daemon", ["-m", "forwarder", "run"])
         scratch.until(lambda: self._state().updated_at > 0, "the daemon is ready")
         narrator.happens("daemon", f"`forwarder run` is ready as process {daemon.pid}")
+        intake = self._intake = scratch.start("intake", ["-m", "forwarder", "intake"])
+        scratch.until(lambda: "intake.started" in scratch.read("intake.log"), "the intake is ready")
+        narrator.happens(
+            "intake", f"`forwarder intake` is ready as process {intake.pid}, for Mixpanel's SDKs"
+        )
         linger_s, initial_s, longest_s = SHORT_WAITS.values()
         narrator.adds(
             f"Its waits are shortened for this demo: {initial_s} s doubling to {longest_s} s between tries, "
@@ -101,11 +114,11 @@ class Demo:
         )
 
     def hand_over(self, view: View) -> None:
-        """Five programs at once, while all is well."""
-        self._narrator.heading("Five programs put events into the queue at once")
+        """Six programs at once, while all is well."""
+        self._narrator.heading("Six programs put events into the queue at once")
         self._narrator.says(
             "Each gets an acknowledgement once its events are on disk. Bad events are refused at once, one "
-            "by one. Only those of legacy and worker are not checked: there the server finds the bad ones."
+            "by one. Only those of legacy, worker and site are not checked: there the server finds bad ones."
         )
         self._start(
             programs.shop(self._scratch, 1, 4003, spoilt=True),
@@ -113,10 +126,14 @@ class Demo:
             programs.worker(self._scratch, 1000),
             programs.legacy(self._scratch, 2000),
             programs.cron(1, 3),
+            programs.site(self._scratch, self._socket, TOKEN, 500),
         )
         self._scratch.until(lambda: not self._running, "the programs have ended")
         self._wait_until_empty(view)
         self._narrator.happens("queue", "is empty: every accepted event is delivered, or a dead letter")
+        users = self._server.users
+        self._scratch.until(lambda: users.profiles, "the profile is updated")
+        self._narrator.happens("server", f"has the profile of user-1, too: {users.profiles[('user-1',)]}")
 
     def go_down(self, view: View) -> None:
         """An outage in the middle of a batch, and the recovery."""
@@ -163,14 +180,15 @@ class Demo:
         self._wait_until_empty(view)
 
     def end(self) -> None:
-        """Stop the daemon."""
-        daemon, self._daemon = self._daemon, None
-        assert daemon is not None
-        daemon.send_signal(signal.SIGTERM)
-        self._scratch.until(lambda: daemon.poll() is not None, "the daemon has ended")
-        if daemon.returncode:
-            raise ForwarderError(f"the daemon has ended with {daemon.returncode}")
-        self._narrator.happens("daemon", "stops when asked to")
+        """Stop the daemon and the intake."""
+        services, self._daemon = {"intake": self._intake, "daemon": self._daemon}, None
+        for name, service in services.items():
+            assert service is not None
+            service.send_signal(signal.SIGTERM)
+            self._scratch.until(partial(_is_over, service), f"the {name} has ended")
+            if service.returncode:
+                raise ForwarderError(f"the {name} has ended with {service.returncode}")
+        self._narrator.happens("daemon", "stops when asked to; so does the intake")
 
     def _start(self, *wanted: Program) -> None:
         for program in wanted:

@@ -23,6 +23,7 @@ NAMES = {
     "worker": "Job Finished",
     "legacy": "Page Viewed",
     "cron": "Backup Done",
+    "site": "Page Opened",
 }
 
 APP = """\
@@ -69,6 +70,29 @@ for number in range(first, last + 1):
     queue.put(event)
 queue.close()
 print(json.dumps({"accepted": last + 1 - first, "refused": 0}))
+"""
+
+
+# What Mixpanel's own SDKs send, in as few lines.
+SITE = """\
+import base64, http.client, json, socket, sys, urllib.parse
+
+path, token, last = sys.argv[1], sys.argv[2], int(sys.argv[3])
+connection = http.client.HTTPConnection("localhost")
+connection.sock = socket.socket(socket.AF_UNIX)
+connection.sock.connect(path)
+
+def send(endpoint, item):
+    data = base64.b64encode(json.dumps(item).encode())
+    connection.request("POST", endpoint, urllib.parse.urlencode({"data": data, "verbose": 1}))
+    return json.load(connection.getresponse())["status"]
+
+accepted = 0
+for number in range(1, last + 1):
+    properties = {"token": token, "distinct_id": f"user-{number % 500}", "program": "site", "number": number}
+    accepted += send("/track", {"event": "Page Opened", "properties": properties})
+send("/engage", {"$token": token, "$distinct_id": "user-1", "$set": {"plan": "pro"}})
+print(json.dumps({"accepted": accepted, "refused": 0}))
 """
 
 
@@ -202,6 +226,14 @@ def cron(first: int, last: int) -> Program:
         commands.append(["-m", "forwarder", "enqueue", "--json", *one])
     shown = f'forwarder enqueue -e "{NAMES["cron"]}" -d user-{first} -p program=cron -p number:={first}'
     return Program("cron", f"{shown}; {len(commands)} such processes", commands, accepted)
+
+
+def site(scratch: Scratch, socket: str, token: str, last: int) -> Program:
+    """A program with an SDK of Mixpanel's, whose URL leads to ``forwarder intake``."""
+    _write(scratch, "site.py", SITE.splitlines())
+    accepted = {("site", number): _event("site", number, {"token": token}) for number in range(1, last + 1)}
+    shown = "python site.py, which sends what Mixpanel's SDKs send, to `forwarder intake`"
+    return Program("site", shown, [["site.py", socket, token, str(last)]], accepted)
 
 
 def _event(program: str, number: int, more: Mapping[str, Any] | None = None) -> Event:

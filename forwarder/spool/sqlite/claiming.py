@@ -3,9 +3,12 @@ producers are completed here."""
 
 from __future__ import annotations
 
+import math
 import sqlite3
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 from forwarder.errors import EventError
 from forwarder.records import Lines
@@ -80,8 +83,10 @@ class RowReader:
 
     def __init__(self, origin: Origin) -> None:
         self._kind = origin.kind
-        self._rows = tables.of(origin.kind).rows
-        self._piece = _PIECE.format(origin.kind.max_bytes, tables.of(origin.kind).queue)
+        its = tables.of(origin.kind)
+        self._rows = its.rows
+        self._by_ids = f"{its.row} WHERE _id IN (SELECT value FROM json_each(?)) ORDER BY _id"
+        self._piece = _PIECE.format(origin.kind.max_bytes, its.queue)
         self._origin = origin
         # If the size limits a claim, not the count, reading in one piece would be wasted.
         self._is_bound_by_bytes = False
@@ -98,10 +103,18 @@ class RowReader:
             claim = self._in_one_piece(connection, after_id, max_events, max_bytes)
             if claim is not None:
                 return claim, [], []
-        return self._one_by_one(connection, after_id, max_events, max_bytes)
+        with closing(connection.execute(self._rows, (after_id, MOST_ID, max_events))) as found:
+            return self._one_by_one(found, after_id, max_bytes)
+
+    def read_ids(
+        self, connection: sqlite3.Connection, ids: Sequence[int]
+    ) -> tuple[Rows, list[Dead], list[int]]:
+        """As `read`, the rows with these *ids*, in ascending order, whatever their size."""
+        with closing(connection.execute(self._by_ids, (str(list(ids)),))) as found:
+            return self._one_by_one(found, ids[0] - 1, math.inf)
 
     def _one_by_one(
-        self, connection: sqlite3.Connection, after_id: int, max_events: int, max_bytes: int
+        self, found: Iterable[tuple[Any, ...]], after_id: int, max_bytes: float
     ) -> tuple[Rows, list[Dead], list[int]]:
         ids: list[int] = []
         events: list[bytes] = []
@@ -111,25 +124,24 @@ class RowReader:
         claim = Rows(ids, events, doubtful=doubtful, last_id=after_id)
         read_bytes = 0
         self._is_bound_by_bytes = False
-        with closing(connection.execute(self._rows, (after_id, MOST_ID, max_events))) as found:
-            for row_id, data, put_at, status in found:
-                final = self._origin.read(row_id, data, put_at, status)
-                size_bytes = len(final if isinstance(final, bytes) else data or b"") + 1
-                if read_bytes + size_bytes > max_bytes and claim.last_id > after_id:
-                    self._is_bound_by_bytes = True
-                    break
-                read_bytes += size_bytes
-                claim.last_id = row_id
-                if isinstance(final, bytes):
-                    ids.append(row_id)
-                    events.append(final)
-                    claim.size_bytes += size_bytes
-                    if status == SENT:
-                        doubtful.append(row_id)
-                elif final is None:
-                    acked.append(row_id)
-                else:
-                    dead.append(final)
+        for row_id, data, put_at, status in found:
+            final = self._origin.read(row_id, data, put_at, status)
+            size_bytes = len(final if isinstance(final, bytes) else data or b"") + 1
+            if read_bytes + size_bytes > max_bytes and claim.last_id > after_id:
+                self._is_bound_by_bytes = True
+                break
+            read_bytes += size_bytes
+            claim.last_id = row_id
+            if isinstance(final, bytes):
+                ids.append(row_id)
+                events.append(final)
+                claim.size_bytes += size_bytes
+                if status == SENT:
+                    doubtful.append(row_id)
+            elif final is None:
+                acked.append(row_id)
+            else:
+                dead.append(final)
         return claim, dead, acked
 
     def _in_one_piece(

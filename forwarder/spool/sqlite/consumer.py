@@ -26,7 +26,7 @@ from forwarder.spool.sqlite.directory import LOG
 from forwarder.spool.sqlite.errors import damaged, translated, used_up
 from forwarder.spool.sqlite.schema import MOST_ID
 from forwarder.spool.sqlite.tables import OF_EVENTS, Tables
-from forwarder.spool.values import Claim, Control, Settlement
+from forwarder.spool.values import Claim, Control, Dead, Settlement
 
 RETRY_S = 1.0
 STEP_ROWS = 1000
@@ -211,7 +211,10 @@ class Consumer(engine.Consumer):
             more even if it has no event.
         """
         with translated(self._path):
-            claim, dead, acked = self._reader.read(self._connect(), after_id, max_events, max_bytes)
+            found = self._reader.read(self._connect(), after_id, max_events, max_bytes)
+        return self._cleared(after_id, *found)
+
+    def _cleared(self, after_id: int, claim: Rows, dead: Sequence[Dead], acked: Sequence[int]) -> Rows:
         try:
             if acked:
                 self._free(partial(settling.delete_acked, tables=self._tables, ids=acked))
@@ -227,19 +230,13 @@ class Consumer(engine.Consumer):
         return claim
 
     def read_again(self, ids: Sequence[int], size_bytes: int) -> Claim:
-        claim = self.claim_behind(ids[0] - 1, len(ids), max(size_bytes, 1))
-        if [*claim.ids] == [*ids]:
-            return claim
-        wanted, found = set(ids), Rows([], [], last_id=ids[0] - 1)
-        while claim.last_id > found.last_id:
-            pairs = [pair for pair in zip(claim.ids, claim.events, strict=True) if pair[0] in wanted]
-            found.ids = [*found.ids, *(row_id for row_id, _ in pairs)]
-            found.events = [*found.events, *(event for _, event in pairs)]
-            found.last_id = claim.last_id
-            if found.last_id < ids[-1]:
-                claim = self.claim_behind(found.last_id, len(ids), max(size_bytes, 1))
-        found.size_bytes = sum(map(len, found.events)) + len(found.events)
-        return found
+        if ids[-1] - ids[0] + 1 == len(ids):
+            claim = self.claim_behind(ids[0] - 1, len(ids), max(size_bytes, 1))
+            if [*claim.ids] == [*ids]:
+                return claim
+        with translated(self._path):
+            found = self._reader.read_ids(self._connect(), ids)
+        return self._cleared(ids[0] - 1, *found)
 
     def settle(self, settlement: Settlement) -> None:
         """All or nothing. Only on a full disk in parts, as far as there is room."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 
@@ -76,7 +77,7 @@ def _make_tables(connection: sqlite3.Connection, path: str) -> None:
     events = tables.of(EVENTS)
     if not version:
         refuse_others(connection, path)
-        events.make(connection, tables.new_id())
+        events.make(connection, str(uuid.uuid4()))
         connection.execute("CREATE TABLE salvages (source TEXT PRIMARY KEY, position INTEGER NOT NULL)")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     if version < VERSION:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import sqlite3
 import time
-import uuid
 from typing import TYPE_CHECKING
 
 from forwarder.records import EVENTS, KINDS
@@ -127,11 +126,6 @@ def of(kind: Kind) -> Tables:
 def each() -> list[Tables]:
     """The tables of all kinds."""
     return list(_EACH.values())
-
-
-def new_id() -> str:
-    """An identity for a new queue."""
-    return str(uuid.uuid4())
 
 
 _CREATE = {
