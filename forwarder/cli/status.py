@@ -238,7 +238,8 @@ def _waits(found: Mapping[str, Any]) -> tuple[int, str]:
     waiting = sum(counts.values())
     if not waiting:
         return 0, "nothing waits"
-    named = " and ".join(counted(count, noun) for noun, count in counts.items())
+    *others, named = (counted(count, noun) for noun, count in counts.items())
+    named = f"{', '.join(others)} and {named}" if others else named
     oldest_s = max(each["oldest_waiting_s"] for each in some.values())
     if waiting == 1:
         return 1, f"{named} waits, for {duration(oldest_s)}"

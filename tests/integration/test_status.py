@@ -202,9 +202,11 @@ def test_what_the_daemon_says_is_shown(forwarder, server, until):
                 "state": "paused",
                 "waiting": 1,
                 "oldest_waiting_s": 3.0,
+                "engage": {"waiting": 2, "held": 0, "oldest_waiting_s": 1.0},
                 "groups": {"waiting": 1, "held": 0, "oldest_waiting_s": 9.0},
             },
-            "Paused: 1 event and 1 group update wait, the oldest for 9 s. `forwarder resume` goes on.",
+            "Paused: 1 event, 2 profile updates and 1 group update wait, the oldest for 9 s. `forwarder"
+            " resume` goes on.",
         ),
         (
             {"state": "running", "set_aside": 1},
