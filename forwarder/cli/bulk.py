@@ -57,10 +57,8 @@ def change(
             done.count, left = done.count + count, left + len(page) - count
     missing = wanted.missing()
     if left:
-        say(
-            f"forwarder: {wanted.noun.counted(left)} could not be {verb}: gone meanwhile, or no event.",
-            err=True,
-        )
+        why = "gone meanwhile, being sent, or no event"
+        say(f"forwarder: {wanted.noun.counted(left)} could not be {verb}: {why}.", err=True)
     if as_json:
         click.echo(json.dumps({verb: done.count, "missing": missing}))
     elif done.count or not wanted.say_none():

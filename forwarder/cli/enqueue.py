@@ -20,10 +20,10 @@ from forwarder.cli.progress import Progress, echo
 from forwarder.cli.refusals import Refusals, open_rejects
 from forwarder.errors import EventError, ForwarderError, UsageError
 from forwarder.records import EVENTS
-from forwarder.records.kind import Kind
 from forwarder.records.reading import StoppedError
 
 if TYPE_CHECKING:
+    from forwarder.records.kind import Kind
     from forwarder.spool import Producer
 
 LOCK_TIMEOUT_S = 10.0

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 from forwarder.cli.progress import Progress
 from forwarder.cli.refusals import Refusals, Refused
 from forwarder.errors import InputError, printable
-from forwarder.records.kind import Kind
 from forwarder.records.reading import BrokenInputError, Chunk, Source, read_chunks, take_apart
 
 if TYPE_CHECKING:
+    from forwarder.records.kind import Kind
     from forwarder.spool import Producer
 
 STDIN = "<stdin>"

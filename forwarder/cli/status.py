@@ -219,12 +219,7 @@ def _condition(found: Mapping[str, Any]) -> str:
     if not found["exists"]:
         return as_sentence(printable(found["state_reason"]))
     state, reason = found["state"], printable(found["state_reason"]).rstrip(".")
-    waiting = found["waiting"] - found["held"]
-    waits = (
-        f"{counted(waiting, 'event')} {'waits' if waiting == 1 else 'wait'}" if waiting else "nothing waits"
-    )
-    if waiting:
-        waits += f", {'' if waiting == 1 else 'the oldest '}for {duration(found['oldest_waiting_s'])}"
+    waiting, waits = _waits(found)
     because = f": {reason}" if reason else ""
     if state == "running":
         return f"{'Delivering' if waiting else 'Running'}: {waits}{'; ' if reason else ''}{reason}."
@@ -233,6 +228,22 @@ def _condition(found: Mapping[str, Any]) -> str:
     if state == "paused":
         return f"Paused: {waits}. `forwarder resume` goes on."
     return f"{state.capitalize()}{because}; {waits}."
+
+
+def _waits(found: Mapping[str, Any]) -> tuple[int, str]:
+    """How many records of all kinds wait that are not held; and that in words."""
+    nouns = {"event": found} | {kind.noun.removesuffix("s"): found.get(name) for name, kind in _KINDS.items()}
+    some = {noun: each for noun, each in nouns.items() if each and each["waiting"] > each["held"]}
+    counts = {noun: each["waiting"] - each["held"] for noun, each in some.items()}
+    waiting = sum(counts.values())
+    if not waiting:
+        return 0, "nothing waits"
+    *others, named = (counted(count, noun) for noun, count in counts.items())
+    named = f"{', '.join(others)} and {named}" if others else named
+    oldest_s = max(each["oldest_waiting_s"] for each in some.values())
+    if waiting == 1:
+        return 1, f"{named} waits, for {duration(oldest_s)}"
+    return waiting, f"{named} wait, the oldest for {duration(oldest_s)}"
 
 
 def describe(found: Mapping[str, Any], width: int | None) -> Iterator[str]:
@@ -247,7 +258,7 @@ def describe(found: Mapping[str, Any], width: int | None) -> Iterator[str]:
     yield ""
     for name, text in _table(found):
         if width is None or width >= NARROW:
-            yield from wrapped(f"{name:<15}{text}", width, " " * 15)
+            yield from wrapped(f"{name:<14} {text}", width, " " * 15)
         else:
             yield name
             yield from wrapped(f"  {text}", width, "  ")

@@ -6,15 +6,17 @@ import json
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from forwarder.cli.table import say
 from forwarder.errors import printable
 from forwarder.records import EVENTS
-from forwarder.records.kind import Kind
 from forwarder.spool import NoQueueError, Spool, UnusedQueueError, View
+
+if TYPE_CHECKING:
+    from forwarder.records.kind import Kind
 
 _check = msgspec.json.Decoder(msgspec.Raw).decode
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode

@@ -98,5 +98,6 @@ def _act(
         if count and verb != "release":
             one = context.kind.noun.removesuffix("s")
             sent = f"{counted(count, one)} {'is' if count == 1 else 'are'} being sent"
-            say(f"forwarder: warning: {sent}; such an {one} may be delivered although {done}.", err=True)
+            such = f"such {'an' if one == 'event' else 'a'} {one}"
+            say(f"forwarder: warning: {sent}; {such} may be delivered although {done}.", err=True)
         return change(wanted, view, done, act, as_json)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import msgspec
 
@@ -22,14 +22,16 @@ if TYPE_CHECKING:
 
 SHOWN_CHARACTERS = 4  # of a token
 SLICE_ITEMS = 100
+_ABSENT = msgspec.Raw(b"")
 _NO_TOKEN = "token, missing or empty"  # noqa: S105 - Mixpanel's words
 
 
+# As written: a number that Python can't hold, which the kind accepts, must not hide the token beside it.
 class _Properties(msgspec.Struct):
-    token: Any = msgspec.UNSET
-    distinct_id: Any = msgspec.UNSET
-    ip: Any = msgspec.UNSET
-    insert_id: Any = msgspec.field(default="", name="$insert_id")
+    token: msgspec.Raw = _ABSENT
+    distinct_id: msgspec.Raw = _ABSENT
+    ip: msgspec.Raw = _ABSENT
+    insert_id: msgspec.Raw = msgspec.field(default=_ABSENT, name="$insert_id")
 
 
 class _Event(msgspec.Struct):
@@ -37,11 +39,12 @@ class _Event(msgspec.Struct):
 
 
 class _Update(msgspec.Struct):
-    token: Any = msgspec.field(default=msgspec.UNSET, name="$token")
-    ip: Any = msgspec.field(default=msgspec.UNSET, name="$ip")
+    token: msgspec.Raw = msgspec.field(default=_ABSENT, name="$token")
+    ip: msgspec.Raw = msgspec.field(default=_ABSENT, name="$ip")
 
 
 _event = msgspec.json.Decoder(_Event).decode
+_text = msgspec.json.Decoder(str).decode
 _update = msgspec.json.Decoder(_Update).decode
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _NOT_READ = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -104,21 +107,25 @@ class Sorter:
         for index, item in enumerate(items):
             if index and index % SLICE_ITEMS == 0:
                 yield found
-            insert_id: Any = ""
+            insert_id: str | None = ""
             try:
                 item, insert_id = self._prepared(item)
                 found.records.append(self.kind.accept(item, now_ms, self.rules))
             except EventError as error:
                 reason = str(error)
                 place = _named(reason)
-                insert_id = insert_id if isinstance(insert_id, str) else ""
                 found.failed.append(
-                    Failed(index=index, insert_id=insert_id, field=place[1] if place else "", message=reason)
+                    Failed(
+                        index=index,
+                        insert_id=insert_id or "",
+                        field=place[1] if place else "",
+                        message=reason,
+                    )
                 )
                 found.dead.append((items[index], f"{reason} (came in by {self.path})"))
         yield found
 
-    def _prepared(self, item: bytes) -> tuple[bytes, Any]:
+    def _prepared(self, item: bytes) -> tuple[bytes, str | None]:
         """The item with what must be in it, and its ``$insert_id``."""
         if self.path in ("/engage", "/groups"):
             return self._prepared_update(item), ""
@@ -126,33 +133,45 @@ class Sorter:
             properties = _event(item).properties
         except _NOT_READ:
             return item, ""  # its kind says what is wrong
-        self._check_token(properties.token, is_needed=self.path == "/track")
+        self._check_token(_read(properties.token), is_needed=self.path == "/track")
         more = []
-        if self.path == "/track" and properties.distinct_id is msgspec.UNSET:
+        if self.path == "/track" and properties.distinct_id is _ABSENT:
             more.append(b'"distinct_id":""')
-        if self.address and properties.ip is msgspec.UNSET:
+        if self.address and properties.ip is _ABSENT:
             more.append(b'"ip":"%s"' % self.address.encode())
-        return (_spliced(item, _place_in_properties(item), more) if more else item), properties.insert_id
+        return (_spliced(item, _place_in_properties(item), more) if more else item), _read(
+            properties.insert_id
+        )
 
     def _prepared_update(self, item: bytes) -> bytes:
         try:
             update = _update(item)
         except _NOT_READ:
             return item
-        self._check_token(update.token, is_needed=True)
-        if not self.address or update.ip is not msgspec.UNSET or self.path != "/engage":
+        self._check_token(_read(update.token), is_needed=True)
+        if not self.address or update.ip is not _ABSENT or self.path != "/engage":
             return item
         return _spliced(item, item.index(b"{") + 1, [b'"$ip":"%s"' % self.address.encode()])
 
-    def _check_token(self, token: Any, is_needed: bool) -> None:
-        if isinstance(token, str) and token in self.tokens:
+    def _check_token(self, token: str | None, is_needed: bool) -> None:
+        if token in self.tokens:
             return
-        if token is msgspec.UNSET or token is None or token == "":
+        if token == "":
             if is_needed:
                 raise EventError(_NO_TOKEN)
             return
-        shown = f"{token[:SHOWN_CHARACTERS]}..." if isinstance(token, str) else "that is not text"
+        shown = f"{token[:SHOWN_CHARACTERS]}..." if token else "that is not text"
         raise RefusedError(401, f"the token {shown} is not one of intake.tokens")
+
+
+def _read(value: msgspec.Raw) -> str | None:
+    """A member's text; "" if it is absent or null, None if it is not text."""
+    if value is _ABSENT or bytes(value) == b"null":
+        return ""
+    try:
+        return _text(value)
+    except _NOT_READ:
+        return None
 
 
 def _place_in_properties(item: bytes) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -195,7 +196,7 @@ def split(text: bytes) -> list[bytes]:
             return _elements(text)
         return [bytes(_raw(text)).strip()]
     except BrokenInputError as error:
-        raise RefusedError(400, str(error)) from None
+        raise RefusedError(400, f"not JSON: {str(error).removeprefix('not JSON: ')}") from None
     except RecursionError:
         raise RefusedError(400, "the JSON is nested too deep") from None
     except _NOT_JSON as error:
@@ -203,12 +204,23 @@ def split(text: bytes) -> list[bytes]:
             if text.count(b"\n") > MOST_ITEMS:
                 raise _too_many() from None
             return [line for line in map(bytes.strip, text.split(b"\n")) if line]
-        raise RefusedError(400, f"not JSON: {error}") from None
+        return [_one(text, f"not JSON: {error}")]
+
+
+def _one(text: bytes, otherwise: str) -> bytes:
+    """The one value in *text*, in which there is something that is no JSON, such as NaN."""
+    try:
+        (item,) = _elements(b"[%b]" % text)
+    except (BrokenInputError, RefusedError, ValueError):
+        raise RefusedError(400, otherwise) from None
+    return item
 
 
 def _elements(text: bytes) -> list[bytes]:
     if len(text) <= _AT_ONCE_BYTES:
-        return _few([bytes(raw) for raw in _raw_list(text)])
+        # One with NaN in it, or half a pair of surrogates, must not take the others with it.
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+            return _few([bytes(raw) for raw in _raw_list(text)])
     found: list[bytes] = []
     pieces = split_values([text], max_bytes=len(text))
     while True:

@@ -68,6 +68,11 @@ class DeliveryLog:
             delivered=report.delivered,
             dead=report.dead,
         )
+        if report.dead and outcome.verdict in _AWAY:
+            # They may have counted, and must not be repeated blindly.
+            self._dead += report.dead
+            reason = f"doubtful: {outcome.detail}"
+            self._dead_lettered("doubtful", report.dead, now, reason=reason, status=outcome.status)
         if report.is_stale:
             return
         if outcome.verdict in _AWAY and report.state == "running":
@@ -84,7 +89,7 @@ class DeliveryLog:
             self._refused(report, now)
         if report.short:
             self._shortfall(report, now)
-        if outcome.verdict in _REFUSED:
+        if outcome.verdict in _REFUSED and report.sent:  # else it was a probe, made to be refused
             self._failed(outcome.detail)
             self._halving(report, now)
         self._watch_clock(outcome.clock_skew_s, now)

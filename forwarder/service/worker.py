@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from forwarder import spool
 from forwarder.config import Settings
 from forwarder.delivery.batch import Batch
+from forwarder.errors import ForwarderError
 from forwarder.records import EVENTS, KINDS
 from forwarder.records.kind import Kind
 from forwarder.records.verdict import Outcome
@@ -15,7 +16,7 @@ from forwarder.service.counters import Counters
 from forwarder.service.daemon_log import DaemonLog
 from forwarder.service.delivery_log import DeliveryLog
 from forwarder.service.stream import Stream
-from forwarder.spool import Consumer, Control, DamagedError, Presence, QueueReplacedError
+from forwarder.spool import Consumer, Control, DamagedError, Presence, QueueReplacedError, SpoolFullError
 
 RETENTION_S = 3600.0
 DAY_S = 86400.0
@@ -64,7 +65,11 @@ class Worker:
         self._pause_holds = False
         self.orphaned = ""
         try:
-            self._begin()
+            try:
+                self._begin()
+            except QueueReplacedError:
+                # One kind's tables were damaged, and so the database was set aside under the others.
+                self._begin()
             presence.announce()
         except BaseException:
             self._release()
@@ -214,17 +219,28 @@ class Worker:
         if self._is_hurried:
             for stream in streams:
                 stream.consumer.wait_for_locks(self._lock_timeout_s)
-        errors = [stream.settle(now) for stream in streams]
+        errors: list[ForwarderError | None] = []
+        full: SpoolFullError | None = None
+        for stream in streams:
+            try:
+                errors.append(stream.settle(now))
+            except SpoolFullError as error:
+                full = full or error  # what another kind settles may make room
+        if full:
+            raise full
         self._look(now)
         for stream in streams:
             if send:
-                stream.send(now, send)
+                try:
+                    stream.send(now, send)
+                except SpoolFullError as error:  # for its mark; others need none, and make room
+                    errors.append(error)
         at_rest = self._is_idle
         for stream in streams:
             stream.maintain(now, at_rest=at_rest)
         self._discard(now)
-        for error in filter(None, errors):
-            raise error
+        for found in filter(None, errors):
+            raise found
 
     def _look(self, now: float) -> None:
         if self._watch.is_quiet(now):

@@ -341,7 +341,8 @@ class Spool(verbs.Spool):
         return _delete(self._store, ids)
 
     def hold(self, ids):
-        return self._move(ids, self._store.rows, self._store.held.__setitem__)
+        may_be = [row_id for row_id in ids if row_id not in self._store.sent]
+        return self._move(may_be, self._store.rows, self._store.held.__setitem__)
 
     def release(self, ids):
         def put(_, row):

@@ -118,6 +118,17 @@ def test_settling_goes_on(disk, queue, queue_path, figures):
     consumer.close()
 
 
+def test_what_must_not_be_repeated_is_sent(disk, queue, queue_path, figures):
+    """On a full disk there is room for the mark without which such a record can't be sent."""
+    with closing(Consumer(queue_path)) as consumer:
+        exhaust(disk, queue)
+        claim = consumer.claim_behind(0, 50, MIB)
+        consumer.mark_sent(claim.ids)
+        assert os.stat(f"{queue_path}/reserve").st_size == 0, "the disk was not full"
+        consumer.settle(Settlement(claim.ids))
+        assert figures(queue_path).delivered == 50
+
+
 def test_daemon_starts_again(disk, queue, queue_path, figures):
     """A daemon that starts on a full disk opens the queue and empties it."""
     Consumer(queue_path).close()

@@ -6,7 +6,8 @@ import persistqueue
 import pytest
 from persistqueue.tests import test_sqlackqueue as upstream
 
-from forwarder.spool import AckQueue
+from forwarder import spool
+from forwarder.spool import AckQueue, EventQueue
 
 # The upstream tests that fail with us, and why they should. One that passes again is an error.
 CHANGED = {
@@ -37,6 +38,16 @@ def test_json_is_the_only_serializer(queue_path):
     """Another serializer is refused before anything is opened."""
     with pytest.raises(ValueError, match="JSON"):
         AckQueue(queue_path, serializer=persistqueue.serializers.pickle)
+
+
+def test_a_name_that_no_queue_has_does_no_harm(queue_path):
+    """Such as that of --kind: a missing table would look like damage, and the queue would be set aside."""
+    with EventQueue(queue_path, min_free_bytes=0) as queue:
+        queue.put({"event": "A", "properties": {}})
+    with pytest.raises(ValueError, match="no queue named 'profile': there are default, engage, groups"):
+        AckQueue(queue_path, name="profile").put({"a": 1})
+    with spool.at(queue_path).view() as view:
+        assert view.figures().waiting == 1
 
 
 def test_in_flight_rows_stay_when_another_opens(queue_path):

@@ -600,3 +600,14 @@ def test_settings_include_the_version_of_the_database(run, used, sql):
     code, found = run("--settings")
     assert (code, found["queue"][0]) == (78, "FAIL")
     assert "version 99" in found["queue"][1]
+
+
+def test_a_queue_with_a_name_that_nobody_delivers(run, queue):
+    """Such as that of --kind, where persist-queue needs "engage"."""
+    with closing(
+        persistqueue.SQLiteAckQueue(queue, name="profile", serializer=persistqueue.serializers.json)
+    ) as plain:
+        plain.put({"$token": "t", "$distinct_id": "u", "$set": {}})
+    _, found = run()
+    result, detail = found["other queues"]
+    assert (result, "ack_queue_profile" in detail, "engage, groups" in detail) == ("warning", True, True)

@@ -194,6 +194,21 @@ def test_what_the_daemon_says_is_shown(forwarder, server, until):
             "Paused: 2 events wait, the oldest for 4 d 15 h. `forwarder resume` goes on.",
         ),
         (
+            {"state": "running", "engage": {"waiting": 3, "held": 1, "oldest_waiting_s": 9.0}},
+            "Delivering: 2 profile updates wait, the oldest for 9 s.",
+        ),
+        (
+            {
+                "state": "paused",
+                "waiting": 1,
+                "oldest_waiting_s": 3.0,
+                "engage": {"waiting": 2, "held": 0, "oldest_waiting_s": 1.0},
+                "groups": {"waiting": 1, "held": 0, "oldest_waiting_s": 9.0},
+            },
+            "Paused: 1 event, 2 profile updates and 1 group update wait, the oldest for 9 s. `forwarder"
+            " resume` goes on.",
+        ),
+        (
             {"state": "running", "set_aside": 1},
             "Running: nothing waits. 1 damaged database was set aside with events in it: `forwarder salvage`"
             " brings them back.",

@@ -126,7 +126,7 @@ def test_rows_that_hold_no_event_are_not_held(run, filled, sql):
     sql(filled, "INSERT INTO ack_queue_default (data, timestamp, status) VALUES (x'ff', 1.6e9, 0)")
     code, out, err = run("hold", "7", "1")
     assert (code, out) == (1, "1 waiting event held.\n")
-    assert "1 waiting event could not be held: gone meanwhile, or no event." in err
+    assert "1 waiting event could not be held: gone meanwhile, being sent, or no event." in err
 
 
 def test_a_queue_of_an_older_version_is_not_taken_for_an_empty_one(run, filled, sql, forwarder):

@@ -2,20 +2,24 @@
 
 import glob
 import os
-from contextlib import ExitStack, suppress
+import sqlite3
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 
 import pytest
 
 from forwarder import config, spool
 from forwarder.errors import ForwarderError
+from forwarder.records import KINDS
+from forwarder.records.verdict import Outcome, Verdict
 from forwarder.service.daemon_log import DaemonLog
 from forwarder.service.state import DaemonState, Publisher
 from forwarder.service.worker import Worker
-from forwarder.spool import DamagedError, EventQueue
+from forwarder.spool import DamagedError, EventQueue, SpoolFullError
 from forwarder.spool.sqlite.presence import Presence
 
 EVENT = {"event": "A", "properties": {}}
+DELIVERED = Outcome(Verdict.DELIVERED, "", imported=1, status=200)
 
 
 class Work:
@@ -90,6 +94,49 @@ def test_news_is_seen_behind_a_new_connection(work, queue_path):
     put(queue_path)
     work.turn()
     assert len(work.sent) == 1
+
+
+def test_it_starts_where_the_tables_of_one_kind_are_damaged(queue_path):
+    """The consumer that finds the damage sets the database aside under those that were opened before it."""
+    put(queue_path)
+    with closing(sqlite3.connect(f"{queue_path}/data.db")) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        query = "SELECT rootpage FROM sqlite_master WHERE name = 'ledger_groups'"
+        (page,) = connection.execute(query).fetchone()
+    with open(f"{queue_path}/data.db", "r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(b"\xff" * 4096)
+    with ExitStack() as stack:
+        work = Work(queue_path, stack)
+        put(queue_path)
+        work.turn()
+        assert len(work.sent) == 1
+    assert len(spool.at(queue_path).set_aside()) == 1
+
+
+@pytest.mark.parametrize("full", ["settle", "read_again"])
+def test_a_kind_that_needs_room_does_not_keep_the_others_from_making_it(work, queue_path, monkeypatch, full):
+    """On a full disk dead letters of events may find none until updates that are delivered have left."""
+    with EventQueue(queue_path, min_free_bytes=0) as queue:
+        queue.put(EVENT)
+        queue.put_profile({"$token": "t", "$distinct_id": "u", "$add": {"a": 1}})
+        queue.put_group({"$token": "t", "$group_key": "k", "$group_id": "g", "$set": {"a": 1}})
+    worker = work.worker
+    blocked = "event" if full == "settle" else "profile"
+    monkeypatch.setattr(worker.streams[blocked].consumer, full, no_room)
+    for _ in range(3):
+        work.now += 1.1
+        with suppress(SpoolFullError):
+            worker.work(work.now, lambda kind, batch: worker.receive(kind, batch, DELIVERED))
+    left = []
+    for kind in KINDS.values():
+        with spool.at(queue_path, kind).view() as view:
+            left += [kind.name] * view.figures().waiting
+    assert left == [blocked]
+
+
+def no_room(*_):
+    raise SpoolFullError("full")
 
 
 def test_a_state_that_could_not_be_told_is_told_later():

@@ -162,3 +162,14 @@ def test_many_items_are_judged_in_slices():
     """So that others get their turn; the last slice has all."""
     sizes = [len(found.records) for found in sorter().slices([event()] * (2 * SLICE_ITEMS + 1), NOW_MS)]
     assert sizes == [SLICE_ITEMS, 2 * SLICE_ITEMS, 2 * SLICE_ITEMS + 1]
+
+
+@pytest.mark.parametrize("name", ["ip", "$insert_id", "distinct_id"])
+def test_a_number_that_python_can_not_hold_hides_no_token(name):
+    """The kind accepts it as it was written, and so the token of another project must be seen beside it."""
+    item = b'{"event":"A","properties":{"token":"other","%b":1e400}}' % name.encode()
+    with pytest.raises(RefusedError):
+        sorter().sort([item], NOW_MS)
+    update = b'{"$token":"other","$distinct_id":"u","$ip":1e400,"$set":{}}'
+    with pytest.raises(RefusedError):
+        sorter("/engage", kind="profile").sort([update], NOW_MS)

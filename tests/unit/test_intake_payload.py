@@ -134,6 +134,15 @@ def test_lines_are_items_each_for_itself():
     assert items(EVENT + b'\n{"event":\n' + OTHER) == [EVENT, b'{"event":', OTHER]
 
 
+@pytest.mark.parametrize("bad", [b"NaN", b'"\\ud83d"', b'"\xff"'])
+def test_what_is_no_json_in_one_item_leaves_the_others_alone(bad):
+    """NaN, as Python writes it, and text that was cut inside a character are mistakes of one item."""
+    item = b'{"event":"x","properties":{"a":%b}}' % bad
+    assert items(b"[%b, %b]" % (EVENT, item)) == [EVENT, item]
+    assert items(b"data=[%b, %b]" % (item, EVENT)) == [item, EVENT]
+    assert items(item) == [item]
+
+
 def test_a_large_array_is_split_as_a_small_one():
     """Beyond what is split at once, elements come out as they were written, too."""
     hard = {"s": 'a"]},{["'}

@@ -11,7 +11,7 @@ from forwarder import log
 from forwarder.config.settings import Delivery
 from forwarder.delivery.flow import Flow
 from forwarder.delivery.report import Report
-from forwarder.records import EVENTS
+from forwarder.records import EVENTS, PROFILES
 from forwarder.records.verdict import Outcome, Verdict
 from forwarder.service.delivery_log import DeliveryLog
 
@@ -70,3 +70,24 @@ def test_an_hour_in_which_each_third_request_fails_is_few_lines(told):
     lines = told()
     assert {"batch.failed", "delivery.backing_off", "delivery.recovered"} <= {line["event"] for line in lines}
     assert len(lines) <= 60, [line["event"] for line in lines]
+
+
+@pytest.mark.parametrize("is_stale", [False, True])
+def test_updates_that_an_outage_makes_dead_letters_are_told(is_stale, told):
+    """Their answer was lost, and a person has to decide about them. "Nothing is lost" alone would hide it."""
+    log = DeliveryLog(PROFILES, str)
+    lost = Outcome(Verdict.UNREACHABLE, WAYS[1], is_doubtful=True)
+    log.settled(Report(lost, 50, False, is_stale, dead=50, state="backing_off", reason=WAYS[1]), 0.0)
+    log.summarise()
+    first, *_, last = told()
+    assert (first["event"], first["count"], first["kind"]) == ("events.dead_lettered", 50, "profile")
+    assert first["reason"] == f"doubtful: {WAYS[1]}"
+    assert (last["event"], last["dead"]) == ("events.settled", 50)
+
+
+def test_a_probe_is_no_bad_update(told):
+    """It is refused on purpose, so `status` has no error of it."""
+    errors = []
+    log = DeliveryLog(PROFILES, errors.append)
+    log.settled(Report(Outcome(Verdict.REFUSED, "$token, missing or empty", status=200), 0, False), 0.0)
+    assert (told(), errors) == ([], [])

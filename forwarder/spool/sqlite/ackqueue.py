@@ -20,9 +20,12 @@ from typing import Any
 import persistqueue.serializers.json
 from persistqueue import SQLiteAckQueue
 
+from forwarder.records import KINDS
 from forwarder.spool.sqlite.database import Database
 from forwarder.spool.sqlite.errors import used_up
 from forwarder.spool.sqlite.schema import MOST_ID
+
+_NAMES = tuple(kind.queue for kind in KINDS.values())
 
 
 class AckQueue(Database, SQLiteAckQueue):
@@ -33,9 +36,11 @@ class AckQueue(Database, SQLiteAckQueue):
     Args:
         path: A directory; created with its parents if missing.
         auto_resume: As upstream, but off by default.
+        options: As upstream. The ``name`` is "default" for events, "engage" or "groups".
         timeout: How long to wait for other writers, in seconds.
 
     Raises:
+        ValueError: there is no queue of this name, or the serializer is another one.
         ConfigError: the database there was made by another program or another version.
         NotPermittedError: this user has no permission to write there.
     """
@@ -44,6 +49,8 @@ class AckQueue(Database, SQLiteAckQueue):
         options.setdefault("serializer", persistqueue.serializers.json)
         if options["serializer"] is not persistqueue.serializers.json:
             raise ValueError("JSON is the only serializer of this queue")
+        if (name := options.get("name", "default")) not in _NAMES:
+            raise ValueError(f"there is no queue named {name!r}: there are {', '.join(_NAMES)}")
         SQLiteAckQueue.__init__(self, os.fspath(path), auto_resume=auto_resume, timeout=timeout, **options)
 
     def _init(self) -> None:

@@ -39,7 +39,7 @@ def check(view: View) -> list[Finding]:
     """
     if view.tables.kind is not EVENTS:
         return [_together(view.tables.kind, [*_examined(view)])]
-    return [_check_integrity(view), _check_journal(view), *_examined(view)]
+    return [_check_integrity(view), _check_journal(view), *_check_others(view), *_examined(view)]
 
 
 def _examined(view: View) -> Iterator[Finding]:
@@ -93,6 +93,18 @@ def _check_journal(view: View) -> Finding:
         "stop all programs that use the queue for a moment; the next command of the forwarder sets it back"
     )
     return Finding(name, WARNING, f"journal_mode is {mode}; {remedy}")
+
+
+def _check_others(view: View) -> Iterator[Finding]:
+    """Queues of persist-queue that have rows, and a name by which no kind of records is known."""
+    known = {each.queue: each.kind.queue for each in tables.each()}
+    query = "SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'ack\\_queue\\_%' ESCAPE '\\'"
+    with translated(view.path):
+        for (name,) in view.connection.execute(query).fetchall():
+            quoted = '"' + name.replace('"', '""') + '"'
+            if name not in known and view.connection.execute(f"SELECT 1 FROM {quoted} LIMIT 1").fetchone():
+                detail = f"{name} has rows, which are never delivered; put into {', '.join(known.values())}"
+                yield Finding("other queues", WARNING, detail)
 
 
 def _quick_check(connection: sqlite3.Connection, pragma: str) -> list[str] | None:

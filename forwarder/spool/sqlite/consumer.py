@@ -258,8 +258,8 @@ class Consumer(engine.Consumer):
         self._free(partial(settling.settle, tables=self._tables, settlement=settlement))
 
     def mark_sent(self, ids: Sequence[int], *, sent: bool = True) -> None:
-        with self._transaction() as connection:
-            settling.mark_sent(connection, self._tables, ids, sent=sent)
+        # Only what is marked can be sent, and frees the space again.
+        self._free(partial(settling.mark_sent, tables=self._tables, ids=ids, sent=sent))
 
     def _free(self, step: Callable[[sqlite3.Connection], _T]) -> _T:
         return room.freeing(self._database, self._transaction, step)

@@ -12,7 +12,7 @@ from forwarder.spool.sqlite.claiming import Origin
 from forwarder.spool.sqlite.database import Database
 from forwarder.spool.sqlite.reader import Reader, as_bytes, matching
 from forwarder.spool.sqlite.room import freeing
-from forwarder.spool.sqlite.tables import READY, Tables
+from forwarder.spool.sqlite.tables import READY, SENT, Tables
 from forwarder.spool.values import DUE, HELD, Selection, Waiting
 
 _START_BYTES = 4096
@@ -83,7 +83,8 @@ class WaitingEvents(Reader):
 
 
 def hold(path: str, tables: Tables, ids: Sequence[int]) -> int:
-    """See `engine.Spool.hold`. Rows that are not events stay in the queue, for delivery to judge."""
+    """See `engine.Spool.hold`. Rows that are not events stay in the queue, for delivery to judge; so do those
+    that must not be repeated blindly and may have been sent: released, they would be sent again."""
     with closing(Database(path)) as queue, queue.transaction() as connection:
         return hold_rows(path, connection, tables, ids)
 
@@ -108,7 +109,7 @@ def hold_rows(path: str, connection: sqlite3.Connection, tables: Tables, ids: Se
         row = connection.execute(f"{tables.row} WHERE _id = ?", (row_id,)).fetchone()
         # Completed now, because what completes it comes from its row, which it leaves.
         final = origin.read(*row) if row else None
-        if isinstance(final, bytes):
+        if isinstance(final, bytes) and row[3] != SENT:
             connection.execute(f"DELETE FROM {tables.queue} WHERE _id = ?", (row_id,))
             put_at = origin.created_at if row[2] is None else row[2]
             connection.execute(f"INSERT INTO {tables.held} VALUES (?, ?, ?, {HELD})", (row_id, final, put_at))
