@@ -281,6 +281,8 @@ class Connection(asyncio.BufferedProtocol):
         self._is_deaf, self._is_reading = True, False
         self._body = []
         request = self._request()
+        if not request.path:  # the parser still has the method of the request before
+            request = request._replace(method="")
         answer = self._house.door.refuse(request, status, words)
         self._pending.append(_Pending(request, self._size_bytes, answer, True))
 

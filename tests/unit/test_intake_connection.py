@@ -178,6 +178,12 @@ def test_an_offer_of_another_protocol_changes_nothing_else():
     assert room._sizes == {}
 
 
+def test_a_refusal_behind_head_has_its_words(line):
+    """Where the method of a request is not known, it is not taken to be that of the request before."""
+    line.send(b"HEAD /a HTTP/1.1\r\n" + HOST + b"\r\n")
+    assert line.send(b"\0").endswith(line.door.refusals[0][1].encode())
+
+
 # Expect
 
 
