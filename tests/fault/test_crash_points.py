@@ -21,6 +21,7 @@ from forwarder.spool.sqlite import control, set_aside
 from forwarder.spool.sqlite.consumer import Consumer
 from forwarder.spool.sqlite.room import RESERVE_BYTES
 from tests.fault import crash_points
+from tests.fault import test_intake_crash_points as intake_crash_points
 from tests.fault.launcher import KILLED, launcher_fixture  # noqa: F401  the second is a fixture
 
 SEED = int(os.environ.get("FORWARDER_TEST_SEED", "20260"))
@@ -383,13 +384,14 @@ def recovered(launcher, oracle, rows, figures):
 
 
 def test_every_point_is_there_and_is_attacked():
-    """Each named function exists under its name, and each point of the table is reached by a test below."""
+    """Each named function exists under its name, and each point of the table is reached by a test, below or
+    in ``test_intake_crash_points.py``."""
     for point in crash_points.POINTS.values():
         if not point.is_statement:
             crash_points.resolve(point)
     attacked = {point for _, point, _, _ in CASES} | {point for point, _ in FULL}
     attacked |= {point for point, _ in (*ASIDE, *OWN, *SALVAGING)}
-    attacked |= {"statement", "make-file-opened"}
+    attacked |= {"statement", "make-file-opened", *intake_crash_points.ATTACKED}
     assert attacked == set(crash_points.POINTS)
 
 

@@ -42,7 +42,11 @@ class Client:
     def __init__(self, place, timeout_s=20):
         self.socket = socket.socket(socket.AF_UNIX if isinstance(place, str) else socket.AF_INET)
         self.socket.settimeout(timeout_s)
-        self.socket.connect(place)
+        try:
+            self.socket.connect(place)
+        except OSError:
+            self.socket.close()
+            raise
         self._rest = b""
 
     def send(self, data):
