@@ -125,9 +125,8 @@ class Intake:
         }
         self.processes = []
 
-    def start(self, listening=None):
+    def start(self, listening=None, command=(sys.executable, "-m", "forwarder", "intake")):
         """Start it; returns the process once it is ready. *listening*: a socket to pass as systemd does."""
-        command = [sys.executable, "-m", "forwarder", "intake"]
         environ, fds = dict(self.environ), ()
         if listening:
             fds = (listening.fileno(),)
