@@ -250,12 +250,14 @@ class Connection(asyncio.BufferedProtocol):
 
     def _read_without_upgrade(self, rest: bytes) -> None:
         """Read a request that offers another protocol, as Java's clients do, as one that doesn't."""
-        method, target, headers = self._parser.get_method(), self._target, self._headers
+        method, version, target = self._parser.get_method(), self._parser.get_http_version(), self._target
         if method == b"CONNECT":
             self._refuse(405, "only GET and POST are served")
+        if self._is_deaf:
             return
-        lines = [b"%s %s HTTP/1.1" % (method, target)]
-        lines += [f"{name}: {value}".encode("latin-1") for name, value in headers.items()]
+        lines = [b"%s %s HTTP/%s" % (method, target, version.encode())]
+        lines += [f"{name}: {value}".encode("latin-1") for name, value in self._headers.items()]
+        lines.append(b"Connection: " + (b"keep-alive" if self._parser.should_keep_alive() else b"close"))
         self._house.room.change(self, -self._size_bytes)
         self._begin()
         self._feed(b"\r\n".join([*lines, b"", b""]) + rest)
@@ -280,6 +282,8 @@ class Connection(asyncio.BufferedProtocol):
         self._is_deaf, self._is_reading = True, False
         self._body = []
         request = self._request()
+        if not request.path:  # the parser still has the method of the request before
+            request = request._replace(method="")
         answer = self._house.door.refuse(request, status, words)
         self._pending.append(_Pending(request, self._size_bytes, answer, True))
 

@@ -32,6 +32,7 @@ PRELOADED = """
     forwarder.cli.check forwarder.cli.salvage forwarder.service.run forwarder.delivery.wire.client
     forwarder.delivery.dispatcher forwarder.spool.sqlite.consumer forwarder.spool.sqlite.view
     forwarder.spool.sqlite.presence forwarder.spool.sqlite.dead_letters forwarder.spool.sqlite.findings
+    forwarder.delivery.ordered forwarder.cli.intake forwarder.intake.server
 """
 
 
@@ -53,6 +54,9 @@ class Point:
 
 
 INSERT = "INSERT INTO ack_queue_default"
+# In the queue of any kind.
+PUT = "INSERT INTO ack_queue_"
+MARKED = "UPDATE ack_queue_"
 BURY = "INSERT INTO dead_letters"
 LOG = "INSERT INTO deliveries"
 SWEPT = "UPDATE ledger SET deleted = deleted"
@@ -88,6 +92,19 @@ POINTS = {
     "accept-commit": Point(BEFORE, "COMMIT", INSERT),
     "accept-committed": Point(AFTER, "COMMIT", INSERT),
     "accept-told": Point(AFTER, "forwarder.spool.sqlite.producer:Producer.append"),
+    "intake-read": Point(BEFORE, "forwarder.intake.door:Door.answer"),
+    "intake-submitted": Point(AFTER, "forwarder.intake.writer:Writer.submit"),
+    "intake-inserting": Point(BEFORE, PUT),
+    "intake-commit": Point(BEFORE, "COMMIT", PUT),
+    "intake-committed": Point(AFTER, "COMMIT", PUT),
+    "intake-passed-on": Point(BEFORE, "forwarder.intake.writer:Writer._settle"),
+    "intake-answering": Point(BEFORE, "forwarder.intake.connection:Connection._respond"),
+    "intake-answered": Point(AFTER, "forwarder.intake.connection:Connection._respond"),
+    "mark": Point(BEFORE, "forwarder.spool.sqlite.consumer:Consumer.mark_sent"),
+    "mark-updating": Point(BEFORE, MARKED),
+    "mark-commit": Point(BEFORE, "COMMIT", MARKED),
+    "mark-committed": Point(AFTER, "COMMIT", MARKED),
+    "marked": Point(AFTER, "forwarder.spool.sqlite.consumer:Consumer.mark_sent"),
     "start-locked": Point(AFTER, "forwarder.spool.sqlite.presence:Presence.__init__"),
     "start-announced": Point(AFTER, "forwarder.spool.sqlite.presence:Presence.announce"),
     "start-queue-opened": Point(AFTER, "forwarder.spool.sqlite.database:Database.connect"),

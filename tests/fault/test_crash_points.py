@@ -9,8 +9,6 @@ import sys
 import textwrap
 import time
 from collections import Counter
-from dataclasses import dataclass
-from pathlib import Path
 
 import persistqueue
 import persistqueue.serializers.json
@@ -22,12 +20,13 @@ from forwarder.spool import Dead, EventQueue, Settlement
 from forwarder.spool.sqlite import control, set_aside
 from forwarder.spool.sqlite.consumer import Consumer
 from forwarder.spool.sqlite.room import RESERVE_BYTES
+from tests.fault import crash_points
+from tests.fault import test_intake_crash_points as intake_crash_points
+from tests.fault.launcher import KILLED, launcher_fixture  # noqa: F401  the second is a fixture
 
-LAUNCHER = Path(__file__).with_name("crash_points.py")
 SEED = int(os.environ.get("FORWARDER_TEST_SEED", "20260"))
 # How long the random sequence goes on.
 LONG_S = float(os.environ.get("FORWARDER_CRASH_S", "3"))
-KILLED = -9
 BATCH = 10
 
 STARTS = [
@@ -43,70 +42,6 @@ STARTS = [
     ("tell-state-written", 1),
     ("tell-state-told", 1),
 ]
-
-
-def load_points():
-    """The table of the launcher, and what it finds a point by."""
-    from importlib.util import module_from_spec, spec_from_file_location
-
-    spec = spec_from_file_location("crash_points", LAUNCHER)
-    module = sys.modules["crash_points"] = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-crash_points = load_points()
-
-
-class Launcher:
-    """Runs the forwarder's command in processes of their own, each to its end, or to its crash point."""
-
-    def __init__(self):
-        # A fork of this process would take over the threads' locks; a process that only waits has none.
-        self._server = subprocess.Popen(
-            [sys.executable, str(LAUNCHER), "--serve"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def __call__(self, environ, arguments, scratch, point="", nth=1, umask=0o022):
-        order = {"point": point, "nth": nth, "arguments": [*map(str, arguments)], "umask": umask}
-        order["environ"] = {**environ, "CRASH_MARK": str(scratch / "mark")}
-        files = {name: scratch / name for name in ("stdout", "stderr", "mark")}
-        for file in files.values():
-            file.unlink(missing_ok=True)
-        order |= {"stdout": str(files["stdout"]), "stderr": str(files["stderr"])}
-        self._server.stdin.write(json.dumps(order) + "\n")
-        self._server.stdin.flush()
-        code = json.loads(self._server.stdout.readline())["code"]
-        mark = files["mark"].read_text() if files["mark"].exists() else ""
-        return Ended(code, mark, files["stdout"].read_text(), files["stderr"].read_text())
-
-    def close(self):
-        self._server.stdin.close()
-        self._server.wait(60)
-        self._server.stdout.close()
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a process ended; *mark* is the point it was killed at."""
-
-    code: int
-    mark: str
-    stdout: str
-    stderr: str
-
-    def was_killed_at(self, point):
-        assert (self.code, self.mark) == (KILLED, point), (point, self.code, self.stdout, self.stderr)
-
-
-@pytest.fixture(scope="module")
-def launcher():
-    started = Launcher()
-    yield started
-    started.close()
 
 
 class Scene:
@@ -449,13 +384,14 @@ def recovered(launcher, oracle, rows, figures):
 
 
 def test_every_point_is_there_and_is_attacked():
-    """Each named function exists under its name, and each point of the table is reached by a test below."""
+    """Each named function exists under its name, and each point of the table is reached by a test, below or
+    in ``test_intake_crash_points.py``."""
     for point in crash_points.POINTS.values():
         if not point.is_statement:
             crash_points.resolve(point)
     attacked = {point for _, point, _, _ in CASES} | {point for point, _ in FULL}
     attacked |= {point for point, _ in (*ASIDE, *OWN, *SALVAGING)}
-    attacked |= {"statement", "make-file-opened"}
+    attacked |= {"statement", "make-file-opened", *intake_crash_points.ATTACKED}
     assert attacked == set(crash_points.POINTS)
 
 

@@ -53,7 +53,11 @@ class Client:
     def __init__(self, place, timeout_s=20):
         self.socket = socket.socket(socket.AF_UNIX if isinstance(place, str) else socket.AF_INET)
         self.socket.settimeout(timeout_s)
-        self.socket.connect(place)
+        try:
+            self.socket.connect(place)
+        except OSError:
+            self.socket.close()
+            raise
         self._rest = b""
 
     def send(self, data):
@@ -132,14 +136,14 @@ class Intake:
         }
         self.processes = []
 
-    def start(self, listening=None, times=None):
+    def start(self, listening=None, times=None, command=(sys.executable, "-m", "forwarder", "intake")):
         """Start it; returns the process once it is ready.
 
         Args:
             listening: A socket to pass as systemd does.
             times: What replaces constants of its modules, such as ``{"connection.IDLE_S": 1}``.
+            command: How to start it.
         """
-        command = [sys.executable, "-m", "forwarder", "intake"]
         if times:
             command = [sys.executable, "-c", _IN_A_HURRY, json.dumps(times), "intake"]
         environ, fds = dict(self.environ), ()

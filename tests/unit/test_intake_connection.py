@@ -7,10 +7,10 @@ import pytest
 from forwarder.intake import connection as module
 from forwarder.intake.access import UNIX
 from forwarder.intake.answers import Answer
-from forwarder.intake.connection import Connection, House, Phase
+from forwarder.intake.connection import Phase
 from forwarder.intake.room import LARGE_BYTES, SMALL_BYTES, Room
+from tests.unit.intake_line import MOST_BODY, Line, Rules
 
-MOST_BODY = 100_000
 HOST = b"Host: localhost\r\n"
 POST = (
     b"POST /track?a=1 HTTP/1.1\r\nHost: localhost\r\nX-One: 1\r\nOrigin: a\r\nContent-Length: 5\r\n\r\nhello"
@@ -21,94 +21,6 @@ CHUNKED = (
 )
 OK = b"HTTP/1.1 200 OK\r\n"
 CLOSE = b"Connection: close\r\n"
-
-
-class Transport(module.asyncio.Transport):
-    """What was written, and whether it reads."""
-
-    def __init__(self):
-        self.written = b""
-        self.reads = True
-        self.closed = self.ended = self.aborted = False
-
-    def get_extra_info(self, name, default=None):
-        return ("8.8.8.8", 1) if name == "peername" else default
-
-    def write(self, data):
-        assert not self.closed
-        assert not self.ended
-        self.written += data
-
-    def pause_reading(self):
-        assert self.reads
-        self.reads = False
-
-    def resume_reading(self):
-        assert not self.reads
-        self.reads = True
-
-    def is_closing(self):
-        return self.closed or self.aborted
-
-    def close(self):
-        self.closed = True
-
-    def abort(self):
-        self.aborted = True
-
-    def write_eof(self):
-        self.ended = True
-
-    def take(self):
-        """What was written since the last call."""
-        written, self.written = self.written, b""
-        return written
-
-
-class Rules:
-    max_body_bytes = MOST_BODY
-
-
-class Door:
-    """Notes requests; answers at once, or when a test says so."""
-
-    rules = Rules
-
-    def __init__(self):
-        self.requests, self.refusals, self.waiting = [], [], []
-        self.answers_at_once = True
-
-    def answer(self, request, respond):
-        self.requests.append(request)
-        if self.answers_at_once:
-            respond(Answer(200, b"1"))
-        else:
-            self.waiting.append(respond)
-
-    def refuse(self, request, status, words):
-        self.refusals.append((status, words))
-        return Answer(status, words.encode())
-
-
-class Line:
-    """A connection with all that it needs."""
-
-    def __init__(self, room=None):
-        self.door, self.transport = Door(), Transport()
-        self.is_stopping = False
-        self.lost = []
-        house = House(self.door, room or Room(), lambda: self.is_stopping, self.lost.append)
-        self.connection = Connection(house)
-        self.connection.connection_made(self.transport)
-
-    def send(self, *pieces):
-        for piece in pieces:
-            self.connection.received(piece)
-        return self.transport.take()
-
-    @property
-    def got(self):
-        return [(each.method, each.path, each.query, each.body) for each in self.door.requests]
 
 
 @pytest.fixture
@@ -242,6 +154,34 @@ def test_an_offer_of_another_protocol_is_ignored(line):
     cut = Line(room)
     assert cut.send(*(text[at : at + 1] for at in range(len(text)))).count(OK) == 1
     assert room._sizes == {}
+
+
+def test_an_offer_of_another_protocol_changes_nothing_else():
+    """A client that wants the connection closed, as those of HTTP/1.0 do, still gets that; what is refused
+    is let go of once."""
+    offer = b"Connection: Upgrade, close\r\nUpgrade: h2c\r\n"
+    for text in (
+        b"GET /a HTTP/1.0\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+        POST.replace(b"X-One: 1\r\n", offer),
+    ):
+        line = Line()
+        assert CLOSE in line.send(text + SMUGGLED)
+        assert line.transport.closed
+        assert len(line.got) == 1
+    kept = Line()
+    assert CLOSE not in kept.send(
+        b"GET /a HTTP/1.0\r\nConnection: Upgrade, keep-alive\r\nUpgrade: h2c\r\n\r\n"
+    )
+    room = Room()
+    refused = Line(room)
+    assert refused.send(b"GET /a HTTP/1.1\r\n" + offer + b"\r\n").startswith(b"HTTP/1.1 400 ")
+    assert room._sizes == {}
+
+
+def test_a_refusal_behind_head_has_its_words(line):
+    """Where the method of a request is not known, it is not taken to be that of the request before."""
+    line.send(b"HEAD /a HTTP/1.1\r\n" + HOST + b"\r\n")
+    assert line.send(b"\0").endswith(line.door.refusals[0][1].encode())
 
 
 # Expect
