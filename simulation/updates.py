@@ -208,6 +208,9 @@ class Day:
                 world.at(random.uniform(0, DAY_S), happen)
         world.run(2 * DAY_S)
         self._fail(0.0, FAILURES)
+        # An update that is refused alone is dead once others are applied.
+        for number in range(1, 40):
+            world.at(2 * DAY_S + number * 60, self._offer_good)
         world.run(2 * DAY_S + AFTER_S)
         self._check()
 
@@ -215,6 +218,11 @@ class Day:
 
     def _offer(self, count: int) -> None:
         self.store.put([self._update() for _ in range(count)])
+        self.world.wake(self.forwarder)
+
+    def _offer_good(self) -> None:
+        update = {"$token": TOKEN, "$distinct_id": "other", "$set": {"a": 1}}
+        self.store.put([PROFILES.accept(json.dumps(update).encode(), 1_700_000_000_000)])
         self.world.wake(self.forwarder)
 
     def _update(self) -> bytes:

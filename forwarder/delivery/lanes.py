@@ -21,6 +21,7 @@ class Row:
         repeats: Sent twice, it leaves the same state as sent once.
         tries: How often it was sent.
         failures: How often it was sent without an answer; each counts only if another got through since.
+        is_refused: It was refused alone.
         number: The number of the last such request, see `flow.Flow.sent`.
         most: How many rows its next request may have.
     """
@@ -31,6 +32,7 @@ class Row:
     size_bytes: int
     tries: int = 0
     failures: int = 0
+    is_refused: bool = False
     number: int = 0
     most: int = 1 << 30
 

@@ -291,7 +291,7 @@ class OrderedDispatcher:
             # What was isolated meanwhile may have failed by chance.
             self._turns.flush()
         if sent.is_turn:
-            self._turns.end(now, has_failed=not has_passed)
+            self._turns.end(now, has_failed=not (has_passed or counts[1]))
         del self._out[batch]
         sent.flow.ended()
         return Report(
@@ -343,19 +343,32 @@ class OrderedDispatcher:
         return 0, len(batch)
 
     def _refused(self, batch: Batch, outcome: Outcome, sent: _Sent, now: float) -> _Counts:
-        """None was stored. So they may be sent in parts, until the one that is refused is alone."""
-        dead = len(batch) if len(batch) == 1 else 0
-        if dead:
-            self._remove(batch, self._all_dead(batch, outcome.detail, outcome), outcome, sent)
-        else:
+        """None was stored. So they may be sent in parts, until the one that is refused is alone.
+
+        It is dead if it is refused once more after another was applied: a server in trouble may refuse all.
+        """
+        flow, rows = self.flow, sent.rows
+        is_too_large = outcome.verdict is Verdict.TOO_LARGE
+        if is_too_large:
+            flow.size.too_large(batch.size_bytes, outcome.limit_bytes)
+        if len(rows) > 1:
             self._unmark(batch, sent)
-            self._split(sent.rows)
-            self._lanes.put_back(sent.rows)
-        if outcome.verdict is Verdict.TOO_LARGE:
-            self.flow.size.too_large(batch.size_bytes, outcome.limit_bytes)
-        else:
-            self.flow.passed(batch.number, now)
-        return 0, dead
+            self._split(rows)
+            self._lanes.put_back(rows)
+            if not is_too_large:
+                flow.passed(batch.number, now)
+            return _NONE
+        row = rows[0]
+        if is_too_large or (row.is_refused and flow.has_imported_since(row.number)):
+            self._remove(batch, self._all_dead(batch, outcome.detail, outcome), outcome, sent)
+            if not is_too_large:
+                flow.passed(batch.number, now)
+            return 0, 1
+        self._unmark(batch, sent)
+        row.is_refused, row.number, row.most = True, batch.number, 1
+        self._failed_rows.append(rows)
+        flow.refused(batch.number, outcome.detail, now)
+        return _NONE
 
     def _throttled(self, batch: Batch, outcome: Outcome, sent: _Sent, now: float) -> _Counts:
         counts = self._as_it_was(batch, outcome, sent, now)

@@ -96,7 +96,7 @@ class Access:
         if "origin" in headers:
             return headers["origin"].lower()
         # Of images and scripts, browsers only say which page asks for them.
-        if "sec-fetch-site" in headers and (parts := headers.get("referer", "").lower().split("/", 3))[2:]:
+        if (parts := headers.get("referer", "").lower().split("/", 3))[2:]:
             return "/".join(parts[:3])
         return None
 

@@ -400,6 +400,18 @@ class Connection(asyncio.BufferedProtocol):
         if self.phase in (Phase.IDLE, Phase.FRESH) and self._transport:
             self._close(is_wanted=False)
 
+    @property
+    def waits_for(self) -> tuple[bool, float] | None:
+        """If no whole request is there: whether it is idle between two, and since when; else None."""
+        if self.phase not in (Phase.FRESH, Phase.HEAD, Phase.IDLE):
+            return None
+        return self.phase is Phase.IDLE, self._since
+
+    def drop(self) -> None:
+        """Close it, because others need its place."""
+        if self._transport:
+            self._transport.close() if self.phase is Phase.IDLE else self._transport.abort()
+
     def abort(self) -> None:
         """Close it at once."""
         if self._transport:

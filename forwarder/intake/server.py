@@ -152,7 +152,7 @@ class Server:
 
     def _accept_some(self, listening: socket.socket) -> None:
         for _ in range(_AT_ONCE):
-            if len(self._connections) >= MOST_CONNECTIONS:
+            if len(self._connections) >= MOST_CONNECTIONS and not self._make_room():
                 self._accept(False)  # the others wait in the kernel
                 return
             try:
@@ -173,6 +173,15 @@ class Server:
             task.add_done_callback(self._accepting.discard)
             if self._sweep_due is None:
                 self._sweep_due = self._loop.call_later(_SWEEP_S, self._sweep)
+
+    def _make_room(self) -> bool:
+        """Close the connection that has been without a whole request for longest; False: there is none."""
+        without = [connection for connection in self._connections if connection.waits_for]
+        if without:
+            least_wanted = min(without, key=lambda connection: connection.waits_for or ())
+            least_wanted.drop()
+            self._connections.discard(least_wanted)
+        return bool(without)
 
     async def _connect(self, connection: Connection, accepted: socket.socket) -> None:
         try:

@@ -79,7 +79,6 @@ class Writer:
         self._waiting: deque[Batch] = deque()
         self._coming: list[Batch] = []
         self._is_closed = False
-        self._trouble: ForwarderError | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._thread = threading.Thread(target=self._run, name="intake-writer", daemon=True)
 
@@ -140,7 +139,7 @@ class Writer:
                 due_s = self._waiting[0].came_at - limit
                 self._expiry = self._loop.call_later(due_s, self._expire)
         if old:
-            self._settle([_Result(old, self._trouble or _busy(), 0.0)])
+            self._settle([_Result(old, _busy(), 0.0)])
 
     def _settle(self, results: list[_Result]) -> None:
         for result in results:
@@ -182,13 +181,9 @@ class Writer:
         started_at = time.monotonic()
         try:
             self._append(kind, batches)
-            self._trouble = None
-        except TryAgainError as error:
-            self._trouble = error
-            if isinstance(error, SpoolFullError):
-                return _Result(batches, error, 0.0)
-            return self._put_back(batches, error)
         except ForwarderError as error:
+            if isinstance(error, TryAgainError) and not isinstance(error, SpoolFullError):
+                return self._put_back(batches)
             return _Result(batches, error, 0.0)
         except Exception as error:  # the thread must go on, and nobody may wait for ever
             return _Result(batches, ForwarderError(f"a bug: {type(error).__name__}: {error}"), 0.0)
@@ -203,13 +198,13 @@ class Writer:
         if refused:
             producer.refuse(refused)
 
-    def _put_back(self, batches: list[Batch], error: ForwarderError) -> _Result | None:
+    def _put_back(self, batches: list[Batch]) -> _Result | None:
         limit = time.monotonic() - PATIENCE_S
         old = [batch for batch in batches if batch.came_at <= limit]
         with self._news:
             self._waiting.extendleft(batch for batch in reversed(batches) if batch.came_at > limit)
         time.sleep(_PAUSE_S)
-        return _Result(old, error, 0.0) if old else None
+        return _Result(old, _busy(), 0.0) if old else None
 
     def _producer(self, kind: str) -> Producer:
         if kind not in self._producers:
@@ -219,6 +214,6 @@ class Writer:
 
 def _busy() -> TryAgainError:
     return TryAgainError(
-        f"the queue did not take it within {PATIENCE_S:g} s, because its disk is slow",
-        "Nothing was stored; try again",
+        f"the queue did not take it within {PATIENCE_S:g} s: it is locked, or its disk is slow",
+        "Nothing was stored; try again, or look for a stopped process that has it open",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 
@@ -144,7 +145,7 @@ class DeliveryLog:
                 sent=report.sent,
                 status=report.outcome.status,
                 failures=told.failures,
-                detail="others get through; this one is sent again, in parts if it fails again",
+                detail="the others go on; this one is sent again, in parts if it fails again",
             )
 
     def _shortfall(self, report: Report, now: float) -> None:
@@ -170,7 +171,7 @@ class DeliveryLog:
                 reason=detail,
                 status=report.outcome.status,
                 failures=told.failures,
-                next_try_s=round(report.wait_s, 1),
+                **({"next_try_s": round(report.wait_s, 1)} if math.isfinite(report.wait_s) else {}),
                 detail="nothing is lost; events wait in the queue",
             )
 

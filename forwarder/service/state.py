@@ -124,17 +124,23 @@ def summary(path: str, state: str, reason: str) -> str:
     >>> summary("/var/lib/forwarder", "backing_off", "connection refused")  # doctest: +SKIP
     'backing off: 1,234 events wait, 0.0 delivered a second over the last minute; connection refused'
     """
-    figures = _figures(path)
+    figures = _told(path)
     why = f"; {printable(reason)[:MOST_REASON]}" if reason else ""
     return f"{state.replace('_', ' ')}{figures}{why}"
 
 
-def _figures(path: str) -> str:
+def _told(path: str) -> str:
+    events, *others = spool.each(path)
     try:
         # Without waiting: the loop must not stop here.
-        with spool.at(path).view(timeout_s=0) as view:
+        with events.view(timeout_s=0) as view:
             found = view.figures()
+        updates = 0
+        for each in others:
+            with each.view(timeout_s=0) as view:
+                updates += view.figures().due
     except (ForwarderError, OSError):
         return ""
     wait = "event waits" if found.due == 1 else "events wait"
-    return f": {found.due:,} {wait}, {found.rate_1m:,.1f} delivered a second over the last minute"
+    more = f"; {updates:,} update{'s wait' if updates > 1 else ' waits'}" if updates else ""
+    return f": {found.due:,} {wait}, {found.rate_1m:,.1f} delivered a second over the last minute{more}"

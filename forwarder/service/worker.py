@@ -173,11 +173,12 @@ class Worker:
 
     def may_rest(self, now: float) -> bool:
         """Whether a turn would find no news and no maintenance to do."""
-        return not (self.is_stirred and self._is_idle) and self._watch.is_quiet(now)
+        has_housework = any(stream.is_untidy and self._is_at_rest(stream) for stream in self.streams.values())
+        return not has_housework and self._watch.is_quiet(now)
 
-    @property
-    def _is_idle(self) -> bool:
-        return all(stream.dispatcher.is_idle for stream in self.streams.values())
+    def _is_at_rest(self, stream: Stream) -> bool:
+        """Whether it has nothing to do but maintenance, and that is in nobody's way."""
+        return stream.dispatcher.is_idle and not self.has_sent
 
     def work(self, now: float, send: Callable[[Kind, Batch], None] | None) -> None:
         """One turn; without *send* nothing new is sent.
@@ -235,9 +236,8 @@ class Worker:
                     stream.send(now, send)
                 except SpoolFullError as error:  # for its mark; others need none, and make room
                     errors.append(error)
-        at_rest = self._is_idle
         for stream in streams:
-            stream.maintain(now, at_rest=at_rest)
+            stream.maintain(now, at_rest=self._is_at_rest(stream))
         self._discard(now)
         for found in filter(None, errors):
             raise found

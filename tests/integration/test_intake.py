@@ -478,21 +478,24 @@ def test_a_client_that_is_slow_or_idle_alone_is_cut_off(make, queue_path):
     assert names(queue_path) == ["idle"]
 
 
-def test_more_clients_than_it_takes_wait_for_their_turn(intake, queue_path):
-    """Beyond 512 connections, they are answered once others have left."""
+def test_more_clients_than_it_takes_push_out_those_that_send_nothing(intake, queue_path):
+    """Beyond 512 connections the slow ones go first, then the longest idle; who is being answered stays."""
     with contextlib.ExitStack() as stack:
-        first = [stack.enter_context(intake.client()) for _ in range(512)]
-        for client in (first[0], first[-1]):
-            assert client.ask("POST", "/track", event("early")).body == b"1"
-        late = stack.enter_context(intake.client())
-        late.send(request("POST", "/track", event("late")))
-        late.socket.settimeout(0.2)
-        with pytest.raises(TimeoutError):
-            late.answer()
-        first[1].close()
-        late.socket.settimeout(20)
-        assert late.answer().body == b"1"
-    assert names(queue_path) == ["early", "early", "late"]
+        idle = [stack.enter_context(intake.client()) for _ in range(300)]
+        for client in idle:
+            assert client.ask("GET", "/healthz").status == 200
+        slow = [stack.enter_context(intake.client()) for _ in range(212)]
+        for client in slow:
+            client.send(b"POST /track HT")
+        for number in range(220):
+            late = stack.enter_context(intake.client())
+            assert late.ask("POST", "/track", event(f"late {number}")).body == b"1"
+        assert idle[-1].ask("POST", "/track", event("idle")).body == b"1"
+        assert not idle[0].socket.recv(1), "the longest idle one has made room"
+        for client in slow:
+            with contextlib.suppress(ConnectionResetError):
+                assert not client.socket.recv(1)
+    assert len(names(queue_path)) == 221
 
 
 def test_a_large_import_does_not_hold_up_single_events(intake, queue_path):

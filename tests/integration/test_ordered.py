@@ -431,8 +431,29 @@ def test_a_refusal_in_mixpanels_words_ends_an_outage():
     t.offer("ada set 1", "bob set 1")
     t.deliver(lambda _: BUSY, for_s=60)
     assert t.dispatcher.condition[0] == "backing_off"
-    t.settle(t.next(t.dispatcher.wait_s(t.now)), NO)
-    assert (t.dispatcher.condition[0], len(t.dead)) == ("running", 1)
+    t.settle(t.next(t.dispatcher.wait_s(t.now)), YES)
+    assert (t.dispatcher.condition[0], len(t.dead)) == ("running", 0)
+
+
+def test_a_server_that_refuses_everything_makes_no_dead_letters():
+    """Each update is refused alone, again and again; once others are applied, the refused one is dead."""
+    t = Trip()
+    t.offer(*(f"u{number} set 1" for number in range(30)))
+    t.deliver(lambda _: NO, for_s=3600)
+    assert (t.dead, t.dispatcher.condition[0]) == ({}, "blocked")
+    t.deliver(lambda batch: NO if any(b"u7" in event for event in batch.events) else YES, for_s=3600)
+    assert list(t.dead) == [8]
+
+
+def test_the_only_update_waits_if_it_is_refused():
+    """Nothing shows that Mixpanel takes any; it is dead once another was applied."""
+    t = Trip()
+    t.offer("bad set 1")
+    t.deliver(lambda _: NO, for_s=3600)
+    assert (t.dead, t.waiting) == ({}, [1])
+    t.offer("ada set 1")
+    t.deliver(lambda batch: NO if b"bad" in batch.events[0] else YES, for_s=3600)
+    assert (list(t.dead), t.waiting) == ([1], [])
 
 
 def test_what_counts_twice_gets_all_the_time_there_is():

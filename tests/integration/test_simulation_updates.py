@@ -16,7 +16,7 @@ from simulation.updates import FAULTS, day, days_to_find
 
 # Read before the tests take this host's settings away.
 SIMULATE_S = float(os.environ.get("FORWARDER_SIMULATE_S") or 0)
-LONG_S = SIMULATE_S or 20
+LONG_S = SIMULATE_S or 8
 SEED = int(
     os.environ.get("FORWARDER_TEST_SEED") or (random.SystemRandom().randrange(2**32) if SIMULATE_S else 1)
 )

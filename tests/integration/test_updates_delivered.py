@@ -86,15 +86,18 @@ def test_an_invalid_update_is_a_dead_letter(forwarder, server, queue_path, empty
     empty(PROFILES)
     with EventQueue(queue_path, min_free_bytes=0, rules=False) as queue:
         queue.put_profile(update("bad", add={"n": "text"}))
+        server.wait_for(lambda ledger: any("/engage" in each.path for each in ledger.requests))
+        # Something else has to show that Mixpanel takes updates.
+        queue.put_profile(update("late", set={"n": 1}))
     found = empty(PROFILES)
-    assert (found.delivered, found.dead_letters) == (3, 1)
+    assert (found.delivered, found.dead_letters) == (4, 1)
     letter = forwarder.json("dead-letters", "list", "--kind", "profile")
     assert (letter["event_name"], letter["insert_id"]) == ("$add", "bad")
     shown = forwarder("dead-letters", "show", "--kind", "profile", "1").stdout
     assert "numbers" in shown
     done = forwarder("dead-letters", "retry", "--kind", "profile", "1", "--set", "$add.n:=3")
     assert done.returncode == 0, done
-    assert empty(PROFILES).delivered == 4
+    assert empty(PROFILES).delivered == 5
     assert server.users.profiles[("bad",)] == {"n": 3}
     assert forwarder.json("status")["dead_lettered"] == 0, "events have none"
 

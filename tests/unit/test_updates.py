@@ -313,7 +313,7 @@ ANSWERS = [
     (400, b'{"error":"data, missing or empty","status":"error"}', Verdict.REFUSED, "data, missing or empty"),
     (200, b'{"status":0,"error":"a temporary failure occurred"}', Verdict.UNREACHABLE, "a temporary failure"),
     (400, b'{"status":0,"error":"Invalid project id for cluster"}', Verdict.MISCONFIGURED, "$token"),
-    (200, b'{"status":1,"error":"x"}', Verdict.UNREACHABLE, "not in Mixpanel's words"),
+    (200, b'{"status":1,"error":"some were not valid"}', Verdict.DELIVERED, ""),
     (200, b'{"status":0,"error":"x","failed_records":[{"index":0}]}', Verdict.UNREACHABLE, "not in"),
     (400, b'{"code":400,"error":"x","num_records_imported":1}', Verdict.UNREACHABLE, "not in"),
     (400, b'{"status":1,"error":"x"}', Verdict.UNREACHABLE, "not in"),

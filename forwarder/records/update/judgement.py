@@ -25,11 +25,17 @@ def judge(status: int, body: bytes, count: int, hide: Hide) -> Outcome:
     said = mixpanel_json.parse(body)
     # Per-record errors come only in strict mode, which is not asked for. What they mean is not documented.
     is_per_record = isinstance(said, dict) and ("failed_records" in said or "num_records_imported" in said)
-    if not is_per_record and status == 200 and mixpanel_json.is_plain_yes(said):
+    if not is_per_record and status == 200 and _is_plain_yes(said):
         return Outcome(Verdict.DELIVERED, "", imported=count)
     if not is_per_record and (mixpanel_json.is_plain_no(said) or (status == 400 and _is_refusal(said))):
         return _refusal(said, hide)
     return Outcome(Verdict.UNREACHABLE, "but not in Mixpanel's words")
+
+
+def _is_plain_yes(said: Any) -> bool:
+    # With an error beside 1, some were not valid, and the others count.
+    has_yes = isinstance(said, dict) and type(said.get("status")) is int and said["status"] == 1
+    return has_yes or mixpanel_json.is_plain_yes(said)
 
 
 def _is_refusal(said: Any) -> bool:
