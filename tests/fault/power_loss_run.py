@@ -3,8 +3,8 @@
 ``python power_loss_run.py DISK SAID``: the queue is in DISK/queue, and is made by the run. What a producer
 or a person was told, and what the server has taken, is written to files under SAID, as it is said:
 
-- ``accepted-*``: a line with the numbers of events, FIRST-LAST, that a producer was told are accepted;
-- ``taken``: the events themselves, one a line, before the server answers;
+- ``accepted-*``: a line with the numbers of records, FIRST-LAST, that a producer was told are accepted;
+- ``taken``: the records themselves, one a line, before the server answers;
 - ``paused``: a line once ``forwarder pause`` has returned, and before ``forwarder resume`` is called.
 
 ``python power_loss_run.py PRODUCER DISK SAID FIRST COUNT`` is one of its producers.
@@ -12,28 +12,54 @@ or a person was told, and what the server has taken, is written to files under S
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import persistqueue.serializers.json
 
+from forwarder import spool
 from forwarder.errors import ForwarderError
-from forwarder.records.event import accept, encode
+from forwarder.records import EVENTS, GROUPS, PROFILES
+from forwarder.records.event import encode
+from forwarder.records.kind import Kind
 from forwarder.sandbox import Fault, Sandbox
 from forwarder.spool import EventQueue
-from forwarder.spool.sqlite.view import View
 
 STRANGE = range(30_000, 40_000)
+# Put by the intake, so many in a request; each next request has another kind.
+INTAKE = range(50_000, 60_000)
+TOGETHER = 4
+KINDS: tuple[Kind, ...] = (EVENTS, PROFILES, GROUPS)
+PATHS = ("/import", "/engage", "/groups")
 TIMEOUT_S = 60.0
+
+
+def kind_of(number: int) -> Kind:
+    """What the record of that number is."""
+    return KINDS[number // TOGETHER % 3] if number in INTAKE else EVENTS
+
+
+def record(number: int) -> dict[str, Any]:
+    """The event of that number, or the update."""
+    kind = kind_of(number)
+    if kind is EVENTS:
+        return event(number)
+    user = f"user-{number % 9}"
+    ids = {"$distinct_id": user} if kind is PROFILES else {"$group_key": "k", "$group_id": user}
+    pad = "x" * (6000 if number % 17 == 3 else number % 300)
+    return {"$token": "sandbox-token", "$time": number, **ids, "$set": {"number": number, "pad": pad}}
 
 
 def event(number: int) -> dict[str, Any]:
@@ -48,8 +74,8 @@ def event(number: int) -> dict[str, Any]:
 
 
 def final(number: int) -> bytes:
-    """The bytes of that event that must arrive."""
-    return accept(encode(event(number)), time.time_ns() // 1_000_000)
+    """The bytes of that record that must arrive."""
+    return kind_of(number).accept(encode(record(number)), time.time_ns() // 1_000_000)
 
 
 def say(path: Path, text: bytes) -> None:
@@ -96,11 +122,68 @@ def external(disk: Path, said: Path, first: int, count: int) -> None:
     queue.close()
 
 
+class _Connection(http.client.HTTPConnection):
+    """One to the Unix socket that is named as the host."""
+
+    def connect(self) -> None:
+        made = socket.socket(socket.AF_UNIX)
+        try:
+            made.connect(self.host)
+        except OSError:
+            made.close()
+            raise
+        self.sock = made
+
+
+def by_intake(disk: Path, said: Path, first: int, count: int) -> None:
+    """``forwarder intake`` with a client, or two for many records."""
+    with tempfile.TemporaryDirectory(prefix="fwd") as place:  # a socket's path must be short
+        environ = _environ(disk) | {"FORWARDER_INTAKE_SOCKET": f"{place}/s"}
+        with subprocess.Popen(_command("intake"), env=environ) as intake:
+            _until(lambda: _answers(f"{place}/s"), "the intake listens")
+            half = count // 2 if count > 10 * TOGETHER else count
+            clients = [
+                threading.Thread(
+                    target=_send, args=(f"{place}/s", said, start, min(half, first + count - start))
+                )
+                for start in range(first, first + count, half)
+            ]
+            for client in clients:
+                client.start()
+            for client in clients:
+                client.join()
+            intake.send_signal(signal.SIGTERM)
+            assert intake.wait(TIMEOUT_S) == 0
+
+
+def _answers(place: str) -> bool:
+    connection = _Connection(place)
+    try:
+        connection.request("GET", "/healthz", headers={"Host": "localhost"})
+        return connection.getresponse().status == 200
+    except (FileNotFoundError, ConnectionRefusedError):
+        return False
+    finally:
+        connection.close()
+
+
+def _send(place: str, said: Path, first: int, count: int) -> None:
+    connection = _Connection(place)
+    for start in range(first, first + count, TOGETHER):
+        body = b"[%s]" % b",".join(encode(record(number)) for number in range(start, start + TOGETHER))
+        path = PATHS[KINDS.index(kind_of(start))]
+        connection.request("POST", path, body, {"Host": "localhost"})
+        assert connection.getresponse().read() == b"1"
+        _accepted(said, f"intake-{first}", start, start + TOGETHER - 1)
+    connection.close()
+
+
 PRODUCERS: dict[str, Callable[[Path, Path, int, int], None]] = {
     "one_by_one": one_by_one,
     "together": together,
     "by_command": by_command,
     "external": external,
+    "by_intake": by_intake,
 }
 
 
@@ -123,6 +206,7 @@ def _environ(disk: Path, url: str = "http://127.0.0.1:1") -> dict[str, str]:
         "FORWARDER_DELIVERY_LINGER_S": "0.02",
         "FORWARDER_DELIVERY_RETRY_INITIAL_S": "0.05",
         "FORWARDER_DELIVERY_RETRY_MAX_S": "0.1",
+        "FORWARDER_INTAKE_TOKENS": "sandbox-token",
         "FORWARDER_LOG_LEVEL": "error",
     }
 
@@ -149,6 +233,15 @@ class Run:
             return take(events)
 
         self._server.ledger.take = taken  # type: ignore[method-assign]
+        for profiles in (self._server.users, self._server.groups):
+            profiles.take = self._saying(profiles.take)  # type: ignore[method-assign]
+
+    def _saying(self, take: Callable[[Sequence[bytes]], tuple[int, str]]) -> Callable[..., tuple[int, str]]:
+        def taken(items: Sequence[bytes]) -> tuple[int, str]:
+            say(self._said / "taken", b"".join(item + b"\n" for item in items))
+            return take(items)
+
+        return taken
 
     def __call__(self) -> None:
         """Do it."""
@@ -159,8 +252,9 @@ class Run:
             server.inject(Fault.reset_after(), times=2)
             first = [self._start(stack, "one_by_one", 0, 40), self._start(stack, "together", 10_000, 200)]
             daemon = self._daemon(stack)
-            _until(lambda: self._view(lambda view: view.figures().accepted), "the queue is made")
+            _until(lambda: self._figures(EVENTS, "accepted"), "the queue is made")
             rest = [self._start(stack, "external", 30_000, 60), self._start(stack, "by_command", 20_000, 45)]
+            rest.append(self._start(stack, "by_intake", INTAKE.start, 48 * TOGETHER))
             server.wait_for(lambda ledger: ledger.accepted > 100 and ledger.in_progress, TIMEOUT_S)
             daemon.kill()
             daemon.wait(TIMEOUT_S)
@@ -197,14 +291,15 @@ class Run:
         assert daemon.wait(TIMEOUT_S) == 0
 
     def _emptied(self) -> None:
-        _until(lambda: self._view(lambda view: view.figures().waiting == 0), "all is delivered")
+        for kind in KINDS:
+            _until(lambda kind=kind: self._figures(kind, "waiting") == 0, "all is delivered")
 
-    def _view(self, ask: Callable[[View], Any]) -> Any:
+    def _figures(self, kind: Kind, name: str) -> Any:
         try:
-            with View(str(self._disk / "queue")) as view:
-                return ask(view)
+            with spool.at(str(self._disk / "queue"), kind).view() as view:
+                return getattr(view.figures(), name)
         except ForwarderError:
-            return False  # the queue is being made
+            return None  # the queue is being made
 
 
 def main(arguments: list[str]) -> None:

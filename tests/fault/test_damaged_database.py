@@ -12,10 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from forwarder import spool
+from forwarder.records import GROUPS, PROFILES
 from forwarder.records.event import accept
 from forwarder.sandbox import Fault
 from forwarder.spool import EventQueue
 from forwarder.spool.sqlite import set_aside
+from tests.conftest import TOKEN
 
 
 @pytest.fixture
@@ -30,6 +33,29 @@ def offer(queue_path):
         return events
 
     return offer
+
+
+@pytest.fixture
+def offer_updates(queue_path):
+    """Put half so many updates of profiles, and of groups; returns their final bytes."""
+
+    def offer_updates(name, count):
+        ids = {PROFILES: {"$distinct_id": "d"}, GROUPS: {"$group_key": "k", "$group_id": "d"}}
+        offered = []
+        for kind, known in ids.items():
+            texts = (
+                {"$token": TOKEN, "$time": 1, **known, "$set": {f"{name} {number}": "x" * 300}}
+                for number in range(count // 2)
+            )
+            updates = [kind.accept(json.dumps(text).encode(), 1) for text in texts]
+            with closing(
+                spool.at(queue_path, kind).producer(max_bytes=1 << 40, min_free_bytes=0, lock_timeout_s=10)
+            ) as producer:
+                producer.append(updates)
+            offered += updates
+        return offered
+
+    return offer_updates
 
 
 def damage(file, at, content):
@@ -154,7 +180,11 @@ def _status(forwarder):
 
 
 def taken(server):
-    return {entry.data for entry in server.ledger.events.values()}
+    return {
+        *(entry.data for entry in server.ledger.events.values()),
+        *server.users.updates,
+        *server.groups.updates,
+    }
 
 
 # Who has it open already does not read the columns' names again.
@@ -219,25 +249,42 @@ def test_damaged_while_batches_are_out(forwarder, server, queue_path, offer, sql
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_flipped_bits(forwarder, server, queue_path, offer, rows, until, seed, figures):
-    """Whatever is hit, new events are taken and delivered, and only what was hit is missing."""
-    old = offer("old", 600)
+def test_flipped_bits(forwarder, server, queue_path, offer, offer_updates, rows, until, seed, figures):
+    """Whatever is hit, new events and updates are taken and delivered, and only what was hit is missing."""
+    old = [*offer("old", 600), *offer_updates("old", 600)]
     flip(f"{queue_path}/data.db", seed)
-    new = offer("new", 50)
+    new = [*offer("new", 50), *offer_updates("new", 50)]
     daemon = forwarder.daemon()
-    until(lambda: set_aside.damaged(queue_path) or not _status(forwarder)["waiting"], "hit, or passed over")
-    late = offer("late", 50)
+    until(lambda: set_aside.damaged(queue_path) or not waiting(forwarder), "hit, or passed over")
+    late = [*offer("late", 50), *offer_updates("late", 50)]
     until(lambda: set(late) <= taken(server), "what is put then is delivered")
     for file in set_aside.damaged(queue_path):
         assert forwarder("salvage", file, "--apply").returncode == 0
-    until(lambda: not _status(forwarder)["waiting"], "the queue is empty")
+    until(lambda: not waiting(forwarder), "the queues are empty")
     assert set(new) <= taken(server)
-    dead = set(rows(queue_path, "dead_letters"))
+    dead = {
+        data for suffix in ("", "_engage", "_groups") for data in rows(queue_path, f"dead_letters{suffix}")
+    }
     assert len(set(old) - taken(server) - dead) <= 40 * 12
+    assert all(map(is_profile, server.users.updates))
+    assert not any(map(is_profile, server.groups.updates))
     assert daemon.process.poll() is None
     assert daemon.stop() == 0
     assert not [line for line in daemon.other_output if "Traceback" in line]
     figures(queue_path)
+
+
+def is_profile(data):
+    # With other bits flipped, it may not even be UTF-8.
+    return b'"$distinct_id"' in data
+
+
+def waiting(forwarder):
+    """How many records of all kinds; some, if that is not known now."""
+    found = _status(forwarder)
+    return (
+        found["waiting"] + found["engage"]["waiting"] + found["groups"]["waiting"] if "engage" in found else 1
+    )
 
 
 def test_a_copy_put_in_its_place_under_the_daemon(forwarder, server, queue_path, offer, until, figures):

@@ -12,11 +12,13 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from forwarder import salvage
+from forwarder import salvage, spool
+from forwarder.records import EVENTS
 from forwarder.spool import EventQueue, NoQueueError, Selection
 from forwarder.spool.sqlite import books, set_aside
 from forwarder.spool.sqlite.consumer import Consumer
@@ -105,8 +107,14 @@ class World:
 
 
 def number_of(data):
-    """Which event of the run it is."""
-    return json.loads(data)["properties"]["number"]
+    """Which event or update of the run it is."""
+    found = json.loads(data)
+    return (found.get("$set") or found["properties"])["number"]
+
+
+def is_event(number):
+    """Whether that record is an event."""
+    return power_loss_run.kind_of(number) is EVENTS
 
 
 def is_unchanged(data):
@@ -129,29 +137,31 @@ class Left:
         self.dead, self.waiting = {}, {}
         # There only while a queue is being made: nothing is accepted yet.
         self.is_half_made = os.path.exists(os.path.join(self.path, "data.db-journal"))
-        if not self.is_half_made:
-            self._look()
-        if self.figures:
-            self._claim()
+        for kind in power_loss_run.KINDS:
+            if not self.is_half_made and (figures := self._look(kind)):
+                self.figures = self.figures or figures  # those of events
+                self._claim(kind, figures.waiting)
 
-    def _look(self):
+    def _look(self, kind):
         try:
-            with View(self.path) as view:
-                self.figures = view.figures()
-                self.faults = [finding for finding in books.check(view) if not finding.ok]
+            with spool.at(self.path, kind).view() as view:
+                figures = view.figures()
+                self.faults += [finding for finding in view.check() if not finding.ok]
                 letters = view.dead_letters(Selection(), limit=10_000)
         except NoQueueError:
-            return
-        self.dead = {number_of(letter.data): letter.data for letter in letters}
+            return None
+        self.dead |= {number_of(letter.data): letter.data for letter in letters}
+        return figures
 
-    def _claim(self):
-        consumer = Consumer(self.path)
-        last_id = 0
-        while (claim := consumer.claim_behind(last_id, 1000, 10**7)).last_id > last_id:
-            self.waiting |= {number_of(data): data for data in claim.events}
-            last_id = claim.last_id
-        consumer.close()
-        assert len(self.waiting) == self.figures.waiting
+    def _claim(self, kind, waiting):
+        with closing(spool.at(self.path, kind).consumer()) as consumer:
+            last_id, found = 0, {}
+            while (claim := consumer.claim_behind(last_id, 1000, 10**7)).last_id > last_id:
+                found |= {number_of(data): data for data in claim.events}
+                last_id = claim.last_id
+        assert len(found) == waiting
+        assert all(power_loss_run.kind_of(number) is kind for number in found), "in another kind's queue"
+        self.waiting |= found
 
     def wrong(self):
         """What is not as promised."""
@@ -187,7 +197,8 @@ class Cuts:
         self.disk, self.world = power_loss.Disk(recording, has_journal), World(recording)
         self._dice = dice
         self._place = place
-        self.seen = dict.fromkeys(("cuts", "unsynced", "half made", "at risk", "dead", "repeats"), 0)
+        names = ("cuts", "unsynced", "half made", "at risk", "by the intake", "updates", "dead", "repeats")
+        self.seen = dict.fromkeys(names, 0)
 
     def go_to(self, step):
         """Let the run go on to that step."""
@@ -204,7 +215,10 @@ class Cuts:
         self.seen["cuts"] += 1
         self.seen["unsynced"] += bool(self.disk.unsynced())
         self.seen["half made"] += not left.figures
-        self.seen["at risk"] += bool(self.world.accepted - self.world.taken.keys())
+        at_risk = self.world.accepted - self.world.taken.keys()
+        self.seen["at risk"] += bool(at_risk)
+        self.seen["by the intake"] += any(number in power_loss_run.INTAKE for number in at_risk)
+        self.seen["updates"] += any(not is_event(number) for number in at_risk)
         self.seen["dead"] += bool(left.dead)
         self.seen["repeats"] += bool(left.waiting.keys() & self.world.taken.keys())
         return left
@@ -228,6 +242,8 @@ def test_a_power_cut_loses_nothing(whole_run, dice, tmp_path):
     assert cuts.seen["cuts"] == CUTS
     assert cuts.seen["unsynced"] > CUTS // 3, "there was something to forget"
     assert cuts.seen["at risk"] > CUTS // 3, "and something to lose"
+    assert cuts.seen["by the intake"], "also what came by the intake"
+    assert cuts.seen["updates"], "and of that, updates"
     assert cuts.seen["dead"], "some were dead letters"
     assert cuts.seen["repeats"], "some were delivered and not settled"
 
@@ -294,15 +310,19 @@ def test_the_command_goes_on_after_a_power_cut(whole_run, dice, tmp_path, server
     assert checked.returncode == 0, checked.stdout
     drained = forwarder("drain", "--timeout", "50")
     assert drained.returncode == 0, drained.stderr
-    oracle(left.path, server, [*left.waiting.values(), *left.dead.values()])
+    there = {**left.waiting, **left.dead}
+    oracle(left.path, server, [data for number, data in there.items() if is_event(number)])
+    updates = {number: data for number, data in left.waiting.items() if not is_event(number)}
+    assert sorted(map(number_of, [*server.users.updates, *server.groups.updates])) == sorted(updates)
 
 
 @pytest.mark.parametrize("producer", power_loss_run.PRODUCERS)
 def test_accepted_is_said_after_the_sync(tmp_path, producer, dice, figures):
     """When any producer hears yes, all that was written to the database and its log has been synced, and so
     have their names; something was written since the last yes."""
-    count = {"one_by_one": 3, "together": 60, "by_command": 30, "external": 3}[producer]
-    first = power_loss_run.STRANGE[0] if producer == "external" else 0
+    counts = {"one_by_one": 3, "together": 60, "by_command": 30, "external": 3, "by_intake": 12}
+    count = counts[producer]
+    first = {"external": power_loss_run.STRANGE, "by_intake": power_loss_run.INTAKE}.get(producer, [0])[0]
     recording = recorded(tmp_path / producer, RUN, producer, "DISK", "SAID", str(first), str(count))
     disk = power_loss.Disk(recording)
     yes = [said.step for said in recording.said]
@@ -316,7 +336,9 @@ def test_accepted_is_said_after_the_sync(tmp_path, producer, dice, figures):
     disk.cut(tmp_path / "cut", "everything" if producer == "external" else "nothing", dice)
     path = str(tmp_path / "cut" / "queue")
     Consumer(path).close()  # which adopts what an external producer has made
-    assert figures(path).accepted == count
+    assert figures(path)
+    left = Left(path, World(recording))
+    assert (len(left.waiting), left.faults) == (count, [])
 
 
 @pytest.mark.parametrize("synchronous", ["OFF", "NORMAL"])

@@ -16,8 +16,9 @@ import persistqueue
 import persistqueue.serializers.json
 import pytest
 
-from forwarder import salvage
+from forwarder import salvage, spool
 from forwarder.errors import InputError, StorageError
+from forwarder.records import EVENTS, GROUPS, KINDS, PROFILES
 from forwarder.salvage.pages import varint
 from forwarder.spool import Dead, EventQueue, Settlement
 from forwarder.spool.sqlite import set_aside
@@ -28,9 +29,11 @@ PAGE = 4096
 
 @pytest.fixture
 def fill(queue_path):
-    """Make a queue of 3,000 events of many sizes, 200 of them delivered and three dead, and close it."""
+    """Make a queue of 3,000 events of many sizes, 200 of them delivered and three dead, and close it.
 
-    def make(keep_log=False):
+    *with_updates*: and as many updates of profiles, and of groups."""
+
+    def make(keep_log=False, with_updates=False):
         sizes = random.Random(7)
         queue = EventQueue(queue_path, min_free_bytes=0)
         for chunk in range(16):
@@ -41,10 +44,16 @@ def fill(queue_path):
                 }
                 for n in range(200)
             )
+            for kind in (PROFILES, GROUPS) if with_updates else ():
+                updates = [update(kind, chunk * 200 + n, sizes.choice([9, 300, 9000])) for n in range(200)]
+                with closing(spool.at(queue_path, kind).producer(**ROOM)) as producer:
+                    producer.append(updates)
+        for kind in KINDS.values() if with_updates else (EVENTS,):
+            with closing(spool.at(queue_path, kind).consumer()) as consumer:
+                claim = consumer.claim(200, 10**9)
+                dead = [Dead(claim.ids[n], claim.events[n], "bad", "properties.x", 400) for n in (0, 50, 199)]
+                consumer.settle(Settlement(claim.ids, dead))
         consumer = Consumer(queue_path)
-        claim = consumer.claim_behind(0, 200, 10**9)
-        dead = [Dead(claim.ids[n], claim.events[n], "bad", "properties.x", 400) for n in (0, 50, 199)]
-        consumer.settle(Settlement(claim.ids, dead))
         if keep_log:
             for part in ("", "-wal"):
                 shutil.copy(f"{queue_path}/data.db{part}", f"{queue_path}/kept{part}")
@@ -56,6 +65,16 @@ def fill(queue_path):
         return f"{queue_path}/data.db"
 
     return make
+
+
+ROOM = {"max_bytes": 1 << 40, "min_free_bytes": 0, "lock_timeout_s": 10.0}
+
+
+def update(kind, number, size=0):
+    """The final bytes of an update."""
+    ids = {"$distinct_id": "u"} if kind is PROFILES else {"$group_key": "k", "$group_id": "g"}
+    text = {"$token": "t", "$time": 1, **ids, "$set": {"n": number, "pad": "x" * size}}
+    return kind.accept(json.dumps(text).encode(), 1)
 
 
 @pytest.fixture
@@ -117,23 +136,31 @@ def test_what_is_only_in_the_log_comes_back(fill, fresh, rows):
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("part", ["", "-wal"])
 def test_flipped_bytes(fill, fresh, rows, seed, part, figures):
-    """A flipped byte costs at most the rows of its page; all others come back, and what can't is told."""
-    file = fill(keep_log=part != "")
+    """A flipped byte costs at most the rows of its page; all others come back, in the queue of their kind,
+    and what can't is told."""
+    file = fill(keep_log=part != "", with_updates=True)
     copy = shutil.copy(file, fresh + ".db")
     if part:
         shutil.copy(file + part, copy + part)
-    before = set(stored(copy).values())
+    before = {kind: set(stored(copy, f"ack_queue_{kind.queue}").values()) for kind in KINDS.values()}
     places = random.Random(seed)
     count = 20
     flip(file + part, [places.randrange(os.path.getsize(file + part)) for _ in range(count)])
     found = salvage.apply(file, fresh)
-    after = set(rows(fresh)) | set(rows(fresh, "dead_letters"))
-    lost = before - after
-    assert len(lost) <= count * PAGE // 150
-    # A stale version of a page, or a payload that is still JSON: as many as flips, and the page's rows.
-    assert len(after - before) <= 3 + count * PAGE // 150
-    assert len(before & after) > 2700
-    if len(lost) > count:
+    lost = 0
+    for kind, data in before.items():
+        suffix = "" if kind is EVENTS else f"_{kind.queue}"
+        after = set(rows(fresh, f"ack_queue_{kind.queue}")) | set(rows(fresh, f"dead_letters{suffix}"))
+        lost += len(data - after)
+        assert len(data & after) > 2700
+        # Delivered ones, a stale version of a page, or a payload that is still JSON: as many as flips, and
+        # the page's rows.
+        assert len(after - data) <= 3 + count * PAGE // 150
+        assert not any(after & others for other, others in before.items() if other is not kind)
+        with spool.at(fresh, kind).view() as view:
+            assert [finding for finding in view.check() if not finding.ok] == []
+    assert lost <= count * PAGE // 150
+    if lost > count:
         assert found.losses.pages or found.losses.rows
     figures(fresh)
 
