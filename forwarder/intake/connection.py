@@ -403,7 +403,7 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def waits_for(self) -> tuple[bool, float] | None:
         """If no whole request is there: whether it is idle between two, and since when; else None."""
-        if self.phase not in (Phase.FRESH, Phase.HEAD, Phase.IDLE):
+        if self._transport is None or self.phase not in (Phase.FRESH, Phase.HEAD, Phase.IDLE):
             return None
         return self.phase is Phase.IDLE, self._since
 

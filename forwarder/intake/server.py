@@ -152,7 +152,8 @@ class Server:
 
     def _accept_some(self, listening: socket.socket) -> None:
         for _ in range(_AT_ONCE):
-            if len(self._connections) >= MOST_CONNECTIONS and not self._make_room():
+            unwanted = self._unwanted()
+            if len(self._connections) >= MOST_CONNECTIONS and not unwanted:
                 self._accept(False)  # the others wait in the kernel
                 return
             try:
@@ -166,6 +167,9 @@ class Server:
                     self._loop.call_later(_ACCEPT_AGAIN_S, self._accept_again)
                 return
             accepted.setblocking(False)
+            if unwanted:
+                unwanted.drop()
+                self._connections.discard(unwanted)
             connection = Connection(self._house)
             self._connections.add(connection)
             task = self._loop.create_task(self._connect(connection, accepted))
@@ -174,14 +178,12 @@ class Server:
             if self._sweep_due is None:
                 self._sweep_due = self._loop.call_later(_SWEEP_S, self._sweep)
 
-    def _make_room(self) -> bool:
-        """Close the connection that has been without a whole request for longest; False: there is none."""
+    def _unwanted(self) -> Connection | None:
+        """If there is no room for another: the connection that is without a whole request for longest."""
+        if len(self._connections) < MOST_CONNECTIONS:
+            return None
         without = [connection for connection in self._connections if connection.waits_for]
-        if without:
-            least_wanted = min(without, key=lambda connection: connection.waits_for or ())
-            least_wanted.drop()
-            self._connections.discard(least_wanted)
-        return bool(without)
+        return min(without, key=lambda connection: connection.waits_for or (), default=None)
 
     async def _connect(self, connection: Connection, accepted: socket.socket) -> None:
         try:
