@@ -203,10 +203,10 @@ def test_books_balance_while_others_go_on(queue_path, monkeypatch):
     monkeypatch.setattr(books, "CHUNK_IDS", 10)
     monkeypatch.setattr(reader, "_CHUNK_IDS", 10)
     with EventQueue(queue_path, min_free_bytes=0) as queue, View(queue_path) as view:
-        queue.put_many(event(number) for number in range(300))
+        queue.put_many(event(number) for number in range(400))
         consumer = Consumer(queue_path)
         consumer.settle(Settlement(range(1, 201), [Dead(number, b"{}", "bad") for number in range(1, 201)]))
-        settled, deleted = iter(range(201, 301)), iter(range(200, 0, -1))
+        settled, deleted = iter(range(201, 401)), iter(range(200, -400, -1))
 
         def go_on(statement):
             queue.put(event(0))

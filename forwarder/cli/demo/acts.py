@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import shlex
@@ -84,9 +85,12 @@ class Demo:
         self._intake: subprocess.Popen[bytes] | None = None
         self._reasons: list[str] = []
         scratch.environment |= SHORT_WAITS
-        self._socket = scratch.path("intake.sock")
         scratch.environment |= {"FORWARDER_MIXPANEL_URL": server.url, "FORWARDER_MIXPANEL_TOKEN": TOKEN}
-        scratch.environment |= {"FORWARDER_INTAKE_SOCKET": self._socket}
+        # A Unix socket's path may have 107 bytes, and TMPDIR may be longer.
+        settings = scratch.path("settings.toml")
+        with open(settings, "w", encoding="utf-8") as file:
+            file.write('[intake]\nsocket = ""\nlisten = "127.0.0.1:0"\n')
+        scratch.environment["FORWARDER_CONFIG"] = settings
         scratch.watch = self._watch
 
     def begin(self) -> None:
@@ -104,6 +108,8 @@ class Demo:
         narrator.happens("daemon", f"`forwarder run` is ready as process {daemon.pid}")
         intake = self._intake = scratch.start("intake", ["-m", "forwarder", "intake"])
         scratch.until(lambda: "intake.started" in scratch.read("intake.log"), "the intake is ready")
+        [place] = json.loads(scratch.read("intake.log").splitlines()[0])["places"]
+        self._address = place.removeprefix("http://")
         narrator.happens(
             "intake", f"`forwarder intake` is ready as process {intake.pid}, for Mixpanel's SDKs"
         )
@@ -126,7 +132,7 @@ class Demo:
             programs.worker(self._scratch, 1000),
             programs.legacy(self._scratch, 2000),
             programs.cron(1, 3),
-            programs.site(self._scratch, self._socket, TOKEN, 500),
+            programs.site(self._scratch, self._address, TOKEN, 500),
         )
         self._scratch.until(lambda: not self._running, "the programs have ended")
         self._wait_until_empty(view)

@@ -75,12 +75,10 @@ print(json.dumps({"accepted": last + 1 - first, "refused": 0}))
 
 # What Mixpanel's own SDKs send, in as few lines.
 SITE = """\
-import base64, http.client, json, socket, sys, urllib.parse
+import base64, http.client, json, sys, urllib.parse
 
-path, token, last = sys.argv[1], sys.argv[2], int(sys.argv[3])
-connection = http.client.HTTPConnection("localhost")
-connection.sock = socket.socket(socket.AF_UNIX)
-connection.sock.connect(path)
+address, token, last = sys.argv[1], sys.argv[2], int(sys.argv[3])
+connection = http.client.HTTPConnection(address)
 
 def send(endpoint, item):
     data = base64.b64encode(json.dumps(item).encode())
@@ -228,12 +226,12 @@ def cron(first: int, last: int) -> Program:
     return Program("cron", f"{shown}; {len(commands)} such processes", commands, accepted)
 
 
-def site(scratch: Scratch, socket: str, token: str, last: int) -> Program:
+def site(scratch: Scratch, address: str, token: str, last: int) -> Program:
     """A program with an SDK of Mixpanel's, whose URL leads to ``forwarder intake``."""
     _write(scratch, "site.py", SITE.splitlines())
     accepted = {("site", number): _event("site", number, {"token": token}) for number in range(1, last + 1)}
     shown = "python site.py, which sends what Mixpanel's SDKs send, to `forwarder intake`"
-    return Program("site", shown, [["site.py", socket, token, str(last)]], accepted)
+    return Program("site", shown, [["site.py", address, token, str(last)]], accepted)
 
 
 def _event(program: str, number: int, more: Mapping[str, Any] | None = None) -> Event:
