@@ -118,7 +118,8 @@ class DeliveryLog:
     def _dead_lettered(self, cause: str, count: int, now: float, words: str = "", **fields: object) -> None:
         told = self._causes.add(cause, count, now, words)
         if told:
-            detail = "`forwarder dead-letters summary` says why"
+            which = "" if self._kind is EVENTS else f" --kind {self._kind.name}"
+            detail = f"`forwarder dead-letters summary{which}` says why"
             self._log.warning("events.dead_lettered", count=told, **fields, detail=detail)
 
     def _halving(self, report: Report, now: float) -> None:
