@@ -180,10 +180,13 @@ def agree(line: bytes, rules: bool = True) -> bool:
     fast = _read_fast(line, NOW_MS, rules)
     if fast is None:
         return False
-    _, head, tail, *has = _read_carefully(line, NOW_MS, rules)
-    assert list(fast[1:]) == has
-    if not all(has):
-        assert completed(line[: fast[0]], line[fast[0] :]) == completed(head, tail)
+    whole, head, tail, *has = _read_carefully(line, NOW_MS, rules)
+    found, start, *fast_has = fast
+    assert fast_has == has
+    if all(has):
+        assert found == whole
+    else:
+        assert completed(found[:start], found[start:]) == completed(head, tail)
     return True
 
 

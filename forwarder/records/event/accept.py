@@ -55,12 +55,10 @@ def accept(line: bytes, now_ms: int, rules: bool = True, insert_id: str = "") ->
     if len(line) > MAX_EVENT_BYTES:
         raise EventError(f"{len(line)} bytes long; Mixpanel's limit is {MAX_EVENT_BYTES} bytes")
     found = _read_fast(line, now_ms, rules)
-    if found is None and (whole := _cut_fraction(line, now_ms)):
-        line, found = whole, _read_fast(whole, now_ms, rules)
     if found is None:
         line, head, tail, has_time, has_insert_id = _read_carefully(line, now_ms, rules)
     else:
-        start, has_time, has_insert_id = found
+        line, start, has_time, has_insert_id = found
         head, tail = line[:start], line[start:]
     if not (has_time and has_insert_id):
         missing = [] if has_time else [b'"time":%d' % now_ms]
@@ -116,11 +114,12 @@ def complete(data: object, accepted_at: float, queue_id: str, row_id: int) -> by
     return accept(without_mark(content), int(accepted_at * 1000), rules=False, insert_id=insert_id)
 
 
-def _read_fast(line: bytes, now_ms: int, rules: bool) -> tuple[int, bool, bool] | None:
+def _read_fast(line: bytes, now_ms: int, rules: bool) -> tuple[bytes, int, bool, bool] | None:
     """Recognise an ordinary, clean event; None: it needs the careful reading.
 
     Returns:
-        where missing properties go, and whether ``time`` and ``$insert_id`` exist.
+        the event with a whole ``time``, where missing properties go, and whether ``time`` and ``$insert_id``
+        exist.
     """
     try:
         shape = _shape(line)
@@ -130,13 +129,15 @@ def _read_fast(line: bytes, now_ms: int, rules: bool) -> tuple[int, bool, bool] 
     if not shape.event.strip() or not _holds_only(line, members):
         return None
     time = members.get("time")
+    if type(time) is float and (whole := _cut_fraction(line, now_ms)):
+        line, time = whole
     if time >= MICROSECONDS_FROM if type(time) is int else time is not None:
         return None
     if rules and not _keeps_rules(members, time, now_ms):
         return None
     has_time, has_insert_id = "time" in members, "$insert_id" in members
     if has_time and has_insert_id:
-        return 0, True, True
+        return line, 0, True, True
     opening = _OPENING
     start = line.find(opening)
     if start < 0:
@@ -146,7 +147,7 @@ def _read_fast(line: bytes, now_ms: int, rules: bool) -> tuple[int, bool, bool] 
     # If the name is spelt with an escape, the match may be further in.
     if start < 0 or line.count(b"{", 0, start) != 1:
         return None
-    return start + len(opening), has_time, has_insert_id
+    return line, start + len(opening), has_time, has_insert_id
 
 
 def _holds_only(line: bytes, members: dict[str, Any]) -> bool:
@@ -234,13 +235,11 @@ def _place_of(text: bytes, name: str) -> tuple[int, int]:
     return start, end
 
 
-def _cut_fraction(line: bytes, now_ms: int) -> bytes | None:
-    """*line* with a fractional ``time`` in whole milliseconds; None: it needs the careful reading."""
+def _cut_fraction(line: bytes, now_ms: int) -> tuple[bytes, int] | None:
+    """An event whose ``time`` has a fraction, with whole milliseconds, and these; None: read it carefully."""
     if _BACKSLASH in line or line.count(b'"time"') != 1 or not (found := _fraction(line)):
         return None
-    try:
-        is_it = type(_shape(line).properties.get("time")) is float
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    time = when.from_number(found[1].decode(), now_ms)
+    if time is None:
         return None
-    time = when.from_number(found[1].decode(), now_ms) if is_it else None
-    return None if time is None else b"%s%d%s" % (line[: found.start(1)], time, line[found.end(1) :])
+    return b"%s%d%s" % (line[: found.start(1)], time, line[found.end(1) :]), time
