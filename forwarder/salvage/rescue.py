@@ -25,9 +25,9 @@ from forwarder.spool.sqlite.dead_letters import NewDeadLetter, add
 from forwarder.spool.sqlite.directory import DATABASE, LOG, Identity, identity_of, size_of
 from forwarder.spool.sqlite.errors import translated
 from forwarder.spool.sqlite.set_aside import damaged, mark_salvaged, salvaged_name
-from forwarder.spool.sqlite.tables import READY, SENT, Tables
+from forwarder.spool.sqlite.tables import Tables
 from forwarder.spool.sqlite.view import View
-from forwarder.spool.values import HELD
+from forwarder.spool.values import HELD, READY, SENT
 
 CHUNK_ROWS = 500
 

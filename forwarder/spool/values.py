@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 OK, WARNING, FAIL = "ok", "warning", "FAIL"
-HELD = 7  # beside the numbers of persist-queue
+
+# The statuses of a row, as persist-queue numbers them (`persistqueue.AckStatus`); beside them 7 and 8.
+INITED = 0  # put by an external producer: not checked yet
+READY = 1  # put by us: checked and complete
+UNACK = 2  # a plain consumer has taken it, without ack or nack yet
+ACKED = 5  # a plain consumer is done with it
+HELD = 7  # held back by a person
+SENT = 8  # being sent, in a request that must not be repeated blindly
+ACK_FAILED = 9  # a plain consumer gave it up
 
 
 @dataclass(slots=True)
@@ -54,6 +63,20 @@ class Settlement:
     http_status: int | None = None
     tries: int = 1
     took_s: float = 0.0
+
+    @property
+    def runs(self) -> list[tuple[int, int]]:
+        """The ids as ranges, from and to; rows in the gaps belong to others."""
+        if isinstance(self.ids, range):
+            return [(self.ids[0], self.ids[-1])]
+        starts = [row_id for before, row_id in pairwise((-1, *self.ids)) if row_id != before + 1]
+        ends = [row_id for row_id, after in pairwise((*self.ids, -1)) if after != row_id + 1]
+        return list(zip(starts, ends, strict=True))
+
+    @property
+    def id_list(self) -> str:
+        """The ids for the delivery log, as ``1-2000,2003``."""
+        return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in self.runs)
 
 
 @dataclass(frozen=True, slots=True)

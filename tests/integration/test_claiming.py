@@ -12,7 +12,8 @@ from forwarder.records import EVENTS
 from forwarder.records.event import accept_many
 from forwarder.records.lines import Lines, text_of
 from forwarder.spool import EventQueue
-from forwarder.spool.sqlite.claiming import Origin, RowReader
+from forwarder.spool.origin import Origin
+from forwarder.spool.sqlite.claiming import RowReader
 
 MIB = 1 << 20
 ORIGIN = Origin(EVENTS, str(uuid.UUID(int=7)), 1_600_000_000.0)

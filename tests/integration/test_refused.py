@@ -9,7 +9,7 @@ import pytest
 
 from forwarder.errors import EventError, TryAgainError
 from forwarder.spool import EventQueue
-from forwarder.spool.sqlite import refused
+from forwarder.spool import refused
 from forwarder.spool.sqlite.lock import LOCK, WriterLock
 from forwarder.spool.sqlite.view import View
 

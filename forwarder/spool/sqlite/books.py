@@ -15,11 +15,11 @@ from forwarder.records import EVENTS
 from forwarder.records.kind import Kind
 from forwarder.spool.errors import DamagedError
 from forwarder.spool.sqlite import schema, tables
-from forwarder.spool.sqlite.claiming import Origin
+from forwarder.spool.sqlite.claiming import origin_of
 from forwarder.spool.sqlite.errors import damaged, translated
-from forwarder.spool.sqlite.tables import READY, Tables
+from forwarder.spool.sqlite.tables import Tables
 from forwarder.spool.sqlite.view import View
-from forwarder.spool.values import FAIL, OK, WARNING, Dead, Figures, Finding
+from forwarder.spool.values import FAIL, OK, READY, WARNING, Dead, Figures, Finding
 
 UNBALANCED = 1  # the exit code if the books do not balance
 CHUNK_IDS = 100_000
@@ -221,7 +221,7 @@ def _negative(figures: Figures) -> Iterator[str]:
 
 
 def _check_content(view: View) -> tuple[str, Sequence[str]]:
-    origin = Origin.of(view.connection, view.tables, view.path)
+    origin = origin_of(view.connection, view.tables, view.path)
     try:
         uuid.UUID(origin.queue_id)
     except ValueError:

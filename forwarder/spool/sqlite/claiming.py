@@ -10,14 +10,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from forwarder.errors import EventError
 from forwarder.records import Lines
-from forwarder.records.kind import Kind
+from forwarder.spool.origin import Origin
 from forwarder.spool.sqlite import tables
 from forwarder.spool.sqlite.errors import damaged
 from forwarder.spool.sqlite.schema import MOST_ID
-from forwarder.spool.sqlite.tables import ACKED, ID_LENGTH, READY, SENT, Tables
-from forwarder.spool.values import Claim, Dead
+from forwarder.spool.sqlite.tables import ID_LENGTH, Tables
+from forwarder.spool.values import READY, SENT, Claim, Dead
 
 # A row with an id above `MOST_ID` makes the database a damaged one; all other rows are delivered first.
 # If all rows begin with a brace and together hold as many values as there are rows, each holds exactly one.
@@ -29,39 +28,12 @@ _PIECE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """The queue of the rows: their kind, its identity, and when it was made (seconds since the epoch)."""
-
-    kind: Kind
-    queue_id: str
-    created_at: float
-
-    @classmethod
-    def of(cls, connection: sqlite3.Connection, its: Tables, path: str) -> Origin:
-        """As the totals of the queue in *path* say."""
-        row = connection.execute(f"SELECT queue_id, created_at FROM {its.ledger}").fetchone()
-        if row is None:
-            raise damaged(path, "the totals table is empty")
-        return cls(its.kind, str(row[0])[:ID_LENGTH], row[1])
-
-    def read(
-        self, row_id: int, data: bytes | None, put_at: float | None, status: int | None
-    ) -> bytes | Dead | None:
-        """What a row holds: a record's final bytes, the same each time; or why it is none.
-
-        None: a plain consumer has acked it.
-        """
-        # A plain consumer's nack marks unchecked rows as ready.
-        if status in (READY, SENT) and data is not None and self.kind.is_final(data):
-            return data
-        if status == ACKED:
-            return None
-        try:
-            put_at = self.created_at if put_at is None else put_at
-            return self.kind.complete(data, put_at, self.queue_id, row_id)
-        except EventError as error:
-            return Dead(row_id, data, str(error))
+def origin_of(connection: sqlite3.Connection, its: Tables, path: str) -> Origin:
+    """Of the rows in *its* queue in *path*, as its totals say."""
+    row = connection.execute(f"SELECT queue_id, created_at FROM {its.ledger}").fetchone()
+    if row is None:
+        raise damaged(path, "the totals table is empty")
+    return Origin(its.kind, str(row[0])[:ID_LENGTH], row[1])
 
 
 @dataclass(slots=True)

@@ -20,7 +20,7 @@ from forwarder.errors import TryAgainError
 from forwarder.spool import engine
 from forwarder.spool.errors import DamagedError, QueueReplacedError, SpoolFullError
 from forwarder.spool.sqlite import control, dead_letters, room, settling
-from forwarder.spool.sqlite.claiming import Origin, RowReader, Rows
+from forwarder.spool.sqlite.claiming import RowReader, Rows, origin_of
 from forwarder.spool.sqlite.database import Database
 from forwarder.spool.sqlite.directory import LOG
 from forwarder.spool.sqlite.errors import damaged, translated, used_up
@@ -84,7 +84,7 @@ class Consumer(engine.Consumer):
         self._mark = uuid.uuid4().hex
         self._identity = self._read(self._identify)
         with translated(self._path):
-            origin = Origin.of(connection, self._tables, self._path)
+            origin = origin_of(connection, self._tables, self._path)
         self._reader = RowReader(origin)
         # The next claim starts behind this id; and the newest id when it was last asked for.
         self._position = self._newest = 0

@@ -14,8 +14,8 @@ from forwarder.spool import engine
 from forwarder.spool.sqlite.database import Database
 from forwarder.spool.sqlite.reader import Reader, as_bytes, matching
 from forwarder.spool.sqlite.room import freeing
-from forwarder.spool.sqlite.tables import KEPT_ENTRIES, PUT_AT, READY, Tables
-from forwarder.spool.values import Brief, Dead, DeadLetter, Group, Selection
+from forwarder.spool.sqlite.tables import KEPT_ENTRIES, PUT_AT, Tables
+from forwarder.spool.values import READY, Brief, Dead, DeadLetter, Group, Selection
 
 STEP_LETTERS = 1000
 STEP_BYTES = 4 << 20
@@ -40,7 +40,7 @@ def new_dead_letter(
     connection: sqlite3.Connection, tables: Tables, dead: Dead, now: float
 ) -> NewDeadLetter | None:
     """The dead letter to add. Some of it comes from the event's row; None: that is gone."""
-    # As `claiming.Origin` reads it: a row without a time has the queue's own.
+    # As `Origin` reads it: a row without a time has the queue's own.
     query = f"SELECT coalesce({PUT_AT}, created_at) FROM {tables.queue}, {tables.ledger} WHERE _id = ?"
     row = connection.execute(query, (dead.event_id,)).fetchone()
     if row is None:

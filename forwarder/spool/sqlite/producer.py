@@ -11,12 +11,14 @@ from functools import partial
 from forwarder.errors import size
 from forwarder.spool import engine
 from forwarder.spool.errors import SpoolFullError
+from forwarder.spool.refused import Refused
 from forwarder.spool.sqlite.database import Database
 from forwarder.spool.sqlite.directory import DATABASE, LOG, size_of
 from forwarder.spool.sqlite.errors import full, used_up
-from forwarder.spool.sqlite.refused import Refused, save
+from forwarder.spool.sqlite.refused import save, save_alone
 from forwarder.spool.sqlite.schema import MOST_ID, used_bytes
-from forwarder.spool.sqlite.tables import OF_EVENTS, READY, SIZE_BITS, Tables
+from forwarder.spool.sqlite.tables import OF_EVENTS, SIZE_BITS, Tables
+from forwarder.spool.values import READY
 
 PIECE_BYTES = 8 << 20
 
@@ -46,7 +48,7 @@ class Producer(engine.Producer):
         self._max_bytes = max_bytes
         self._min_free_bytes = min_free_bytes
         self._database = Database(path, timeout=lock_timeout_s)
-        self._refused = Refused(self._database.path, tables)
+        self._refused = Refused(partial(save_alone, self._database.path, tables))
 
     def append(self, records: Sequence[bytes], dead: Sequence[tuple[bytes, str]] = ()) -> int:
         refused = self._refused.take() if self._refused else {}

@@ -1,27 +1,16 @@
-"""How many events producers were refused, by reason: written by the way, and never at a producer's cost.
-
-Counts wait in the producer's memory for its next commit, for the first refusal after a minute, or until it
-is closed. Counts that could not be written by then are lost.
-"""
+"""How many records producers were refused, by reason, in the database; see `forwarder.spool.refused`."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
-import time
-from collections import Counter, deque
 from collections.abc import Mapping
 from contextlib import closing
 
-from forwarder.errors import ForwarderError
+from forwarder.spool.refused import PATIENCE_S
 from forwarder.spool.sqlite.database import Database
 from forwarder.spool.sqlite.directory import DATABASE
 from forwarder.spool.sqlite.tables import Tables
-
-WRITE_EACH_S = 60.0
-# A refusal must not wait for others for long.
-PATIENCE_S = 0.25
-_MOST_UNSUMMED = 1000
 
 
 def save(connection: sqlite3.Connection, tables: Tables, counts: Mapping[str, int]) -> None:
@@ -33,58 +22,14 @@ def save(connection: sqlite3.Connection, tables: Tables, counts: Mapping[str, in
     )
 
 
+def save_alone(path: str, tables: Tables, counts: Mapping[str, int]) -> None:
+    """`save` in a commit of its own, to the queue in *path*."""
+    # A queue whose directory was moved away is not made again for this.
+    if os.path.exists(os.path.join(path, DATABASE)):
+        with closing(Database(path, PATIENCE_S)) as database, database.transaction() as connection:
+            save(connection, tables, counts)
+
+
 def read(connection: sqlite3.Connection, tables: Tables) -> dict[str, int]:
     """What is written."""
     return dict(connection.execute(f"SELECT reason, count FROM {tables.refusals} ORDER BY reason"))
-
-
-class Refused:
-    """What was refused for the queue in *path* and is not written yet; for several threads."""
-
-    def __init__(self, path: str, tables: Tables) -> None:
-        self._path = path
-        self._tables = tables
-        self._pid = os.getpid()
-        # Its ends are safe among threads and in signal handlers, without a lock.
-        self._counts: deque[tuple[str, int]] = deque()
-        self._due_at = time.monotonic() + WRITE_EACH_S
-
-    def __bool__(self) -> bool:
-        if self._counts and self._pid != os.getpid():
-            # They are the parent's, which will write them.
-            self._pid = os.getpid()
-            self._counts.clear()
-        return bool(self._counts)
-
-    def add(self, counts: Mapping[str, int]) -> None:
-        """Count more; written here only if that is due. Never raises for it."""
-        if not self:
-            self._pid = os.getpid()
-        self._counts.extend(counts.items())
-        if time.monotonic() >= self._due_at:
-            self.write()
-        elif len(self._counts) > _MOST_UNSUMMED:
-            self._counts.extend(self.take().items())
-
-    def take(self) -> Counter[str]:
-        """All of it, for whoever writes it."""
-        taken: Counter[str] = Counter()
-        while self:
-            try:
-                reason, count = self._counts.popleft()
-            except IndexError:  # another thread was faster
-                break
-            taken[reason] += count
-        return taken
-
-    def write(self) -> None:
-        """Write all of it in a commit of its own; what can't be written is kept for later."""
-        self._due_at = time.monotonic() + WRITE_EACH_S
-        # A queue whose directory was moved away is not made again for this.
-        if (counts := self.take()) and os.path.exists(os.path.join(self._path, DATABASE)):
-            try:
-                database = Database(self._path, PATIENCE_S)
-                with closing(database), database.transaction() as connection:
-                    save(connection, self._tables, counts)
-            except ForwarderError:
-                self.add(counts)

@@ -9,11 +9,10 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import replace
-from itertools import pairwise
 
 from forwarder.spool.sqlite import dead_letters
-from forwarder.spool.sqlite.tables import KEPT_ENTRIES, PUT_AT, READY, SENT, Tables
-from forwarder.spool.values import Dead, Settlement
+from forwarder.spool.sqlite.tables import KEPT_ENTRIES, PUT_AT, Tables
+from forwarder.spool.values import READY, SENT, Dead, Settlement
 
 PIECE_BYTES = 256 * 1024
 VACUUM_PAGES = 1000  # 4 MB of log at most, as much as the reserve
@@ -25,7 +24,7 @@ def settle(connection: sqlite3.Connection, tables: Tables, settlement: Settlemen
     Events that a person has deleted or held meanwhile are counted as deleted or held, not here.
     """
     now = time.time()
-    runs = _runs(settlement.ids)
+    runs = settlement.runs
     found = (dead_letters.new_dead_letter(connection, tables, each, now) for each in settlement.dead)
     letters = [letter for letter in found if letter]
     put_at = connection.execute(
@@ -43,7 +42,7 @@ def settle(connection: sqlite3.Connection, tables: Tables, settlement: Settlemen
         f"INSERT INTO {tables.deliveries} (ids, delivered, dead, short, size_bytes, http_status,"
         " tries, took_s, settled_at, put_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
-            ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs),
+            settlement.id_list,
             delivered,
             len(letters),
             settlement.short,
@@ -74,7 +73,7 @@ def refuse_rows(
 
 def delete_acked(connection: sqlite3.Connection, tables: Tables, ids: Sequence[int]) -> None:
     """Delete rows that a plain consumer has acked."""
-    _delete(connection, tables, _runs(ids))
+    _delete(connection, tables, Settlement(ids).runs)
     connection.execute(f"UPDATE {tables.ledger} SET deleted = deleted + ?", (len(ids),))
 
 
@@ -146,12 +145,3 @@ def _pieces(dead: Sequence[Dead]) -> Iterator[Sequence[Dead]]:
             piece, size_bytes = [], 0
     if piece:
         yield piece
-
-
-def _runs(ids: Sequence[int]) -> list[tuple[int, int]]:
-    """The ids as ranges, from and to; rows in the gaps belong to others."""
-    if isinstance(ids, range):
-        return [(ids[0], ids[-1])]
-    starts = [row_id for before, row_id in pairwise((-1, *ids)) if row_id != before + 1]
-    ends = [row_id for row_id, after in pairwise((*ids, -1)) if after != row_id + 1]
-    return list(zip(starts, ends, strict=True))

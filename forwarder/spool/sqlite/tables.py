@@ -29,14 +29,6 @@ if TYPE_CHECKING:
 KEPT_ENTRIES = 100_000
 ID_LENGTH = 36  # of a UUID
 
-# The statuses of a row, as persist-queue numbers them (`persistqueue.AckStatus`); beside them `values.HELD`.
-INITED = 0  # put by plain persist-queue: not checked yet
-READY = 1  # put by us: checked and complete
-UNACK = 2  # a plain consumer has taken it, without ack or nack yet
-ACKED = 5  # a plain consumer is done with it
-SENT = 8  # being sent, in a request that must not be repeated blindly
-ACK_FAILED = 9  # a plain consumer gave it up
-
 # When a row was added, in seconds since the epoch; NULL if an external producer wrote something else (10**11
 # is the year 5138).
 PUT_AT = "iif(timestamp BETWEEN 0 AND 1e11, timestamp, NULL)"

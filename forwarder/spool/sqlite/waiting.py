@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
 
-from forwarder.spool.sqlite.claiming import Origin
+from forwarder.spool.sqlite.claiming import origin_of
 from forwarder.spool.sqlite.database import Database
 from forwarder.spool.sqlite.reader import Reader, as_bytes, matching
 from forwarder.spool.sqlite.room import freeing
-from forwarder.spool.sqlite.tables import READY, SENT, Tables
-from forwarder.spool.values import DUE, HELD, Selection, Waiting
+from forwarder.spool.sqlite.tables import Tables
+from forwarder.spool.values import DUE, HELD, READY, SENT, Selection, Waiting
 
 _START_BYTES = 4096
 
@@ -103,7 +103,7 @@ def delete(path: str, tables: Tables, ids: Sequence[int]) -> int:
 
 def hold_rows(path: str, connection: sqlite3.Connection, tables: Tables, ids: Sequence[int]) -> int:
     """`hold`, inside a write transaction."""
-    origin = Origin.of(connection, tables, path)
+    origin = origin_of(connection, tables, path)
     count = 0
     for row_id in ids:
         row = connection.execute(f"{tables.row} WHERE _id = ?", (row_id,)).fetchone()
