@@ -11,8 +11,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -23,6 +24,10 @@ from forwarder.spool.sqlite import books
 from forwarder.spool.sqlite.consumer import Consumer
 from forwarder.spool.sqlite.view import View
 
+if TYPE_CHECKING:
+    from tests.postgres import Server
+    from tests.postgres_cluster import Cluster
+
 TOKEN = "sandbox-token"
 
 
@@ -30,7 +35,7 @@ TOKEN = "sandbox-token"
 def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test reads this host's settings, secrets or queue."""
     for name in list(os.environ):
-        if name.startswith("FORWARDER_") or name in ("CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET"):
+        if name.startswith(("FORWARDER_", "PG")) or name in ("CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET"):
             monkeypatch.delenv(name)
     nowhere = tmp_path / "no-settings.toml"
     nowhere.touch()
@@ -63,6 +68,32 @@ def server() -> Iterator[Sandbox]:
     """A stand-in for Mixpanel, on a port of its own."""
     with Sandbox(token=TOKEN) as sandbox:
         yield sandbox
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A PostgreSQL server for tests of what it does, not of what survives: fast, and shared by all, in which
+    each takes a schema of its own."""
+    from tests.postgres import Server, missing
+
+    if why := missing():
+        pytest.skip(why)
+    with closing(Server(durable=False)) as server:
+        server.create()
+        yield server
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A replicated PostgreSQL for a module's tests; who can't rely on the test before begins with `mend`."""
+    from tests.postgres import missing
+    from tests.postgres_cluster import Cluster
+
+    if why := missing():
+        pytest.skip(why)
+    with closing(Cluster()) as cluster:
+        cluster.create()
+        yield cluster
 
 
 def until(condition: Callable[[], Any], what: str = "", timeout_s: float = 20.0) -> Any:
