@@ -182,7 +182,7 @@ def _check_daemon(queue: Spool) -> Finding:
         )
         return Finding("daemon", FAIL, detail, StorageError.exit_code)
     reason = f": {daemon.state_reason}" if daemon.state_reason else ""
-    detail = f"{Holder(daemon.pid).name}, {daemon.state}{reason}"
+    detail = f"{Holder(daemon.pid, host=daemon.host).name}, {daemon.state}{reason}"
     return Finding("daemon", OK if daemon.state == "running" else WARNING, detail)
 
 

@@ -57,6 +57,7 @@ NOTHING: Mapping[str, Any] = {
     "orphaned": "",
     "paused": False,
     "pid": 0,
+    "host": "",
     "connections": 0,
     "queue_path": "",
     "exists": False,
@@ -79,6 +80,7 @@ _NULL_WHEN_EMPTY = (
     "last_error",
     "last_error_at",
     "pid",
+    "host",
     "request_p50_s",
     "request_p95_s",
 )
@@ -115,12 +117,13 @@ def status(context: Context, as_json: bool, watch: bool, expressions: tuple[str,
     in the last minute; requests counts all since the daemon's start by their outcome.
 
     All figures are of events; engage and groups have those of profile and group updates. The state is the
-    worst of all kinds.
+    worst of all kinds. Of a queue on a server, queue_path names the server, host is the host of the daemon,
+    and wal_bytes and disk_free_bytes are null.
 
     Exit code: 0, or 1 if a condition of --fail-if is true. A condition is a key of --json, one of > >= < <=
     == !=, and a number or text. A number of seconds may end in s, m, h or d, one of bytes in KiB, MiB or
-    GiB. An eta_s that is null counts as endless. Where nothing is known, as of a queue not adopted yet,
-    every condition is true. With --watch, the first condition that is true ends it.
+    GiB. An eta_s or a disk_free_bytes that is null counts as endless. Where nothing is known, as of a queue
+    not adopted yet, every condition is true. With --watch, the first condition that is true ends it.
     """
     conditions = [understand(expression, KEYS, CHOICES) for expression in expressions]
     path = context.queue_path
@@ -299,16 +302,15 @@ def _table(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "refused", f"{counted(found['refused'], 'event')} that producers offered, and were not accepted"
     if found["short"]:
         yield "short", f"{counted(found['short'], 'event')} delivered that Mixpanel did not count"
-    yield (
-        "disk",
-        f"database {size(found['db_bytes'])}, its log {size(found['wal_bytes'])}, "
-        f"free {size(found['disk_free_bytes'])}",
-    )
+    sizes = {"database": "db_bytes", "its log": "wal_bytes", "free": "disk_free_bytes"}
+    known = (f"{name} {size(found[key])}" for name, key in sizes.items() if found[key] is not None)
+    yield "disk", ", ".join(known)
     if found["set_aside"]:
         found_damaged = counted(found["set_aside"], "damaged database")
         yield "set aside", f"{found_damaged} (`forwarder salvage`)"
     if found["state"] != "stopped":
-        yield "daemon", f"{Holder(found['pid'] or 0).name}, {counted(found['connections'], 'connection')}"
+        process = Holder(found["pid"] or 0, host=found["host"] or "")
+        yield "daemon", f"{process.name}, {counted(found['connections'], 'connection')}"
     else:
         yield "daemon", "none runs"
     yield "queue", printable(found["queue_path"])

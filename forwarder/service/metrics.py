@@ -109,7 +109,8 @@ class Queue(Collector):
             counts.add_metric([reason], refused.get(reason, 0))
         yield counts
         for key, (name, doc) in (_GAUGES | _QUEUE_GAUGES).items():
-            yield _gauge(name, doc, getattr(figures, key))
+            if (value := getattr(figures, key)) is not None:
+                yield _gauge(name, doc, value)
         yield _gauge("queue_used_bytes", "Space taken up in the database, which its limit binds.", used_bytes)
         doc = "How long the oldest waiting event has waited; 0 while none waits."
         yield _gauge("oldest_waiting_seconds", doc, _age_s(figures))

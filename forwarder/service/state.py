@@ -30,7 +30,8 @@ class DaemonState:
     ``failures`` the failed tries in a row. ``orphaned`` says what only those files hold that were moved,
     deleted or replaced under the daemon. ``requests`` counts requests since its start by outcome. In
     ``kinds`` each kind of records has its own ``state``, ``state_reason`` and ``in_flight``; all else is of
-    events, and ``state`` the worst of them. When read, ``pid`` is 0 if the process is not visible.
+    events, and ``state`` the worst of them. When read, ``pid`` is 0 if the process is not visible, and
+    ``host`` is as in `Holder`.
     """
 
     pid: int
@@ -46,6 +47,7 @@ class DaemonState:
     kinds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     started_at: float = 0.0
     updated_at: float = 0.0
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,15 +109,12 @@ def read(queue: Spool) -> DaemonState | None:
     holder = queue.holder()
     if holder is None:
         return None
-    pid = holder.pid
+    process = {"pid": holder.pid, "host": holder.host}
     try:
-        told = DaemonState(**{"state_reason": "" if holder.told else "starting", **holder.told, "pid": pid})
+        told = DaemonState(**{"state_reason": "" if holder.told else "starting", **holder.told, **process})
     except TypeError:  # written by another version
-        told = DaemonState(pid, state_reason="starting")
-    if holder.is_halted:
-        reason = f"process {pid} is halted by a signal; `kill -CONT {pid}` continues it"
-        return replace(told, state="blocked", state_reason=reason)
-    return told
+        told = DaemonState(holder.pid, state_reason="starting", host=holder.host)
+    return replace(told, state="blocked", state_reason=holder.halted) if holder.halted else told
 
 
 def summary(path: str, state: str, reason: str) -> str:

@@ -82,7 +82,8 @@ class Worker:
         deadline = time.monotonic() + self._lock_timeout_s
         for name, kind in KINDS.items():
             # All together wait for others no longer than one.
-            consumer = spool.at(self._path, kind).consumer(max(deadline - time.monotonic(), 0.0))
+            timeout_s = max(deadline - time.monotonic(), 0.0)
+            consumer = spool.at(self._path, kind).consumer(timeout_s, self._presence.token)
             consumer.wait_for_locks(self._lock_timeout_s)
             counters, delivery_log = self.counters[name], self._logs[name]
             self.streams[name] = Stream(kind, consumer, self._settings, counters, delivery_log)

@@ -462,6 +462,17 @@ def test_a_condition_may_have_a_unit(expression, value):
     assert understand(expression, NOTHING).value == value
 
 
+def test_what_is_not_known_of_a_server_is_left_out():
+    """A null is no size, and makes no condition on the disk true; the daemon has its host in its name."""
+    found = {**nothing(), "exists": True, "state": "running", "wal_bytes": None, "disk_free_bytes": None}
+    lines = list(describe({**found, "db_bytes": 2**20, "host": "db-7", "pid": 12}, None))
+
+    assert "disk           database 1.0 MiB" in lines
+    assert "daemon         db-7:12, 0 connections" in lines
+    assert not understand("disk_free_bytes<1TiB", NOTHING).holds(found)
+    assert not understand("wal_bytes>0", NOTHING).holds(found)
+
+
 def watch(queue_path, *arguments, **options):
     """Start ``forwarder status --watch`` as a process."""
     return subprocess.Popen(
