@@ -87,7 +87,11 @@ def examine(context: Context, online: bool, briefly: bool = False) -> Iterator[F
     yield Finding("settings", OK, settings.file or "no settings file; defaults and environment")
     yield from _check_listen(settings.metrics.listen)
     yield from _check_intake(settings)
-    queue = spool.at(settings.queue.path)
+    try:
+        queue = spool.of(settings.queue)
+    except ForwarderError as error:
+        yield _failed("queue", error)
+        return
     key = list(_check_key(settings, queue, online))
     yield from key
     limits = {"max_bytes": settings.queue.max_bytes, "min_free_bytes": settings.queue.min_free_bytes}

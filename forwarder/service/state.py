@@ -13,6 +13,7 @@ from typing import Any
 
 from forwarder import spool
 from forwarder.config import Settings
+from forwarder.config.settings import Queue
 from forwarder.errors import ForwarderError, printable
 from forwarder.spool import Presence, Spool
 
@@ -117,19 +118,19 @@ def read(queue: Spool) -> DaemonState | None:
     return replace(told, state="blocked", state_reason=holder.halted) if holder.halted else told
 
 
-def summary(path: str, state: str, reason: str) -> str:
+def summary(queue: Queue, state: str, reason: str) -> str:
     """The status on one line, for ``systemctl status``; *state* and *reason* are the daemon's.
 
-    >>> summary("/var/lib/forwarder", "backing_off", "connection refused")  # doctest: +SKIP
+    >>> summary(settings.queue, "backing_off", "connection refused")  # doctest: +SKIP
     'backing off: 1,234 events wait, 0.0 delivered a second over the last minute; connection refused'
     """
-    figures = _told(path)
+    figures = _told(queue)
     why = f"; {printable(reason)[:MOST_REASON]}" if reason else ""
     return f"{state.replace('_', ' ')}{figures}{why}"
 
 
-def _told(path: str) -> str:
-    events, *others = spool.each(path)
+def _told(queue: Queue) -> str:
+    events, *others = spool.each(queue)
     try:
         # Without waiting: the loop must not stop here.
         with events.view(timeout_s=0) as view:
