@@ -17,7 +17,7 @@ from forwarder.records import KINDS
 from forwarder.service.daemon import _AT_START
 from forwarder.service.daemon_log import DaemonLog
 from forwarder.spool import EventQueue, Holder
-from forwarder.spool.postgresql import engine
+from forwarder.spool.postgresql import engine, setup
 from forwarder.spool.postgresql.address import Address
 from forwarder.spool.sqlite import engine as embedded
 
@@ -260,6 +260,24 @@ def test_what_serves_logs_its_place(settings, kept, capsys, queue_path, monkeypa
 def test_the_place_is_only_read_at_the_start():
     """Of the queue a reload changes what bounds its size, which says nothing of where it is."""
     assert {*_AT_START, "max_bytes", "min_free_bytes"} == set(Queue.__slots__)
+
+
+def test_setup_makes_what_the_server_needs(run, monkeypatch):
+    """And says what was made; with --sql, only how."""
+    made = []
+    monkeypatch.setattr(setup, "setup", lambda address: [*made, f"schema {address.schema}"])
+    monkeypatch.setattr(setup, "statements", lambda schema: f"CREATE SCHEMA {schema};")
+    assert run("setup")[:2] == (0, "schema shop\n")
+    assert run("setup", "--sql")[:2] == (0, "CREATE SCHEMA shop;\n")
+
+
+def test_setup_is_for_servers(run, monkeypatch, tmp_path):
+    """A queue in a directory makes itself: the setting that is missing is named."""
+    monkeypatch.setenv("FORWARDER_CONFIG", str(tmp_path / "other.toml"))
+    (tmp_path / "other.toml").touch()
+    code, out, err = run("setup")
+    assert (code, out) == (64, "")
+    assert "queue.url" in err
 
 
 def test_a_daemon_on_another_host_has_its_name():
