@@ -27,7 +27,7 @@ class Consumer:
     Only the structure of events and updates is checked; Mixpanel judges the rest, as it does for ``/track``.
 
     Args:
-        path: The queue's directory.
+        path: The queue's directory, or the URL of a server.
         options: As for `EventQueue`.
 
     Raises:

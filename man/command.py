@@ -18,6 +18,7 @@ EXITS = {
     "run": "69 ``metrics.listen`` is taken; 75 another daemon runs; 77, 78",
     "intake": "69 an address is taken; 73, 77 a socket can't be made; 78 no tokens",
     "drain": "69 blocked or paused; 74 something is left in a damaged database; 75 in the queue",
+    "setup": "75 the server can't be reached; 77, 78",
     "status": "1 if ``--fail-if`` holds",
     "peek": "",
     "waiting": "1 an id does not wait",

@@ -49,6 +49,7 @@ THINK_ABOUT = (
     "mixpanel.token_file",
     "mixpanel.geolocate",
     "queue.path",
+    "queue.url",
     "queue.max_bytes",
     "queue.min_free_bytes",
     "delivery.linger_s",

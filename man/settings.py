@@ -18,9 +18,9 @@ An unknown key or a bad value is an error (exit code 78); all errors are reporte
 only on settings that it uses, and warns of the others. `forwarder config show` prints the settings in
 effect, and where each value came from.
 
-Secrets come from files, from systemd credentials (`mixpanel-secret`, `mixpanel-token`) or from the
-environment (`FORWARDER_MIXPANEL_SECRET`, `FORWARDER_MIXPANEL_TOKEN`). No option takes a secret, and no
-log line and no command prints one.
+Secrets come from files, from systemd credentials (`mixpanel-secret`, `mixpanel-token`, `queue-password`)
+or, for Mixpanel's, from the environment (`FORWARDER_MIXPANEL_SECRET`, `FORWARDER_MIXPANEL_TOKEN`). No
+option takes a secret, and no log line and no command prints one.
 """
 EXAMPLE = """
 [mixpanel]

@@ -29,6 +29,7 @@ COMMANDS = {
     "run": ("run", "run", "Deliver waiting events until stopped: the daemon."),
     "intake": ("intake", "intake", "Take events from Mixpanel's SDKs over HTTP."),
     "drain": ("drain", "drain", "Deliver waiting events, then exit."),
+    "setup": ("setup", "setup", "Make what a queue needs on its server."),
     "status": ("status", "status", "How the queue and the daemon are."),
     "peek": ("peek", "peek", "Show the next events, without touching them."),
     "waiting": ("waiting", "waiting", "List, hold, release or delete waiting events."),

@@ -87,7 +87,11 @@ def examine(context: Context, online: bool, briefly: bool = False) -> Iterator[F
     yield Finding("settings", OK, settings.file or "no settings file; defaults and environment")
     yield from _check_listen(settings.metrics.listen)
     yield from _check_intake(settings)
-    queue = spool.at(settings.queue.path)
+    try:
+        queue = spool.of(settings.queue)
+    except ForwarderError as error:
+        yield _failed("queue", error)
+        return
     key = list(_check_key(settings, queue, online))
     yield from key
     limits = {"max_bytes": settings.queue.max_bytes, "min_free_bytes": settings.queue.min_free_bytes}
@@ -182,7 +186,7 @@ def _check_daemon(queue: Spool) -> Finding:
         )
         return Finding("daemon", FAIL, detail, StorageError.exit_code)
     reason = f": {daemon.state_reason}" if daemon.state_reason else ""
-    detail = f"{Holder(daemon.pid).name}, {daemon.state}{reason}"
+    detail = f"{Holder(daemon.pid, host=daemon.host).name}, {daemon.state}{reason}"
     return Finding("daemon", OK if daemon.state == "running" else WARNING, detail)
 
 

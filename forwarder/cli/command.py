@@ -37,22 +37,34 @@ class Context:
         return config.load(self.config_file)
 
     @cached_property
-    def queue(self) -> Queue:
-        """The settings of the queue; what is wrong with others is a warning on standard error.
+    def door(self) -> Queue:
+        """The queue to write to; what is wrong with other settings is a warning on standard error.
 
         Raises:
             ConfigError: naming every wrong key of these at once.
         """
         from forwarder import config
 
-        return config.load(self.config_file, used=("queue",), warn=_warn).queue
+        return config.load(self.config_file, used=("queue",), warn=_warn).door
+
+    @property
+    def queue(self) -> Queue:
+        """The queue to look at and deliver from; mistakes in what does not say where it is are warnings.
+
+        Raises: as `door`.
+        """
+        return self._where.queue
+
+    @property
+    def directory(self) -> str:
+        """The directory of this host's own queue; "": it has none. Raises: as `queue`."""
+        return "" if self._where.door.url else self._where.door.path
 
     @cached_property
-    def queue_path(self) -> str:
-        """The queue's directory; what is wrong with other settings is a warning. Raises: as `queue`."""
+    def _where(self) -> Settings:
         from forwarder import config
 
-        return config.load(self.config_file, used=("queue.path",), warn=_warn).queue.path
+        return config.load(self.config_file, used=config.PLACE, warn=_warn)
 
     @property
     def kind(self) -> Kind:
@@ -63,10 +75,10 @@ class Context:
 
     @property
     def spool(self) -> Spool:
-        """The records of that kind in the queue. Raises: as `queue_path`."""
+        """The records of that kind in the queue. Raises: as `queue`."""
         from forwarder import spool
 
-        return spool.at(self.queue_path, self.kind)
+        return spool.of(self.queue, self.kind)
 
 
 def _warn(text: str) -> None:

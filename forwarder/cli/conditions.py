@@ -32,6 +32,8 @@ _booleans = {"true": True, "false": False}
 _EQUALITY = ("==", "!=")
 # A text that stands in the order of what it says: an instant, in ISO 8601 and UTC.
 _ORDERED_TEXTS = ("last_delivery_at",)
+# Unknown, an eta is that of a queue which does not move, and the free space that of another host.
+_ENDLESS = ("eta_s", "disk_free_bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +82,7 @@ def understand(
         raise UsageError(f"--fail-if {text!r}: {value!r} is no time", "Give ISO 8601, as 2025-01-31T12:00Z")
     if isinstance(value, str) and value not in choices.get(key, (value,)):
         raise UsageError(f"--fail-if {text!r}: {key} is never {value!r}", f"It is {', '.join(choices[key])}")
-    # An eta that is unknown is that of a queue which does not move.
-    return Condition(text, key, sign, value, math.inf if key == "eta_s" else empty)
+    return Condition(text, key, sign, value, math.inf if key in _ENDLESS else empty)
 
 
 def beginnings(known: Mapping[str, float | str | bool], choices: Mapping[str, Iterable[str]]) -> list[str]:

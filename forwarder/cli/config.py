@@ -28,8 +28,8 @@ def show(context: Context, keys: tuple[str, ...], as_json: bool) -> None:
 
     KEY is one setting, such as queue.path, or a section: only these are printed.
 
-    The last two lines say where the service account's secret and the project's token come from. No
-    secret is read or printed.
+    The last three lines say where the service account's secret, the project's token and the password for
+    the queue's server come from. No secret is read or printed.
     """
     from forwarder.config import describe
 

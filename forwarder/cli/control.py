@@ -6,7 +6,6 @@ import json
 
 import click
 
-from forwarder import spool
 from forwarder.cli.command import Context, command, json_option
 from forwarder.errors import UnavailableError
 from forwarder.spool import DamagedError, Holder, NoQueueError, Spool
@@ -20,7 +19,7 @@ def pause(context: Context, as_json: bool) -> None:
     Requests in flight are finished. If there is no queue yet, one is created, so that the first daemon
     starts paused.
     """
-    queue = spool.at(context.queue_path)
+    queue = context.spool
     before = queue.pause()
     daemon = queue.holder()
     first = "Delivery was already paused" if before else "Delivery is paused"
@@ -32,7 +31,7 @@ def pause(context: Context, as_json: bool) -> None:
 @json_option
 def resume(context: Context, as_json: bool) -> None:
     """Start delivery again after `forwarder pause`."""
-    queue = spool.at(context.queue_path)
+    queue = context.spool
     before = queue.resume()
     is_there = before or _is_there(queue)
     daemon = queue.holder()
@@ -55,7 +54,7 @@ def flush(context: Context, as_json: bool) -> None:
 
     Exit code: 0 if the daemon got the request, 69 if none runs.
     """
-    queue = spool.at(context.queue_path)
+    queue = context.spool
     daemon = queue.holder()
     if daemon is None:
         raise UnavailableError(

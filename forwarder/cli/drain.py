@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +15,9 @@ from forwarder.cli.command import Context, command, json_option
 from forwarder.cli.stored import open_view
 from forwarder.cli.table import counted, say
 from forwarder.errors import TryAgainError, printable
+
+if TYPE_CHECKING:
+    from forwarder.config.settings import Queue
 
 
 @command("drain")
@@ -49,28 +53,28 @@ def drain(context: Context, timeout_s: float | None, as_json: bool) -> int:
         done = drain_queue(settings, timeout_s)
     except (StuckError, SetAsideError) as error:
         if as_json:
-            _print_json(error.left, str(error), settings.queue.path)
+            _print_json(error.left, str(error), settings.queue)
         raise
     if as_json:
-        _print_json(done.left, done.reason, settings.queue.path)
+        _print_json(done.left, done.reason, settings.queue)
     elif done.left:
         waits = "is left; it waits" if done.left == 1 else "are left; they wait"
         because = f": {printable(done.reason).rstrip('.')}" if done.reason else ""
-        say(f"{counted(done.left, 'event')} {waits} in {settings.queue.path}{because}.")
+        say(f"{counted(done.left, 'event')} {waits} in {spool.of(settings.queue).place}{because}.")
     else:
-        held = _held(settings.queue.path)
+        held = _held(settings.queue)
         rest = f"{counted(held, 'event')} {'is' if held == 1 else 'are'} held"
         say(f"Nothing is left to deliver; {rest} (`forwarder waiting`)." if held else "The queue is empty.")
     return TryAgainError.exit_code if done.left else 0
 
 
-def _held(path: str) -> int:
+def _held(queue: Queue) -> int:
     count = 0
-    for queue in spool.each(path):
-        with open_view(queue) as view:
+    for each in spool.each(queue):
+        with open_view(each) as view:
             count += view.figures().held if view else 0
     return count
 
 
-def _print_json(left: int, reason: str, path: str) -> None:
-    click.echo(json.dumps({"left": left, "reason": reason, "held": _held(path)}))
+def _print_json(left: int, reason: str, queue: Queue) -> None:
+    click.echo(json.dumps({"left": left, "reason": reason, "held": _held(queue)}))

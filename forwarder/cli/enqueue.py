@@ -120,8 +120,8 @@ def _store(context: Context, check: bool) -> Iterator[Producer | None]:
         return
     from forwarder import spool
 
-    queue = context.queue
-    producer = spool.at(queue.path, context.kind).producer(
+    queue = context.door
+    producer = spool.of(queue, context.kind).producer(
         max_bytes=queue.max_bytes, min_free_bytes=queue.min_free_bytes, lock_timeout_s=LOCK_TIMEOUT_S
     )
     with closing(producer):

@@ -29,6 +29,7 @@ from forwarder.errors import CannotCreateError, ForwarderError, printable
 
 if TYPE_CHECKING:
     from forwarder.config import Settings
+    from forwarder.spool import Spool
 
 LOG_LINES = 200
 PROGRAM_TIMEOUT_S = 20
@@ -79,8 +80,8 @@ def _text(context: Context, unit: str | None, now: float) -> str:
         "Settings": lambda: _settings(context),
         "Status": lambda: _status(context),
         "Check": lambda: _check(context),
-        "Queue directory": lambda: _directory(context.queue_path),
-        "Dead letters": lambda: _dead_letters(context.queue_path),
+        "Queue directory": lambda: _directory(context),
+        "Dead letters": lambda: _dead_letters(context.spool),
         "Service": lambda: _service(unit),
         "Log": lambda: _log(unit),
     }
@@ -154,7 +155,7 @@ def _settings(context: Context) -> Iterator[str]:
 
 
 def _status(context: Context) -> Iterator[str]:
-    found = gather(context.queue_path)
+    found = gather(context.queue)
     told = {
         key: _unquoted("…", value) if "reason" in key or "error" in key else value
         for key, value in found.items()
@@ -169,7 +170,11 @@ def _check(context: Context) -> Iterator[str]:
             yield f"{found.result} {found.name}: {_unquoted('…', line.strip())}"
 
 
-def _directory(path: str) -> Iterator[str]:
+def _directory(context: Context) -> Iterator[str]:
+    path = context.directory
+    if not path:
+        yield f"There is none: the queue is {context.spool.place}"
+        return
     yield path
     for name in ("", *sorted(os.listdir(path))):
         found = os.lstat(os.path.join(path, name))
@@ -177,9 +182,9 @@ def _directory(path: str) -> Iterator[str]:
         yield f"{mode} {owner:>11} {found.st_size:>14,} {instant(found.st_mtime)} {name or '.'}"
 
 
-def _dead_letters(path: str) -> Iterator[str]:
+def _dead_letters(queue: Spool) -> Iterator[str]:
     counts: Counter[str] = Counter()
-    with spool.at(path).view() as view:
+    with queue.view() as view:
         for group in view.summary(spool.Selection()):
             counts[f"{group.http_status or '-'}  {kind_of(group.reason)}"] += group.count
     yield from (f"{count:>9,}  {kind}" for kind, count in counts.most_common(LOG_LINES))

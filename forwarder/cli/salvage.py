@@ -36,17 +36,23 @@ def salvage(context: Context, file: str | None, act: bool, as_json: bool) -> Non
     Rows of other queues in the file are skipped, as far as the file still says which they are. If its schema
     is unreadable, all rows that look like this queue's are taken.
     """
+    path = context.directory
+    if not path:
+        raise UsageError(
+            "the queue is on a server; its backups take salvage's place",
+            "For files of a queue on this host, give queue.path too",
+        )
     if file is None:
         if act:
             raise UsageError("--apply needs the FILE to salvage", "`forwarder salvage` lists the files")
-        _list(spool.at(context.queue_path).set_aside(), as_json)
+        _list(spool.at(path).set_aside(), as_json)
         return
-    in_use = is_own(file, context.queue_path)
+    in_use = is_own(file, path)
     if act and in_use:
-        file = set_own_aside(context.queue_path)
+        file = set_own_aside(path)
         say(f"The queue's own database is damaged, and was set aside: {file}", err=True)
-    found = apply(file, context.queue_path) if act else plan(file)
-    for other in spool.at(context.queue_path).set_aside() if act else ():
+    found = apply(file, path) if act else plan(file)
+    for other in spool.at(path).set_aside() if act else ():
         say(f"Not recovered yet: `forwarder salvage {other} --apply`", err=True)
     if as_json:
         print_json([_as_json(file, found, act)])

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,10 +18,12 @@ from forwarder.cli.stored import as_sentence
 from forwarder.cli.table import counted, duration, instant, say, since, styled, terminal_width, wrapped
 from forwarder.errors import printable, size
 from forwarder.records import EVENTS, KINDS
-from forwarder.records.kind import Kind
 from forwarder.service import state as daemon_state
 from forwarder.service.state import DaemonState
-from forwarder.spool import Figures, Holder, NoQueueError, UnusedQueueError
+from forwarder.spool import Figures, Holder, NoQueueError, Spool, UnusedQueueError
+
+if TYPE_CHECKING:
+    from forwarder.config.settings import Queue
 
 WATCH_S = 1.0
 # A backlog, and not what is on its way: as many as go into one request.
@@ -57,6 +59,7 @@ NOTHING: Mapping[str, Any] = {
     "orphaned": "",
     "paused": False,
     "pid": 0,
+    "host": "",
     "connections": 0,
     "queue_path": "",
     "exists": False,
@@ -79,6 +82,7 @@ _NULL_WHEN_EMPTY = (
     "last_error",
     "last_error_at",
     "pid",
+    "host",
     "request_p50_s",
     "request_p95_s",
 )
@@ -115,19 +119,19 @@ def status(context: Context, as_json: bool, watch: bool, expressions: tuple[str,
     in the last minute; requests counts all since the daemon's start by their outcome.
 
     All figures are of events; engage and groups have those of profile and group updates. The state is the
-    worst of all kinds.
+    worst of all kinds. Of a queue on a server, queue_path names the server, host is the host of the daemon,
+    and wal_bytes and disk_free_bytes are null.
 
     Exit code: 0, or 1 if a condition of --fail-if is true. A condition is a key of --json, one of > >= < <=
     == !=, and a number or text. A number of seconds may end in s, m, h or d, one of bytes in KiB, MiB or
-    GiB. An eta_s that is null counts as endless. Where nothing is known, as of a queue not adopted yet,
-    every condition is true. With --watch, the first condition that is true ends it.
+    GiB. An eta_s or a disk_free_bytes that is null counts as endless. Where nothing is known, as of a queue
+    not adopted yet, every condition is true. With --watch, the first condition that is true ends it.
     """
     conditions = [understand(expression, KEYS, CHOICES) for expression in expressions]
-    path = context.queue_path
     if not watch:
-        return _show_once(gather(path), as_json, conditions)
+        return _show_once(gather(context.queue), as_json, conditions)
     try:
-        return _watch(path, as_json, conditions)
+        return _watch(context.queue, as_json, conditions)
     except KeyboardInterrupt:
         return 0
 
@@ -137,19 +141,19 @@ def nothing() -> dict[str, Any]:
     return {**NOTHING, "requests": {}, **{name: _nothing_of_kind() for name in _KINDS}}
 
 
-def gather(path: str) -> dict[str, Any]:
-    """All keys of ``status --json`` for the queue in *path*."""
-    queue = spool.at(path)
-    found = {**nothing(), "queue_path": path, "set_aside": len(queue.set_aside())}
+def gather(queue: Queue) -> dict[str, Any]:
+    """All keys of ``status --json`` for the *queue* of the settings."""
+    events, *others = spool.each(queue)
+    found = {**nothing(), "queue_path": events.place, "set_aside": len(events.set_aside())}
     try:
-        with queue.view() as view:
+        with events.view() as view:
             figures, refused = view.figures(), view.refused()
     except NoQueueError as error:
         is_known = not isinstance(error, UnusedQueueError)
         return {**found, "state_reason": str(error), "known": is_known, **dict.fromkeys(_NULL_WHEN_EMPTY)}
     found |= _durable(figures, refused)
     found["exists"] = True
-    daemon = daemon_state.read(queue)
+    daemon = daemon_state.read(events)
     if daemon:
         for key in found.keys() & set(daemon.__slots__):
             found[key] = getattr(daemon, key)
@@ -160,7 +164,7 @@ def gather(path: str) -> dict[str, Any]:
         found["state_reason"] = "no daemon runs, and delivery is paused (`forwarder resume`)"
     else:
         found["state_reason"] = "no daemon runs"
-    found |= {name: _of_kind(path, kind, daemon, found) for name, kind in _KINDS.items()}
+    found |= {other.kind.queue: _of_kind(other, daemon, found) for other in others}
     if figures.took_s:
         for key, part in (("request_p50_s", 0.5), ("request_p95_s", 0.95)):
             found[key] = round(figures.took_s[int(len(figures.took_s) * part)], 3)
@@ -187,14 +191,14 @@ def _nothing_of_kind() -> dict[str, Any]:
     return {key: None if key in _NULL_WHEN_EMPTY else NOTHING[key] for key in _OF_KIND}
 
 
-def _of_kind(path: str, kind: Kind, daemon: DaemonState | None, whole: Mapping[str, Any]) -> dict[str, Any]:
+def _of_kind(queue: Spool, daemon: DaemonState | None, whole: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of one kind, besides those of all."""
     found = _nothing_of_kind()
-    with spool.at(path, kind).view() as view:
+    with queue.view() as view:
         figures = view.figures()
         durable = _durable(figures, view.refused())
     found |= {key: durable[key] for key in _OF_KIND if key in durable}
-    told = daemon.kinds.get(kind.name) if daemon else None
+    told = daemon.kinds.get(queue.kind.name) if daemon else None
     found |= told or {key: whole[key] for key in ("state", "state_reason")}
     found["in_flight"] = min(found["in_flight"], figures.due)
     return found
@@ -299,16 +303,15 @@ def _table(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "refused", f"{counted(found['refused'], 'event')} that producers offered, and were not accepted"
     if found["short"]:
         yield "short", f"{counted(found['short'], 'event')} delivered that Mixpanel did not count"
-    yield (
-        "disk",
-        f"database {size(found['db_bytes'])}, its log {size(found['wal_bytes'])}, "
-        f"free {size(found['disk_free_bytes'])}",
-    )
+    sizes = {"database": "db_bytes", "its log": "wal_bytes", "free": "disk_free_bytes"}
+    known = (f"{name} {size(found[key])}" for name, key in sizes.items() if found[key] is not None)
+    yield "disk", ", ".join(known)
     if found["set_aside"]:
         found_damaged = counted(found["set_aside"], "damaged database")
         yield "set aside", f"{found_damaged} (`forwarder salvage`)"
     if found["state"] != "stopped":
-        yield "daemon", f"{Holder(found['pid'] or 0).name}, {counted(found['connections'], 'connection')}"
+        process = Holder(found["pid"] or 0, host=found["host"] or "")
+        yield "daemon", f"{process.name}, {counted(found['connections'], 'connection')}"
     else:
         yield "daemon", "none runs"
     yield "queue", printable(found["queue_path"])
@@ -379,10 +382,10 @@ def _value(value: object) -> str:
     return printable(value) if isinstance(value, str) else json.dumps(value)
 
 
-def _watch(path: str, as_json: bool, conditions: list[Condition]) -> int:
+def _watch(queue: Queue, as_json: bool, conditions: list[Condition]) -> int:
     if as_json or not sys.stdout.isatty():
         while True:
-            found = gather(path)
+            found = gather(queue)
             click.echo(json.dumps(found) if as_json else f"{instant(time.time())}  {sentence(found)}")
             if _judge(found, conditions):
                 return 1
@@ -392,7 +395,7 @@ def _watch(path: str, as_json: bool, conditions: list[Condition]) -> int:
 
     with Live(auto_refresh=False) as live:
         while True:
-            found = gather(path)
+            found = gather(queue)
             live.update(Text.from_ansi("\n".join(describe(found, terminal_width()))), refresh=True)
             if conditions and (not found["known"] or any(one.holds(_flat(found)) for one in conditions)):
                 break

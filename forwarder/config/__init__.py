@@ -10,18 +10,26 @@ Everything is checked before anything is done. One error names all that is wrong
 
 from __future__ import annotations
 
-from forwarder.config.credentials import Credentials, find_secret, known_secrets, load_credentials
+from forwarder.config.credentials import (
+    Credentials,
+    find_password,
+    find_secret,
+    known_secrets,
+    load_credentials,
+)
 from forwarder.config.listing import Shown, describe
 from forwarder.config.reading import load
-from forwarder.config.settings import SETTINGS, Settings
+from forwarder.config.settings import PLACE, SETTINGS, Settings
 
 __all__ = [
+    "PLACE",
     "SETTINGS",
     "Credentials",
     "Settings",
     "Shown",
     "describe",
     "endpoint_url",
+    "find_password",
     "find_secret",
     "known_secrets",
     "load",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from forwarder.config.kinds import Kind, UnfitError
 
@@ -102,6 +103,105 @@ def _parts(url: str) -> tuple[str, str | None, int | None, str]:
 
     parts = urlsplit(url)
     return parts.scheme, parts.hostname, parts.port, parts.path
+
+
+class ServerUrl(Kind):
+    """A connection URI of PostgreSQL's libpq, without a password. Encrypted, unless it is to this host.
+
+    https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS
+    """
+
+    remedy = (
+        "Give a URL such as postgresql://forwarder@db1.example.com,db2.example.com/app?sslmode=verify-full"
+    )
+
+    def check(self, value: object) -> str:
+        url = str(super().check(value))
+        if not url:
+            return url
+        found = _server(url)
+        if found is None:
+            raise UnfitError("is not a URL of a PostgreSQL server")
+        if found.has_secret:
+            raise UnfitError(
+                "contains a password; secrets don't belong in the settings",
+                "Remove it; give password_file, or the systemd credential queue-password",
+            )
+        if found.sslmode != "verify-full" and not all(map(_is_here, found.hosts)):
+            mode = f"has sslmode={found.sslmode}" if found.sslmode else "has no sslmode"
+            raise UnfitError(
+                f"{mode}: events and the password could go to whoever is in between",
+                "Add sslmode=verify-full; only a Unix socket or a loopback address needs none",
+            )
+        return url
+
+    def hides(self, value: object) -> bool:
+        found = _server(str(value))
+        return bool(value) and (found is None or found.has_secret)
+
+
+class Identifier(Kind):
+    """A name in a database that needs no quotes."""
+
+    remedy = "Give at most 40 lower-case letters, digits and _, a letter first; pg_ is PostgreSQL's own"
+
+    def check(self, value: object) -> str:
+        name = str(super().check(value))
+        if not re.fullmatch("(?!pg_)[a-z][a-z0-9_]{0,39}", name):
+            raise UnfitError("is not a name for a schema")
+        return name
+
+
+class _Server(NamedTuple):
+    """What a URL says of the server; a host that is not named is ""."""
+
+    hosts: list[str]
+    sslmode: str
+    has_secret: bool
+
+
+def _server(url: str) -> _Server | None:
+    """What *url* says; None: it can't be parsed, and anything in it may be a secret."""
+    from urllib.parse import unquote
+
+    # Stricter than libpq in what follows the user: a password with a / or @ in it must not be taken for a
+    # host, port or database.
+    parts = re.fullmatch(
+        r"postgres(?:ql)?://(?:([^\s@/?:]*)(:[^\s@/?]*)?@)?([^\s@/?]*)(?:/([^\s@/?]*))?(?:\?([^\s@]*))?", url
+    )
+    if not parts:
+        return None
+    hosts = []
+    for each in parts[3].split(","):
+        place = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[\w.%-]*)(?::([0-9]{0,5}))?", each, re.ASCII)
+        if not place:
+            return None
+        hosts.append(unquote(place[1]).strip("[]"))
+    given: dict[str, str] = {}
+    for each in parts[5].split("&") if parts[5] else ():
+        name, sign, value = each.partition("=")
+        if not name or not sign or "=" in value:
+            return None
+        given[unquote(name)] = unquote(value)
+    # They take the place of the hosts before them.
+    for name in ("host", "hostaddr"):
+        if name in given:
+            hosts = given[name].split(",") + (hosts if name == "hostaddr" else [])
+    if "service" in given:  # a file may name others
+        hosts.append("by service")
+    sslmode = given.get("sslmode", "require" if "ssl" in given else "")
+    return _Server(hosts, sslmode, bool(parts[2]) or any(map(_is_secret, given)))
+
+
+def _is_secret(parameter: str) -> bool:
+    """Whether a parameter of libpq holds a secret, or what somebody takes for one."""
+    found = re.search("pass|secret|token|key", parameter, re.IGNORECASE)
+    return bool(found) and parameter not in ("passfile", "sslkey")
+
+
+def _is_here(host: str) -> bool:
+    """Whether *host* is a Unix socket or this host; "": libpq's own socket."""
+    return not host or host[0] in "/@" or is_loopback(host.lower())
 
 
 class Listen(Kind):

@@ -1,4 +1,4 @@
-"""The key to Mixpanel: from a file, a systemd credential or the environment, and never shown."""
+"""The key to Mixpanel and the password for the queue's server: where they come from. They are never shown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from forwarder.config.settings import Settings
+from forwarder.config.settings import Queue, Settings
 from forwarder.errors import ConfigError, NotPermittedError
 
 BOTH_WAYS = (
@@ -54,17 +54,30 @@ class Origin(NamedTuple):
 def find_secret(settings: Settings, kind: str, environ: Mapping[str, str] | None = None) -> Origin | None:
     """Where the secret of *kind* (``secret`` or ``token``) comes from. It is not read."""
     environ = os.environ if environ is None else environ
-    directory = environ.get("CREDENTIALS_DIRECTORY", "")
     path: str = settings.mixpanel.secret_file if kind == "secret" else settings.mixpanel.token_file
-    if path:
-        guarded = bool(directory) and os.path.dirname(path) == directory.rstrip("/")
-        return Origin(f"mixpanel.{kind}_file {path!r}", path=path, guarded=guarded)
-    credential = os.path.join(directory, f"mixpanel-{kind}")
-    # The unit passes both credentials; the one whose file the host does not have is empty.
-    if directory and _is_given(credential):
-        return Origin(f"systemd credential mixpanel-{kind}", path=credential, guarded=True)
+    if found := _find_file(f"mixpanel.{kind}_file", path, f"mixpanel-{kind}", environ):
+        return found
     variable = f"FORWARDER_MIXPANEL_{kind}".upper()
     return Origin(f"${variable}", variable=variable) if environ.get(variable) else None
+
+
+def find_password(queue: Queue, environ: Mapping[str, str] | None = None) -> Origin | None:
+    """The file with the password for the queue's server. It is not read. None: libpq may know of another."""
+    environ = os.environ if environ is None else environ
+    return _find_file("queue.password_file", queue.password_file, "queue-password", environ)
+
+
+def _find_file(key: str, path: str, credential: str, environ: Mapping[str, str]) -> Origin | None:
+    """The file *path* that the setting *key* names, else the systemd *credential*."""
+    directory = environ.get("CREDENTIALS_DIRECTORY", "")
+    if path:
+        guarded = bool(directory) and os.path.dirname(path) == directory.rstrip("/")
+        return Origin(f"{key} {path!r}", path=path, guarded=guarded)
+    path = os.path.join(directory, credential)
+    # The unit passes all credentials; one whose file the host does not have is empty.
+    if directory and _is_given(path):
+        return Origin(f"systemd credential {credential}", path=path, guarded=True)
+    return None
 
 
 def _is_given(credential: str) -> bool:
@@ -79,17 +92,21 @@ def known_secrets(settings: Settings | None) -> list[str]:
 
     Besides those that are given, the ones beside the settings file, where the units take them from.
     """
-    found = [os.environ.get(f"FORWARDER_MIXPANEL_{kind}", "") for kind in ("SECRET", "TOKEN")]
-    files = [settings.mixpanel.secret_file, settings.mixpanel.token_file] if settings else []
+    variables = ("FORWARDER_MIXPANEL_SECRET", "FORWARDER_MIXPANEL_TOKEN", "PGPASSWORD")
+    found = [os.environ.get(name, "") for name in variables]
+    files = []
+    if settings:
+        files += [settings.mixpanel.secret_file, settings.mixpanel.token_file, settings.queue.password_file]
     file = (settings and settings.file) or "/etc/forwarder/forwarder.toml"
-    for kind in ("secret", "token"):
+    for kind in ("secret", "token", "queue-password"):
         files += [os.path.join(os.path.dirname(file), kind), f"{os.path.splitext(file)[0]}.{kind}"]
         if directory := os.environ.get("CREDENTIALS_DIRECTORY"):
-            files.append(os.path.join(directory, f"mixpanel-{kind}"))
+            files.append(os.path.join(directory, kind if kind == "queue-password" else f"mixpanel-{kind}"))
     for path in filter(None, files):
         with suppress(OSError, ConfigError):
             found.append(_content(Origin(path, path=path))[1].decode(errors="replace"))
-    return [word for text in found for word in text.split()]
+    # A password may have spaces in it.
+    return [word for text in found for word in {text.strip(), *text.split()} if word]
 
 
 def load_credentials(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from forwarder.config.credentials import find_secret
+from forwarder.config.credentials import find_password, find_secret
 from forwarder.config.settings import SETTINGS, Settings
 
 HIDDEN = "(not shown)"
@@ -27,17 +27,17 @@ class Shown(NamedTuple):
 
 
 def describe(settings: Settings, environ: Mapping[str, str] | None = None) -> list[Shown]:
-    """All settings in the order of the table, then ``mixpanel.secret`` and ``mixpanel.token``.
+    """All settings in the order of the table, then ``mixpanel.secret``, ``mixpanel.token`` and
+    ``queue.password``.
 
-    The last two are not settings: they say where the secrets come from. No secret is read.
+    The last three are not settings: they say where the secrets come from. No secret is read.
     """
     rows = []
     for key, setting in SETTINGS.items():
         value = setting.of(settings)
         rows.append(Shown(key, HIDDEN if setting.kind.hides(value) else value, settings.source(key)))
-    for kind in ("secret", "token"):
-        origin = find_secret(settings, kind, environ)
-        rows.append(
-            Shown(f"mixpanel.{kind}", HIDDEN if origin else None, origin.name if origin else "not set")
-        )
+    origins = {f"mixpanel.{kind}": find_secret(settings, kind, environ) for kind in ("secret", "token")}
+    origins["queue.password"] = find_password(settings.queue, environ)
+    for key, origin in origins.items():
+        rows.append(Shown(key, HIDDEN if origin else None, origin.name if origin else "not set"))
     return rows

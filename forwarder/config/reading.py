@@ -234,8 +234,9 @@ def _unknown_section(section: str, content: object, file: str) -> Problem:
 
 def _unknown_key(section: str, name: str, file: str) -> Problem:
     what = f"{section}.{printable(name)} ({printable(file)}) is not a setting"
-    if section == "mixpanel" and name in ("secret", "token", "password", "api_secret"):
-        remedy = "Secrets don't belong in the settings: name their file with secret_file or token_file"
+    if section in ("mixpanel", "queue") and name in ("secret", "token", "password", "api_secret"):
+        files = "password_file" if section == "queue" else "secret_file or token_file"
+        remedy = f"Secrets don't belong in the settings: name their file with {files}"
         return Problem(what, remedy, section=section)
     names = [setting.name for setting in SETTINGS.values() if setting.section == section]
     homes = [setting.section for setting in SETTINGS.values() if setting.name == name]

@@ -7,17 +7,19 @@ Loading, checking, the environment variables' names, ``forwarder config show`` a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from forwarder.config.addresses import (
     HostName,
+    Identifier,
     Listen,
     Path,
     Prefix,
     ProjectId,
     Proxy,
+    ServerUrl,
     Token,
     Url,
     Username,
@@ -102,7 +104,48 @@ class Queue:
 
     path: str = field(
         default="/var/lib/forwarder",
-        metadata=about(Path(optional=False), "The queue's directory, on a local disk."),
+        metadata=about(
+            Path(optional=False),
+            "The queue's directory, on a local disk; if url is set too, this host's producers write here.",
+        ),
+    )
+    url: str = field(
+        default="",
+        metadata=about(
+            ServerUrl(),
+            "The PostgreSQL server that keeps the queue, in place of a directory, such as "
+            '"postgresql://forwarder@db1,db2/app?target_session_attrs=read-write&sslmode=verify-full"; '
+            "without a password; sslmode=verify-full is required unless the server is on this host.",
+        ),
+    )
+    schema: str = field(
+        default="forwarder",
+        metadata=about(
+            Identifier(), "The schema on the server that is the queue, one for each Mixpanel project."
+        ),
+    )
+    password_file: str = field(
+        default="",
+        metadata=about(
+            Path(secret=True),
+            "The file with the password for the server; if empty, the systemd credential queue-password is "
+            "used, else what libpq finds, such as ~/.pgpass or a client certificate.",
+        ),
+    )
+    standbys: int = field(
+        default=1,
+        metadata=about(
+            Whole(0, 9),
+            "How many standby servers must confirm a commit; the daemon does not start on a server that asks "
+            "for fewer; 0 for one server alone, or for storage that is replicated below it.",
+        ),
+    )
+    lease_s: float = field(
+        default=15,
+        metadata=about(
+            Number(2, 600, "seconds"),
+            "After how long without a sign from the daemon another one takes its place, in seconds.",
+        ),
     )
     max_bytes: int = field(
         default=10 * GIB,
@@ -305,6 +348,12 @@ class Settings:
         """The source of the value of *key* (``section.key``)."""
         return self.sources.get(key, "default")
 
+    @property
+    def door(self) -> Queue:
+        """The queue that producers write to; it differs from `queue` on a host with a path and a url."""
+        is_relay = self.queue.url and self.source("queue.path") != "default"
+        return replace(self.queue, url="") if is_relay else self.queue
+
 
 class Setting(NamedTuple):
     """One row of the table."""
@@ -329,6 +378,8 @@ class Setting(NamedTuple):
         return getattr(getattr(settings, self.section), self.name)
 
 
+# What says where the queue is; the rest of its section is for those that write or deliver.
+PLACE = ("queue.path", "queue.url", "queue.schema", "queue.password_file")
 SECTIONS: dict[str, type] = {
     "mixpanel": Mixpanel,
     "queue": Queue,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from forwarder import log
+from forwarder import log, spool
 from forwarder.config import Settings
 from forwarder.errors import ForwarderError, printable
 from forwarder.intake.items import SHOWN_CHARACTERS
@@ -30,7 +30,7 @@ class IntakeLog:
         self._log.info(
             "intake.started",
             places=list(places),
-            queue=settings.queue.path,
+            queue=spool.of(settings.door).place,
             accepts=[f"{token[:SHOWN_CHARACTERS]}..." for token in tokens],
             config=settings.file or "defaults",
         )

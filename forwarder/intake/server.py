@@ -134,8 +134,8 @@ class Server:
         notify(f"READY=1\nSTATUS=Listening on {', '.join(places)}")
 
     def _open_queue(self, kind: str) -> Producer:
-        said = self._settings.queue
-        return spool.at(said.path, KINDS[kind]).producer(
+        said = self._settings.door
+        return spool.of(said, KINDS[kind]).producer(
             max_bytes=said.max_bytes, min_free_bytes=said.min_free_bytes, lock_timeout_s=LOCK_TIMEOUT_S
         )
 
@@ -224,7 +224,7 @@ class Server:
             for key in ("socket", "listen"):
                 if getattr(settings.intake, key) != getattr(self._settings.intake, key):
                     self._intake_log.needs_restart(f"intake.{key}")
-            if settings.queue != self._settings.queue:
+            if settings.door != self._settings.door:
                 self._intake_log.needs_restart("queue")
             log.configure(settings.log.level, settings.log.format)
             self._door.rules = rules

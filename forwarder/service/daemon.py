@@ -31,6 +31,8 @@ POLL_S = 0.065
 STOP_S = 30.0
 LOCK_TIMEOUT_S = 10.0
 STORAGE_RETRY_S = 1.0
+# Of the queue; the rest is for those that write to it.
+_AT_START = ("path", "url", "schema", "password_file", "standbys", "lease_s")
 
 
 class Daemon:
@@ -69,7 +71,7 @@ class Daemon:
         }
         self._daemon_log.secrets_warned(warnings)
         self._publisher = Publisher(presence)
-        self._supervisor = Supervisor(lambda: summary(self.settings.queue.path, *self.condition))
+        self._supervisor = Supervisor(lambda: summary(self.settings.queue, *self.condition))
         self._pid, self._started_at = os.getpid(), time.time()
         self._storage_ok_at = 0.0
         self._storage_error = ""
@@ -167,9 +169,11 @@ class Daemon:
         except ForwarderError as error:
             self._daemon_log.reload_failed(error)
             return
-        if settings.queue.path != self.settings.queue.path:
-            self._daemon_log.needs_restart("queue.path")
-            settings = replace(settings, queue=replace(settings.queue, path=self.settings.queue.path))
+        kept = {key: getattr(self.settings.queue, key) for key in _AT_START}
+        for key, value in kept.items():
+            if getattr(settings.queue, key) != value:
+                self._daemon_log.needs_restart(f"queue.{key}")
+        settings = replace(settings, queue=replace(settings.queue, **kept))
         if settings.metrics != self.settings.metrics:
             self._daemon_log.needs_restart("metrics.listen")
             settings = replace(settings, metrics=self.settings.metrics)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from forwarder import log
+from forwarder import log, spool
 from forwarder.config import Settings, endpoint_url
 from forwarder.errors import ForwarderError
 from forwarder.records import EVENTS
@@ -37,7 +37,7 @@ class DaemonLog:
         self._log.log(
             self._life,
             "daemon.started",
-            queue=settings.queue.path,
+            queue=spool.of(settings.queue).place,
             url=endpoint_url(settings, EVENTS.endpoint),
             strict=settings.mixpanel.strict,
             config=settings.file or "defaults",

@@ -93,7 +93,7 @@ class Queue(Collector):
         yield InfoMetricFamily("forwarder_build", "Version of the forwarder and of its Python.", build)
 
     def _durable(self, heartbeat: Heartbeat) -> Iterator[Metric]:
-        queue = spool.at(heartbeat.settings.queue.path)
+        queue = spool.of(heartbeat.settings.queue)
         try:
             with queue.view(LOCK_TIMEOUT_S) as view:
                 figures, used_bytes, refused = view.figures(), view.used_bytes(), view.refused()
@@ -109,7 +109,8 @@ class Queue(Collector):
             counts.add_metric([reason], refused.get(reason, 0))
         yield counts
         for key, (name, doc) in (_GAUGES | _QUEUE_GAUGES).items():
-            yield _gauge(name, doc, getattr(figures, key))
+            if (value := getattr(figures, key)) is not None:
+                yield _gauge(name, doc, value)
         yield _gauge("queue_used_bytes", "Space taken up in the database, which its limit binds.", used_bytes)
         doc = "How long the oldest waiting event has waited; 0 while none waits."
         yield _gauge("oldest_waiting_seconds", doc, _age_s(figures))
@@ -121,7 +122,7 @@ class Queue(Collector):
     def _updates(self, heartbeat: Heartbeat) -> Iterator[Metric]:
         """The same of profile and group updates, as far as it differs by kind."""
         found: dict[str, Figures] = {}
-        for queue in spool.each(heartbeat.settings.queue.path)[1:]:
+        for queue in spool.each(heartbeat.settings.queue)[1:]:
             with suppress(ForwarderError), queue.view(LOCK_TIMEOUT_S) as view:
                 found[queue.kind.name] = view.figures()
         for family, names in ((CounterMetricFamily, _COUNTERS), (GaugeMetricFamily, _GAUGES)):
@@ -171,7 +172,7 @@ class Queue(Collector):
 
 def _limits(heartbeat: Heartbeat) -> Iterator[Metric]:
     queue = heartbeat.settings.queue
-    which = {"path": queue.path, "project_id": heartbeat.settings.mixpanel.project_id}
+    which = {"path": spool.of(queue).place, "project_id": heartbeat.settings.mixpanel.project_id}
     yield InfoMetricFamily("forwarder_queue", "Which queue it is, and which project it goes to.", which)
     yield _gauge("queue_max_bytes", "Setting: how large the queue may grow.", queue.max_bytes)
     yield _gauge(

@@ -85,7 +85,7 @@ def drain(settings: Settings, timeout_s: float | None) -> Drained:
         TakenError: another daemon is starting.
     """
     done = _drain(settings, timeout_s)
-    if not done.left and (files := spool.at(settings.queue.path).set_aside()):
+    if not done.left and (files := spool.of(settings.queue).set_aside()):
         raise SetAsideError(files)
     return done
 
@@ -94,8 +94,8 @@ def _drain(settings: Settings, timeout_s: float | None) -> Drained:
     # A reload gives the same settings.
     settings = replace(settings, delivery=replace(settings.delivery, linger_s=0.0))
     patience = _Patience(timeout_s)
-    queue = spool.at(settings.queue.path)
-    kinds = spool.each(settings.queue.path)
+    kinds = spool.each(settings.queue)
+    queue = kinds[0]
     try:
         # Half of it, so that there is time to deliver after waiting for the lock.
         with running(settings, lambda: settings, patience.lock_timeout_s / 2, passing=True) as daemon:
@@ -119,7 +119,7 @@ def running(
 
     Raises: as `run`.
     """
-    presence = spool.at(settings.queue.path).take()
+    presence = spool.of(settings.queue).take()
     try:
         daemon = Daemon(settings, load, presence, lock_timeout_s, passing)
         with handled(daemon.signalled):

@@ -13,6 +13,7 @@ from typing import Any
 
 from forwarder import spool
 from forwarder.config import Settings
+from forwarder.config.settings import Queue
 from forwarder.errors import ForwarderError, printable
 from forwarder.spool import Presence, Spool
 
@@ -30,7 +31,8 @@ class DaemonState:
     ``failures`` the failed tries in a row. ``orphaned`` says what only those files hold that were moved,
     deleted or replaced under the daemon. ``requests`` counts requests since its start by outcome. In
     ``kinds`` each kind of records has its own ``state``, ``state_reason`` and ``in_flight``; all else is of
-    events, and ``state`` the worst of them. When read, ``pid`` is 0 if the process is not visible.
+    events, and ``state`` the worst of them. When read, ``pid`` is 0 if the process is not visible, and
+    ``host`` is as in `Holder`.
     """
 
     pid: int
@@ -46,6 +48,7 @@ class DaemonState:
     kinds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     started_at: float = 0.0
     updated_at: float = 0.0
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,30 +110,27 @@ def read(queue: Spool) -> DaemonState | None:
     holder = queue.holder()
     if holder is None:
         return None
-    pid = holder.pid
+    process = {"pid": holder.pid, "host": holder.host}
     try:
-        told = DaemonState(**{"state_reason": "" if holder.told else "starting", **holder.told, "pid": pid})
+        told = DaemonState(**{"state_reason": "" if holder.told else "starting", **holder.told, **process})
     except TypeError:  # written by another version
-        told = DaemonState(pid, state_reason="starting")
-    if holder.is_halted:
-        reason = f"process {pid} is halted by a signal; `kill -CONT {pid}` continues it"
-        return replace(told, state="blocked", state_reason=reason)
-    return told
+        told = DaemonState(holder.pid, state_reason="starting", host=holder.host)
+    return replace(told, state="blocked", state_reason=holder.halted) if holder.halted else told
 
 
-def summary(path: str, state: str, reason: str) -> str:
+def summary(queue: Queue, state: str, reason: str) -> str:
     """The status on one line, for ``systemctl status``; *state* and *reason* are the daemon's.
 
-    >>> summary("/var/lib/forwarder", "backing_off", "connection refused")  # doctest: +SKIP
+    >>> summary(settings.queue, "backing_off", "connection refused")  # doctest: +SKIP
     'backing off: 1,234 events wait, 0.0 delivered a second over the last minute; connection refused'
     """
-    figures = _told(path)
+    figures = _told(queue)
     why = f"; {printable(reason)[:MOST_REASON]}" if reason else ""
     return f"{state.replace('_', ' ')}{figures}{why}"
 
 
-def _told(path: str) -> str:
-    events, *others = spool.each(path)
+def _told(queue: Queue) -> str:
+    events, *others = spool.each(queue)
     try:
         # Without waiting: the loop must not stop here.
         with events.view(timeout_s=0) as view:

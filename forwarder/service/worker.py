@@ -51,7 +51,7 @@ class Worker:
         lock_timeout_s: float,
     ) -> None:
         self._settings = settings
-        self._path = settings.queue.path
+        self._queues = spool.each(settings.queue)
         self._presence = presence
         self._daemon_log = daemon_log
         self._lock_timeout_s = lock_timeout_s
@@ -76,16 +76,18 @@ class Worker:
             raise
 
     def _begin(self) -> None:
-        """Start with the queue that is at the path now, and an empty memory."""
+        """Start with the queue that is at its place now, and an empty memory."""
         self._is_gone = True
         self._release()
         deadline = time.monotonic() + self._lock_timeout_s
-        for name, kind in KINDS.items():
+        for queue in self._queues:
             # All together wait for others no longer than one.
-            consumer = spool.at(self._path, kind).consumer(max(deadline - time.monotonic(), 0.0))
+            timeout_s = max(deadline - time.monotonic(), 0.0)
+            consumer = queue.consumer(timeout_s, self._presence.token)
             consumer.wait_for_locks(self._lock_timeout_s)
+            name = queue.kind.name
             counters, delivery_log = self.counters[name], self._logs[name]
-            self.streams[name] = Stream(kind, consumer, self._settings, counters, delivery_log)
+            self.streams[name] = Stream(queue.kind, consumer, self._settings, counters, delivery_log)
         before, self._asked = self._asked, self._spool.control()
         # A pause stays in force if its directory is no longer at the path.
         is_elsewhere = before is not None and before.place != self._asked.place
@@ -93,7 +95,7 @@ class Worker:
         self._watch = Watch(self._spool.changed_mark)
         self._is_new = True
         self._is_gone = False
-        self._daemon_log.set_aside(spool.at(self._path).set_aside())
+        self._daemon_log.set_aside(self._queues[0].set_aside())
 
     @property
     def _spool(self) -> Consumer:

@@ -26,7 +26,7 @@ from forwarder.spool.errors import (
     TakenError,
     UnusedQueueError,
 )
-from forwarder.spool.queue import EventQueue, at, each
+from forwarder.spool.queue import EventQueue, at, each, of, set_up, set_up_sql
 from forwarder.spool.values import (
     DUE,
     FAIL,
@@ -82,6 +82,9 @@ __all__ = [
     "at",
     "each",
     "engine_version",
+    "of",
+    "set_up",
+    "set_up_sql",
 ]
 
 

@@ -223,8 +223,13 @@ class Spool(Protocol):
     def producer(self, *, max_bytes: int, min_free_bytes: int, lock_timeout_s: float) -> Producer:
         """A way in; it refuses what does not fit. The queue is created if missing."""
 
-    def consumer(self, lock_timeout_s: float = 10.0) -> Consumer:
-        """The way out; the caller holds the `Presence`. The queue is created if missing."""
+    def consumer(self, lock_timeout_s: float = 10.0, token: str = "") -> Consumer:
+        """The way out; the caller holds the `Presence`. The queue is created if missing.
+
+        Args:
+            token: The presence's. An engine whose presence may pass to another process without this one's
+                doing compares it: then every verb raises `TakenError`.
+        """
 
     def view(self, timeout_s: float = 10.0) -> View:
         """A look at it, which waits for others this long at most.

@@ -4,46 +4,136 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from forwarder.errors import EventError
+from forwarder.errors import ConfigError, EventError
 from forwarder.records import EVENTS, KINDS
 from forwarder.records.event import encode
 from forwarder.spool.engine import Producer, Spool
 from forwarder.spool.sqlite import engine as embedded
 
 if TYPE_CHECKING:
+    from forwarder.config.settings import Queue
     from forwarder.records.kind import Kind
+    from forwarder.spool.postgresql.address import Address
 
 GIB = 1024**3
+SCHEMES = ("postgresql://", "postgres://")
 
 
-def at(place: str | os.PathLike[str], kind: Kind = EVENTS) -> Spool:
-    """The records of a *kind* in the queue at a *place*, a directory. Nothing is opened yet."""
-    return embedded.Spool(os.fspath(place), kind)
+def of(queue: Queue, kind: Kind = EVENTS) -> Spool:
+    """The records of a *kind* in the queue that the settings name. Nothing is opened yet.
+
+    Raises:
+        ConfigError: it is on a server, and psycopg is not installed.
+    """
+    if not queue.url:
+        return at(queue.path, kind)
+    with _psycopg_needed():
+        from forwarder.spool.postgresql import engine as replicated
+
+        return replicated.Spool(_address(queue), kind)
 
 
-def each(place: str | os.PathLike[str]) -> list[Spool]:
-    """The queue at a *place*, once for each kind; events are the first."""
-    return [at(place, kind) for kind in KINDS.values()]
+def each(queue: Queue) -> list[Spool]:
+    """The queue that the settings name, once for each kind; events are the first. Raises: as `of`."""
+    return [of(queue, kind) for kind in KINDS.values()]
+
+
+def at(
+    place: str | os.PathLike[str],
+    kind: Kind = EVENTS,
+    *,
+    schema: str = "forwarder",
+    password_file: str = "",
+) -> Spool:
+    """The records of a *kind* in the queue at a *place*: a directory, or the URL of a server.
+
+    The others are as in the settings. Nothing is opened yet.
+
+    Raises:
+        ConfigError: the place is not one that the settings would take, or as `of`.
+    """
+    place = os.fspath(place)
+    if not place.startswith(SCHEMES):
+        return embedded.Spool(place, kind)
+    from forwarder.config.kinds import UnfitError
+    from forwarder.config.settings import SETTINGS, Queue
+
+    for name, value in (("url", place), ("schema", schema), ("password_file", password_file)):
+        rule = SETTINGS[f"queue.{name}"].kind
+        try:
+            rule.check(value)
+        except UnfitError as wrong:
+            raise ConfigError(f"the queue's {name} {wrong.what}", wrong.remedy or rule.remedy) from None
+    return of(Queue(url=place, schema=schema, password_file=password_file), kind)
+
+
+def set_up(queue: Queue) -> list[str]:
+    """Make what the queue needs on its server. Returns what there is now, a line each, for people.
+
+    Raises:
+        ConfigError, NotPermittedError: the server, or this user there, is not fit for it; or as `of`.
+        TryAgainError, StorageError: the server can't be used now.
+    """
+    with _psycopg_needed():
+        from forwarder.spool.postgresql import setup
+
+        address = _address(queue)
+    return setup.setup(address)
+
+
+def set_up_sql(queue: Queue) -> str:
+    """The SQL that makes it. Raises: as `of`."""
+    with _psycopg_needed():
+        from forwarder.spool.postgresql import setup
+    return setup.statements(queue.schema)
+
+
+@contextmanager
+def _psycopg_needed() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise ConfigError(
+            f"a queue on a server needs psycopg, which can't be loaded: {error}",
+            "`pip install 'mixpanel-forwarder[postgresql]'`, or install Debian's python3-psycopg",
+        ) from None
+
+
+def _address(queue: Queue) -> Address:
+    from forwarder.config import find_password
+    from forwarder.spool.postgresql.address import Address
+
+    password = find_password(queue)
+    return Address(queue.url, queue.schema, password.path if password else "", queue.standbys, queue.lease_s)
 
 
 class EventQueue:
-    """The queue in a directory, for programs that hand events over.
+    """The queue in a directory or on a server, for programs that hand events over.
 
     Several threads and processes may use it at once, also after a fork, and as a context manager. When a
-    call returns, its events are on disk. When it raises, none of them is.
+    call returns, its events are on disk. When it raises, none of them is; but a server that does not answer
+    in time may have them all the same.
 
     Args:
-        path: The queue's directory; created if missing.
+        path: The queue's directory; created if missing. Or the URL of a PostgreSQL server, as ``queue.url``
+            in the settings; then there is a queue already (`forwarder setup`).
         max_bytes: Refuse events if the queue would be larger than this on disk.
-        min_free_bytes: Refuse events if the disk has less than this free.
-        lock_timeout_s: How long to wait for other writers.
+        min_free_bytes: Refuse events if the disk has less than this free; not known of a server.
+        lock_timeout_s: How long to wait for other writers, or for the server.
         rules: Whether Mixpanel's rules are checked, or only an event's structure.
+        schema: On a server, the schema that is the queue.
+        password_file: The file with the password for the server; "": libpq finds it.
+
+    Attributes:
+        path: The queue's directory; the place of one on a server, for people.
 
     Raises:
-        ConfigError: there is a database in *path* that is not a queue.
+        ConfigError: there is a database in *path* that is not a queue; or the settings would not take the
+            URL, the schema or the password's file, or psycopg is not installed.
         NotPermittedError: this user has no permission to write there.
     """
 
@@ -55,6 +145,8 @@ class EventQueue:
         min_free_bytes: int = GIB // 4,
         lock_timeout_s: float = 10.0,
         rules: bool = True,
+        schema: str = "forwarder",
+        password_file: str = "",
     ) -> None:
         self._limits: dict[str, Any] = {
             "max_bytes": max_bytes,
@@ -62,8 +154,11 @@ class EventQueue:
             "lock_timeout_s": lock_timeout_s,
         }
         self._rules = rules
-        self.path = at(path).place
-        self._producer = at(self.path).producer(**self._limits)
+        self._on_server: dict[str, Any] = {"schema": schema, "password_file": password_file}
+        spool = at(path, **self._on_server)
+        self.path = spool.place
+        self._url = url if (url := os.fspath(path)).startswith(SCHEMES) else ""
+        self._producer = spool.producer(**self._limits)
         self._others: dict[str, Producer] = {}
 
     def _producer_of(self, kind: Kind) -> Producer:
@@ -71,7 +166,10 @@ class EventQueue:
         if kind is EVENTS:
             return self._producer
         found = self._others.get(kind.name)
-        return found or self._others.setdefault(kind.name, at(self.path, kind).producer(**self._limits))
+        if not found:
+            spool = at(self._url or self.path, kind, **self._on_server)
+            found = self._others.setdefault(kind.name, spool.producer(**self._limits))
+        return found
 
     def put(self, event: Mapping[str, Any]) -> int:
         """Store one event durably.
@@ -160,7 +258,7 @@ class EventQueue:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy in another process opens the queue in that process."""
-        return _again, (self.path, self._limits | {"rules": self._rules})
+        return _again, (self._url or self.path, self._limits | self._on_server | {"rules": self._rules})
 
     def __enter__(self) -> EventQueue:
         return self

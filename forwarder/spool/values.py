@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -98,16 +99,20 @@ class Holder:
     """The daemon that delivers from a queue: its process, and its last report about itself.
 
     ``pid`` is 0 if the process is not visible, as in another container. ``told`` is the report; empty before
-    the first one. *is_halted*: a signal or a debugger stopped the process, so it can't report.
+    the first one. ``halted`` says why the process can't report, and what to do; "" if it can. ``host`` is the
+    name of the process's host, where others may be; "" if it is this one.
     """
 
     pid: int
     told: Mapping[str, Any] = field(default_factory=dict)
-    is_halted: bool = False
+    halted: str = ""
+    host: str = ""
 
     @property
     def name(self) -> str:
         """The process, for people."""
+        if self.host and self.host != os.uname().nodename:
+            return f"{self.host}:{self.pid}"
         if self.pid:
             return f"process {self.pid}"
         return "a process that is not visible from here, as in another container"
@@ -141,6 +146,8 @@ class Figures:
 
     For the last minute: ``rate_1m`` is delivered events per second, ``accepted_1m`` accepted ones, and
     ``took_s`` the sorted durations of settled requests, the newest thousand at most.
+
+    ``wal_bytes`` and ``disk_free_bytes`` are None where the engine can't know them.
     """
 
     accepted: int
@@ -160,8 +167,8 @@ class Figures:
     accepted_1m: float
     took_s: Sequence[float]
     db_bytes: int
-    wal_bytes: int
-    disk_free_bytes: int
+    wal_bytes: int | None
+    disk_free_bytes: int | None
 
     @property
     def due(self) -> int:

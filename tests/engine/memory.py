@@ -303,7 +303,7 @@ class Spool(verbs.Spool):
     def producer(self, *, max_bytes, min_free_bytes, lock_timeout_s):
         return Producer(self._store, max_bytes)
 
-    def consumer(self, lock_timeout_s=10.0):
+    def consumer(self, lock_timeout_s=10.0, token=""):
         return Consumer(self._store)
 
     def view(self, timeout_s=10.0):

@@ -534,7 +534,7 @@ def test_one_delivers(spool):
     assert presence.tell({"state": "running", "pid": os.getpid()})
     presence.keep()
     found = elsewhere(spool.holder)
-    assert (found.pid, found.told["state"], found.is_halted) == (os.getpid(), "running", False)
+    assert (found.pid, found.told["state"], found.halted) == (os.getpid(), "running", "")
     presence.release()
     assert elsewhere(spool.holder) is None
     other = spool.take()

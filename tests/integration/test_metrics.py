@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -26,6 +27,7 @@ from forwarder.service import listener, state
 from forwarder.service.listener import Listener, Page
 from forwarder.service.run import running
 from forwarder.spool import EventQueue
+from forwarder.spool.sqlite.view import View
 
 ANYWHERE = "127.0.0.1:0"  # a free port, which the log names
 DURABLE = {
@@ -311,6 +313,18 @@ def test_a_loop_that_does_not_turn_is_not_healthy(here, monkeypatch, until):
         assert (Answer(url, "/healthz").status, Answer(url, "/readyz").status) == (200, 503)
     with pytest.raises(ConnectionRefusedError):
         Answer(url, "/healthz")
+
+
+def test_sizes_that_the_engine_can_not_know_are_left_out(here, monkeypatch, queue_path):
+    """A sample of 0 would be an alarm: of the disk's free space, nothing is told."""
+    put(queue_path, 1)
+    known = View.figures
+    unknown = {"wal_bytes": None, "disk_free_bytes": None}
+    monkeypatch.setattr(View, "figures", lambda view: replace(known(view), **unknown))
+    with running(here, lambda: here) as daemon:
+        found = scrape(daemon._listener.url)
+    assert found["forwarder_waiting_events"] == 1
+    assert found.keys() & {"forwarder_wal_bytes", "forwarder_disk_free_bytes"} == set()
 
 
 # HTTP

@@ -21,6 +21,7 @@ from forwarder import spool
 from forwarder.cli.conditions import beginnings, understand
 from forwarder.cli.status import CHOICES, KEYS, NOTHING, describe, gather, nothing, sentence
 from forwarder.cli.table import wrapped
+from forwarder.config.settings import Queue
 from forwarder.errors import EventError
 from forwarder.sandbox import Fault
 from forwarder.service import state as daemon_state
@@ -264,16 +265,18 @@ def test_accepted_in_the_last_minute(queue_path, sql):
     """Counted by when events were put, whether they wait or are gone; events of before are not counted."""
     fill(queue_path, waiting=30, delivered=0, dead=0)
     row_put(sql, queue_path, (1, 18), 100)
-    assert gather(queue_path)["accepted_1m"] == round(12 / 60, 2)
+    assert gather(Queue(path=queue_path))["accepted_1m"] == round(12 / 60, 2)
     with closing(Consumer(queue_path)) as consumer:
         claim = consumer.claim_behind(0, 10, 10**6)
         consumer.settle(Settlement(claim.ids, http_status=200, took_s=0.5))
-        assert gather(queue_path)["accepted_1m"] == round(12 / 60, 2)
+        assert gather(Queue(path=queue_path))["accepted_1m"] == round(12 / 60, 2)
         claim = consumer.claim_behind(10, 10**3, 10**6)
         consumer.settle(Settlement(claim.ids[:12], http_status=200, took_s=1.5))
-        assert gather(queue_path)["accepted_1m"] == round(20 / 60, 2), "since the last batch of before"
+        assert gather(Queue(path=queue_path))["accepted_1m"] == round(20 / 60, 2), (
+            "since the last batch of before"
+        )
         consumer.settle(Settlement(claim.ids[12:], http_status=200, took_s=2.5))
-    found = gather(queue_path)
+    found = gather(Queue(path=queue_path))
     assert (found["waiting"], found["accepted_1m"], found["rate_1m"]) == (0, round(20 / 60, 2), 0.5)
     assert (found["request_p50_s"], found["request_p95_s"]) == (1.5, 2.5)
 
@@ -286,10 +289,10 @@ def test_the_forecast_is_from_the_net(queue_path, sql, accepted, eta_s, monkeypa
     row_put(sql, queue_path, (1, 200 - accepted), 100)
     with closing(Consumer(queue_path)) as consumer:
         consumer.settle(Settlement(consumer.claim_behind(0, 60, 10**6).ids, http_status=200))
-    assert gather(queue_path)["eta_s"] == (eta_s and round(eta_s, 1))
+    assert gather(Queue(path=queue_path))["eta_s"] == (eta_s and round(eta_s, 1))
     for state in ("backing_off", "blocked", "paused"):
         monkeypatch.setattr(daemon_state, "read", lambda _, state=state: daemon_state.DaemonState(1, state))
-        assert gather(queue_path)["eta_s"] is None
+        assert gather(Queue(path=queue_path))["eta_s"] is None
 
 
 @pytest.mark.parametrize("ids", ["1-", "", "x", b"\xff\x00", 2**62, "9" * 400, "1-99999"])
@@ -297,7 +300,7 @@ def test_a_spoilt_delivery_log_ends_no_look(ids, queue_path):
     """The figures are told whatever stands where the ids of a batch should."""
     fill(queue_path)
     alter(queue_path, "UPDATE deliveries SET ids = ?, settled_at = 1, put_at = 1, took_s = 'long'", ids)
-    found = gather(queue_path)
+    found = gather(Queue(path=queue_path))
     assert (found["waiting"], found["request_p50_s"]) == (2, None)
     assert 0 <= found["accepted_1m"] <= 9 / 60
 
@@ -314,11 +317,13 @@ def test_refused_events_are_told(queue_path):
     """What producers were refused is a line of its own, while there is any."""
     with EventQueue(queue_path) as queue:
         queue.put({"event": "E", "properties": {}})
-        assert not [line for line in describe(gather(queue_path), None) if line.startswith("refused ")]
+        assert not [
+            line for line in describe(gather(Queue(path=queue_path)), None) if line.startswith("refused ")
+        ]
         with pytest.raises(EventError):
             queue.put({"event": ""})
     assert "refused        1 event that producers offered, and were not accepted" in list(
-        describe(gather(queue_path), None)
+        describe(gather(Queue(path=queue_path)), None)
     )
 
 
@@ -460,6 +465,17 @@ def test_a_condition_that_makes_no_sense_is_a_usage_error(expression, run):
 def test_a_condition_may_have_a_unit(expression, value):
     """Seconds and bytes may be given as a person would say them."""
     assert understand(expression, NOTHING).value == value
+
+
+def test_what_is_not_known_of_a_server_is_left_out():
+    """A null is no size, and makes no condition on the disk true; the daemon has its host in its name."""
+    found = {**nothing(), "exists": True, "state": "running", "wal_bytes": None, "disk_free_bytes": None}
+    lines = list(describe({**found, "db_bytes": 2**20, "host": "db-7", "pid": 12}, None))
+
+    assert "disk           database 1.0 MiB" in lines
+    assert "daemon         db-7:12, 0 connections" in lines
+    assert not understand("disk_free_bytes<1TiB", NOTHING).holds(found)
+    assert not understand("wal_bytes>0", NOTHING).holds(found)
 
 
 def watch(queue_path, *arguments, **options):

@@ -30,6 +30,11 @@ CONTRACT = {
     "mixpanel.geolocate": False,
     "mixpanel.ca_file": "",
     "queue.path": "/var/lib/forwarder",
+    "queue.url": "",
+    "queue.schema": "forwarder",
+    "queue.password_file": "",
+    "queue.standbys": 1,
+    "queue.lease_s": 15,
     "queue.max_bytes": 10 * 2**30,
     "queue.min_free_bytes": 256 * 2**20,
     "delivery.batch_events": 2000,
@@ -295,6 +300,9 @@ def test_other_variables_are_left_alone():
         ("[queue]\nmax_bytes='1.5GiB'", "queue.max_bytes", 3 * 2**29),
         ("[queue]\nmax_bytes='1gib'", "queue.max_bytes", 2**30),
         ("[queue]\nmin_free_bytes=0", "queue.min_free_bytes", 0),
+        ("[queue]\nschema='shop_2'", "queue.schema", "shop_2"),
+        ("[queue]\nstandbys=0", "queue.standbys", 0),
+        ("[queue]\nlease_s=2.5", "queue.lease_s", 2.5),
         ("[delivery]\nbatch_events=1", "delivery.batch_events", 1),
         ("[delivery]\nbatch_bytes='9.5MB'", "delivery.batch_bytes", 9_500_000),
         ("[delivery]\nlinger_s=0", "delivery.linger_s", 0),
@@ -357,6 +365,16 @@ def test_values_that_are_taken(toml, key, value, load_toml):
         ("[queue]\nmax_bytes=true", "queue.max_bytes = true", "is true/false, not a size"),
         ("[queue]\nmax_bytes=1", "queue.max_bytes = 1", "is too small"),
         ("[queue]\nmin_free_bytes=-1", "queue.min_free_bytes = -1", "is too small"),
+        ("[queue]\nschema='Shop'", "queue.schema = 'Shop'", "lower-case"),
+        ("[queue]\nschema='2shop'", "queue.schema = '2shop'", "a letter first"),
+        ("[queue]\nschema='pg_shop'", "queue.schema = 'pg_shop'", "PostgreSQL's own"),
+        (f"[queue]\nschema='{'a' * 41}'", "queue.schema", "at most 40"),
+        ("[queue]\nschema='a-b'", "queue.schema = 'a-b'", "is not a name"),
+        ("[queue]\nschema=''", "queue.schema = ''", "is not a name"),
+        ("[queue]\npassword_file='pw'", "queue.password_file = (not shown)", "is not an absolute path"),
+        ("[queue]\npassword='pw'", "queue.password", "name their file with password_file"),
+        ("[queue]\nstandbys=10", "queue.standbys = 10", "from 0 to 9"),
+        ("[queue]\nlease_s=1", "queue.lease_s = 1", "from 2 to 600 seconds"),
         ("[delivery]\nbatch_events=0", "delivery.batch_events = 0", "from 1 to 2000"),
         ("[delivery]\nbatch_events=2001", "delivery.batch_events = 2001", "is too large"),
         ("[delivery]\nbatch_events=10.0", "delivery.batch_events = 10.0", "is not a whole number"),
@@ -402,6 +420,110 @@ def test_values_that_are_refused(toml, key, said, load_toml, tmp_path):
     assert said in message
     assert str(tmp_path / "settings.toml") in message
     assert "\n" not in message
+
+
+FULL = "sslmode=verify-full"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://forwarder@db1/app?{FULL}",
+        f"postgres://db1/app?{FULL}",
+        f"postgresql://forwarder@db1:5432,db2:5433,db3/app?target_session_attrs=read-write&{FULL}",
+        f"postgresql:///app?host=db1,db2&port=5432,5433&user=forwarder&{FULL}",
+        f"postgresql://[2001:db8::1]:5432/app?{FULL}",
+        f"postgresql://db1/app?service=shop&{FULL}",
+        f"postgresql://db1/app?{FULL}&sslrootcert=/etc/ssl/db.pem&sslkey=/k.pem&passfile=/p",
+        "postgresql://",
+        "postgresql:///app",
+        "postgresql://forwarder@/app?host=/run/postgresql",
+        "postgresql://%2Frun%2Fpostgresql/app",
+        "postgresql://localhost:5432/app",
+        "postgresql://LOCALHOST/app",
+        "postgresql://127.0.0.2,[::1]:5433/app?sslmode=disable",
+        "postgresql://db1/app?host=127.0.0.1",
+    ],
+)
+def test_servers_of_the_queue_that_are_taken(url, load_toml):
+    """A URL as libpq takes it, encrypted and verified unless it is to this host, shown as it was given."""
+    settings = load_toml(f"[queue]\nurl='{url}'")
+
+    assert settings.queue.url == url
+    assert {row.key: row.value for row in config.describe(settings, {})}["queue.url"] == url
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql://db1/app", "has no sslmode"),
+        ("postgresql://db1/app?sslmode=require", "has sslmode=require"),
+        ("postgresql://db1/app?sslmode=verify-ca", "has sslmode=verify-ca"),
+        ("postgresql://db1/app?ssl=true", "has sslmode=require"),
+        (f"postgresql://db1/app?{FULL}&sslmode=disable", "has sslmode=disable"),
+        ("postgresql://localhost,db1/app", "has no sslmode"),
+        ("postgresql://localhost/app?host=db1", "has no sslmode"),
+        ("postgresql://localhost/app?host=/run,db1", "has no sslmode"),
+        ("postgresql://localhost/app?hostaddr=10.0.0.1", "has no sslmode"),
+        ("postgresql:///app?hostaddr=10.0.0.1", "has no sslmode"),
+        ("postgresql:///app?service=shop", "has no sslmode"),
+        ("postgresql://127.0.0.1.example.com/app", "has no sslmode"),
+        ("postgresql://0.0.0.0/app", "has no sslmode"),
+        ("mysql://db1/app", "is not a URL of a PostgreSQL server"),
+        ("host=db1 dbname=app", "is not a URL of a PostgreSQL server"),
+        (f"postgresql://db1 /app?{FULL}", "is not a URL of a PostgreSQL server"),
+        (f"postgresql://db1:port/app?{FULL}", "is not a URL of a PostgreSQL server"),
+        (f"postgresql://db1/app?{FULL}&port", "is not a URL of a PostgreSQL server"),
+        (f"postgresql://db1/app?{FULL}&port=1=2", "is not a URL of a PostgreSQL server"),
+    ],
+)
+def test_servers_of_the_queue_that_are_refused(url, said, load_toml):
+    """What would send events in clear text, or to an unverified server, is refused; so is what is no URL."""
+    message = refused(load_toml, f"[queue]\nurl='{url}'")
+
+    assert message.startswith("queue.url = ")
+    assert said in message
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://me:{SECRET}@db1/app?{FULL}",
+        f"postgresql://:{SECRET}@/app",
+        f"postgresql://me:12/{SECRET}@db1/app?{FULL}",
+        f"postgresql://me:12?{SECRET}@db1/app?{FULL}",
+        f"postgresql://me:{SECRET}/12@localhost/app",
+        f"postgresql://me:a@{SECRET}@localhost/app",
+        f"postgresql://localhost/app?password={SECRET}",
+        f"postgresql://localhost/app?pass%77ord={SECRET}",
+        f"postgresql://localhost/app?Password={SECRET}",
+        f"postgresql://db1/app?sslpassword={SECRET}&{FULL}",
+        f"postgresql://localhost/app?password={SECRET}&x",
+        f"http://me:{SECRET}@db1/app",
+        f"host=db1 password={SECRET}",
+    ],
+)
+def test_a_password_in_a_url_is_refused_and_not_repeated(url, write):
+    """Neither by the message nor among the settings shown, where others are wrong too."""
+    for given in ((write(f"[queue]\nurl='{url}'"), {}), (None, {"FORWARDER_QUEUE_URL": url})):
+        message = refused(config.load, *given)
+        assert "queue.url = (not shown)" in message
+        assert SECRET[:8] not in message
+
+    rows = config.describe(Settings(queue=Queue(url=url)), {})
+    assert SECRET[:8] not in repr(rows)
+
+
+def test_producers_have_a_door_of_their_own_where_a_path_is_given(write):
+    """With a url alone it is the server; with a path given too, whatever it is, it is that directory."""
+    url = "postgresql:///app"
+    path = write(f"[queue]\nurl = '{url}'\nschema = 'shop'")
+    given = {"FORWARDER_QUEUE_PATH": Queue().path}
+
+    assert config.load(environ={}).door == Queue()
+    assert config.load(path, {}).door == Queue(url=url, schema="shop")
+    relay = config.load(path, given)
+    assert (relay.door, relay.queue) == (Queue(schema="shop"), Queue(url=url, schema="shop"))
 
 
 @pytest.mark.parametrize("other", ["service_account='me'\nproject_id=1", "secret_file='/s'"])
@@ -791,7 +913,7 @@ def test_describe_lists_every_setting_with_its_source(write):
 
     rows = {row.key: row for row in config.describe(settings, {})}
 
-    assert list(rows) == [*SETTINGS, "mixpanel.secret", "mixpanel.token"]
+    assert list(rows) == [*SETTINGS, "mixpanel.secret", "mixpanel.token", "queue.password"]
     assert rows["queue.max_bytes"] == ("queue.max_bytes", 20 * 2**30, path)
     assert rows["queue.max_bytes"].text == 'queue.max_bytes = "20GiB"'
     assert rows["log.level"] == ("log.level", "debug", "$FORWARDER_LOG_LEVEL")
@@ -809,6 +931,26 @@ def test_describe_tells_where_a_secret_is_and_not_what(key_file):
     assert file in rows["mixpanel.secret"].source
     assert rows["mixpanel.token"].source == "$FORWARDER_MIXPANEL_TOKEN"
     assert SECRET not in repr(rows)
+
+
+def test_the_password_for_the_queue_comes_from_a_file(key_file, tmp_path, monkeypatch):
+    """From the setting's, else systemd's; neither is shown, and a report finds it to keep it out."""
+    file, credential = key_file("pass word 123456\n"), key_file(SECRET, name="credentials/queue-password")
+    environ = {"CREDENTIALS_DIRECTORY": os.path.dirname(credential)}
+    settings = Settings(queue=Queue(password_file=file))
+
+    assert config.find_password(settings.queue, environ).path == file
+    assert config.find_password(Queue(), environ).path == credential
+    assert config.find_password(Queue(), {}) is None
+    os.truncate(credential, 1)
+    assert config.find_password(Queue(), environ) is None
+    Path(credential).write_text(SECRET)
+
+    rows = {row.key: row for row in config.describe(settings, environ)}
+    assert rows["queue.password"] == ("queue.password", "(not shown)", f"queue.password_file {file!r}")
+    for name, value in (environ | {"PGPASSWORD": "from-libpq"}).items():
+        monkeypatch.setenv(name, value)
+    assert {"pass word 123456", SECRET, "from-libpq"} <= set(config.known_secrets(settings))
 
 
 def test_what_is_shown_can_be_loaded_again(write):

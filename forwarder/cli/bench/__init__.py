@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from forwarder.cli.command import Context, command, json_option, print_json
+from forwarder.errors import UsageError
 
 if TYPE_CHECKING:
     from forwarder.cli.bench.measures import Delivery, Intake, Spread
@@ -46,7 +47,10 @@ def bench(context: Context, directory: str | None, each_s: float, as_json: bool)
     from forwarder.cli.bench import meaning, measures
     from forwarder.cli.scratch import opened
 
-    place = os.path.abspath(directory or context.queue_path)
+    where = directory or context.directory
+    if not where:
+        raise UsageError("the queue is on a server", "Name a directory of the disk to measure: --dir DIR")
+    place = os.path.abspath(where)
     _check_room(place, measures.NEEDED_BYTES, 0 if directory else context.settings.queue.min_free_bytes)
     with opened("bench", place) as scratch:
         if not as_json:

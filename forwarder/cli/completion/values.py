@@ -123,8 +123,8 @@ def _seen(ctx: click.Context, look: Callable[[View], list[T]]) -> list[T]:
     from forwarder import config, spool
 
     try:
-        path = config.load(_context(ctx).config_file, used=("queue.path",)).queue.path
-        with spool.at(path, _context(ctx).kind).view(LOCKED_S) as view:
+        queue = config.load(_context(ctx).config_file, used=config.PLACE).queue
+        with spool.of(queue, _context(ctx).kind).view(LOCKED_S) as view:
             return look(view)
     except ForwarderError:
         return []

@@ -32,7 +32,9 @@ class Spool(engine.Spool):
     def producer(self, *, max_bytes: int, min_free_bytes: int, lock_timeout_s: float) -> Producer:
         return Producer(self.place, max_bytes, min_free_bytes, lock_timeout_s, self._tables)
 
-    def consumer(self, lock_timeout_s: float = 10.0) -> Consumer:
+    def consumer(self, lock_timeout_s: float = 10.0, token: str = "") -> Consumer:
+        # The kernel keeps others out while this process lives.
+        del token
         from forwarder.spool.sqlite.consumer import Consumer
 
         return Consumer(self.place, lock_timeout_s, self._tables)

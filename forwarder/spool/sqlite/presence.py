@@ -134,7 +134,7 @@ def holder(path: str) -> Holder | None:
             token = os.pread(fd, 64, 0).decode("ascii", "replace")
         finally:
             os.close(fd)
-    return None if kind == fcntl.F_UNLCK else Holder(pid, _told(path, pid, token), _is_halted(pid))
+    return None if kind == fcntl.F_UNLCK else Holder(pid, _told(path, pid, token), _halted(pid))
 
 
 def _told(path: str, pid: int, token: str) -> Mapping[str, Any]:
@@ -151,14 +151,15 @@ def _told(path: str, pid: int, token: str) -> Mapping[str, Any]:
     return state if is_its else {}
 
 
-def _is_halted(pid: int) -> bool:
-    """Whether SIGSTOP or a debugger has stopped the process, so that it can't report."""
+def _halted(pid: int) -> str:
+    """That SIGSTOP or a debugger has stopped the process, so that it can't report; "": it is not so."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             # After the name, which may contain anything: proc_pid_stat(5).
-            return file.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
+            is_halted = file.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
     except (OSError, IndexError):
-        return False
+        return ""
+    return f"process {pid} is halted by a signal; `kill -CONT {pid}` continues it" if is_halted else ""
 
 
 def _open_file(file: str) -> int:
