@@ -1,7 +1,7 @@
 """What each verb of `forwarder.spool` must do, whatever the engine behind it.
 
-Held against the embedded engine, for each kind of records, and against one in memory, which shows that
-nothing of SQLite is in it.
+Held against the embedded and the replicated engine, for each kind of records, and against one in memory,
+which shows that nothing of SQLite is in it.
 """
 
 import json
@@ -25,6 +25,9 @@ from forwarder.spool import (
     SpoolFullError,
     TakenError,
 )
+from forwarder.spool.postgresql.address import Address
+from forwarder.spool.postgresql.engine import Spool as PostgresqlSpool
+from forwarder.spool.postgresql.setup import setup
 from tests.engine import memory
 
 MIB = 1024 * 1024
@@ -32,19 +35,36 @@ ALL = Selection()
 LIMITS = {"max_bytes": 10**9, "min_free_bytes": 0, "lock_timeout_s": 10.0}
 
 
-EVENTS_ONLY = pytest.mark.parametrize("spool", ["event", "memory"], indirect=True)
+EVENTS_ONLY = pytest.mark.parametrize("absent", ["event", "memory", "postgresql-event"], indirect=True)
 # What stands for an event's name in an update.
 OPERATIONS = {"signup": "$set", "login": "$union", "signed": "$set_once"}
 IDS = {"profile": ("$distinct_id",), "group": ("$group_id", "$group_key")}
 kind = "event"
 
 
-@pytest.fixture(params=[*KINDS, "memory"])
-def spool(request, tmp_path):
-    """An empty queue, which is not there yet."""
+ENGINES = [*KINDS, "memory", *(f"postgresql-{kind}" for kind in KINDS)]
+
+
+@pytest.fixture(params=ENGINES)
+def absent(request, tmp_path):
+    """A queue that is not there yet."""
     global kind  # what `record` makes
-    kind = "event" if request.param == "memory" else request.param
-    return memory.Spool() if request.param == "memory" else spools.at(tmp_path / "queue", KINDS[kind])
+    engine, _, which = request.param.rpartition("-")
+    kind = "event" if which == "memory" else which
+    if which == "memory":
+        return memory.Spool()
+    if not engine:
+        return spools.at(tmp_path / "queue", KINDS[kind])
+    server = request.getfixturevalue("postgres")
+    return PostgresqlSpool(Address(server.url(), server.new_schema_name(), standbys=0), KINDS[kind])
+
+
+@pytest.fixture
+def spool(absent):
+    """An empty queue, which may not be there yet."""
+    if isinstance(absent, PostgresqlSpool):
+        setup(absent.address)
+    return absent
 
 
 @pytest.fixture
@@ -123,13 +143,13 @@ def elsewhere(look):
 # The way in
 
 
-def test_nothing_is_there_before_the_first_verb(spool):
+def test_nothing_is_there_before_the_first_verb(absent):
     """To look at a queue that is not there makes none, and says so."""
     for _ in range(2):
         with pytest.raises(NoQueueError):
-            spool.view()
-    assert spool.holder() is None
-    assert spool.set_aside() == []
+            absent.view()
+    assert absent.holder() is None
+    assert absent.set_aside() == []
 
 
 def test_append_gives_rows_in_order(spool, producer):

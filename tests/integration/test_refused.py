@@ -8,8 +8,7 @@ from contextlib import closing
 import pytest
 
 from forwarder.errors import EventError, TryAgainError
-from forwarder.spool import EventQueue
-from forwarder.spool import refused
+from forwarder.spool import EventQueue, refused
 from forwarder.spool.sqlite.lock import LOCK, WriterLock
 from forwarder.spool.sqlite.view import View
 

@@ -1,4 +1,4 @@
-"""Stand-in: the replicated engine."""
+"""The replicated engine: a queue in a PostgreSQL database."""
 
 from __future__ import annotations
 
@@ -6,65 +6,85 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from forwarder.spool import engine
-from forwarder.spool.engine import Consumer, Presence, Producer, View
+from forwarder.spool.postgresql import control, dead_letters, presence, waiting
 from forwarder.spool.postgresql.address import Address
-from forwarder.spool.values import Finding, Holder
+from forwarder.spool.postgresql.consumer import Consumer
+from forwarder.spool.postgresql.presence import Presence
+from forwarder.spool.postgresql.producer import Producer
+from forwarder.spool.postgresql.schema import must_be_name
+from forwarder.spool.postgresql.tables import Tables
+from forwarder.spool.postgresql.view import View
 
 if TYPE_CHECKING:
     from forwarder.records.kind import Kind
+    from forwarder.spool.values import Finding, Holder
 
 
 class Spool(engine.Spool):
-    """The records of a *kind* in the queue at an *address*."""
+    """The records of a *kind* in the queue at *address*. See `forwarder.spool.Spool` for the verbs.
+
+    `forwarder setup` makes the queue, no verb does.
+    """
 
     def __init__(self, address: Address, kind: Kind) -> None:
         self.address = address
         self.place = address.place
         self.kind = kind
+        self._tables = Tables(must_be_name(address.schema), kind)
 
-    def producer(self, *, max_bytes: int, min_free_bytes: int, lock_timeout_s: float) -> Producer:
-        raise NotImplementedError
+    # A server's free disk space can't be known.
+    def producer(self, *, max_bytes: int, min_free_bytes: int, lock_timeout_s: float) -> Producer:  # noqa: ARG002
+        return Producer(self.address, max_bytes, lock_timeout_s, self._tables)
 
     def consumer(self, lock_timeout_s: float = 10.0, token: str = "") -> Consumer:
-        raise NotImplementedError
+        return Consumer(self.address, lock_timeout_s, self._tables, token)
 
     def view(self, timeout_s: float = 10.0) -> View:
-        raise NotImplementedError
+        return View(self.address, timeout_s, self._tables)
 
     def pause(self) -> bool:
-        raise NotImplementedError
+        return control.pause(self.address, self._tables)
 
     def resume(self) -> bool:
-        raise NotImplementedError
+        return control.resume(self.address, self._tables)
 
     def request_flush(self) -> None:
-        raise NotImplementedError
+        control.request_flush(self.address, self._tables)
 
     def retry_dead_letters(
         self, ids: Iterable[int], edit: Callable[[bytes, float], bytes]
     ) -> tuple[dict[int, int], list[tuple[int, str]]]:
-        raise NotImplementedError
+        return dead_letters.retry(self.address, self._tables, ids, edit)
 
     def delete_dead_letters(self, ids: Sequence[int]) -> int:
-        raise NotImplementedError
+        return dead_letters.delete(self.address, self._tables, ids)
 
     def hold(self, ids: Sequence[int]) -> int:
-        raise NotImplementedError
+        return waiting.hold(self.address, self._tables, ids)
 
     def release(self, ids: Sequence[int]) -> int:
-        raise NotImplementedError
+        return waiting.release(self.address, self._tables, ids)
 
     def delete_waiting(self, ids: Sequence[int]) -> int:
-        raise NotImplementedError
+        return waiting.delete(self.address, self._tables, ids)
 
     def take(self) -> Presence:
-        raise NotImplementedError
+        return Presence(self.address, self._tables)
 
     def holder(self) -> Holder | None:
-        raise NotImplementedError
+        return presence.holder(self.address, self._tables)
 
     def set_aside(self) -> list[str]:
-        raise NotImplementedError
+        """Nothing: what is damaged on a server is its administrator's."""
+        return []
 
-    def findings(self, *, max_bytes: int, min_free_bytes: int, briefly: bool = False) -> Iterator[Finding]:
-        raise NotImplementedError
+    def findings(
+        self,
+        *,
+        max_bytes: int,
+        min_free_bytes: int,  # noqa: ARG002
+        briefly: bool = False,
+    ) -> Iterator[Finding]:
+        from forwarder.spool.postgresql import findings
+
+        return findings.findings(self.address, self._tables, max_bytes, briefly)

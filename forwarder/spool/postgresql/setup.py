@@ -1,15 +1,61 @@
-"""Stand-in: makes what a queue needs on its server."""
+"""Making a queue on a server, or bringing it up to date."""
 
 from __future__ import annotations
 
+from forwarder.errors import ConfigError
 from forwarder.spool.postgresql.address import Address
+from forwarder.spool.postgresql.client import Client, Connection
+from forwarder.spool.postgresql.schema import LEAST_SERVER, VERSION, must_be_name, statements
+
+__all__ = ["setup", "statements"]
+
+# A command that waits for locks on the tables, as those of a running vacuum.
+PATIENCE_S = 60.0
 
 
 def setup(address: Address) -> list[str]:
-    """Make it; what was made, for people."""
-    raise NotImplementedError(address)
+    """Make what is missing, in one transaction. Returns what there is now, a line each, for a person.
+
+    Raises:
+        ConfigError: the server is too old, or its database is not in UTF-8; a newer forwarder made the queue.
+        NotPermittedError: this user may not create all of it.
+        TryAgainError, StorageError: as `Client`.
+    """
+    schema = must_be_name(address.schema)
+    client = Client(address, PATIENCE_S)
+    try:
+        client.run(_must_fit)
+        client.write(lambda connection: _make(connection, schema))
+    finally:
+        client.close()
+    return [
+        f"schema {schema}: tables, triggers and functions, version {VERSION}",
+        f"role {schema}_producer: may insert; GRANT it to whoever hands events over",
+        f"role {schema}_viewer: may look; GRANT it to whoever watches",
+        "the daemon's user has to own them: this one, or `REASSIGN OWNED`; see the documents",
+    ]
 
 
-def statements(schema: str) -> str:
-    """The SQL that makes it."""
-    raise NotImplementedError(schema)
+def _must_fit(connection: Connection) -> None:
+    version = connection.pgconn.server_version
+    if version < LEAST_SERVER:
+        raise ConfigError(
+            f"the server is PostgreSQL {version // 10000}", f"Use {LEAST_SERVER // 10000} or newer"
+        )
+    ((encoding,),) = connection.rows("SELECT current_setting('server_encoding')")
+    if encoding != "UTF8":
+        raise ConfigError(f"the database's encoding is {encoding}", "Use a database in UTF8")
+
+
+def _make(connection: Connection, schema: str) -> None:
+    ((control,),) = connection.rows("SELECT to_regclass(%s)::text", [f"{schema}.control"])
+    if control is not None:
+        ((version,),) = connection.rows(f"SELECT version FROM {schema}.control")
+        if version > VERSION:
+            raise ConfigError(
+                f"the queue has version {version}; this forwarder knows {VERSION}",
+                "Nothing was changed; use the forwarder that made it",
+            )
+    # Several statements at once take no parameters.
+    connection.execute(statements(schema).encode())
+    connection.execute(f"UPDATE {schema}.control SET version = {VERSION}")

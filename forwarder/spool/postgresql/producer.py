@@ -1,0 +1,99 @@
+"""Appending rows to the queue's table on the server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from forwarder.spool import engine
+from forwarder.spool.errors import SpoolFullError
+from forwarder.spool.postgresql.address import Address
+from forwarder.spool.postgresql.client import Client, Connection
+from forwarder.spool.postgresql.tables import Tables
+from forwarder.spool.postgresql.text import fit
+from forwarder.spool.refused import PATIENCE_S, Refused
+
+SIZE_EACH_S = 1.0
+
+
+class Producer(engine.Producer):
+    """Appends rows to the queue at *address*.
+
+    Args:
+        max_bytes: Refuse rows if the queue's tables would be larger than this.
+        lock_timeout_s: How long a call may take in all.
+        tables: Those of the rows' kind.
+
+    Raises: as `Client`.
+    """
+
+    def __init__(self, address: Address, max_bytes: int, lock_timeout_s: float, tables: Tables) -> None:
+        self._address = address
+        self._tables = tables
+        self._max_bytes = max_bytes
+        self._client = Client(address, lock_timeout_s)
+        self._refused = Refused(self._save_refused)
+        self._sized_at = float("-inf")
+
+    def append(self, records: Sequence[bytes], dead: Sequence[tuple[bytes, str]] = ()) -> int:
+        its = self._tables
+
+        def put(connection: Connection) -> int:
+            self._check_room(connection)
+            ((last_id,),) = connection.rows(f"SELECT {its.put}(%s::bytea[])", [[*records]])
+            return int(last_id)
+
+        def refuse(connection: Connection) -> int:
+            if records:
+                put(connection)
+            else:
+                self._check_room(connection)
+            names = [[fit(word) for word in its.kind.name_of(data)] for data, _ in dead]
+            columns = [
+                [data for data, _ in dead],
+                [event for event, _ in names],
+                [insert_id for _, insert_id in names],
+                [fit(reason) for _, reason in dead],
+            ]
+            query = f"SELECT {its.refuse}(%s::bytea[], %s::text[], %s::text[], %s::text[])"
+            ((last_id,),) = connection.rows(query, columns)
+            return int(last_id)
+
+        return self._client.write(refuse) if dead else self._client.run(put)
+
+    def refuse(self, counts: Mapping[str, int]) -> None:
+        self._refused.add(counts)
+
+    def close(self) -> None:
+        self._refused.write()
+        self._client.close()
+
+    def _save_refused(self, counts: Mapping[str, int]) -> None:
+        client = Client(self._address, PATIENCE_S)
+        try:
+            query = f"SELECT {self._tables.count_refused}(%s::text[], %s::bigint[])"
+            client.rows(query, [[*counts], [*counts.values()]])
+        finally:
+            client.close()
+
+    def _check_room(self, connection: Connection) -> None:
+        if time.monotonic() < self._sized_at + SIZE_EACH_S:
+            return
+        used = used_bytes(connection, self._tables)
+        if used >= self._max_bytes:
+            raise SpoolFullError(
+                f"the queue {self._address.place} takes {used:,} bytes, as much as max_bytes allows "
+                f"({self._max_bytes:,})",
+                "Nothing was stored; try again when the daemon has delivered some events",
+            )
+        self._sized_at = time.monotonic()
+
+
+def used_bytes(connection: Connection, tables: Tables) -> int:
+    """The bytes that all kinds' tables and indexes take on the server."""
+    query = (
+        "SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM pg_class c"
+        " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relkind = 'r'"
+    )
+    ((used,),) = connection.rows(query, [tables.schema])
+    return int(used)

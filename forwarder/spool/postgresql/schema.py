@@ -1,0 +1,238 @@
+"""The queue's schema as SQL: tables, triggers, a producer's functions, and roles."""
+
+from __future__ import annotations
+
+import re
+
+from forwarder.errors import ConfigError
+from forwarder.spool.postgresql.tables import Tables, each
+
+VERSION = 1
+# Triggers, functions and identity columns as used here; it is what Debian 11 has.
+LEAST_SERVER = 130000
+_NAME = re.compile(r"[a-z_][a-z0-9_]{0,39}")
+
+
+def must_be_name(schema: str) -> str:
+    """*schema*, if it needs no quoting in SQL.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if not _NAME.fullmatch(schema):
+        raise ConfigError(
+            f"queue.schema {schema!r} is not a plain name",
+            "Use lower-case letters, digits and underscores, 40 at most",
+        )
+    return schema
+
+
+def statements(schema: str) -> str:
+    """All that makes a queue, as SQL: safe to repeat, in one transaction."""
+    must_be_name(schema)
+    parts = [_SHARED.format(schema=schema, version=VERSION)]
+    parts += [_KIND.format(**_names(its)) for its in each(schema)]
+    parts.append(_ROLES.format(schema=schema))
+    parts += [_GRANTS.format(**_names(its)) for its in each(schema)]
+    return "\n".join(parts)
+
+
+def _names(its: Tables) -> dict[str, str]:
+    return {"schema": its.schema, "s": its.suffix, "kind": its.kind.noun}
+
+
+_SHARED = """
+CREATE SCHEMA IF NOT EXISTS {schema};
+
+CREATE TABLE IF NOT EXISTS {schema}.control (
+    id smallint PRIMARY KEY CHECK (id = 1),
+    version integer NOT NULL,
+    queue_id uuid NOT NULL DEFAULT gen_random_uuid(),
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    paused boolean NOT NULL DEFAULT false,
+    flushes bigint NOT NULL DEFAULT 0,
+    -- who delivers
+    epoch bigint NOT NULL DEFAULT 0,
+    holder text,
+    host text,
+    pid integer,
+    announced boolean NOT NULL DEFAULT false,
+    renewed_at timestamptz,
+    lease_until timestamptz
+) WITH (fillfactor = 10);
+INSERT INTO {schema}.control (id, version) VALUES (1, {version}) ON CONFLICT (id) DO NOTHING;
+
+-- Lost in a crash of the server, like a daemon's memory: so it costs no log.
+CREATE UNLOGGED TABLE IF NOT EXISTS {schema}.daemon (
+    id smallint PRIMARY KEY CHECK (id = 1),
+    holder text NOT NULL,
+    state jsonb NOT NULL
+) WITH (fillfactor = 10);
+
+-- A transaction has its number before its first row has its id, so that the daemon knows for whom it waits
+-- where ids are missing; and no role's or session's default makes an acceptance less than a standby's copy.
+CREATE OR REPLACE FUNCTION {schema}.before_insert() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+BEGIN
+    PERFORM pg_current_xact_id();
+    IF current_setting('synchronous_commit') NOT IN ('on', 'remote_apply') THEN
+        PERFORM set_config('synchronous_commit', 'on', true);
+    END IF;
+    RETURN NULL;
+END $$;
+REVOKE ALL ON FUNCTION {schema}.before_insert() FROM PUBLIC;
+"""
+
+_KIND = """
+-- {kind}
+
+CREATE TABLE IF NOT EXISTS {schema}.queue{s} (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    put_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    status smallint NOT NULL DEFAULT 0,
+    data bytea NOT NULL
+);
+-- Compressing on the server costs CPU for nothing: the rows do not stay.
+ALTER TABLE {schema}.queue{s} ALTER data SET STORAGE EXTERNAL;
+ALTER TABLE {schema}.queue{s} SET (
+    autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000,
+    autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 100000
+);
+
+CREATE TABLE IF NOT EXISTS {schema}.intake{s} (
+    n bigint NOT NULL,
+    dead bigint NOT NULL DEFAULT 0
+);
+ALTER TABLE {schema}.intake{s} SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+
+CREATE TABLE IF NOT EXISTS {schema}.ledger{s} (
+    id smallint PRIMARY KEY CHECK (id = 1),
+    consumer text NOT NULL DEFAULT '',
+    low_id bigint NOT NULL DEFAULT 0,
+    accepted bigint NOT NULL DEFAULT 0,
+    baseline bigint NOT NULL DEFAULT 0,
+    delivered bigint NOT NULL DEFAULT 0,
+    dead_lettered bigint NOT NULL DEFAULT 0,
+    deleted bigint NOT NULL DEFAULT 0,
+    held bigint NOT NULL DEFAULT 0,
+    retried bigint NOT NULL DEFAULT 0,
+    discarded bigint NOT NULL DEFAULT 0,
+    short bigint NOT NULL DEFAULT 0,
+    last_delivery_at timestamptz
+) WITH (fillfactor = 10);
+INSERT INTO {schema}.ledger{s} (id) VALUES (1) ON CONFLICT (id) DO NOTHING;
+
+CREATE TABLE IF NOT EXISTS {schema}.held{s} (
+    id bigint PRIMARY KEY,
+    put_at timestamptz NOT NULL,
+    data bytea NOT NULL
+);
+
+CREATE TABLE IF NOT EXISTS {schema}.dead_letters{s} (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    event_id bigint NOT NULL UNIQUE,
+    event text NOT NULL,
+    insert_id text NOT NULL,
+    reason text NOT NULL,
+    field text NOT NULL,
+    http_status integer,
+    accepted_at timestamptz NOT NULL,
+    dead_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    data bytea NOT NULL
+);
+
+CREATE TABLE IF NOT EXISTS {schema}.deliveries{s} (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    delivered bigint NOT NULL,
+    dead bigint NOT NULL,
+    short bigint NOT NULL,
+    size_bytes bigint NOT NULL,
+    http_status integer,
+    tries integer NOT NULL,
+    took_s double precision NOT NULL,
+    settled_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    ids text NOT NULL,
+    put_at timestamptz
+);
+
+CREATE TABLE IF NOT EXISTS {schema}.retries{s} (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    dead_letter_id bigint NOT NULL,
+    event_id bigint NOT NULL,
+    new_event_id bigint NOT NULL,
+    at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+CREATE TABLE IF NOT EXISTS {schema}.refusals{s} (
+    reason text PRIMARY KEY,
+    count bigint NOT NULL
+);
+
+CREATE OR REPLACE FUNCTION {schema}.count_inserted{s}() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+BEGIN
+    INSERT INTO {schema}.intake{s} (n) SELECT count(*) FROM inserted HAVING count(*) > 0;
+    RETURN NULL;
+END $$;
+REVOKE ALL ON FUNCTION {schema}.count_inserted{s}() FROM PUBLIC;
+DROP TRIGGER IF EXISTS before_insert ON {schema}.queue{s};
+CREATE TRIGGER before_insert BEFORE INSERT ON {schema}.queue{s}
+    FOR EACH STATEMENT EXECUTE FUNCTION {schema}.before_insert();
+DROP TRIGGER IF EXISTS before_insert ON {schema}.intake{s};
+CREATE TRIGGER before_insert BEFORE INSERT ON {schema}.intake{s}
+    FOR EACH STATEMENT EXECUTE FUNCTION {schema}.before_insert();
+DROP TRIGGER IF EXISTS count_inserted ON {schema}.queue{s};
+CREATE TRIGGER count_inserted AFTER INSERT ON {schema}.queue{s}
+    REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION {schema}.count_inserted{s}();
+
+-- Final records; the last one's id.
+CREATE OR REPLACE FUNCTION {schema}.put{s}(records bytea[]) RETURNS bigint
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
+    WITH new AS (INSERT INTO {schema}.queue{s} (data, status) SELECT unnest(records), 1 RETURNING id)
+    SELECT max(id) FROM new
+$$;
+
+-- What is not a record, accepted as a dead letter at once; the last one's id.
+CREATE OR REPLACE FUNCTION {schema}.refuse{s}(
+    records bytea[], events text[], insert_ids text[], reasons text[]
+) RETURNS bigint LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
+    INSERT INTO {schema}.intake{s} (n, dead) VALUES (cardinality(records), cardinality(records));
+    WITH new AS (
+        INSERT INTO {schema}.dead_letters{s} (event_id, data, event, insert_id, reason, field, accepted_at)
+        SELECT nextval('{schema}.queue{s}_id_seq'), given.*, '', clock_timestamp()
+        FROM unnest(records, events, insert_ids, reasons) AS given
+        RETURNING event_id
+    )
+    SELECT max(event_id) FROM new
+$$;
+
+CREATE OR REPLACE FUNCTION {schema}.count_refused{s}(words text[], counts bigint[]) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
+    INSERT INTO {schema}.refusals{s} AS kept (reason, count) SELECT * FROM unnest(words, counts)
+    ON CONFLICT (reason) DO UPDATE SET count = kept.count + excluded.count
+$$;
+REVOKE ALL ON FUNCTION {schema}.put{s}(bytea[]), {schema}.refuse{s}(bytea[], text[], text[], text[]),
+    {schema}.count_refused{s}(text[], bigint[]) FROM PUBLIC;
+"""
+
+_ROLES = """
+DO $$
+BEGIN
+    IF to_regrole('{schema}_producer') IS NULL THEN CREATE ROLE {schema}_producer NOLOGIN; END IF;
+    IF to_regrole('{schema}_viewer') IS NULL THEN CREATE ROLE {schema}_viewer NOLOGIN; END IF;
+EXCEPTION WHEN insufficient_privilege THEN
+    RAISE EXCEPTION 'the roles {schema}_producer and {schema}_viewer are missing; an administrator must'
+        ' create them, NOLOGIN' USING ERRCODE = 'insufficient_privilege';
+END $$;
+GRANT USAGE ON SCHEMA {schema} TO {schema}_producer, {schema}_viewer;
+GRANT SELECT ON {schema}.control, {schema}.daemon TO {schema}_viewer;
+"""
+
+_GRANTS = """
+GRANT INSERT (data) ON {schema}.queue{s} TO {schema}_producer;
+GRANT EXECUTE ON FUNCTION {schema}.put{s}(bytea[]), {schema}.refuse{s}(bytea[], text[], text[], text[]),
+    {schema}.count_refused{s}(text[], bigint[]) TO {schema}_producer;
+GRANT SELECT ON {schema}.queue{s}, {schema}.queue{s}_id_seq, {schema}.intake{s}, {schema}.ledger{s},
+    {schema}.held{s}, {schema}.dead_letters{s}, {schema}.deliveries{s}, {schema}.retries{s},
+    {schema}.refusals{s} TO {schema}_viewer;
+"""
