@@ -10,13 +10,15 @@ from dataclasses import dataclass, replace
 
 from forwarder import spool
 from forwarder.config import Settings
-from forwarder.errors import StorageError, UnavailableError
+from forwarder.errors import StorageError, TryAgainError, UnavailableError
 from forwarder.service import state as state_file
 from forwarder.service.daemon import LOCK_TIMEOUT_S, POLL_S, Daemon
 from forwarder.service.signals import Early, handled
-from forwarder.spool import DamagedError, Figures, NoQueueError, Spool, TakenError
+from forwarder.service.standing import Standing
+from forwarder.spool import DamagedError, Figures, NoQueueError, Presence, Spool, TakenError
 
 NO_PROGRESS_S = 60.0
+STAND_BY_S = 1.0
 _M_ARENA_MAX = -8  # malloc.h of glibc; other C libraries have no mallopt, or ignore it
 
 
@@ -54,16 +56,46 @@ def run(settings: Settings, load: Callable[[], Settings], early: Early | None = 
 
     *early* has the signals that came before.
 
+    While another daemon delivers from a queue on a server, this one stands by and takes over from it.
+
     Raises:
-        TryAgainError: another daemon has this queue.
+        TryAgainError: another daemon has this queue, in a directory.
         ConfigError, NotPermittedError: no usable credentials, or no usable queue.
     """
     _spare_memory()
-    with running(settings, load) as daemon:
-        if early:
-            early.hand_over(daemon.signalled)
-        while not daemon.is_stopped:
-            daemon.turn(dozing=True)
+    queue = spool.of(settings.queue)
+    while True:
+        try:
+            with running(settings, load, presence=stand_by(queue)) as daemon:
+                if early:
+                    early.hand_over(daemon.signalled)
+                while not daemon.is_stopped:
+                    daemon.turn(dozing=True)
+                return
+        except TakenError:
+            if not queue.stands_by:
+                raise
+
+
+def stand_by(queue: Spool) -> Presence:
+    """Become the one that delivers from *queue*; on a server, wait until no other does.
+
+    Raises:
+        TakenError: another delivers, and daemons of this queue do not stand by.
+        ForwarderError: as `Spool.take`, at the first try.
+    """
+    standing = Standing()
+    while True:
+        try:
+            presence = queue.take()
+        except TryAgainError as error:
+            if not queue.stands_by or not (isinstance(error, TakenError) or standing.why):
+                raise
+            standing.turned(error.what)
+            time.sleep(STAND_BY_S)  # a signal ends it
+        else:
+            standing.ended()
+            return presence
 
 
 def _spare_memory() -> None:
@@ -114,12 +146,15 @@ def running(
     load: Callable[[], Settings],
     lock_timeout_s: float = LOCK_TIMEOUT_S,
     passing: bool = False,
+    presence: Presence | None = None,
 ) -> Iterator[Daemon]:
     """A daemon in this process, which has the queue and handles the signals during the block.
 
+    It becomes the one that delivers, or has that *presence*, and releases it.
+
     Raises: as `run`.
     """
-    presence = spool.of(settings.queue).take()
+    presence = presence or spool.of(settings.queue).take()
     try:
         daemon = Daemon(settings, load, presence, lock_timeout_s, passing)
         with handled(daemon.signalled):

@@ -215,10 +215,12 @@ class Spool(Protocol):
     Attributes:
         place: The queue's place, for people.
         kind: The kind.
+        stands_by: Whether a daemon waits while another delivers, to take over from it.
     """
 
     place: str
     kind: Kind
+    stands_by: bool
 
     def producer(self, *, max_bytes: int, min_free_bytes: int, lock_timeout_s: float) -> Producer:
         """A way in; it refuses what does not fit. The queue is created if missing."""

@@ -296,6 +296,7 @@ class Presence:
 
 class Spool(verbs.Spool):
     place = "memory"
+    stands_by = False
 
     def __init__(self):
         self._store = Store()

@@ -21,6 +21,8 @@ from forwarder.spool.postgresql.errors import FateUnknownError, is_passing, tran
 
 # Between two tries to connect.
 AGAIN_S = 0.1
+# Without waiting for anybody, a server still takes time to answer.
+LEAST_S = 1.0
 
 T = TypeVar("T")
 
@@ -82,14 +84,18 @@ class Client:
     Several threads may use it, also after a fork. A signal handler that has interrupted a step gets
     `TryAgainError`.
 
+    Args:
+        is_patient: Whether it tries again for so long if there is no server: a failover takes seconds.
+
     Attributes:
-        timeout_s: How long a step may take, with all that it waits for.
+        timeout_s: How long a step may take, with all that it waits for; `LEAST_S` at least.
     """
 
-    def __init__(self, address: Address, timeout_s: float = 10.0) -> None:
+    def __init__(self, address: Address, timeout_s: float = 10.0, *, is_patient: bool = False) -> None:
         self.address = address
         self.place = address.place
         self.timeout_s = timeout_s
+        self._is_patient = is_patient
         self._connection: Connection | None = None
         self._renew()
 
@@ -136,7 +142,7 @@ class Client:
             FateUnknownError: the connection ended before the answer.
             TryAgainError, NotPermittedError, ConfigError, StorageError: nothing was done.
         """
-        deadline = time.monotonic() + self.timeout_s
+        deadline = time.monotonic() + max(self.timeout_s, LEAST_S)
         while True:
             try:
                 with self._turn(deadline), translated(self.place):
@@ -201,9 +207,10 @@ class Client:
                 )
             except psycopg.Error as error:
                 why = unreachable(error, self.place)
-                if type(why) is not TryAgainError or time.monotonic() + AGAIN_S >= deadline:
+                may_pass = self._is_patient and type(why) is TryAgainError
+                if not may_pass or time.monotonic() + AGAIN_S >= deadline:
                     raise why from error
-                time.sleep(AGAIN_S)  # a failover takes seconds
+                time.sleep(AGAIN_S)
                 continue
             connection.warnings = []
             connection.add_notice_handler(partial(_note, connection.warnings))

@@ -21,7 +21,7 @@ def asked_for(names: str) -> int:
 
 
 def fault(connection: Connection, address: Address) -> str:
-    """Why what is acknowledged may be lost with one disk, though the settings ask for more; "": it may not."""
+    """Why one lost disk may be enough to lose events, though the settings ask for more; "": it is not."""
     ((names, fsync, pages),) = connection.rows(
         "SELECT current_setting('synchronous_standby_names'), current_setting('fsync'),"
         " current_setting('full_page_writes')"

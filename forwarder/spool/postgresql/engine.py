@@ -26,6 +26,8 @@ class Spool(engine.Spool):
     `forwarder setup` makes the queue, no verb does.
     """
 
+    stands_by = True
+
     def __init__(self, address: Address, kind: Kind) -> None:
         self.address = address
         self.place = address.place

@@ -35,7 +35,7 @@ class Presence(engine.Presence):
 
     def __init__(self, address: Address, its: Tables) -> None:
         self._address, self._tables = address, its
-        self._client = Client(address)
+        self._client = Client(address, address.lease_s / 3)
         self.token = uuid.uuid4().hex
         self._renewed_at = time.monotonic()
         try:
@@ -125,8 +125,8 @@ def holder(address: Address, its: Tables) -> Holder | None:
 
 
 def _halted(silent_s: float, lease_s: float) -> str:
-    # It renews the lease each third of it.
-    if silent_s < lease_s * 2 / 3:
+    # It renews the lease after a third of it, when it looks: once a second.
+    if silent_s < lease_s / 3 + 2:
         return ""
     return f"it has been silent for {silent_s:.0f} s; another daemon takes over after {lease_s:g} s"
 
@@ -137,4 +137,6 @@ def _taken(address: Address, its: Tables) -> TakenError:
         ((host, pid),) = client.rows(f"SELECT host, pid FROM {its.control}")
     finally:
         client.close()
-    return TakenError(f"{host}:{pid} delivers from the queue {address.place}", "Another daemon stands by")
+    return TakenError(
+        f"{host}:{pid} delivers from the queue {address.place}", "Only one may: stop that one first"
+    )

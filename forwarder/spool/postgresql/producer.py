@@ -31,7 +31,7 @@ class Producer(engine.Producer):
         self._address = address
         self._tables = tables
         self._max_bytes = max_bytes
-        self._client = Client(address, lock_timeout_s)
+        self._client = Client(address, lock_timeout_s, is_patient=True)
         self._refused = Refused(self._save_refused)
         self._sized_at = float("-inf")
 

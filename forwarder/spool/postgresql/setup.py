@@ -32,7 +32,7 @@ def setup(address: Address) -> list[str]:
         f"schema {schema}: tables, triggers and functions, version {VERSION}",
         f"role {schema}_producer: may insert; GRANT it to whoever hands events over",
         f"role {schema}_viewer: may look; GRANT it to whoever watches",
-        "the daemon's user has to own them: this one, or `REASSIGN OWNED`; see the documents",
+        "the daemon signs in as their owner: this user, or one that is a member of it",
     ]
 
 

@@ -104,14 +104,13 @@ class View(DeadLetters, WaitingEvents, engine.View):
     def _accepted_since(self, connection: Connection, since: float) -> int:
         """Counts all ids above the newest one accepted before: from the delivery log, or the waiting rows."""
         its = self.tables
-        ((newest, ids, low_id),) = connection.rows(
+        ((newest, ids),) = connection.rows(
             f"SELECT (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {its.sequence}),"
-            f" (SELECT ids FROM {its.deliveries} WHERE put_at < to_timestamp(%s) ORDER BY id DESC LIMIT 1),"
-            f" (SELECT low_id FROM {its.ledger})",
+            f" (SELECT ids FROM {its.deliveries} WHERE put_at < to_timestamp(%s) ORDER BY id DESC LIMIT 1)",
             [since],
         )
         written = _last_id(ids or "")
-        last = min(max(low_id - 1, 0) if written is None else int(written[0]), newest)
+        last = min(int(written[0]) if written else 0, newest)
         end = newest
         query = f"SELECT id, {EPOCH.format('put_at')} FROM {its.queue} WHERE id >= %s ORDER BY id LIMIT 1"
         while last < end:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 class Spool(engine.Spool):
     """The records of a *kind* in the directory *place*. See `forwarder.spool.Spool` for the verbs."""
 
+    stands_by = False
+
     def __init__(self, place: str, kind: Kind) -> None:
         # The program may change its working directory.
         self.place = os.path.abspath(place)

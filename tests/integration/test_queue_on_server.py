@@ -1,0 +1,226 @@
+"""The queue on a server: doors, daemons and commands as real processes, with books by content at the end."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+
+import psycopg
+import pytest
+
+from forwarder import spool
+from forwarder.errors import TryAgainError
+from forwarder.records import KINDS
+from forwarder.spool import EventQueue
+from forwarder.spool.postgresql.address import Address
+from forwarder.spool.postgresql.engine import Spool
+from forwarder.spool.postgresql.setup import setup
+from tests.conftest import TOKEN, Forwarder
+from tests.integration.intake_client import Intake
+
+LEASE_S = 3
+NOW = int(time.time())
+
+
+class Remote(Forwarder):
+    """The command with settings for a queue on a server."""
+
+    def __init__(self, address, url):
+        super().__init__("", url)
+        self.address = address
+        del self.environ["FORWARDER_QUEUE_PATH"]
+        self.environ |= {
+            "FORWARDER_QUEUE_URL": address.url,
+            "FORWARDER_QUEUE_SCHEMA": address.schema,
+            "FORWARDER_QUEUE_STANDBYS": str(address.standbys),
+            "FORWARDER_QUEUE_LEASE_S": str(address.lease_s),
+            "FORWARDER_INTAKE_TOKENS": TOKEN,
+        }
+
+    def figures(self, kind="event"):
+        """The books of a kind, once they are proven."""
+        with Spool(self.address, KINDS[kind]).view() as view:
+            assert [finding for finding in view.check() if not finding.ok] == []
+            return view.figures()
+
+
+@pytest.fixture
+def absent(postgres, server):
+    """The command, for a queue that is not there yet."""
+    address = Address(postgres.url(), postgres.new_schema_name(), standbys=0, lease_s=LEASE_S)
+    command = Remote(address, server.url)
+    yield command
+    command.close()
+
+
+@pytest.fixture
+def remote(absent):
+    """The command, for an empty queue."""
+    setup(absent.address)
+    return absent
+
+
+@pytest.fixture
+def emptied(remote, until):
+    """Wait until nothing waits, and return the books."""
+
+    def wait(kind="event"):
+        until(lambda: remote.figures(kind).due == 0, "nothing waits")
+        return remote.figures(kind)
+
+    return wait
+
+
+def event(number, name="signup"):
+    return {"event": name, "properties": {"distinct_id": "ada", "$insert_id": f"id-{number}", "time": NOW}}
+
+
+def lines(*numbers, **more):
+    return "".join(json.dumps(event(number, **more)) + "\n" for number in numbers)
+
+
+def test_setup_makes_a_queue(absent):
+    """Nothing else does: without it, what needs the queue ends with 78 and says so; it may be repeated."""
+    for command in (("enqueue",), ("run",), ("pause",)):
+        done = absent(*command, stdin=lines(1))
+        assert (done.returncode, "`forwarder setup`" in done.stderr) == (78, True), done.stderr
+    assert absent("setup").returncode == 0
+    assert absent("enqueue", stdin=lines(1)).returncode == 0
+    assert absent("setup").returncode == 0
+    assert absent.figures().waiting == 1
+
+
+def test_by_each_door(remote, server, emptied):
+    """By the command, from Python, by SQL in a program's own transaction, by HTTP: all is delivered."""
+    remote.daemon()
+    assert remote("enqueue", stdin=lines(1, 2)).returncode == 0
+    with EventQueue(remote.address.url, schema=remote.address.schema) as queue:
+        queue.put(event(3))
+        queue.put_profile({"$token": TOKEN, "$distinct_id": "ada", "$add": {"logins": 1}})
+    insert = f"INSERT INTO {remote.address.schema}.queue (data) VALUES (convert_to(%s, 'UTF8'))"
+    with psycopg.connect(remote.address.url) as connection:
+        connection.execute(insert, [json.dumps(event(4) | {"event": 'a "quoted" \\ name'})])
+    with psycopg.connect(remote.address.url) as connection:
+        connection.execute(insert, [json.dumps(event(5))])
+        connection.rollback()
+    with closing(Intake("", **remote.environ)) as intake:
+        intake.environ.pop("FORWARDER_QUEUE_PATH", None)
+        intake.start()
+        body = {"event": "by HTTP", "properties": {"token": TOKEN, "$insert_id": "id-6"}}
+        with intake.client() as client:
+            assert client.ask("POST", "/track", json.dumps(body).encode()).json == 1
+    found = emptied()
+    assert (found.accepted, found.delivered) == (5, 5)
+    emptied("profile")
+    assert server.ledger.events.keys() == {"id-1", "id-2", "id-3", "id-4", "id-6"}
+
+
+def test_commands(remote, server, emptied, until):
+    """What looks and what acts works as on a queue in a directory; what can't be known is null."""
+    remote("pause")
+    daemon = remote.daemon()
+    assert remote("enqueue", stdin=lines(1, 2, 3) + lines(4, name="")).returncode == 65
+    state = remote.json("status")
+    assert (state["waiting"], state["state"], state["pid"]) == (3, "paused", daemon.process.pid)
+    assert (state["wal_bytes"], state["disk_free_bytes"], state["queue_path"]) == (
+        None,
+        None,
+        remote.address.place,
+    )
+    assert [json.loads(line)["event"]["event"] for line in remote("peek", "--json").stdout.splitlines()] == [
+        "signup"
+    ] * 3
+    first = json.loads(remote("waiting", "list", "--json").stdout.splitlines()[0])
+    assert remote("waiting", "hold", str(first["id"])).returncode == 0
+    assert remote("waiting", "delete", "--event", "none", "--yes").returncode == 0
+    assert remote("resume").returncode == 0
+    assert emptied().held == 1
+    assert remote("waiting", "release", str(first["id"])).returncode == 0
+    assert emptied().delivered == 3
+    for command in (("check",), ("dead-letters", "list"), ("flush",), ("drain",), ("config", "show")):
+        done = remote(*command)
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+    assert remote("salvage").returncode == 64
+    assert daemon.stop() == 0
+
+
+def test_another_daemon_takes_over(remote, server, emptied, until):
+    """At once from one that is stopped; from one that hangs when its lease is over: that then stands by."""
+    first = remote.daemon()
+    second = remote.daemon(wait=False)
+    assert f":{first.process.pid} " in second.wait_for("daemon.standing_by")["detail"]
+    remote("enqueue", stdin=lines(*range(100)))
+    emptied()
+    assert first.stop() == 0
+    second.wait_for("daemon.started", LEASE_S)
+    third = remote.daemon(wait=False)
+    third.wait_for("daemon.standing_by")
+    second.process.send_signal(signal.SIGSTOP)
+    remote("enqueue", stdin=lines(*range(100, 200)))
+    third.wait_for("daemon.started", 2 * LEASE_S + 2)
+    assert emptied().delivered == 200
+    second.process.send_signal(signal.SIGCONT)
+    second.wait_for("daemon.standing_by")
+    assert remote.json("status")["pid"] == third.process.pid
+    assert second.stop() == 0
+    assert third.process.poll() is None
+    assert server.ledger.accepted == 200
+
+
+def test_server_restarts(remote, postgres, server, emptied, until):
+    """The daemon says that it can't use the queue, and goes on by itself; a door refuses, and no
+    accepted event is lost."""
+    daemon = remote.daemon()
+    remote("enqueue", stdin=lines(1))
+    emptied()
+    postgres.stop()
+    try:
+        daemon.wait_for("queue.failed")
+        place = {"schema": remote.address.schema, "lock_timeout_s": 1}
+        with EventQueue(remote.address.url, **place) as queue, pytest.raises(TryAgainError):
+            queue.put(event(2))
+    finally:
+        postgres.start()
+    daemon.wait_for("queue.recovered")
+    assert remote("enqueue", stdin=lines(2)).returncode == 0
+    assert emptied().delivered == 2
+    assert daemon.process.poll() is None
+
+
+def test_one_copy_is_not_enough(remote):
+    """A server without standbys is refused by `run` and `check`, unless queue.standbys is 0."""
+    remote.environ["FORWARDER_QUEUE_STANDBYS"] = "1"
+    for command in ("run", "check"):
+        done = remote(command)
+        assert done.returncode == 78
+        assert "synchronous_standby_names" in done.stderr + done.stdout
+
+
+def test_without_psycopg(remote):
+    """What uses no server starts without psycopg; what does, says how to get it."""
+    hide = "import sys; sys.modules['psycopg'] = None; from forwarder.cli import main; main()"
+
+    def start(*arguments, **environ):
+        command = [sys.executable, "-c", hide, *arguments]
+        return subprocess.run(command, env=remote.environ | environ, capture_output=True, text=True)
+
+    done = start("status")
+    assert (done.returncode, "mixpanel-forwarder[postgresql]" in done.stderr) == (78, True)
+    assert start("--version").returncode == 0
+
+
+def test_place_shows_no_password(remote, tmp_path):
+    """Neither output nor log has the password of the file."""
+    (tmp_path / "password").write_text("s3cr3t-0123456789")
+    remote.environ["FORWARDER_QUEUE_PASSWORD_FILE"] = str(tmp_path / "password")
+    daemon = remote.daemon()
+    remote("enqueue", stdin=lines(1))
+    said = [remote(*command) for command in (("status",), ("config", "show"), ("check",), ("report", "-"))]
+    daemon.stop()
+    text = json.dumps(daemon.log) + "".join(done.stdout + done.stderr for done in said)
+    assert "s3cr3t" not in text
+    assert spool.at(remote.address.url).place in str(said[0].stdout).replace(
+        f"schema {remote.address.schema}", "schema forwarder"
+    )
