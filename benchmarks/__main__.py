@@ -25,6 +25,7 @@ from benchmarks import (
     memory,
     puts,
     quiet,
+    replicated,
     slow_server,
     table,
     trouble,
@@ -47,6 +48,7 @@ PARTS: dict[str, Measure] = {
     "memory": lambda place, given: memory.measure(place, given.large, given.large // 5),
     "quiet": lambda place, given: quiet.measure(place, given.idle_s, 15),
     "intake": lambda place, given: intake.measure(place, given.rounds, given.idle_s),
+    "replicated": lambda _place, given: replicated.measure(given.events, given.rounds, given.puts),
     "dead_letters": lambda place, given: dead_letters.measure(place, given.dead),
     "disk": lambda place, given: disk.measure(place, given.events, given.storm_s),
 }

@@ -1,6 +1,7 @@
 """The bare loop: the same rows, SQL and bytes in the fewest lines that could do it. No checks, no records.
 
-``python -m benchmarks.bare deliver QUEUE HOST:PORT`` drains a queue into a sink, ``enqueue FILE DATABASE``
+``python -m benchmarks.bare deliver QUEUE HOST:PORT`` drains a queue into a sink,
+``deliver_rows URL HOST:PORT`` the one of schema ``bench`` on a server, ``enqueue FILE DATABASE``
 inserts a file's lines, ``shower HOST:PORT COUNT`` sends the same batch again and again. Each prints the
 CPU seconds it took.
 """
@@ -43,6 +44,21 @@ def deliver(path: str, address: str) -> None:
         rows.execute("COMMIT")
 
 
+def deliver_rows(url: str, address: str) -> None:
+    """Drain a queue on a server into a sink."""
+    import psycopg
+    from isal import igzip
+
+    rows = psycopg.connect(url, autocommit=True)
+    sink = http.client.HTTPConnection(address)
+    select = "SELECT id, data FROM bench.queue ORDER BY id LIMIT 2000"
+    while batch := rows.execute(select, binary=True).fetchall():
+        body = igzip.compress(b"\n".join([data for _, data in batch]) + b"\n", 1)
+        sink.request("POST", "/import?strict=1", body, HEADERS)
+        sink.getresponse().read()
+        rows.execute("DELETE FROM bench.queue WHERE id BETWEEN %s AND %s", (batch[0][0], batch[-1][0]))
+
+
 def enqueue(file: str, path: str) -> None:
     """Insert each line of a file, 10 000 a commit."""
     rows = connect(path)
@@ -69,5 +85,7 @@ def shower(address: str, count: str) -> None:
 
 
 if __name__ == "__main__":
-    {"deliver": deliver, "enqueue": enqueue, "shower": shower}[sys.argv[1]](*sys.argv[2:])
+    {"deliver": deliver, "deliver_rows": deliver_rows, "enqueue": enqueue, "shower": shower}[sys.argv[1]](
+        *sys.argv[2:]
+    )
     print(time.process_time())
