@@ -107,7 +107,8 @@ def test_it_delivers_and_ends_at_sigterm(
 def test_the_files_for_containers_name_what_there_is() -> None:
     """Commands and settings in Dockerfile, compose file and manifest exist."""
     texts = {path.name: path.read_text() for path in (ROOT / "container").iterdir()}
-    assert texts.keys() == {"Dockerfile", "compose.yaml", "kubernetes.yaml"}
+    on_server = {"compose-server.yaml", "kubernetes-server.yaml"}
+    assert texts.keys() == {"Dockerfile", "compose.yaml", "kubernetes.yaml"} | on_server
     variables = {setting.variable for setting in SETTINGS.values()} | {
         "FORWARDER_MIXPANEL_TOKEN",
         "FORWARDER_MIXPANEL_SECRET",
@@ -117,8 +118,11 @@ def test_the_files_for_containers_name_what_there_is() -> None:
         assert named <= variables, name
     for command in (*re.findall(r'CMD \["(\w+)"\]', texts["Dockerfile"]), "status", "sandbox"):
         assert command in COMMANDS
-    (url,) = re.findall(r"FORWARDER_MIXPANEL_URL: (.*)", texts["compose.yaml"])
-    assert SETTINGS["mixpanel.url"].kind.check(url) == url
+    urls = [found for text in texts.values() for found in re.findall(r"FORWARDER_MIXPANEL_URL: (.*)", text)]
+    assert [SETTINGS["mixpanel.url"].kind.check(url) for url in urls] == ["http://127.0.0.1:8087"] * 2
+    for name in on_server:
+        (url,) = re.findall(r"postgresql://\S+", texts[name])
+        assert SETTINGS["queue.url"].kind.check(url) == url
     assert SETTINGS["queue.path"].default == "/var/lib/forwarder"
-    for text in texts.values():
-        assert "/var/lib/forwarder" in text
+    for name in texts.keys() - on_server:
+        assert "/var/lib/forwarder" in texts[name]
