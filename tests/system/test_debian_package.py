@@ -226,6 +226,12 @@ def test_each_part_is_where_the_machine_looks_for_it(installed: Root, package: P
     assert installed.run("realpath", bundle).stdout == "/etc/ssl/certs/ca-certificates.crt\n"
 
 
+def test_a_queue_on_a_server_is_understood(installed: Root) -> None:
+    """psycopg comes along, and takes the machine's libpq: it looks for the server that is not there."""
+    done = installed.run("forwarder", "status", code=75, FORWARDER_QUEUE_URL="postgresql://x@127.0.0.1:1/x")
+    assert "Connection refused" in done.stderr
+
+
 def test_the_documents_come_along(package: Path) -> None:
     """The package has all pages, where the message that follows an installation says."""
     names = subprocess.run(
