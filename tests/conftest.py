@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from forwarder import spool
 from forwarder.cli import main
 from forwarder.sandbox import Sandbox
 from forwarder.spool import EventQueue, Figures
-from forwarder.spool.sqlite import books
 from forwarder.spool.sqlite.consumer import Consumer
-from forwarder.spool.sqlite.view import View
 
 if TYPE_CHECKING:
     from tests.postgres import Server
@@ -42,10 +41,26 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FORWARDER_CONFIG", str(nowhere))
 
 
+# For tests that are not about files: with the queue in a directory, and on a server.
+each_engine = pytest.mark.parametrize("queue_path", ["directory", "server"], indirect=True)
+
+
 @pytest.fixture
-def queue_path(tmp_path: Path) -> str:
-    """Where the test's queue is; nothing is there yet."""
-    return str(tmp_path / "queue")
+def queue_path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Where the test's queue is; nothing is there yet. With `each_engine` also the URL of an empty queue."""
+    if getattr(request, "param", "directory") == "directory":
+        yield str(tmp_path / "queue")
+        return
+    from forwarder.spool.postgresql.address import Address
+    from forwarder.spool.postgresql.setup import setup
+
+    server: Server = request.getfixturevalue("postgres")
+    # A database for each: the schema is not part of a URL.
+    database = server.new_schema_name()
+    server.execute(f"CREATE DATABASE {database}")
+    setup(Address(server.url(database), standbys=0))
+    yield server.url(database)
+    server.execute(f"DROP DATABASE {database} WITH (FORCE)")
 
 
 @pytest.fixture
@@ -121,6 +136,15 @@ def run(
     return command
 
 
+def place_of(queue_path: str) -> dict[str, str]:
+    """The variables that lead to a test's queue."""
+    if queue_path.startswith("postgresql://"):
+        # A killed daemon's lease must end before the next one delivers.
+        lease = {"FORWARDER_QUEUE_LEASE_S": "2"}
+        return {"FORWARDER_QUEUE_URL": queue_path, "FORWARDER_QUEUE_STANDBYS": "0", **lease}
+    return {"FORWARDER_QUEUE_PATH": queue_path}
+
+
 class Forwarder:
     """The command, run as real processes with settings for one queue and one server."""
 
@@ -128,7 +152,7 @@ class Forwarder:
         self.queue_path = queue_path
         self.environ = {
             **os.environ,
-            "FORWARDER_QUEUE_PATH": queue_path,
+            **place_of(queue_path),
             "FORWARDER_MIXPANEL_TOKEN": TOKEN,
             "FORWARDER_MIXPANEL_URL": url,
             "FORWARDER_DELIVERY_LINGER_S": "0.05",
@@ -249,7 +273,14 @@ def forwarder(queue_path: str, server: Sandbox) -> Iterator[Forwarder]:
 
 
 def rows(queue_path: str, table: str = "ack_queue_default") -> list[bytes]:
-    """The events that stand in a table, as their bytes, read from the file."""
+    """The events that stand in a table, as their bytes, read from the file or the server."""
+    if queue_path.startswith("postgresql://"):
+        import psycopg
+
+        table = "queue" if table == "ack_queue_default" else table
+        with psycopg.connect(queue_path) as server:
+            found = server.execute(f"SELECT data FROM forwarder.{table} ORDER BY id").fetchall()
+        return [bytes(data) for (data,) in found]
     connection = sqlite3.connect(f"file:{queue_path}/data.db?mode=ro", uri=True)
     try:
         return [bytes(data) for (data,) in connection.execute(f"SELECT data FROM {table} ORDER BY rowid")]
@@ -320,8 +351,8 @@ def sql_fixture() -> Callable[..., list[tuple[Any, ...]]]:
 
 def figures(queue_path: str) -> Figures:
     """The durable figures, when database and books are proven sound."""
-    with View(queue_path) as view:
-        assert [finding for finding in books.check(view) if not finding.ok] == []
+    with spool.at(queue_path).view() as view:
+        assert [finding for finding in view.check() if not finding.ok] == []
         return view.figures()
 
 

@@ -10,6 +10,9 @@ from forwarder.records.event import accept
 from forwarder.sandbox import Fault
 from forwarder.service import state as state_file
 from forwarder.spool import EventQueue
+from tests.conftest import each_engine
+
+pytestmark = each_engine
 
 # So that many tries take little time.
 EAGER = {

@@ -45,7 +45,7 @@ def build(box, source):
     (wheel,) = source.glob("dist/*.whl")
     version = box.run("python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])").stdout.strip()
     fetch = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary", ":all:"]
-    fetch += ["--python-version", version, "--dest", source / "wheels", wheel]
+    fetch += ["--python-version", version, "--dest", source / "wheels", wheel, "psycopg"]
     done = subprocess.run(fetch, capture_output=True, text=True, timeout=200)
     if done.returncode:
         pytest.skip(f"the libraries for Python {version} can't be had: {done.stderr[-300:]}")

@@ -45,6 +45,7 @@ FOR_DEVELOPERS = {"CHANGELOG.rst", "CONTRIBUTING.rst", "docs/architecture.rst"}
 IN_THE_SOURCE = {".venv", "benchmarks", "dist", "forwarder", "simulation", "tests"}
 # What the pages tell a person to make, or the first event makes.
 MADE_LATER = {
+    "/etc/forwarder/queue-password",
     "/etc/forwarder/secret",
     "/etc/forwarder/shop.secret",
     "/etc/forwarder/shop.toml",
