@@ -128,7 +128,8 @@ def run(
     """Run a command in this process; returns exit code, output and errors."""
 
     def command(*arguments: str) -> tuple[Any, str, str]:
-        monkeypatch.setenv("FORWARDER_QUEUE_PATH", queue_path)
+        for name, value in place_of(queue_path).items():
+            monkeypatch.setenv(name, value)
         with pytest.raises(SystemExit) as ended:
             main([*arguments])
         return ended.value.code, *capsys.readouterr()

@@ -10,10 +10,12 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from forwarder.sandbox import Sandbox
 from forwarder.spool.sqlite.room import LONG_BYTES, PATIENCE_S, RESERVE_BYTES
+from tests.conftest import each_engine
 
 MIB = 1 << 20
 CONNECTIONS = 10
@@ -32,8 +34,17 @@ def server():
 
 @pytest.fixture
 def large_events(queue, queue_path):
-    """360 MB of events, put into the queue as an external producer does: by SQLite alone, without a sync."""
+    """360 MB of events, put into the queue as an external producer does: by SQL alone."""
     queue.close()
+    if "://" in queue_path:
+        with psycopg.connect(queue_path) as server:
+            server.execute(
+                "INSERT INTO forwarder.queue (data) SELECT convert_to(format(%s,"
+                " n, repeat(md5(random()::text), %s)), 'UTF8') FROM generate_series(1, %s) AS n",
+                (LARGE_EVENT.replace("%d", "%s"), LARGE // 32, LARGE_WAITING),
+            )
+        yield
+        return
     with closing(sqlite3.connect(f"{queue_path}/data.db", isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = OFF")
         connection.execute("PRAGMA synchronous = OFF")
@@ -63,6 +74,7 @@ def size(path):
         return 0
 
 
+@each_engine
 @pytest.mark.usefixtures("large_events")
 def test_large_events_take_little_memory(forwarder, server, figures, queue_path, until):
     """400 events of 900 kB each waiting, and all connections busy with them: less than 100 MiB."""

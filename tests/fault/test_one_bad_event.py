@@ -9,6 +9,7 @@ import pytest
 from forwarder.records.event import accept
 from forwarder.sandbox import Fault, Sandbox
 from forwarder.spool import EventQueue
+from tests.conftest import each_engine
 
 
 def event(number, name="signup", **properties):
@@ -37,6 +38,7 @@ BAD = {
 }
 
 
+@each_engine
 @pytest.mark.parametrize("place", [0, 1234])
 @pytest.mark.parametrize("kind", BAD)
 def test_bad_event_among_good_ones(forwarder, queue_path, emptied, oracle, rows, kind, place):
@@ -60,6 +62,7 @@ def test_bad_event_among_good_ones(forwarder, queue_path, emptied, oracle, rows,
         assert daemon.logged("delivery.blocked") == daemon.logged("delivery.backing_off") == []
 
 
+@each_engine
 def test_bad_event_that_waits_holds_nothing_back(forwarder, server, queue_path, emptied, oracle, rows):
     """Bad events keep coming, one in ten, of every kind; the good ones between them all arrive."""
     injection = server.inject(Fault.poison(event="poison"))

@@ -22,6 +22,7 @@ import pytest
 from forwarder import spool
 from forwarder.sandbox import Entry, RemoteSandbox
 from forwarder.service import state as state_file
+from tests.conftest import each_engine
 
 SEED = int(os.environ.get("FORWARDER_TEST_SEED", "20261"))
 LONG_S = float(os.environ.get("FORWARDER_CRASH_S", "5"))
@@ -60,6 +61,15 @@ PRODUCERS = {
     """,
     "enqueue": None,
 }
+# In the producer's own transaction.
+PLAIN_ON_A_SERVER = """
+    import psycopg
+    server = psycopg.connect(sys.argv[1], autocommit=True)
+    insert = "INSERT INTO forwarder.queue (data) VALUES (%s)"
+    def put(event):
+        server.execute(insert, [json.dumps(event).encode()])
+    told(lambda first, count: [put(event) for event in events(first, count)])
+"""
 # The forwarder's own `sandbox`, which writes down what it takes before it answers.
 FAR_END = """
     import os, sys
@@ -224,10 +234,13 @@ class Storm:
         self._pause = threading.Event()
         self._daemon = forwarder.daemon()
         self._persons = []
+        self._programs = dict(PRODUCERS)
+        if queue_path.startswith("postgresql://"):
+            self._programs["plain"] = PLAIN_ON_A_SERVER
         self.producers = [Producer(kind, self._start, self._numbers, self._hold) for kind in PRODUCERS]
 
     def _start(self, kind):
-        code = PRODUCERS[kind]
+        code = self._programs[kind]
         command = ["-m", "forwarder", "enqueue", "--no-check"]
         if code is not None:
             command = ["-c", textwrap.dedent(EVENTS) + textwrap.dedent(code), self.queue_path]
@@ -352,6 +365,7 @@ def storm(forwarder, queue_path, tmp_path):
     running.close()
 
 
+@each_engine
 @pytest.mark.timeout(LONG_S + 180)
 def test_killed_at_random(storm, forwarder, queue_path, oracle, rows, figures, until, capsys):
     """Whoever is killed when: each event whose producer was told is delivered or dead, unchanged, no other
