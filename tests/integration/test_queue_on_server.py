@@ -224,3 +224,13 @@ def test_place_shows_no_password(remote, tmp_path):
     assert spool.at(remote.address.url).place in str(said[0].stdout).replace(
         f"schema {remote.address.schema}", "schema forwarder"
     )
+
+
+def test_a_host_from_the_environment_is_not_trusted_blindly(remote, postgres):
+    """Where $PGHOST names a host of the network's, its certificate is checked, although the URL has no host."""
+    remote.environ |= {"PGHOST": "127.0.0.1", "PGPORT": str(postgres.port)}
+    remote.environ["FORWARDER_QUEUE_URL"] = "postgresql://postgres@/postgres"
+    done = remote("enqueue", stdin=lines(1))
+    assert done.returncode == 75
+    assert "server does not support SSL, but SSL was required" in done.stderr
+    assert remote.figures().accepted == 0

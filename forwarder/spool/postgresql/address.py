@@ -54,6 +54,9 @@ class Address:
             "application_name": "forwarder",
             "client_encoding": "UTF8",
         }
+        if not given.keys() & {"host", "hostaddr"}:
+            # A socket needs none, but $PGHOST or $PGSERVICE may name another host.
+            ours["sslmode"] = "verify-full"
         if self.password_file:
             ours["password"] = self._password()
         return make_conninfo("", **{**ours, **given, "connect_timeout": ours["connect_timeout"]})
