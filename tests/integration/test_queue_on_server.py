@@ -227,7 +227,7 @@ def test_place_shows_no_password(remote, tmp_path):
 
 
 def test_a_host_from_the_environment_is_not_trusted_blindly(remote, postgres):
-    """Where $PGHOST names a host of the network's, its certificate is checked, although the URL has no host."""
+    """Where $PGHOST names the host, because the URL does not, the certificate is checked all the same."""
     remote.environ |= {"PGHOST": "127.0.0.1", "PGPORT": str(postgres.port)}
     remote.environ["FORWARDER_QUEUE_URL"] = "postgresql://postgres@/postgres"
     done = remote("enqueue", stdin=lines(1))
