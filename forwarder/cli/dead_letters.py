@@ -27,12 +27,11 @@ from forwarder.cli.letter import (
     full_line,
     group_cells,
     group_fields,
-    one_line,
     portrait,
 )
 from forwarder.cli.selection import DEAD_LETTERS, Wanted, flat, read_ids, selecting
-from forwarder.cli.stored import open_view
-from forwarder.cli.table import print_lines, print_table, say
+from forwarder.cli.stored import export_lines, open_view
+from forwarder.cli.table import print_lines, print_table
 from forwarder.errors import UsageError
 from forwarder.spool import DeadLetter, Selection, View
 
@@ -110,20 +109,12 @@ def export(context: Context, wanted: Wanted[DeadLetter], with_reason: bool, as_j
     wanted.require("export")
     left_out = False
     with open_view(context.spool) as view:
-        for page in wanted.pages(view):
-            if with_reason or as_json:
+        pages = wanted.pages(view)
+        if with_reason or as_json:
+            for page in pages:
                 print_lines(map(full_line, page))
-                continue
-            lines = []
-            for letter in page:
-                line = one_line(letter.data)
-                if line is None:
-                    left_out = True
-                    what = "is not JSON and has line breaks in it; --with-reason exports it"
-                    say(f"forwarder: dead letter {letter.id} {what}.", err=True)
-                else:
-                    lines.append(line + b"\n")
-            click.echo(b"".join(lines), nl=False)
+        else:
+            left_out = export_lines(pages, "dead letter", "--with-reason exports it")
     missing = wanted.missing()
     return REFUSED if left_out else NOT_FOUND if missing else 0
 

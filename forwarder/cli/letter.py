@@ -103,13 +103,3 @@ def group_cells(group: Group, now: float) -> tuple[str, ...]:
     last = f"{duration(since(group.last_at, now))} ago"
     status = str(group.http_status or "-")
     return f"{group.count:,}", last, str(group.example_id), status, group.event, _cause(group)
-
-
-def one_line(data: bytes) -> bytes | None:
-    """*data* as a line that holds nothing but it; None: it can't be one."""
-    if b"\n" not in data and b"\r" not in data:
-        return data
-    if json_text(data) is None:
-        return None
-    # Between tokens only: inside a JSON string they are written escaped.
-    return data.replace(b"\n", b" ").replace(b"\r", b" ")

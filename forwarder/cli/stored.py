@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import click
 import msgspec
 
 from forwarder.cli.table import say
 from forwarder.errors import printable
 from forwarder.records import EVENTS
-from forwarder.spool import NoQueueError, Spool, UnusedQueueError, View
+from forwarder.spool import DeadLetter, NoQueueError, Spool, UnusedQueueError, View, Waiting
 
 if TYPE_CHECKING:
     from forwarder.records.kind import Kind
@@ -76,6 +77,39 @@ def json_line(values: Mapping[str, Any], data: bytes) -> str:
     if text is None:
         return json.dumps({**values, "event": None, "base64": b64encode(data).decode()})
     return f'{json.dumps(values)[:-1]}, "event": {text}}}'
+
+
+def one_line(data: bytes) -> bytes | None:
+    """*data* as a line that holds nothing but it; None: it can't be one."""
+    if b"\n" not in data and b"\r" not in data:
+        return data
+    if json_text(data) is None:
+        return None
+    # Between tokens only: inside a JSON string they are written escaped.
+    return data.replace(b"\n", b" ").replace(b"\r", b" ")
+
+
+def export_lines(pages: Iterable[Sequence[DeadLetter | Waiting]], name: str, remedy: str) -> bool:
+    """Write rows byte by byte as they are stored, one a line.
+
+    Args:
+        name: What one is called.
+        remedy: What to do about those that make no line, which are named on standard error.
+
+    Returns: whether there are such.
+    """
+    left_out = False
+    for page in pages:
+        lines = []
+        for row in page:
+            line = None if isinstance(row, Waiting) and row.is_cut else one_line(row.data)
+            if line is None:
+                left_out = True
+                say(f"forwarder: {name} {row.id} makes no line of JSON; {remedy}.", err=True)
+            else:
+                lines.append(line + b"\n")
+        click.echo(b"".join(lines), nl=False)
+    return left_out
 
 
 def glance(data: bytes, kind: Kind) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""``forwarder waiting``: list, hold, release and delete events that wait for delivery."""
+"""``forwarder waiting``: list, export, hold, release and delete events that wait for delivery."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import click
 
-from forwarder.cli.bulk import NOT_FOUND, change
+from forwarder.cli.bulk import NOT_FOUND, REFUSED, change
 from forwarder.cli.command import Context, Group, config_option, yes_option
 from forwarder.cli.peek import COLUMNS, as_json_line, cells
 from forwarder.cli.selection import WAITING, Wanted, flat, selecting
-from forwarder.cli.stored import open_view
+from forwarder.cli.stored import export_lines, open_view
 from forwarder.cli.table import Column, counted, print_lines, print_table, say
 from forwarder.service import state as daemon_state
 from forwarder.spool import Waiting
@@ -22,7 +22,7 @@ held_option = click.option("--held", "only_held", is_flag=True, help="Those that
 @click.group("waiting", cls=Group)
 @config_option
 def waiting() -> None:
-    """List, hold, release and delete events that wait for delivery.
+    """List, export, hold, release and delete events that wait for delivery.
 
     Select events by ids, as arguments or with - on standard input, or by options; an event has to fit all of
     them. A held event stays in the queue and is not sent until it is released. Deleted events count as
@@ -59,6 +59,27 @@ def list_(context: Context, wanted: Wanted[Waiting], as_json: bool) -> int:
         if not print_table(columns, ((*row[:2], held, *row[2:]) for row, held in rows)) and view:
             wanted.say_none()
     return NOT_FOUND if wanted.missing() else 0
+
+
+@waiting.subcommand("export")
+@selecting(WAITING)
+@held_option
+def export(context: Context, wanted: Wanted[Waiting], as_json: bool) -> int:
+    """Write waiting events to standard output, one a line, byte by byte as they are stored.
+
+    They stay where they are. `forwarder enqueue` takes the lines. What makes no line is named and left out,
+    with exit code 65; `forwarder waiting list --json` shows it, and so does --json here.
+    """
+    wanted.require("export")
+    left_out = False
+    with open_view(context.spool) as view:
+        pages = wanted.pages(view)
+        if as_json:
+            print_lines(as_json_line(row, held=row.is_held) for row in flat(pages))
+        else:
+            left_out = export_lines(pages, "waiting event", "`forwarder waiting list --json` shows it")
+    missing = wanted.missing()
+    return REFUSED if left_out else NOT_FOUND if missing else 0
 
 
 @waiting.subcommand("hold")

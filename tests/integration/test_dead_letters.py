@@ -244,7 +244,7 @@ def test_export_gives_the_stored_bytes(run, graves):
     joined = STORED[3].replace(b"\r\n", b"  ")
     assert out.encode() == b"\n".join([*STORED[:3], joined]) + b"\n"
     assert code == 65
-    assert "dead letter 5 is not JSON and has line breaks in it; --with-reason exports it" in err
+    assert "dead letter 5 makes no line of JSON; --with-reason exports it" in err
     assert len(dead_ids(graves)) == 5
 
 

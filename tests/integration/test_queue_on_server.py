@@ -1,11 +1,15 @@
 """The queue on a server: doors, daemons and commands as real processes, with books by content at the end."""
 
 import json
+import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from contextlib import closing
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -20,6 +24,7 @@ from forwarder.spool.postgresql.setup import setup
 from tests.conftest import TOKEN, Forwarder
 from tests.integration.intake_client import Intake
 
+DOCUMENT = Path(__file__).parents[2] / "docs/server.rst"
 LEASE_S = 3
 NOW = int(time.time())
 
@@ -234,3 +239,37 @@ def test_a_host_from_the_environment_is_not_trusted_blindly(remote, postgres):
     assert done.returncode == 75
     assert "server does not support SSL, but SSL was required" in done.stderr
     assert remote.figures().accepted == 0
+
+
+@pytest.mark.skipif(not shutil.which("jq"), reason="jq is not on this machine")
+@pytest.mark.parametrize("kind", KINDS)
+def test_moved_to_a_directory(remote, kind, tmp_path, queue_path, rows):
+    """By the commands of docs/server.rst, all that waits is in the directory as the same bytes."""
+    (text,) = re.findall(r"with the daemon stopped, for each kind::\n\n((?: .*\n)+)", DOCUMENT.read_text())
+    (tmp_path / "local.toml").write_text(f'[queue]\npath = "{queue_path}"\nmin_free_bytes = 0\n')
+    (tmp_path / "server.toml").write_text(
+        f'[queue]\nurl = "{remote.address.url}"\nschema = "{remote.address.schema}"\nstandbys = 0\n'
+    )
+    path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
+    environ = {**os.environ, "FORWARDER_CONFIG": str(tmp_path / "server.toml"), "PATH": path}
+    program = re.sub(r"forwarder (enqueue|waiting \w+)", rf"forwarder \1 --kind {kind}", text)
+    ids = {"profile": {"$distinct_id": "ada"}, "group": {"$group_key": "k", "$group_id": "g"}}
+    update = json.dumps({"$token": TOKEN, "$set": {"a": 'a "quoted" ü'}, **ids.get(kind, {})})
+    given = lines(*range(300)) if kind == "event" else f"{update}\n" * 300
+    assert remote("enqueue", "--kind", kind, stdin=given).returncode == 0
+    before = waiting(remote.address.url, kind, schema=remote.address.schema)
+    assert len(before) == 300
+
+    done = subprocess.run(
+        ["sh", "-e", "-c", program], env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+
+    assert (done.returncode, done.stderr) == (0, ""), done
+    assert waiting(queue_path, kind) == before
+    assert remote.figures(kind).due == 0
+
+
+def waiting(place, kind, **more):
+    """The bytes of what waits there."""
+    with spool.at(place, KINDS[kind], **more).view() as view:
+        return [row.data for row in view.peek(1000)]

@@ -54,6 +54,25 @@ def test_list(run, filled):
     assert (code, err) == (1, "forwarder: there is no waiting event 9.\n")
 
 
+def test_export_gives_the_stored_bytes(run, filled, sql):
+    """All that is selected, held or due, as it is stored; what makes no line is named and left out."""
+    rows = (
+        b"not\nJSON",
+        b'{"event": "E",\n"properties": {"n": 1e400, "big": 12345678901234567890}}',
+        b"x" * 2**21,
+    )
+    for data in rows:
+        sql(filled, "INSERT INTO ack_queue_default (data, timestamp, status) VALUES (?, 1, 0)", (data,))
+    run("hold", "3")
+    code, out, err = run("export", "--all")
+    assert code == 65
+    assert [json.loads(line)["properties"]["n"] for line in out.splitlines()[:6]] == [*range(6)]
+    assert out.splitlines()[6:] == ['{"event": "E", "properties": {"n": 1e400, "big": 12345678901234567890}}']
+    assert [line.split()[3] for line in err.splitlines()] == ["7", "9"]
+    assert run("export", "3", "99")[::2] == (1, "forwarder: there is no waiting event 99.\n")
+    assert run("export")[0] == 64
+
+
 def test_hold_and_release(run, filled, figures):
     """Held events are neither delivered nor counted as the oldest; released, they go to the end."""
     assert run("hold", "--user", "ada") == (0, "3 waiting events held.\n", "")
