@@ -236,7 +236,7 @@ def test_a_host_from_the_environment_is_not_trusted_blindly(remote, postgres):
     remote.environ |= {"PGHOST": "127.0.0.1", "PGPORT": str(postgres.port)}
     remote.environ["FORWARDER_QUEUE_URL"] = "postgresql://postgres@/postgres"
     done = remote("enqueue", stdin=lines(1))
-    assert done.returncode == 75
+    assert done.returncode == 78
     assert "server does not support SSL, but SSL was required" in done.stderr
     assert remote.figures().accepted == 0
 

@@ -92,6 +92,11 @@ def unreachable(error: psycopg.Error, place: str) -> ForwarderError:
         )
     if "pg_hba.conf" in what or "not permitted to log in" in what:
         return NotPermittedError(f"the server refuses this user at {place}: {what}")
+    if "certificate" in what or "SSL was required" in what:
+        return ConfigError(
+            f"the connection to the queue {place} would not be safe: {what}",
+            "sslrootcert in queue.url names the file of who has signed the server's certificate",
+        )
     if "does not exist" in what and "FATAL" in what:
         return ConfigError(f"queue.url is wrong: {what}", "Correct it, or make what is missing")
     if "invalid" in what and "connection option" in what:
