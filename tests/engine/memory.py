@@ -99,6 +99,7 @@ class Producer:
 
 
 class Consumer:
+    queue_id = "in memory"
     orphaned = ""
 
     def __init__(self, store):

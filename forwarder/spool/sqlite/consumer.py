@@ -153,6 +153,10 @@ class Consumer(engine.Consumer):
         self._database.close()
 
     @property
+    def queue_id(self) -> str:
+        return str(self._identity[0])
+
+    @property
     def orphaned(self) -> str:
         return self._database.orphaned
 
