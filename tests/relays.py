@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from forwarder import spool
@@ -12,6 +11,7 @@ from forwarder.records import KINDS
 from forwarder.spool import Figures
 from forwarder.spool.postgresql.address import Address
 from forwarder.spool.postgresql.engine import Spool
+from forwarder.spool.postgresql.setup import setup
 from tests.conftest import Daemon, Forwarder
 from tests.postgres import Server
 
@@ -23,15 +23,19 @@ class Host(Forwarder):
         super().__init__(queue_path, "http://127.0.0.1:1")
         self.server, self.schema = server, schema
         self.owner = Address(server.url(), schema, standbys=0)
-        user = f"{schema}_shop"
-        server.execute(f"CREATE USER {user}")
-        server.execute(f"GRANT {schema}_producer TO {user}")
+        self.user = f"{server.new_schema_name()}_shop"
+        server.execute(f"CREATE USER {self.user}")
         del self.environ["FORWARDER_MIXPANEL_TOKEN"]
         self.environ |= {
-            "FORWARDER_QUEUE_URL": server.url(user=user),
+            "FORWARDER_QUEUE_URL": server.url(user=self.user),
             "FORWARDER_QUEUE_SCHEMA": schema,
             "FORWARDER_QUEUE_STANDBYS": "0",
         }
+
+    def set_up(self) -> None:
+        """Make the queue on the server, or add to it that this host may hand over."""
+        setup(self.owner)
+        self.server.execute(f"GRANT {self.schema}_producer TO {self.user}")
 
     def relay(self, *, wait: bool = True) -> Daemon:
         """Start the relay; with *wait*, return once it has said that it is ready."""
@@ -58,10 +62,10 @@ class Host(Forwarder):
         """Those of the events that wait on the server."""
         return [str(event["properties"]["$insert_id"]) for event in self.arrived()]
 
-    @property
-    def database(self) -> Path:
-        """The file of this host's queue."""
-        return Path(self.queue_path) / "data.db"
+    def is_handing_over(self) -> bool:
+        """Whether a batch waits for a lock on the server."""
+        query = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE %s"
+        return bool(self.server.execute(query, f"%{self.schema}.hand_over(%"))
 
 
 def _proven(queue: spool.Spool) -> Figures:

@@ -3,14 +3,19 @@
 import json
 import signal
 import time
+from contextlib import closing
 
 import psycopg
 import pytest
 from persistqueue import SQLiteAckQueue
 from persistqueue.serializers import json as plain_json
 
+from forwarder.errors import TryAgainError
+from forwarder.records import EVENTS
 from forwarder.spool import EventQueue
+from forwarder.spool.postgresql.handover import Handover
 from forwarder.spool.postgresql.setup import setup
+from forwarder.spool.postgresql.tables import Tables
 from tests.relays import Host
 
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -20,10 +25,7 @@ NOW = int(time.time())
 @pytest.fixture
 def absent(postgres, queue_path):
     """A host whose server has no queue yet."""
-    host = Host.__new__(Host)
-    schema = postgres.new_schema_name()
-    postgres.execute(f"CREATE ROLE {schema}_producer NOLOGIN")
-    host.__init__(queue_path, postgres, schema)
+    host = Host(queue_path, postgres, postgres.new_schema_name())
     yield host
     host.close()
 
@@ -31,7 +33,7 @@ def absent(postgres, queue_path):
 @pytest.fixture
 def host(absent):
     """A host with both queues."""
-    setup(absent.owner)
+    absent.set_up()
     return absent
 
 
@@ -77,8 +79,7 @@ def test_each_kind_is_handed_over(host, emptied):
         assert (here.delivered, there.accepted) == (50, 50)
         assert [update["$set"]["n"] for update in host.arrived(table)] == [*range(50)]
     assert relay.stop() == 0
-    role = f"{host.schema}_shop"
-    with psycopg.connect(host.server.url(user=role)) as connection:
+    with psycopg.connect(host.environ["FORWARDER_QUEUE_URL"]) as connection:
         for what in (
             "SELECT 1 FROM {}.sources",
             "DELETE FROM {}.queue",
@@ -198,9 +199,6 @@ def test_what_it_needs(absent):
         absent.environ[f"FORWARDER_QUEUE_{missing}"] = kept
     assert absent("relay").returncode == 78
     setup(absent.owner)
-    other = f"{absent.schema}_other"
-    absent.server.execute(f"CREATE USER {other}")
-    absent.environ["FORWARDER_QUEUE_URL"] = absent.server.url(user=other)
     assert absent("relay").returncode == 77
     assert absent("check").returncode == 77
     absent.environ["FORWARDER_QUEUE_URL"] = absent.owner.url
@@ -212,14 +210,30 @@ def test_several_hosts(host, postgres, tmp_path, until):
     """Feed one server, each from its own queue."""
     host("enqueue", stdin=lines(*range(100)))
     host.relay()
-    other = Host.__new__(Host)
-    other.__dict__ |= host.__dict__ | {"queue_path": str(tmp_path / "other"), "_daemons": []}
-    other.environ = host.environ | {"FORWARDER_QUEUE_PATH": other.queue_path}
-    try:
+    with closing(Host(str(tmp_path / "other"), postgres, host.schema)) as other:
+        other.set_up()
         other("enqueue", stdin=lines(*range(100, 200)))
         other.relay()
         until(lambda: host.here().due == other.here().due == 0)
-    finally:
-        other.close()
     assert sorted(host.insert_ids()) == sorted(ids(*range(200)))
     assert host.there().accepted == 200
+
+
+def test_what_an_earlier_turn_has_on_its_way_is_refused(host):
+    """So that what a killed relay has sent and the server gets late is not taken over twice."""
+    with closing(Handover(host.owner, Tables(host.schema, EVENTS))) as way:
+        first = way.last("a queue")
+        way.hand_over("a queue", first.turn, [1, 2], [b"{}", b"[]"])
+        second = way.last("a queue")
+        assert [second.has(*row) for row in ((1, b"{}"), (2, b"[]"), (2, b"{}"), (3, b"{}"))] == [
+            True,
+            True,
+            False,
+            False,
+        ]
+        with pytest.raises(TryAgainError):
+            way.hand_over("a queue", first.turn, [3], [b"{}"])
+        way.hand_over("a queue", second.turn, [3], [b"{}"])
+        assert way.last("a queue").digests.keys() == {3}
+        assert way.last("another").digests == {}
+    assert host.there().accepted == 3
