@@ -145,7 +145,7 @@ def nothing() -> dict[str, Any]:
 
 def gather(queue: Queue, server: Queue | None = None) -> dict[str, Any]:
     """All keys of ``status --json`` for the *queue* of the settings, and for the *server* of a relay."""
-    found = _gather(queue)
+    found = _gather(queue, "relay" if server else "daemon")
     if server:
         try:
             found["server"] = _gather(server)
@@ -161,7 +161,7 @@ def _unknown(place: str, reason: str, *, known: bool) -> dict[str, Any]:
     return found | dict.fromkeys(_NULL_WHEN_EMPTY)
 
 
-def _gather(queue: Queue) -> dict[str, Any]:
+def _gather(queue: Queue, who: str = "daemon") -> dict[str, Any]:
     events, *others = spool.each(queue)
     found = {**nothing(), "queue_path": events.place, "set_aside": len(events.set_aside())}
     try:
@@ -180,9 +180,9 @@ def _gather(queue: Queue) -> dict[str, Any]:
         # What the daemon says of itself may be a moment older than the figures.
         found["in_flight"] = min(found["in_flight"], figures.due)
     elif figures.paused:
-        found["state_reason"] = "no daemon runs, and delivery is paused (`forwarder resume`)"
+        found["state_reason"] = f"no {who} runs, and delivery is paused (`forwarder resume`)"
     else:
-        found["state_reason"] = "no daemon runs"
+        found["state_reason"] = f"no {who} runs"
     found |= {other.kind.queue: _of_kind(other, daemon, found) for other in others}
     if figures.took_s:
         for key, part in (("request_p50_s", 0.5), ("request_p95_s", 0.95)):
@@ -338,11 +338,12 @@ def _table(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if found["set_aside"]:
         found_damaged = counted(found["set_aside"], "damaged database")
         yield "set aside", f"{found_damaged} (`forwarder salvage`)"
+    who = "relay" if found.get("server") else "daemon"
     if found["state"] != "stopped":
         process = Holder(found["pid"] or 0, host=found["host"] or "")
-        yield "daemon", f"{process.name}, {counted(found['connections'], 'connection')}"
+        yield who, f"{process.name}, {counted(found['connections'], 'connection')}"
     else:
-        yield "daemon", "none runs"
+        yield who, "none runs"
     yield "queue", printable(found["queue_path"])
 
 

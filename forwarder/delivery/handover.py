@@ -151,7 +151,9 @@ class HandoverDispatcher:
                     Settlement(batch.ids, size_bytes=size_bytes, tries=batch.tries, took_s=took_s)
                 )
                 self._again = ()
-            self.flow.passed(batch.number, now, delivered)
+            # A server that only answers may still take nothing, as on a full disk.
+            if batch.ids or not (self._again or self._backlog):
+                self.flow.passed(batch.number, now, delivered)
         self._out = None
         is_retry = batch.tries > 1
         return Report(
@@ -168,4 +170,5 @@ class HandoverDispatcher:
         ]
         if over:
             self._spool.settle(Settlement(over))
+            self._again = sorted({*self._again}.difference(over))
         return len(over)

@@ -172,9 +172,25 @@ def test_commands_show_both(host, emptied, until):
     names = [json.loads(line)["name"] for line in done.stdout.splitlines()]
     assert done.returncode == 0, done.stdout
     assert {"relay", "handover", "server: books", "server: daemon"} <= {*names}
-    assert "there" in host("report", "-").stdout
+    assert '"server": {' in host("report", "-").stdout
     relay.process.send_signal(signal.SIGHUP)
     relay.wait_for("settings.reloaded")
+
+
+def test_a_server_that_takes_nothing(host, postgres, emptied, until):
+    """Though it answers: that is said once, and once that it is over."""
+    function = f"FUNCTION {host.schema}.hand_over(text, bigint, bigint[], bigint[], bytea[])"
+    relay = host.relay()
+    postgres.execute(f"REVOKE EXECUTE ON {function} FROM {host.schema}_producer")
+    host("enqueue", stdin=lines(1))
+    until(lambda: host.json("status")["requests"].get("misconfigured", 0) > 2, "it has tried three times")
+    state = host.json("status")
+    assert (state["state"], state["waiting"]) == ("blocked", 1)
+    assert not relay.logged("delivery.recovered")
+    postgres.execute(f"GRANT EXECUTE ON {function} TO {host.schema}_producer")
+    relay.wait_for("delivery.recovered")
+    emptied()
+    assert (len(relay.logged("delivery.blocked")), len(relay.logged("delivery.recovered"))) == (1, 1)
 
 
 def test_until_nothing_waits(host, emptied):
@@ -186,6 +202,7 @@ def test_until_nothing_waits(host, emptied):
     host("enqueue", stdin=lines(3000))
     assert host("relay", "--drain", "--timeout", "20").returncode == 0
     assert len(host.insert_ids()) == 3001
+    assert host("drain").returncode == 77, "it delivers from the server, and this user may not"
     done = host("relay")
     assert (done.returncode, str(relay.process.pid) in done.stderr) == (75, True)
 
