@@ -111,9 +111,10 @@ class HandoverDispatcher:
             claim = self._claim()
             if not claim.ids:
                 return None
-            if len(claim.doubtful) < len(claim.ids):
-                # A person must not hold back, for a later release, what may be taken over already.
-                self._spool.mark_sent(claim.ids)
+            # A person must not hold back, for a later release, what may be taken over already.
+            is_marked = len(claim.doubtful) == len(claim.ids)
+            if not is_marked and self._spool.mark_sent(claim.ids) < len(claim.ids):
+                return None  # some have just been held or deleted
             parcel = Parcel(claim.ids, claim.events, claim.size_bytes, turn=self._turn)
         self._number += 1
         parcel.number, parcel.tries, parcel.source = self._number, self.flow.tries + 1, self._spool.queue_id

@@ -90,10 +90,13 @@ class Consumer(Protocol):
     def read_again(self, ids: Sequence[int], size_bytes: int) -> Claim:
         """Read rows of an earlier claim again, *size_bytes* in all, without those that are gone."""
 
-    def mark_sent(self, ids: Sequence[int], *, sent: bool = True) -> None:
+    def mark_sent(self, ids: Sequence[int], *, sent: bool = True) -> int:
         """Note that waiting rows are being sent, or no longer; durable on return.
 
         If the process ends before they are settled, the next consumer's claims have them as ``doubtful``.
+
+        Returns:
+            how many of them still wait.
         """
 
     def settle(self, settlement: Settlement) -> None:

@@ -10,12 +10,17 @@ import pytest
 from persistqueue import SQLiteAckQueue
 from persistqueue.serializers import json as plain_json
 
+from forwarder import spool
+from forwarder.config.settings import Delivery
+from forwarder.delivery.handover import HandoverDispatcher
 from forwarder.errors import TryAgainError
 from forwarder.records import EVENTS
-from forwarder.spool import EventQueue
+from forwarder.records.verdict import Outcome, Verdict
+from forwarder.spool import EventQueue, HandedOver
 from forwarder.spool.postgresql.handover import Handover
 from forwarder.spool.postgresql.setup import setup
 from forwarder.spool.postgresql.tables import Tables
+from forwarder.spool.sqlite.consumer import Consumer
 from tests.relays import Host
 
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -221,6 +226,25 @@ def test_what_it_needs(absent):
     absent.environ["FORWARDER_QUEUE_URL"] = absent.owner.url
     absent.environ["FORWARDER_QUEUE_STANDBYS"] = "1"
     assert absent("relay").returncode == 78
+
+
+def test_held_at_the_last_moment(queue, queue_path):
+    """What a person holds after it was claimed is not handed over: it will be when it is released."""
+
+    class Meddled(Consumer):
+        def mark_sent(self, ids, *, sent=True):
+            spool.at(queue_path).hold([2])
+            return super().mark_sent(ids, sent=sent)
+
+    queue.put_many(map(event, range(3)))
+    with closing(Meddled(queue_path)) as consumer:
+        dispatcher = HandoverDispatcher(consumer, Delivery())
+        dispatcher.notice(0)
+        asks = dispatcher.next(0)
+        asks.last = HandedOver(1, {})
+        dispatcher.settle(asks, Outcome(Verdict.DELIVERED, ""), 0)
+        assert dispatcher.next(0) is None
+        assert [*dispatcher.next(0).ids] == [1, 3]
 
 
 def test_several_hosts(host, postgres, tmp_path, until):

@@ -187,8 +187,8 @@ class Consumer(engine.Consumer):
         self._is_stirred = True
         self._fenced(lambda connection: settling.settle(connection, self._tables, settlement))
 
-    def mark_sent(self, ids: Sequence[int], *, sent: bool = True) -> None:
-        self._fenced(lambda connection: settling.mark_sent(connection, self._tables, ids, sent))
+    def mark_sent(self, ids: Sequence[int], *, sent: bool = True) -> int:
+        return self._fenced(lambda connection: settling.mark_sent(connection, self._tables, ids, sent))
 
     def discard_dead_letters(self, before: float) -> int:
         """In steps, so that each is a short transaction."""
