@@ -28,7 +28,6 @@ from forwarder.service.worker import Worker
 from forwarder.spool import Presence, TakenError
 
 POLL_S = 0.065
-STOP_S = 30.0
 LOCK_TIMEOUT_S = 10.0
 STORAGE_RETRY_S = 1.0
 # Of the queue; the rest is for those that write to it.
@@ -109,9 +108,9 @@ class Daemon:
         notify("READY=1")
 
     def stop(self) -> None:
-        """Send nothing new. Requests in flight have `STOP_S`; at the second call they have no time."""
+        """Send nothing new. Requests in flight have the destination's ``stop_s``; at the second call none."""
         hurry = self._stop_at is not None
-        self._stop_at = time.monotonic() + (0.0 if hurry else STOP_S)
+        self._stop_at = time.monotonic() + (0.0 if hurry else self._to.stop_s)
         self._daemon_log.stopping(self.in_flight, hurry)
         notify("STOPPING=1")
 

@@ -15,11 +15,19 @@ from forwarder.records.kind import Kind, OrderedKind
 from forwarder.service.senders import Client
 from forwarder.spool import Consumer
 
+STOP_S = 30.0
+
 AnyDispatcher = Dispatcher | OrderedDispatcher | HandoverDispatcher
 
 
 class Destination(Protocol):
-    """A place that records go to."""
+    """A place that records go to.
+
+    Attributes:
+        stop_s: How long a daemon that stops waits for what is in flight.
+    """
+
+    stop_s: float
 
     def place(self, settings: Settings) -> str:
         """It, for people."""
@@ -37,6 +45,8 @@ class Destination(Protocol):
 
 class Mixpanel(Destination):
     """Mixpanel, as the settings say."""
+
+    stop_s = STOP_S
 
     def place(self, settings: Settings) -> str:
         return endpoint_url(settings, EVENTS.endpoint)

@@ -35,11 +35,13 @@ class Client(senders.Client):
     def __init__(self, queue: spool.Handover, kind: Kind) -> None:
         self.queue = queue
         self.kind = kind
+        self._is_busy = False
 
     def deliver(self, batch: Batch) -> Outcome:
         assert isinstance(batch, Parcel)
         started_at = time.monotonic()
         verdict, detail = Verdict.DELIVERED, ""
+        self._is_busy = True
         try:
             if batch.ids:
                 self.queue.hand_over(batch.source, batch.turn, batch.ids, batch.events)
@@ -49,10 +51,14 @@ class Client(senders.Client):
             verdict, detail = Verdict.MISCONFIGURED, printable(str(error))
         except ForwarderError as error:
             verdict, detail = Verdict.UNREACHABLE, printable(str(error))
+        finally:
+            self._is_busy = False
         return Outcome(verdict, detail, imported=len(batch), took_s=time.monotonic() - started_at)
 
     def close(self) -> None:
-        self.queue.close()
+        # What hangs ends with the process.
+        if not self._is_busy:
+            self.queue.close()
 
 
 class Relay(Destination):
@@ -62,6 +68,9 @@ class Relay(Destination):
         ConfigError: they do not.
     """
 
+    # The server tells the next one what came of the rest.
+    stop_s = 2.0
+
     def __init__(self, settings: Settings) -> None:
         if not settings.is_relay:
             raise ConfigError(
@@ -70,6 +79,7 @@ class Relay(Destination):
             )
         self._queue = settings.queue
         self._place = spool.of(self._queue).place
+        self._clients: dict[str, Client] = {}
 
     def here(self, settings: Settings) -> Settings:
         """*settings* of a daemon for this host's own queue.
@@ -92,12 +102,14 @@ class Relay(Destination):
         self,
         settings: Settings,  # noqa: ARG002  another server needs a restart
     ) -> tuple[Mapping[str, Client], list[str]]:
-        made = {kind.name: Client(spool.handover(self._queue, kind), kind) for kind in KINDS.values()}
-        for client in made.values():
+        if not self._clients:
+            for kind in KINDS.values():
+                self._clients[kind.name] = Client(spool.handover(self._queue, kind), kind)
             # While the server is away, events are accepted here, and wait.
             with suppress(TryAgainError, StorageError):
-                client.queue.check()
-        return made, []
+                for client in self._clients.values():
+                    client.queue.check()
+        return self._clients, []
 
     def dispatcher(
         self,

@@ -182,6 +182,25 @@ def test_commands_show_both(host, emptied, until):
     relay.wait_for("settings.reloaded")
 
 
+def test_a_server_that_hangs(host, postgres, emptied, until):
+    """Does not keep it from ending; the next one hands over what waits, once."""
+    relay = host.relay()
+    host("enqueue", stdin=lines(1))
+    emptied()
+    postgres.halt()
+    try:
+        host("enqueue", stdin=lines(2))
+        until(lambda: spool.at(host.queue_path).holder().told["in_flight"], "it hands over")
+        began = time.monotonic()
+        assert relay.stop() == 0
+        assert time.monotonic() < began + 8
+    finally:
+        postgres.go_on()
+    host.relay()
+    emptied()
+    assert host.insert_ids() == ids(1, 2)
+
+
 def test_a_server_that_takes_nothing(host, postgres, emptied, until):
     """Though it answers: that is said once, and once that it is over."""
     function = f"FUNCTION {host.schema}.hand_over(text, bigint, bigint[], bigint[], bytea[])"

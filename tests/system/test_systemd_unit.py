@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from forwarder.errors import ConfigError, NotPermittedError, TryAgainError, UsageError
-from forwarder.service.daemon import LOCK_TIMEOUT_S, STOP_S
+from forwarder.service.daemon import LOCK_TIMEOUT_S
+from forwarder.service.destination import STOP_S
 from forwarder.spool.sqlite.directory import DIRECTORY_MODE
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
