@@ -4,7 +4,7 @@ PYTHON ?= python3
 # Test files run side by side, after the unit tests.
 JOBS ?= 2
 
-CRASH := $(addprefix tests/fault/test_, crash_points.py random_kills.py power_loss.py server_repertoire.py) \
+CRASH := $(addprefix tests/fault/test_, crash_points.py random_kills.py relay_kills.py power_loss.py server_repertoire.py) \
     tests/integration/test_spool_model.py
 
 VENV := .venv

@@ -17,6 +17,7 @@ EXITS = {
     "enqueue": "65 a line was refused; 66, 77 a file can't be read; 73, 74, 75",
     "run": "69 ``metrics.listen`` is taken; 75 another daemon runs; 77, 78",
     "intake": "69 an address is taken; 73, 77 a socket can't be made; 78 no tokens",
+    "relay": "69 ``metrics.listen`` is taken; 75 another relay runs; 77, 78; with ``--drain`` as ``drain``",
     "drain": "69 blocked or paused; 74 something is left in a damaged database; 75 in the queue",
     "setup": "75 the server can't be reached; 77, 78",
     "status": "1 if ``--fail-if`` holds",

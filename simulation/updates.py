@@ -98,9 +98,10 @@ class Consumer:
         doubtful = [row_id for row_id in ids if row_id in self._doubtful]
         return Claim(ids, events, sum(map(len, events)) + len(events), doubtful=doubtful)
 
-    def mark_sent(self, ids: Sequence[int], *, sent: bool = True) -> None:
+    def mark_sent(self, ids: Sequence[int], *, sent: bool = True) -> int:
         """They are being sent, or not."""
         (self._store.sent.update if sent else self._store.sent.difference_update)(ids)
+        return len(self._store.rows.keys() & set(ids))
 
     def settle(self, settlement: Settlement) -> None:
         """Rows leave, each once."""

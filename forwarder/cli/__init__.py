@@ -28,6 +28,7 @@ COMMANDS = {
     "enqueue": ("enqueue", "enqueue", "Put events into the queue."),
     "run": ("run", "run", "Deliver waiting events until stopped: the daemon."),
     "intake": ("intake", "intake", "Take events from Mixpanel's SDKs over HTTP."),
+    "relay": ("relay", "relay", "Hand this host's events over to a server."),
     "drain": ("drain", "drain", "Deliver waiting events, then exit."),
     "setup": ("setup", "setup", "Make what a queue needs on its server."),
     "status": ("status", "status", "How the queue and the daemon are."),

@@ -6,7 +6,9 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from contextlib import closing
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,10 +20,12 @@ from forwarder.errors import (
     ForwarderError,
     NotPermittedError,
     StorageError,
+    TryAgainError,
     UnavailableError,
     UsageError,
     printable,
 )
+from forwarder.records import KINDS
 from forwarder.spool import FAIL, OK, WARNING, Finding, Holder, Spool
 
 if TYPE_CHECKING:
@@ -50,6 +54,9 @@ def check(context: Context, online: bool, briefly: bool, as_json: bool) -> int:
     Exit code: 0 if nothing fails, else that of the first failure: 78 settings or key, 77 permissions, 75 no
     room, 74 a damaged database, 1 books that do not balance. With --online: 78 if Mixpanel does not accept
     the key or the address is wrong, 69 if it is not reachable.
+
+    On a host with a relay this is about the host's own queue, and whether the relay can hand over; then about
+    the queue on the server, if this user may look at it.
     """
     if briefly and online:
         raise UsageError("--settings and --online exclude each other", "Use one of them")
@@ -88,19 +95,25 @@ def examine(context: Context, online: bool, briefly: bool = False) -> Iterator[F
     yield from _check_listen(settings.metrics.listen)
     yield from _check_intake(settings)
     try:
-        queue = spool.of(settings.queue)
+        queue = spool.of(settings.door)
     except ForwarderError as error:
         yield _failed("queue", error)
         return
     key = list(_check_key(settings, queue, online))
-    yield from key
-    limits = {"max_bytes": settings.queue.max_bytes, "min_free_bytes": settings.queue.min_free_bytes}
-    yield from queue.findings(**limits, briefly=briefly)
+    # A relay needs none; beside it a daemon may deliver from the server.
+    yield from (found for found in key if not (settings.is_relay and found.exit_code))
+    yield from queue.findings(**_limits(settings), briefly=briefly)
     if briefly:
         return
-    yield _check_daemon(queue)
+    yield _check_daemon(queue, "relay" if settings.is_relay else "daemon")
+    if settings.is_relay:
+        yield from _check_server(settings)
     if online and not any(found.exit_code for found in key):
         yield _ask_mixpanel(settings)
+
+
+def _limits(settings: Settings) -> dict[str, Any]:
+    return {"max_bytes": settings.queue.max_bytes, "min_free_bytes": settings.queue.min_free_bytes}
 
 
 def _failed(name: str, error: ForwarderError) -> Finding:
@@ -169,25 +182,48 @@ def _is_held(queue: Spool) -> bool:
         return False
 
 
-def _check_daemon(queue: Spool) -> Finding:
+def _check_server(settings: Settings) -> Iterator[Finding]:
+    """Where the relay takes this host's queue: whether it can, and the rest as far as this user may look."""
+    queue = spool.of(settings.queue)
+    try:
+        for kind in KINDS.values():
+            with closing(spool.handover(settings.queue, kind)) as way:
+                way.check()
+    except (TryAgainError, StorageError) as error:
+        yield Finding("handover", WARNING, f"{error}; events are accepted here, and wait")
+        return
+    except ForwarderError as error:
+        yield _failed("handover", error)
+        return
+    yield Finding("handover", OK, f"possible, to {queue.place}")
+    try:
+        with queue.view():
+            pass
+    except ForwarderError:
+        return  # a producer's role may not look
+    for found in (*queue.findings(**_limits(settings)), _check_daemon(queue, "daemon")):
+        yield replace(found, name=f"server: {found.name}")
+
+
+def _check_daemon(queue: Spool, name: str) -> Finding:
     from forwarder.service import state
 
     try:
         daemon = state.read(queue)
     except NotPermittedError:
-        return Finding("daemon", WARNING, "this user can't see whether one runs")
+        return Finding(name, WARNING, "this user can't see whether one runs")
     except ForwarderError as error:
-        return Finding("daemon", WARNING, str(error))
+        return Finding(name, WARNING, str(error))
     if daemon is None:
-        return Finding("daemon", WARNING, "none runs; new events are accepted and wait")
+        return Finding(name, WARNING, "none runs; new events are accepted and wait")
     if daemon.orphaned:
         detail = (
             f"files of the queue were moved or replaced under it; only the old ones hold {daemon.orphaned}"
         )
-        return Finding("daemon", FAIL, detail, StorageError.exit_code)
+        return Finding(name, FAIL, detail, StorageError.exit_code)
     reason = f": {daemon.state_reason}" if daemon.state_reason else ""
     detail = f"{Holder(daemon.pid, host=daemon.host).name}, {daemon.state}{reason}"
-    return Finding("daemon", OK if daemon.state == "running" else WARNING, detail)
+    return Finding(name, OK if daemon.state == "running" else WARNING, detail)
 
 
 def _ask_mixpanel(settings: Settings) -> Finding:

@@ -49,16 +49,22 @@ class Context:
 
     @property
     def queue(self) -> Queue:
-        """The queue to look at and deliver from; mistakes in what does not say where it is are warnings.
+        """The queue to look at and act on; on a relay's host its own. Mistakes in what does not say where it
+        is are warnings.
 
         Raises: as `door`.
         """
-        return self._where.queue
+        return self._where.door
+
+    @property
+    def server(self) -> Queue | None:
+        """The server's queue, where a relay takes this host's. Raises: as `queue`."""
+        return self._where.queue if self._where.is_relay else None
 
     @property
     def directory(self) -> str:
         """The directory of this host's own queue; "": it has none. Raises: as `queue`."""
-        return "" if self._where.door.url else self._where.door.path
+        return "" if self.queue.url else self.queue.path
 
     @cached_property
     def _where(self) -> Settings:

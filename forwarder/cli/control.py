@@ -14,7 +14,8 @@ from forwarder.spool import DamagedError, Holder, NoQueueError, Spool
 @command("pause", short_help="Stop delivery; new events are still accepted.")
 @json_option
 def pause(context: Context, as_json: bool) -> None:
-    """Stop delivery until `forwarder resume`, also over restarts. New events are still accepted.
+    """Stop delivery until `forwarder resume`, also over restarts. New events are still accepted. On a host
+    with a relay this stops the relay, and not the daemon of the server's queue.
 
     Requests in flight are finished. If there is no queue yet, one is created, so that the first daemon
     starts paused.
@@ -39,11 +40,7 @@ def resume(context: Context, as_json: bool) -> None:
         text = f"Delivery was not paused: there is no queue of the forwarder in {queue.place} yet"
     else:
         text = "Delivery is no longer paused" if before else "Delivery was not paused"
-    rest = (
-        ""
-        if daemon or not is_there
-        else "; no daemon runs: `systemctl start forwarder` or `forwarder run` starts one"
-    )
+    rest = "" if daemon or not is_there else f"; no daemon runs: {_starts_one(context)}"
     _tell(as_json, f"{text}{rest}.", False, daemon)
 
 
@@ -57,15 +54,21 @@ def flush(context: Context, as_json: bool) -> None:
     queue = context.spool
     daemon = queue.holder()
     if daemon is None:
+        once = "relay --drain" if context.server else "drain"
         raise UnavailableError(
             f"no daemon delivers from {queue.place}",
-            "`systemctl start forwarder` or `forwarder run` starts one; `forwarder drain` delivers once",
+            f"{_starts_one(context)}; `forwarder {once}` delivers once",
         )
     queue.request_flush()
     with queue.view() as view:
         paused = view.figures().paused
     rest = "; but delivery is paused: `forwarder resume` continues it" if paused else " and tries now"
     _tell(as_json, f"The daemon ({daemon.name}) has the request{rest}.", paused, daemon)
+
+
+def _starts_one(context: Context) -> str:
+    unit, name = ("forwarder-relay", "relay") if context.server else ("forwarder", "run")
+    return f"`systemctl start {unit}` or `forwarder {name}` starts one"
 
 
 def _is_there(queue: Spool) -> bool:

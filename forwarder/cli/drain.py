@@ -17,7 +17,9 @@ from forwarder.cli.table import counted, say
 from forwarder.errors import TryAgainError, printable
 
 if TYPE_CHECKING:
+    from forwarder.config import Settings
     from forwarder.config.settings import Queue
+    from forwarder.service.destination import Destination
 
 
 @command("drain")
@@ -38,19 +40,27 @@ def drain(context: Context, timeout_s: float | None, as_json: bool) -> int:
 
     With --json: left, how many events are left; reason, why, "" if none is; and held. Also with exit code 69
     or 74.
+
+    On a host with a relay it delivers from the server; `forwarder relay --drain` empties this host's queue.
     """
+    return finish(context.settings, timeout_s, as_json)
+
+
+def finish(settings: Settings, timeout_s: float | None, as_json: bool, to: Destination | None = None) -> int:
+    """Drain the queue of *settings*, to Mixpanel or *to* there, and say what came of it. Returns the exit
+    code."""
     from forwarder import log
+    from forwarder.service.destination import MIXPANEL
     from forwarder.service.run import SetAsideError, StuckError
     from forwarder.service.run import drain as drain_queue
 
-    settings = context.settings
     is_auto = settings.log.format == "auto"
     if is_auto and not as_json and log.style("auto", sys.stderr, os.environ) == "json":
         # In a pipe, such as cron's mail, the log speaks as the result does: to a person.
         settings = replace(settings, log=replace(settings.log, format="console"))
     log.configure(settings.log.level, settings.log.format)
     try:
-        done = drain_queue(settings, timeout_s)
+        done = drain_queue(settings, timeout_s, to or MIXPANEL)
     except (StuckError, SetAsideError) as error:
         if as_json:
             _print_json(error.left, str(error), settings.queue)

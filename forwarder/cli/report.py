@@ -155,13 +155,12 @@ def _settings(context: Context) -> Iterator[str]:
 
 
 def _status(context: Context) -> Iterator[str]:
-    found = gather(context.queue)
-    told = {
-        key: _unquoted("…", value) if "reason" in key or "error" in key else value
-        for key, value in found.items()
-        if isinstance(value, str)
-    }
-    yield from json.dumps(found | told, indent=1).splitlines()
+    found = gather(context.queue, context.server)
+    for told in (found, found["server"] or {}):
+        for key, value in told.items():
+            if isinstance(value, str) and ("reason" in key or "error" in key):
+                told[key] = _unquoted("…", value)
+    yield from json.dumps(found, indent=1).splitlines()
 
 
 def _check(context: Context) -> Iterator[str]:

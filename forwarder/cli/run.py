@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from forwarder.cli.command import Context, command
+
+if TYPE_CHECKING:
+    from forwarder.config import Settings
 
 
 @command("run")
@@ -12,7 +17,14 @@ def run(context: Context) -> None:
     SIGTERM and SIGINT stop it once the requests in flight are finished; a second one stops it at once.
     SIGHUP reloads settings and secrets; SIGUSR1 tries now. Only one daemon per queue: a second one says
     which process delivers and exits with 75.
+
+    On a host with a relay it delivers from the server, `queue.url`.
     """
+    serve(context)
+
+
+def serve(context: Context, *, relays: bool = False) -> None:
+    """Run a daemon that delivers, or *relays*."""
     from forwarder.service.signals import Early, handled
 
     early = Early()
@@ -28,4 +40,14 @@ def run(context: Context) -> None:
             # Shows where it hung if systemd's watchdog ends it with SIGABRT.
             faulthandler.enable()
         log.configure(settings.log.level, settings.log.format)
-        run_daemon(settings, lambda: config.load(context.config_file), early)
+
+        def load() -> Settings:
+            return config.load(context.config_file)
+
+        if not relays:
+            run_daemon(settings, load, early)
+            return
+        from forwarder.service.relay import Relay
+
+        to = Relay(settings)
+        run_daemon(to.here(settings), to.reader(load), early, to)

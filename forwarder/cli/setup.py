@@ -23,13 +23,14 @@ def setup(context: Context, as_sql: bool) -> None:
     """
     from forwarder import spool
 
+    queue = context.server or context.queue
     if as_sql:
-        click.echo(spool.set_up_sql(context.queue))
+        click.echo(spool.set_up_sql(queue))
         return
-    if not context.queue.url:
+    if not queue.url:
         raise UsageError(
             "queue.url is not set: only a queue on a server needs a setup",
             "Set queue.url, or $FORWARDER_QUEUE_URL; a queue in a directory is made by its first event",
         )
-    for line in spool.set_up(context.queue):
+    for line in spool.set_up(queue):
         say(line)

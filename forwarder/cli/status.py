@@ -16,7 +16,7 @@ from forwarder.cli.completion import values
 from forwarder.cli.conditions import Condition, beginnings, understand
 from forwarder.cli.stored import as_sentence
 from forwarder.cli.table import counted, duration, instant, say, since, styled, terminal_width, wrapped
-from forwarder.errors import printable, size
+from forwarder.errors import ForwarderError, printable, size
 from forwarder.records import EVENTS, KINDS
 from forwarder.service import state as daemon_state
 from forwarder.service.state import DaemonState
@@ -120,7 +120,9 @@ def status(context: Context, as_json: bool, watch: bool, expressions: tuple[str,
 
     All figures are of events; engage and groups have those of profile and group updates. The state is the
     worst of all kinds. Of a queue on a server, queue_path names the server, host is the host of the daemon,
-    and wal_bytes and disk_free_bytes are null.
+    and wal_bytes and disk_free_bytes are null. On a host with a relay all this is of the host's own queue,
+    where delivered means handed over; server has the same keys for the queue on the server, its state_reason
+    says why they are not known, and it is null on other hosts.
 
     Exit code: 0, or 1 if a condition of --fail-if is true. A condition is a key of --json, one of > >= < <=
     == !=, and a number or text. A number of seconds may end in s, m, h or d, one of bytes in KiB, MiB or
@@ -129,20 +131,37 @@ def status(context: Context, as_json: bool, watch: bool, expressions: tuple[str,
     """
     conditions = [understand(expression, KEYS, CHOICES) for expression in expressions]
     if not watch:
-        return _show_once(gather(context.queue), as_json, conditions)
+        return _show_once(gather(context.queue, context.server), as_json, conditions)
     try:
-        return _watch(context.queue, as_json, conditions)
+        return _watch(context, as_json, conditions)
     except KeyboardInterrupt:
         return 0
 
 
 def nothing() -> dict[str, Any]:
     """All keys, at their values while there is no queue."""
-    return {**NOTHING, "requests": {}, **{name: _nothing_of_kind() for name in _KINDS}}
+    return {**NOTHING, "requests": {}, **{name: _nothing_of_kind() for name in _KINDS}, "server": None}
 
 
-def gather(queue: Queue) -> dict[str, Any]:
-    """All keys of ``status --json`` for the *queue* of the settings."""
+def gather(queue: Queue, server: Queue | None = None) -> dict[str, Any]:
+    """All keys of ``status --json`` for the *queue* of the settings, and for the *server* of a relay."""
+    found = _gather(queue, "relay" if server else "daemon")
+    if server:
+        try:
+            found["server"] = _gather(server)
+        except ForwarderError as error:
+            place = spool.of(server).place
+            found["server"] = _unknown(place, f"the queue on the server can't be seen: {error}", known=False)
+    return found
+
+
+def _unknown(place: str, reason: str, *, known: bool) -> dict[str, Any]:
+    """All keys where there is no queue to look at."""
+    found = {**nothing(), "queue_path": place, "state_reason": reason, "known": known}
+    return found | dict.fromkeys(_NULL_WHEN_EMPTY)
+
+
+def _gather(queue: Queue, who: str = "daemon") -> dict[str, Any]:
     events, *others = spool.each(queue)
     found = {**nothing(), "queue_path": events.place, "set_aside": len(events.set_aside())}
     try:
@@ -150,7 +169,7 @@ def gather(queue: Queue) -> dict[str, Any]:
             figures, refused = view.figures(), view.refused()
     except NoQueueError as error:
         is_known = not isinstance(error, UnusedQueueError)
-        return {**found, "state_reason": str(error), "known": is_known, **dict.fromkeys(_NULL_WHEN_EMPTY)}
+        return _unknown(events.place, str(error), known=is_known) | {"set_aside": found["set_aside"]}
     found |= _durable(figures, refused)
     found["exists"] = True
     daemon = daemon_state.read(events)
@@ -161,9 +180,9 @@ def gather(queue: Queue) -> dict[str, Any]:
         # What the daemon says of itself may be a moment older than the figures.
         found["in_flight"] = min(found["in_flight"], figures.due)
     elif figures.paused:
-        found["state_reason"] = "no daemon runs, and delivery is paused (`forwarder resume`)"
+        found["state_reason"] = f"no {who} runs, and delivery is paused (`forwarder resume`)"
     else:
-        found["state_reason"] = "no daemon runs"
+        found["state_reason"] = f"no {who} runs"
     found |= {other.kind.queue: _of_kind(other, daemon, found) for other in others}
     if figures.took_s:
         for key, part in (("request_p50_s", 0.5), ("request_p95_s", 0.95)):
@@ -226,7 +245,8 @@ def _condition(found: Mapping[str, Any]) -> str:
     waiting, waits = _waits(found)
     because = f": {reason}" if reason else ""
     if state == "running":
-        return f"{'Delivering' if waiting else 'Running'}: {waits}{'; ' if reason else ''}{reason}."
+        working = "Handing over" if found.get("server") else "Delivering"
+        return f"{working if waiting else 'Running'}: {waits}{'; ' if reason else ''}{reason}."
     if state in ("backing_off", "blocked"):
         return f"{'Blocked' if state == 'blocked' else 'Backing off'}{because}; nothing is lost, {waits}."
     if state == "paused":
@@ -257,8 +277,13 @@ def describe(found: Mapping[str, Any], width: int | None) -> Iterator[str]:
         head = first.partition(":")[0]
         first = styled(head, fg=colour, bold=True) + first[len(head) :]
     yield from (first, *others)
-    if not found["exists"]:
-        return
+    if found["exists"]:
+        yield from _figures(found, width)
+    if found.get("server"):
+        yield from ("", "On the server:", *describe(found["server"], width))
+
+
+def _figures(found: Mapping[str, Any], width: int | None) -> Iterator[str]:
     yield ""
     for name, text in _table(found):
         if width is None or width >= NARROW:
@@ -268,28 +293,32 @@ def describe(found: Mapping[str, Any], width: int | None) -> Iterator[str]:
             yield from wrapped(f"  {text}", width, "  ")
     yield ""
     yield from wrapped(
-        f"accepted {found['accepted']:,} = delivered {found['delivered']:,} + dead-lettered "
+        f"accepted {found['accepted']:,} = {_passed(found)} {found['delivered']:,} + dead-lettered "
         f"{found['dead_lettered']:,} + deleted {found['deleted']:,} + waiting {found['waiting']:,}",
         width,
     )
+
+
+def _passed(found: Mapping[str, Any]) -> str:
+    return "relayed" if found.get("server") else "delivered"
 
 
 def _table(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     now = time.time()
     held = f", {found['held']:,} held (`forwarder waiting list --held`)" if found["held"] else ""
     yield "waiting", f"{counted(found['waiting'], 'event')}, {found['in_flight']:,} of them in flight{held}"
-    rates = f"{_rate(found['rate_1m'])} delivered, {_rate(found['accepted_1m'])} accepted"
+    rates = f"{_rate(found['rate_1m'])} {_passed(found)}, {_rate(found['accepted_1m'])} accepted"
     yield "last minute", f"{rates}{_trend(found)}"
     for name, kind in _KINDS.items():
         if any(found[name][key] for key in ("accepted", "refused")):
-            yield kind.noun, _line_of_kind(found[name])
+            yield kind.noun, _line_of_kind(found[name], _passed(found))
     if found["requests"]:
         took = ""
         if found["request_p50_s"] is not None:
             took = f"; half took up to {found['request_p50_s']:g} s, 95 % up to {found['request_p95_s']:g} s"
         by_outcome = ", ".join(f"{count:,} {outcome}" for outcome, count in found["requests"].items())
         yield "requests", f"{by_outcome}{took}"
-    yield "last delivery", _when(found["last_delivery_at"], now)
+    yield "last relayed" if found.get("server") else "last delivery", _when(found["last_delivery_at"], now)
     if found["last_error"]:
         yield "last error", f"{printable(found['last_error'])}{_ago(found['last_error_at'], now)}"
     dead = f"{found['dead_letters']:,}"
@@ -309,16 +338,17 @@ def _table(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if found["set_aside"]:
         found_damaged = counted(found["set_aside"], "damaged database")
         yield "set aside", f"{found_damaged} (`forwarder salvage`)"
+    who = "relay" if found.get("server") else "daemon"
     if found["state"] != "stopped":
         process = Holder(found["pid"] or 0, host=found["host"] or "")
-        yield "daemon", f"{process.name}, {counted(found['connections'], 'connection')}"
+        yield who, f"{process.name}, {counted(found['connections'], 'connection')}"
     else:
-        yield "daemon", "none runs"
+        yield who, "none runs"
     yield "queue", printable(found["queue_path"])
 
 
-def _line_of_kind(of_kind: Mapping[str, Any]) -> str:
-    text = f"{of_kind['waiting']:,} waiting, {of_kind['delivered']:,} delivered"
+def _line_of_kind(of_kind: Mapping[str, Any], passed: str) -> str:
+    text = f"{of_kind['waiting']:,} waiting, {of_kind['delivered']:,} {passed}"
     if of_kind["oldest_waiting_s"]:
         text += f"; the oldest waits for {duration(of_kind['oldest_waiting_s'])}"
     for key, words in (("dead_letters", "dead letters"), ("held", "held"), ("refused", "refused")):
@@ -382,10 +412,10 @@ def _value(value: object) -> str:
     return printable(value) if isinstance(value, str) else json.dumps(value)
 
 
-def _watch(queue: Queue, as_json: bool, conditions: list[Condition]) -> int:
+def _watch(context: Context, as_json: bool, conditions: list[Condition]) -> int:
     if as_json or not sys.stdout.isatty():
         while True:
-            found = gather(queue)
+            found = gather(context.queue, context.server)
             click.echo(json.dumps(found) if as_json else f"{instant(time.time())}  {sentence(found)}")
             if _judge(found, conditions):
                 return 1
@@ -395,7 +425,7 @@ def _watch(queue: Queue, as_json: bool, conditions: list[Condition]) -> int:
 
     with Live(auto_refresh=False) as live:
         while True:
-            found = gather(queue)
+            found = gather(context.queue, context.server)
             live.update(Text.from_ansi("\n".join(describe(found, terminal_width()))), refresh=True)
             if conditions and (not found["known"] or any(one.holds(_flat(found)) for one in conditions)):
                 break

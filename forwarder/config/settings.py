@@ -349,10 +349,14 @@ class Settings:
         return self.sources.get(key, "default")
 
     @property
+    def is_relay(self) -> bool:
+        """Whether this host has a queue of its own, in a directory, that is handed over to a server."""
+        return bool(self.queue.url) and self.source("queue.path") != "default"
+
+    @property
     def door(self) -> Queue:
-        """The queue that producers write to; it differs from `queue` on a host with a path and a url."""
-        is_relay = self.queue.url and self.source("queue.path") != "default"
-        return replace(self.queue, url="") if is_relay else self.queue
+        """The queue that producers write to, and commands are about: on a relay's host its own."""
+        return replace(self.queue, url="") if self.is_relay else self.queue
 
 
 class Setting(NamedTuple):

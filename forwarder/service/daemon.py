@@ -13,12 +13,12 @@ from typing import Any
 from forwarder import log
 from forwarder.config import Settings
 from forwarder.delivery.batch import Batch
-from forwarder.delivery.wire.client import new_clients
 from forwarder.errors import ForwarderError
-from forwarder.records import EVENTS, KINDS
+from forwarder.records import EVENTS
 from forwarder.records.kind import Kind
 from forwarder.records.verdict import Outcome
 from forwarder.service.daemon_log import DaemonLog
+from forwarder.service.destination import MIXPANEL, Destination
 from forwarder.service.listener import Listener
 from forwarder.service.notify import Supervisor, notify
 from forwarder.service.senders import Senders
@@ -28,7 +28,6 @@ from forwarder.service.worker import Worker
 from forwarder.spool import Presence, TakenError
 
 POLL_S = 0.065
-STOP_S = 30.0
 LOCK_TIMEOUT_S = 10.0
 STORAGE_RETRY_S = 1.0
 # Of the queue; the rest is for those that write to it.
@@ -45,6 +44,7 @@ class Daemon:
         lock_timeout_s: How long to wait for other writers.
         passing: It only runs to drain the queue. Then its start and end are not logged, and it serves no
             pages.
+        to: Where it delivers to.
 
     Raises:
         ConfigError, NotPermittedError: there are no usable credentials, or no usable queue.
@@ -58,13 +58,15 @@ class Daemon:
         presence: Presence,
         lock_timeout_s: float = LOCK_TIMEOUT_S,
         passing: bool = False,
+        to: Destination = MIXPANEL,
     ) -> None:
         self.settings = settings
         self._load = load
-        clients, warnings = new_clients(settings, KINDS.values())
+        self._to = to
+        clients, warnings = to.clients(settings)
         self._inbox: queue.SimpleQueue[tuple[Kind, Batch, Outcome] | signal.Signals] = queue.SimpleQueue()
         self._daemon_log = DaemonLog(passing)
-        self._worker = Worker(settings, presence, self._daemon_log, lock_timeout_s)
+        self._worker = Worker(settings, presence, self._daemon_log, lock_timeout_s, to)
         self._senders = {
             name: Senders(client, self._answered, self._worker.counters[name].timed)
             for name, client in clients.items()
@@ -100,14 +102,15 @@ class Daemon:
 
             self._listener.serve(pages(lambda: self._heartbeat, self._worker.counters))
             self._daemon_log.listening(self._listener.url)
-        self._daemon_log.started(self.settings, self._senders[EVENTS.name].client.proxy)
+        place, proxy = self._to.place(self.settings), self._senders[EVENTS.name].client.proxy
+        self._daemon_log.started(self.settings, place, proxy)
         self._supervisor.tell()
         notify("READY=1")
 
     def stop(self) -> None:
-        """Send nothing new. Requests in flight have `STOP_S`; at the second call they have no time."""
+        """Send nothing new. Requests in flight have the destination's ``stop_s``; at the second call none."""
         hurry = self._stop_at is not None
-        self._stop_at = time.monotonic() + (0.0 if hurry else STOP_S)
+        self._stop_at = time.monotonic() + (0.0 if hurry else self._to.stop_s)
         self._daemon_log.stopping(self.in_flight, hurry)
         notify("STOPPING=1")
 
@@ -165,7 +168,7 @@ class Daemon:
         """Read settings and secrets again; if they can't be used, the old ones stay in force."""
         try:
             settings = self._load()
-            clients, warnings = new_clients(settings, KINDS.values())
+            clients, warnings = self._to.clients(settings)
         except ForwarderError as error:
             self._daemon_log.reload_failed(error)
             return
@@ -183,7 +186,7 @@ class Daemon:
         log.configure(settings.log.level, settings.log.format)
         self._worker.apply(settings)
         self.settings = settings
-        self._daemon_log.reloaded(settings, warnings)
+        self._daemon_log.reloaded(settings, self._to.place(settings), warnings)
 
     @property
     def in_flight(self) -> int:

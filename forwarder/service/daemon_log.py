@@ -6,9 +6,8 @@ import logging
 import time
 
 from forwarder import log, spool
-from forwarder.config import Settings, endpoint_url
+from forwarder.config import Settings
 from forwarder.errors import ForwarderError
-from forwarder.records import EVENTS
 
 
 class DaemonLog:
@@ -32,13 +31,13 @@ class DaemonLog:
         """There was an error."""
         self.last_error, self.last_error_at = text, time.time()
 
-    def started(self, settings: Settings, proxy: str) -> None:
-        """The daemon is ready; *proxy* is the one between it and Mixpanel, or ""."""
+    def started(self, settings: Settings, place: str, proxy: str) -> None:
+        """The daemon is ready to deliver to *place*; *proxy* is the one in between, or ""."""
         self._log.log(
             self._life,
             "daemon.started",
             queue=spool.of(settings.queue).place,
-            url=endpoint_url(settings, EVENTS.endpoint),
+            url=place,
             strict=settings.mixpanel.strict,
             config=settings.file or "defaults",
             **({"proxy": proxy} if proxy else {}),
@@ -68,13 +67,9 @@ class DaemonLog:
         else:
             self._log.log(self._life, "daemon.stopped")
 
-    def reloaded(self, settings: Settings, warnings: list[str]) -> None:
-        """New settings are in force."""
-        self._log.info(
-            "settings.reloaded",
-            config=settings.file or "defaults",
-            url=endpoint_url(settings, EVENTS.endpoint),
-        )
+    def reloaded(self, settings: Settings, place: str, warnings: list[str]) -> None:
+        """New settings are in force; it delivers to *place*."""
+        self._log.info("settings.reloaded", config=settings.file or "defaults", url=place)
         self.secrets_warned(warnings)
 
     def reload_failed(self, error: ForwarderError) -> None:

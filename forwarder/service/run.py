@@ -13,6 +13,7 @@ from forwarder.config import Settings
 from forwarder.errors import StorageError, TryAgainError, UnavailableError
 from forwarder.service import state as state_file
 from forwarder.service.daemon import LOCK_TIMEOUT_S, POLL_S, Daemon
+from forwarder.service.destination import MIXPANEL, Destination
 from forwarder.service.signals import Early, handled
 from forwarder.service.standing import Standing
 from forwarder.spool import DamagedError, Figures, NoQueueError, Presence, Spool, TakenError
@@ -51,8 +52,13 @@ class SetAsideError(StorageError):
         )
 
 
-def run(settings: Settings, load: Callable[[], Settings], early: Early | None = None) -> None:
-    """Deliver until SIGTERM or SIGINT. SIGHUP reloads with *load*, SIGUSR1 flushes.
+def run(
+    settings: Settings,
+    load: Callable[[], Settings],
+    early: Early | None = None,
+    to: Destination = MIXPANEL,
+) -> None:
+    """Deliver *to* there until SIGTERM or SIGINT. SIGHUP reloads with *load*, SIGUSR1 flushes.
 
     *early* has the signals that came before.
 
@@ -66,7 +72,7 @@ def run(settings: Settings, load: Callable[[], Settings], early: Early | None = 
     queue = spool.of(settings.queue)
     while True:
         try:
-            with running(settings, load, presence=stand_by(queue)) as daemon:
+            with running(settings, load, presence=stand_by(queue), to=to) as daemon:
                 if early:
                     early.hand_over(daemon.signalled)
                 while not daemon.is_stopped:
@@ -104,8 +110,8 @@ def _spare_memory() -> None:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
-def drain(settings: Settings, timeout_s: float | None) -> Drained:
-    """Deliver what waits, without lingering. If a daemon runs, ask it to do so and wait for it.
+def drain(settings: Settings, timeout_s: float | None, to: Destination = MIXPANEL) -> Drained:
+    """Deliver what waits *to* there, without lingering. If a daemon runs, ask it to do so and wait for it.
 
     Args:
         timeout_s: The most time it may take. None: until nothing has got through for `NO_PROGRESS_S` and no
@@ -116,13 +122,13 @@ def drain(settings: Settings, timeout_s: float | None) -> Drained:
         SetAsideError: nothing is left in the queue itself.
         TakenError: another daemon is starting.
     """
-    done = _drain(settings, timeout_s)
+    done = _drain(settings, timeout_s, to)
     if not done.left and (files := spool.of(settings.queue).set_aside()):
         raise SetAsideError(files)
     return done
 
 
-def _drain(settings: Settings, timeout_s: float | None) -> Drained:
+def _drain(settings: Settings, timeout_s: float | None, to: Destination) -> Drained:
     # A reload gives the same settings.
     settings = replace(settings, delivery=replace(settings.delivery, linger_s=0.0))
     patience = _Patience(timeout_s)
@@ -130,7 +136,8 @@ def _drain(settings: Settings, timeout_s: float | None) -> Drained:
     queue = kinds[0]
     try:
         # Half of it, so that there is time to deliver after waiting for the lock.
-        with running(settings, lambda: settings, patience.lock_timeout_s / 2, passing=True) as daemon:
+        timeout_s = patience.lock_timeout_s / 2
+        with running(settings, lambda: settings, timeout_s, passing=True, to=to) as daemon:
             return _drain_here(daemon, kinds, patience)
     except TakenError:
         before = state_file.read(queue)
@@ -147,6 +154,7 @@ def running(
     lock_timeout_s: float = LOCK_TIMEOUT_S,
     passing: bool = False,
     presence: Presence | None = None,
+    to: Destination = MIXPANEL,
 ) -> Iterator[Daemon]:
     """A daemon in this process, which has the queue and handles the signals during the block.
 
@@ -156,7 +164,7 @@ def running(
     """
     presence = presence or spool.of(settings.queue).take()
     try:
-        daemon = Daemon(settings, load, presence, lock_timeout_s, passing)
+        daemon = Daemon(settings, load, presence, lock_timeout_s, passing, to)
         with handled(daemon.signalled):
             try:
                 daemon.start()

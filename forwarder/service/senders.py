@@ -7,17 +7,33 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Protocol
 
 from forwarder import log
 from forwarder.delivery.batch import Batch
-from forwarder.delivery.wire.client import Client
-from forwarder.delivery.wire.outcome import judge
 from forwarder.records.kind import Kind
 from forwarder.records.verdict import Outcome, Verdict
 
 
+class Client(Protocol):
+    """Takes batches of a *kind* to where they go; for several threads.
+
+    Attributes:
+        proxy: The proxy on the way, for people; "" for none.
+    """
+
+    kind: Kind
+    proxy: str
+
+    def deliver(self, batch: Batch) -> Outcome:
+        """Send *batch* and judge what came back."""
+
+    def close(self) -> None:
+        """Release what is held."""
+
+
 class Senders:
-    """As many threads as batches were in flight at once; each packs, sends and judges the reply.
+    """As many threads as batches were in flight at once; each delivers one at a time.
 
     Args:
         client: Sends the batches; may be replaced at any time.
@@ -78,11 +94,10 @@ class Senders:
     def _post(self, batch: Batch) -> Outcome:
         client = self.client
         try:
-            body = client.kind.pack(batch.events)
             started_at = time.monotonic()
-            reply = client.post(body, batch.patience_s)
+            outcome = client.deliver(batch)
             self._timed(time.monotonic() - started_at)
-            return judge(client.kind, reply, batch.events, client.strict)
+            return outcome
         except Exception as error:  # whatever it is, the batch must come back, or it would never be settled
             if isinstance(error, OSError) and error.strerror:
                 return _unsent(error.strerror)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import cast
 
 from forwarder.config import Settings
 from forwarder.delivery.batch import Batch
-from forwarder.delivery.dispatcher import Dispatcher
 from forwarder.delivery.ordered import OrderedDispatcher
 from forwarder.delivery.wire.outcome import CLOCK_BLOCKS_S
 from forwarder.errors import ForwarderError, TryAgainError
-from forwarder.records.kind import Kind, OrderedKind
+from forwarder.records.kind import Kind
 from forwarder.records.verdict import Outcome
 from forwarder.service.counters import Counters
 from forwarder.service.delivery_log import DeliveryLog
+from forwarder.service.destination import Destination
 from forwarder.spool import Consumer, SpoolFullError
 
 TIDY_S = 0.05
@@ -26,6 +25,7 @@ class Stream:
     (monotonic).
 
     Args:
+        to: Where the records go.
         counters, delivery_log: Get what happens; they outlive it.
 
     Attributes:
@@ -39,6 +39,7 @@ class Stream:
         kind: Kind,
         consumer: Consumer,
         settings: Settings,
+        to: Destination,
         counters: Counters,
         delivery_log: DeliveryLog,
     ) -> None:
@@ -46,7 +47,7 @@ class Stream:
         self.consumer = consumer
         self._counters = counters
         self._log = delivery_log
-        self.dispatcher = _dispatcher(consumer, kind, settings)
+        self.dispatcher = to.dispatcher(consumer, kind, settings)
         self._outcomes: deque[tuple[Batch, Outcome]] = deque()
         self._tidy_at = 0.0
         self.is_untidy = True
@@ -115,10 +116,3 @@ class Stream:
         if at_rest:
             self.is_untidy = has_more
             self._tidy_at = now + TIDY_S
-
-
-def _dispatcher(consumer: Consumer, kind: Kind, settings: Settings) -> Dispatcher | OrderedDispatcher:
-    if kind.is_ordered:
-        on_doubt = settings.intake.on_doubt
-        return OrderedDispatcher(consumer, cast(OrderedKind, kind), settings.delivery, on_doubt)
-    return Dispatcher(consumer, kind, settings.delivery)

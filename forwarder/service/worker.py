@@ -15,6 +15,7 @@ from forwarder.records.verdict import Outcome
 from forwarder.service.counters import Counters
 from forwarder.service.daemon_log import DaemonLog
 from forwarder.service.delivery_log import DeliveryLog
+from forwarder.service.destination import MIXPANEL, Destination
 from forwarder.service.stream import Stream
 from forwarder.spool import Consumer, Control, DamagedError, Presence, QueueReplacedError, SpoolFullError
 
@@ -33,6 +34,7 @@ class Worker:
         presence: The claim to be the one that delivers; announced once the queue is open.
         daemon_log: Logs what happens.
         lock_timeout_s: How long to wait for other writers.
+        to: Where the records go.
 
     Attributes:
         streams: By the kind's name.
@@ -49,8 +51,10 @@ class Worker:
         presence: Presence,
         daemon_log: DaemonLog,
         lock_timeout_s: float,
+        to: Destination = MIXPANEL,
     ) -> None:
         self._settings = settings
+        self._to = to
         self._queues = spool.each(settings.queue)
         self._presence = presence
         self._daemon_log = daemon_log
@@ -87,7 +91,9 @@ class Worker:
             consumer.wait_for_locks(self._lock_timeout_s)
             name = queue.kind.name
             counters, delivery_log = self.counters[name], self._logs[name]
-            self.streams[name] = Stream(queue.kind, consumer, self._settings, counters, delivery_log)
+            self.streams[name] = Stream(
+                queue.kind, consumer, self._settings, self._to, counters, delivery_log
+            )
         before, self._asked = self._asked, self._spool.control()
         # A pause stays in force if its directory is no longer at the path.
         is_elsewhere = before is not None and before.place != self._asked.place

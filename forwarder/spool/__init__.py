@@ -17,7 +17,7 @@ dead      row gone, a dead letter there  a person: retry, export, delete        
 
 from typing import TYPE_CHECKING, Any
 
-from forwarder.spool.engine import Consumer, Presence, Producer, Spool, View
+from forwarder.spool.engine import Consumer, Handover, Presence, Producer, Spool, View
 from forwarder.spool.errors import (
     DamagedError,
     NoQueueError,
@@ -26,7 +26,7 @@ from forwarder.spool.errors import (
     TakenError,
     UnusedQueueError,
 )
-from forwarder.spool.queue import EventQueue, at, each, of, set_up, set_up_sql
+from forwarder.spool.queue import EventQueue, at, each, handover, of, set_up, set_up_sql
 from forwarder.spool.values import (
     DUE,
     FAIL,
@@ -40,6 +40,7 @@ from forwarder.spool.values import (
     Figures,
     Finding,
     Group,
+    HandedOver,
     Holder,
     Selection,
     Settlement,
@@ -66,6 +67,8 @@ __all__ = [
     "Figures",
     "Finding",
     "Group",
+    "HandedOver",
+    "Handover",
     "Holder",
     "NoQueueError",
     "Presence",
@@ -82,6 +85,7 @@ __all__ = [
     "at",
     "each",
     "engine_version",
+    "handover",
     "of",
     "set_up",
     "set_up_sql",

@@ -17,6 +17,7 @@ from forwarder.spool.values import (
     Figures,
     Finding,
     Group,
+    HandedOver,
     Holder,
     Selection,
     Settlement,
@@ -63,9 +64,13 @@ class Consumer(Protocol):
     consumer has started, every verb raises `QueueReplacedError`, and this consumer is no longer usable.
 
     Attributes:
+        queue_id: The identity of the kind's queue; a copy of its storage has the same.
         orphaned: What only those files hold that were moved, deleted or replaced meanwhile, for a person;
             "": nothing.
     """
+
+    @property
+    def queue_id(self) -> str: ...
 
     @property
     def orphaned(self) -> str: ...
@@ -85,10 +90,13 @@ class Consumer(Protocol):
     def read_again(self, ids: Sequence[int], size_bytes: int) -> Claim:
         """Read rows of an earlier claim again, *size_bytes* in all, without those that are gone."""
 
-    def mark_sent(self, ids: Sequence[int], *, sent: bool = True) -> None:
+    def mark_sent(self, ids: Sequence[int], *, sent: bool = True) -> int:
         """Note that waiting rows are being sent, or no longer; durable on return.
 
         If the process ends before they are settled, the next consumer's claims have them as ``doubtful``.
+
+        Returns:
+            how many of them still wait.
         """
 
     def settle(self, settlement: Settlement) -> None:
@@ -125,6 +133,35 @@ class Consumer(Protocol):
 
     def set_aside(self) -> None:
         """Set damaged storage aside, so that the queue continues. Then this consumer is no longer usable."""
+
+    def close(self) -> None:
+        """Release what is held."""
+
+
+class Handover(Protocol):
+    """The way in for records of other queues, each once. Usable by several threads."""
+
+    def check(self) -> None:
+        """Whether this user can hand over, and what is taken over is as safe as the settings ask for.
+
+        Raises:
+            ConfigError, NotPermittedError: it is not so.
+            TryAgainError, StorageError: that can't be known now.
+        """
+
+    def last(self, source: str) -> HandedOver:
+        """What it has taken over last from the queue *source*, durably. With it a turn begins: what is on its
+        way from there is either in it or refused. Raises: as `check`."""
+
+    def hand_over(self, source: str, turn: int, ids: Sequence[int], records: Sequence[bytes]) -> None:
+        """Take over the final bytes of one or more *records*, with their *ids* in the queue *source*. On
+        return they are durable, in this order, and what `last` returns.
+
+        Raises:
+            TryAgainError, StorageError: it is not known whether it was done, or another *turn* has begun.
+                `last` tells.
+            ConfigError, NotPermittedError: as `check`.
+        """
 
     def close(self) -> None:
         """Release what is held."""

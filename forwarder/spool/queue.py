@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from forwarder.errors import ConfigError, EventError
 from forwarder.records import EVENTS, KINDS
 from forwarder.records.event import encode
-from forwarder.spool.engine import Producer, Spool
+from forwarder.spool.engine import Handover, Producer, Spool
 from forwarder.spool.sqlite import engine as embedded
 
 if TYPE_CHECKING:
@@ -69,6 +69,17 @@ def at(
         except UnfitError as wrong:
             raise ConfigError(f"the queue's {name} {wrong.what}", wrong.remedy or rule.remedy) from None
     return of(Queue(url=place, schema=schema, password_file=password_file), kind)
+
+
+def handover(queue: Queue, kind: Kind) -> Handover:
+    """The way for records of a *kind* from this host's own queue into that on the server that the settings
+    name. Nothing is opened yet. Raises: as `of`."""
+    with _psycopg_needed():
+        from forwarder.spool.postgresql.handover import Handover as Replicated
+        from forwarder.spool.postgresql.schema import must_be_name
+        from forwarder.spool.postgresql.tables import Tables
+
+    return Replicated(_address(queue), Tables(must_be_name(queue.schema), kind))
 
 
 def set_up(queue: Queue) -> list[str]:

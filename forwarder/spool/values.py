@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -78,6 +79,26 @@ class Settlement:
     def id_list(self) -> str:
         """The ids for the delivery log, as ``1-2000,2003``."""
         return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in self.runs)
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOver:
+    """What a server has taken over last from another queue: of each row, by its id there, the `digest`.
+
+    ``turn`` is what the next batch is handed over with.
+    """
+
+    turn: int
+    digests: Mapping[int, int]
+
+    def has(self, row_id: int, record: bytes) -> bool:
+        """Whether that *record* of that row is among it."""
+        return self.digests.get(row_id) == digest(record)
+
+
+def digest(record: bytes) -> int:
+    """Tells the contents of a row apart, in 64 bits of SHA-256."""
+    return int.from_bytes(hashlib.sha256(record).digest()[:8], "big", signed=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,7 @@ class Producer:
 
 
 class Consumer:
+    queue_id = "in memory"
     orphaned = ""
 
     def __init__(self, store):
@@ -142,6 +143,7 @@ class Consumer:
     def mark_sent(self, ids, *, sent=True):
         self._behind()
         (self._store.sent.update if sent else self._store.sent.difference_update)(ids)
+        return len(self._store.rows.keys() & set(ids))
 
     def settle(self, settlement):
         self._behind()

@@ -221,8 +221,9 @@ def test_what_was_being_sent_is_known_to_the_next_consumer(spool, consumer):
 def test_what_is_being_sent_and_must_not_be_repeated_is_not_held(spool, consumer):
     """Released, it would be sent again, though it may have counted."""
     claim = consumer.claim(3, MIB)
-    consumer.mark_sent(claim.ids[:1])
+    assert consumer.mark_sent(claim.ids[:1]) == 1
     assert spool.hold(claim.ids) == 2
+    assert consumer.mark_sent(claim.ids) == 1
     consumer.settle(Settlement(claim.ids[:1]))
     found = figures(spool)
     assert (found.delivered, found.held, found.waiting) == (1, 2, 9)

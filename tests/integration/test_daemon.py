@@ -26,9 +26,9 @@ from forwarder.errors import NotPermittedError
 from forwarder.records import EVENTS
 from forwarder.records.event import accept
 from forwarder.sandbox import Fault, Sandbox
-from forwarder.service import daemon as service_daemon
 from forwarder.service import state as state_file
 from forwarder.service.daemon_log import DaemonLog
+from forwarder.service.destination import MIXPANEL
 from forwarder.service.run import running
 from forwarder.service.worker import LOOK_S, RETENTION_S, STIRRED_S, Watch, Worker
 from forwarder.spool import EventQueue
@@ -229,8 +229,8 @@ def here(forwarder, monkeypatch):
 
 
 def test_stop_waits_no_longer_than_its_bound(here, server, offer, rows, queue_path, monkeypatch, until):
-    """With a server that never answers, a daemon that was told to stop is done after `STOP_S`."""
-    monkeypatch.setattr(service_daemon, "STOP_S", 0.3)
+    """With a server that never answers, a daemon that was told to stop is done after its `stop_s`."""
+    monkeypatch.setattr(MIXPANEL, "stop_s", 0.3)
     server.inject(Fault.hang())
     events = offer(1)
     with running(here, lambda: here) as daemon:

@@ -176,11 +176,13 @@ def test_producers_write_to_the_server(run, kept):
 
 
 def test_producers_of_a_relay_write_to_its_directory(run, kept, queue_path, monkeypatch, rows):
-    """With a path too, that is their queue; all else is about the server."""
+    """With a path too, that is this host's queue, and that of commands; what delivers uses the server."""
     monkeypatch.setenv("FORWARDER_QUEUE_PATH", queue_path)
     assert run("enqueue", "-e", "A")[0] == 0
     assert (kept, len(rows(queue_path))) == ({}, 1)
-    code, _, err = run("peek")
+    code, out, _ = run("peek", "--json")
+    assert (code, json.loads(out)["event"]["event"]) == (0, "A")
+    code, _, err = run("run")
     assert (code, err) == (69, f"forwarder: called for {PLACE}\n")
     assert run("salvage")[:2] == (0, "No damaged database has been set aside.\n")
 
@@ -248,7 +250,7 @@ def test_what_serves_logs_its_place(settings, kept, capsys, queue_path, monkeypa
     """The daemon the server's, and the intake that of producers; what stands before a host is left out."""
     log.configure("info", "json")
     found = config.load()
-    DaemonLog().started(found, "")
+    DaemonLog().started(found, "the server", "")
     IntakeLog().started(found, ["a place"], [])
     monkeypatch.setenv("FORWARDER_QUEUE_PATH", queue_path)
     IntakeLog().started(config.load(), ["a place"], [])

@@ -12,14 +12,17 @@ from pathlib import Path
 import pytest
 
 from forwarder.errors import ConfigError, NotPermittedError, TryAgainError, UsageError
-from forwarder.service.daemon import LOCK_TIMEOUT_S, STOP_S
+from forwarder.service.daemon import LOCK_TIMEOUT_S
+from forwarder.service.destination import STOP_S
 from forwarder.spool.sqlite.directory import DIRECTORY_MODE
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 UNIT = SYSTEMD / "forwarder.service"
 INSTANCE = SYSTEMD / "forwarder@.service"
 UNITS = [*sorted(SYSTEMD.glob("*.service")), *sorted(SYSTEMD.glob("*.socket"))]
-DAEMONS = (UNIT, INSTANCE, SYSTEMD / "forwarder-intake.service", SYSTEMD / "forwarder-intake@.service")
+INTAKES = (SYSTEMD / "forwarder-intake.service", SYSTEMD / "forwarder-intake@.service")
+RELAYS = (SYSTEMD / "forwarder-relay.service", SYSTEMD / "forwarder-relay@.service")
+DAEMONS = (UNIT, INSTANCE, *INTAKES, *RELAYS)
 SOCKETS = (SYSTEMD / "forwarder-intake.socket", SYSTEMD / "forwarder-intake@.socket")
 INSTALLED = "/usr/bin/forwarder"
 # Of 10, as systemd-analyze sums up what a service could do; below 2 it calls it OK.
@@ -53,6 +56,7 @@ def analyze(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         *("forwarder.service", "forwarder@one.service"),
         *("forwarder-intake.service", "forwarder-intake@one.service"),
         *("forwarder-intake.socket", "forwarder-intake@one.socket"),
+        *("forwarder-relay.service", "forwarder-relay@one.service"),
     ],
 )
 def test_systemd_finds_no_fault_with_the_unit(name: str, analyze, tmp_path: Path) -> None:
@@ -77,7 +81,7 @@ def test_the_service_can_do_little_besides_its_work(unit: Path, analyze) -> None
     assert float(found[1]) <= MOST_EXPOSURE, done.stdout
 
 
-@pytest.mark.parametrize("units", [DAEMONS[:2], DAEMONS[2:], SOCKETS], ids=lambda units: units[0].name)
+@pytest.mark.parametrize("units", [DAEMONS[:2], INTAKES, RELAYS, SOCKETS], ids=lambda units: units[0].name)
 def test_an_instance_differs_from_the_plain_unit_only_where_its_name_stands(units: tuple[Path, Path]) -> None:
     """The two units can't drift apart: what differs is the name, and who makes the user."""
     plain, instance = ([line for line in unit.read_text().splitlines() if line[:1] != "#"] for unit in units)

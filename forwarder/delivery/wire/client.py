@@ -19,13 +19,15 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH, urldefragauth
 
 from forwarder import __version__
 from forwarder.config import Credentials, Settings, endpoint_url, load_credentials
+from forwarder.delivery.batch import Batch
 from forwarder.delivery.wire import proxy
 from forwarder.delivery.wire.connection import ConnectError, Connection, Route, explain, trust
-from forwarder.delivery.wire.outcome import Reply
+from forwarder.delivery.wire.outcome import Reply, judge
 from forwarder.delivery.wire.redact import Redactor
 from forwarder.errors import ConfigError
 from forwarder.records.kind import Kind
 from forwarder.records.mixpanel_json import shown
+from forwarder.records.verdict import Outcome
 
 MAX_ANSWER_BYTES = 2 * 1024 * 1024  # 2000 failed records with 900 bytes of text each
 # Where each repeat counts, a connection that was idle for longer is not used: the server may be closing it,
@@ -101,6 +103,11 @@ class Client:
         self.kind = kind
         self.strict = strict
         self.proxy = str(through or "")
+
+    def deliver(self, batch: Batch) -> Outcome:
+        """Pack and send *batch*, and judge the reply."""
+        reply = self.post(self.kind.pack(batch.events), batch.patience_s)
+        return judge(self.kind, reply, batch.events, self.strict)
 
     def post(self, body: bytes, patience_s: float | None = None) -> Reply:
         """Send *body*, packed by the kind, once; never raises because of the network.

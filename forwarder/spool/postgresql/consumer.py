@@ -43,7 +43,7 @@ class Consumer(engine.Consumer):
         ForwarderError: as `Client`.
     """
 
-    orphaned = ""
+    queue_id = orphaned = ""
 
     def __init__(self, address: Address, timeout_s: float, its: Tables, token: str = "") -> None:
         self._tables = its
@@ -73,7 +73,8 @@ class Consumer(engine.Consumer):
             f"UPDATE {its.ledger} SET consumer = %s RETURNING low_id", [self._mark]
         )
         self._position = self._newest = max(low_id - 1, 0)
-        self._reader = RowReader(its, Origin(its.kind, queue_id + its.suffix, created_at), self._mark)
+        self.queue_id = queue_id + its.suffix
+        self._reader = RowReader(its, Origin(its.kind, self.queue_id, created_at), self._mark)
 
     # Looking
 
@@ -186,8 +187,8 @@ class Consumer(engine.Consumer):
         self._is_stirred = True
         self._fenced(lambda connection: settling.settle(connection, self._tables, settlement))
 
-    def mark_sent(self, ids: Sequence[int], *, sent: bool = True) -> None:
-        self._fenced(lambda connection: settling.mark_sent(connection, self._tables, ids, sent))
+    def mark_sent(self, ids: Sequence[int], *, sent: bool = True) -> int:
+        return self._fenced(lambda connection: settling.mark_sent(connection, self._tables, ids, sent))
 
     def discard_dead_letters(self, before: float) -> int:
         """In steps, so that each is a short transaction."""

@@ -168,6 +168,15 @@ CREATE TABLE IF NOT EXISTS {schema}.refusals{s} (
     count bigint NOT NULL
 );
 
+-- Of each relay's queue, what it has handed over last, and which turn may hand over more.
+CREATE TABLE IF NOT EXISTS {schema}.sources{s} (
+    queue text PRIMARY KEY,
+    turn bigint NOT NULL,
+    ids bigint[] NOT NULL DEFAULT '{{}}',
+    digests bigint[] NOT NULL DEFAULT '{{}}',
+    at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
 CREATE OR REPLACE FUNCTION {schema}.count_inserted{s}() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 BEGIN
@@ -180,6 +189,9 @@ CREATE TRIGGER before_insert BEFORE INSERT ON {schema}.queue{s}
     FOR EACH STATEMENT EXECUTE FUNCTION {schema}.before_insert();
 DROP TRIGGER IF EXISTS before_insert ON {schema}.intake{s};
 CREATE TRIGGER before_insert BEFORE INSERT ON {schema}.intake{s}
+    FOR EACH STATEMENT EXECUTE FUNCTION {schema}.before_insert();
+DROP TRIGGER IF EXISTS before_insert ON {schema}.sources{s};
+CREATE TRIGGER before_insert BEFORE INSERT ON {schema}.sources{s}
     FOR EACH STATEMENT EXECUTE FUNCTION {schema}.before_insert();
 DROP TRIGGER IF EXISTS count_inserted ON {schema}.queue{s};
 CREATE TRIGGER count_inserted AFTER INSERT ON {schema}.queue{s}
@@ -211,8 +223,32 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
     INSERT INTO {schema}.refusals{s} AS kept (reason, count) SELECT * FROM unnest(words, counts)
     ON CONFLICT (reason) DO UPDATE SET count = kept.count + excluded.count
 $$;
+
+-- What a relay's queue has handed over last. With it a turn begins: a batch of an earlier one that is still
+-- on its way is refused. It writes, so that its commit waits until the standbys have what it returns.
+CREATE OR REPLACE FUNCTION {schema}.handed_over{s}(source text)
+RETURNS TABLE (turn bigint, ids bigint[], digests bigint[])
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
+    INSERT INTO {schema}.sources{s} AS kept (queue, turn) VALUES (source, 1)
+    ON CONFLICT (queue) DO UPDATE SET turn = kept.turn + 1
+    RETURNING kept.turn, kept.ids, kept.digests
+$$;
+
+-- Take a batch over, and note it; false: its turn is over, and nothing was done.
+CREATE OR REPLACE FUNCTION {schema}.hand_over{s}(
+    source text, its_turn bigint, its_ids bigint[], its_digests bigint[], records bytea[]
+) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+BEGIN
+    UPDATE {schema}.sources{s} SET ids = its_ids, digests = its_digests, at = clock_timestamp()
+    WHERE queue = source AND turn = its_turn;
+    IF FOUND THEN
+        INSERT INTO {schema}.queue{s} (data, status) SELECT unnest(records), 1;
+    END IF;
+    RETURN FOUND;
+END $$;
 REVOKE ALL ON FUNCTION {schema}.put{s}(bytea[]), {schema}.refuse{s}(bytea[], text[], text[], text[]),
-    {schema}.count_refused{s}(text[], bigint[]) FROM PUBLIC;
+    {schema}.count_refused{s}(text[], bigint[]), {schema}.handed_over{s}(text),
+    {schema}.hand_over{s}(text, bigint, bigint[], bigint[], bytea[]) FROM PUBLIC;
 """
 
 _ROLES = """
@@ -231,8 +267,9 @@ GRANT SELECT ON {schema}.control, {schema}.daemon TO {schema}_viewer;
 _GRANTS = """
 GRANT INSERT (data) ON {schema}.queue{s} TO {schema}_producer;
 GRANT EXECUTE ON FUNCTION {schema}.put{s}(bytea[]), {schema}.refuse{s}(bytea[], text[], text[], text[]),
-    {schema}.count_refused{s}(text[], bigint[]) TO {schema}_producer;
+    {schema}.count_refused{s}(text[], bigint[]), {schema}.handed_over{s}(text),
+    {schema}.hand_over{s}(text, bigint, bigint[], bigint[], bytea[]) TO {schema}_producer;
 GRANT SELECT ON {schema}.queue{s}, {schema}.queue{s}_id_seq, {schema}.intake{s}, {schema}.ledger{s},
     {schema}.held{s}, {schema}.dead_letters{s}, {schema}.deliveries{s}, {schema}.retries{s},
-    {schema}.refusals{s} TO {schema}_viewer;
+    {schema}.refusals{s}, {schema}.sources{s} TO {schema}_viewer;
 """

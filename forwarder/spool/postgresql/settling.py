@@ -64,7 +64,8 @@ def settle(connection: Connection, its: Tables, settlement: Settlement) -> None:
     )
 
 
-def mark_sent(connection: Connection, its: Tables, ids: Sequence[int], sent: bool) -> None:
-    """Mark rows as being sent, or no longer."""
+def mark_sent(connection: Connection, its: Tables, ids: Sequence[int], sent: bool) -> int:
+    """Mark rows as being sent, or no longer. Returns how many there are."""
     status = SENT if sent else READY
-    connection.execute(f"UPDATE {its.queue} SET status = {status} WHERE id = ANY(%s::bigint[])", [[*ids]])
+    query = f"UPDATE {its.queue} SET status = {status} WHERE id = ANY(%s::bigint[])"
+    return connection.execute(query, [[*ids]]).rowcount

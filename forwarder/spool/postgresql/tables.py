@@ -9,7 +9,8 @@ such as ``ledger_engage``:
   wait for each other. The daemon adds them up in the ledger;
 - ``ledger``: one row, the durable totals, the consumer that has started last, and ``low_id``, below which
   nothing waits;
-- ``held``, ``dead_letters``, ``deliveries``, ``retries``, ``refusals``: as in the embedded engine.
+- ``held``, ``dead_letters``, ``deliveries``, ``retries``, ``refusals``: as in the embedded engine;
+- ``sources``: what each relay's queue has handed over last, see `handover`.
 
 Beside them ``control``, one row: what a person requests, and who delivers; and ``daemon``, unlogged: what the
 daemon reports about itself.
@@ -35,7 +36,7 @@ class Tables:
 
     Attributes:
         row: Selects waiting records: id, data, put_at (seconds since the epoch), status.
-        put, refuse, count_refused: The functions of a producer.
+        put, refuse, count_refused, handed_over, hand_over: The functions of a producer.
         totals: Selects all records ever accepted (also what an intake row counts), and those of them that
             were dead letters at once.
     """
@@ -57,6 +58,7 @@ class Tables:
         self.retries, self.refusals = named("retries"), named("refusals")
         self.sequence = f"{schema}.queue{suffix}_id_seq"
         self.put, self.refuse, self.count_refused = named("put"), named("refuse"), named("count_refused")
+        self.handed_over, self.hand_over = named("handed_over"), named("hand_over")
         self.row = f"SELECT id, data, {EPOCH.format('put_at')} AS put_at, status FROM {self.queue}"
         self.held_row = (
             f"SELECT id, data, {EPOCH.format('put_at')} AS put_at, 7::smallint AS status FROM {self.held}"

@@ -153,6 +153,10 @@ class Consumer(engine.Consumer):
         self._database.close()
 
     @property
+    def queue_id(self) -> str:
+        return str(self._identity[0])
+
+    @property
     def orphaned(self) -> str:
         return self._database.orphaned
 
@@ -257,9 +261,9 @@ class Consumer(engine.Consumer):
     def _settle(self, settlement: Settlement) -> None:
         self._free(partial(settling.settle, tables=self._tables, settlement=settlement))
 
-    def mark_sent(self, ids: Sequence[int], *, sent: bool = True) -> None:
+    def mark_sent(self, ids: Sequence[int], *, sent: bool = True) -> int:
         # Only what is marked can be sent, and frees the space again.
-        self._free(partial(settling.mark_sent, tables=self._tables, ids=ids, sent=sent))
+        return self._free(partial(settling.mark_sent, tables=self._tables, ids=ids, sent=sent))
 
     def _free(self, step: Callable[[sqlite3.Connection], _T]) -> _T:
         return room.freeing(self._database, self._transaction, step)

@@ -81,12 +81,12 @@ def _delete(connection: sqlite3.Connection, tables: Tables, runs: Sequence[tuple
     return connection.executemany(f"DELETE FROM {tables.queue} WHERE _id BETWEEN ? AND ?", runs).rowcount
 
 
-def mark_sent(connection: sqlite3.Connection, tables: Tables, ids: Sequence[int], *, sent: bool) -> None:
-    """Mark rows as being sent, or no longer."""
+def mark_sent(connection: sqlite3.Connection, tables: Tables, ids: Sequence[int], *, sent: bool) -> int:
+    """Mark rows as being sent, or no longer. Returns how many there are."""
     status = SENT if sent else READY
-    connection.executemany(
+    return connection.executemany(
         f"UPDATE {tables.queue} SET status = {status} WHERE _id = ?", [(row_id,) for row_id in ids]
-    )
+    ).rowcount
 
 
 def missing(tables: Tables) -> str:
