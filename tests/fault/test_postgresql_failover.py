@@ -1,4 +1,4 @@
-"""P1 and P2 on three servers: the primary is killed under load, again and again, and a standby takes its place.
+"""P1 and P2 on three servers: the primary is killed under load again and again, and a standby takes over.
 
 ``FORWARDER_CRASH_S=60`` kills 20 times.
 """
