@@ -1,7 +1,6 @@
 """P1 on three servers: while no standby answers, nobody hears an acknowledgement, however the wait ends."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -69,7 +68,7 @@ def test_a_producer_is_not_acknowledged(replicated, cluster, server, primary, wa
         elif end != "time limit":
             waits(f"pg_{end}_backend(pid)")
         thread.join(20)
-    assert [type(each) for each in heard] == [TryAgainError] or "unknown" in repr(type(heard[0])).lower()
+    assert isinstance(heard[0], TryAgainError)
     cluster.mend()
     found = (
         proven(replicated.address, server, [], unknown=[1]) if step is put else figures(replicated.address)
@@ -96,6 +95,7 @@ def test_a_process_that_ends_is_not_acknowledged(
     command = ["-m", "forwarder", "enqueue", "--json"]
     if program == "EventQueue":
         command = ["-c", PUTS, address.url, address.schema, json.dumps(event(1))]
+    replicated.environ["FORWARDER_QUEUE_LOCK_TIMEOUT_S"] = "2"
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     with subprocess.Popen([sys.executable, *command], env=replicated.environ, **streams) as process:
         process.stdin.write(lines(1).encode())
