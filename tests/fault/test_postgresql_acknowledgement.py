@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import pytest
 
@@ -85,34 +85,42 @@ def outcome(step, *arguments):
         return error
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL, None])
+@pytest.mark.parametrize("ends", [[signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ["cancel"]])
 @pytest.mark.parametrize("program", ["enqueue", "EventQueue"])
 def test_a_process_that_ends_is_not_acknowledged(
-    replicated, cluster, server, primary, waits, number, program
+    replicated, cluster, server, primary, waits, ends, program, until
 ):
-    """Neither by what it prints nor by its exit code. Without a signal, the COMMIT is cancelled."""
+    """By a signal, or because its COMMIT is cancelled: neither by what it prints nor by its exit code."""
+    with ExitStack() as stack:
+        started = [start(stack, replicated, program, number) for number, _ in enumerate(ends)]
+        until(lambda: len(waits()) == len(ends), "all wait")
+        if ends == ["cancel"]:
+            waits("pg_cancel_backend(pid)")
+        else:
+            for process, number in zip(started, ends, strict=True):
+                process.send_signal(number)
+        codes = [process.wait(20) for process in started]
+        printed = [process.stdout.read().decode() for process in started]
+    assert 0 not in codes
+    assert "acknowledged" not in "".join(printed)
+    if program == "enqueue":
+        assert not any(json.loads(each)["accepted"] for each in printed if each)
+    cluster.mend()
+    proven(replicated.address, server, [], unknown=range(len(ends)))
+
+
+def start(stack, replicated, program, number):
+    """A process that hands one event over."""
     address = replicated.address
     command = ["-m", "forwarder", "enqueue", "--json"]
     if program == "EventQueue":
-        command = ["-c", PUTS, address.url, address.schema, json.dumps(event(1))]
-    replicated.environ["FORWARDER_QUEUE_LOCK_TIMEOUT_S"] = "2"
+        command = ["-c", PUTS, address.url, address.schema, json.dumps(event(number))]
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    with subprocess.Popen([sys.executable, *command], env=replicated.environ, **streams) as process:
-        process.stdin.write(lines(1).encode())
-        process.stdin.close()
-        waits()
-        if number:
-            process.send_signal(number)
-        else:
-            waits("pg_cancel_backend(pid)")
-        code = process.wait(20)
-        printed = process.stdout.read().decode()
-    assert code != 0
-    assert "acknowledged" not in printed
-    if program == "enqueue" and printed:
-        assert json.loads(printed)["accepted"] == 0
-    cluster.mend()
-    proven(address, server, [], unknown=[1])
+    process = subprocess.Popen([sys.executable, *command], env=replicated.environ, **streams)
+    stack.enter_context(process)
+    process.stdin.write(lines(number).encode())
+    process.stdin.close()
+    return process
 
 
 @pytest.mark.parametrize("how", ["cancel", "terminate"])
