@@ -3,6 +3,7 @@ that cuts and stalls connections."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
@@ -187,6 +188,8 @@ class Proxy:
         self.drop()
         for thread in self._threads:
             thread.join(20)
+        for end in itertools.chain(*self._pairs):
+            end.close()
 
     def _start(self, what, *arguments: object) -> None:
         thread = threading.Thread(target=what, args=arguments, daemon=True)
@@ -200,6 +203,8 @@ class Proxy:
                 upstream = socket.create_connection(self._upstream, 20)
             except OSError:
                 continue
+            for end in (client, upstream):
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             pair = client, upstream
             self._pairs.append(pair)
             self._start(self._pass, pair)
@@ -235,7 +240,7 @@ class Proxy:
 
 
 def _end(ends: Iterable[socket.socket]) -> None:
+    # Closed at the end: a thread that is about to read could read from another connection of that number.
     for end in ends:
         with suppress(OSError):
             end.shutdown(socket.SHUT_RDWR)
-        end.close()
