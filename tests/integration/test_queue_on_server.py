@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -19,36 +18,13 @@ from forwarder.errors import TryAgainError
 from forwarder.records import KINDS
 from forwarder.spool import EventQueue
 from forwarder.spool.postgresql.address import Address
-from forwarder.spool.postgresql.engine import Spool
 from forwarder.spool.postgresql.setup import setup
-from tests.conftest import TOKEN, Forwarder
+from tests.conftest import TOKEN
 from tests.integration.intake_client import Intake
+from tests.on_server import Remote, event, lines
 
 DOCUMENT = Path(__file__).parents[2] / "docs/server.rst"
 LEASE_S = 3
-NOW = int(time.time())
-
-
-class Remote(Forwarder):
-    """The command with settings for a queue on a server."""
-
-    def __init__(self, address, url):
-        super().__init__("", url)
-        self.address = address
-        del self.environ["FORWARDER_QUEUE_PATH"]
-        self.environ |= {
-            "FORWARDER_QUEUE_URL": address.url,
-            "FORWARDER_QUEUE_SCHEMA": address.schema,
-            "FORWARDER_QUEUE_STANDBYS": str(address.standbys),
-            "FORWARDER_QUEUE_LEASE_S": str(address.lease_s),
-            "FORWARDER_INTAKE_TOKENS": TOKEN,
-        }
-
-    def figures(self, kind="event"):
-        """The books of a kind, once they are proven."""
-        with Spool(self.address, KINDS[kind]).view() as view:
-            assert [finding for finding in view.check() if not finding.ok] == []
-            return view.figures()
 
 
 @pytest.fixture
@@ -76,14 +52,6 @@ def emptied(remote, until):
         return remote.figures(kind)
 
     return wait
-
-
-def event(number, name="signup"):
-    return {"event": name, "properties": {"distinct_id": "ada", "$insert_id": f"id-{number}", "time": NOW}}
-
-
-def lines(*numbers, **more):
-    return "".join(json.dumps(event(number, **more)) + "\n" for number in numbers)
 
 
 def test_setup_makes_a_queue(absent):

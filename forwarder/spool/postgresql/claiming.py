@@ -80,7 +80,7 @@ class RowReader:
             "SELECT count(*), min(id), max(id),"
             " CASE WHEN max(id) - min(id) + 1 <> count(*) THEN array_agg(id) END,"
             f" bool_and({own}), string_agg(data, '\\x0a'),"
-            f" (SELECT consumer FROM {self._tables.ledger}) FROM {bounded}",
+            f" ({self._tables.consumer}) FROM {bounded}",
             values,
         )
         must_be_ours(consumer, self._mark, self._tables)
@@ -126,7 +126,7 @@ class RowReader:
 
 
 def must_be_ours(consumer: str | None, mark: str, tables: Tables) -> None:
-    """Make sure that the *consumer* that has started last is that of *mark*.
+    """Make sure that the *consumer* that has started last is that of *mark*, on the same server.
 
     Raises:
         QueueReplacedError, TryAgainError: it is not; there is no row of totals.
@@ -134,4 +134,9 @@ def must_be_ours(consumer: str | None, mark: str, tables: Tables) -> None:
     if consumer is None:
         raise TryAgainError(f"the totals of the queue are missing from {tables.ledger}", "Restore a backup")
     if consumer != mark:
-        raise QueueReplacedError("another daemon has started to deliver from this queue")
+        is_same = consumer.split()[0] == mark.split()[0]
+        raise QueueReplacedError(
+            "the server has started again, or another is the primary: the queue is read again"
+            if is_same
+            else "another daemon has started to deliver from this queue"
+        )

@@ -199,6 +199,7 @@ class Client:
 
     def _connect(self, deadline: float) -> Connection:
         while True:
+            started_at = time.monotonic()
             try:
                 connection = Connection.connect(
                     self.address.conninfo(deadline - time.monotonic()),
@@ -208,7 +209,9 @@ class Client:
             except psycopg.Error as error:
                 why = unreachable(error, self.place)
                 may_pass = self._is_patient and type(why) is TryAgainError
-                if not may_pass or time.monotonic() + AGAIN_S >= deadline:
+                now = time.monotonic()
+                # Hosts that are silent are so the next time, too.
+                if not may_pass or now + max(AGAIN_S, now - started_at) >= deadline:
                     raise why from error
                 time.sleep(AGAIN_S)
                 continue

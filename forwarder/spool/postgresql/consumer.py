@@ -21,7 +21,7 @@ from forwarder.spool.postgresql.claiming import RowReader, Rows, Which, must_be_
 from forwarder.spool.postgresql.client import Client, Connection
 from forwarder.spool.postgresql.gaps import Gaps, between
 from forwarder.spool.postgresql.tables import KEPT_ENTRIES, Tables
-from forwarder.spool.values import Claim, Control, Settlement
+from forwarder.spool.values import Claim, Control, Dead, Settlement
 
 GATHER_S = 1.0
 SHORTEN_S = 60.0
@@ -48,11 +48,10 @@ class Consumer(engine.Consumer):
     def __init__(self, address: Address, timeout_s: float, its: Tables, token: str = "") -> None:
         self._tables = its
         self._client = Client(address, timeout_s)
-        self._mark = uuid.uuid4().hex
         self._openings = 0
         self._gaps = Gaps()
         self._position = self._newest = 0
-        self._gathered_at = self._shortened_at = float("-inf")
+        self._gathered_at = self._shortened_at = self._searched_at = float("-inf")
         self._missed_since: float | None = None
         self._is_all_claimed = False
         self._is_stirred = True
@@ -70,8 +69,9 @@ class Consumer(engine.Consumer):
         if token and holder != token:
             raise TakenError("another daemon delivers from this queue")
         ((low_id,),) = connection.rows(
-            f"UPDATE {its.ledger} SET consumer = %s RETURNING low_id", [self._mark]
+            f"UPDATE {its.ledger} SET consumer = %s RETURNING low_id", [uuid.uuid4().hex]
         )
+        ((self._mark,),) = connection.rows(its.consumer)
         self._position = self._newest = max(low_id - 1, 0)
         self.queue_id = queue_id + its.suffix
         self._reader = RowReader(its, Origin(its.kind, self.queue_id, created_at), self._mark)
@@ -79,16 +79,18 @@ class Consumer(engine.Consumer):
     # Looking
 
     def arrivals(self) -> int:
-        self._is_stirred, self._is_all_claimed = True, False
+        self._is_stirred = True
         self._newest, late = self._client.run(self._look)
-        return max(self._newest - self._position, 0) + late
+        count = max(self._newest - self._position, 0) + late
+        self._is_all_claimed = not count
+        return count
 
     def _look(self, connection: Connection) -> tuple[int, int]:
         """The largest id that was ever given, and how many rows have come in the gaps."""
         its, late = self._tables, 0
         ((newest, consumer),) = connection.rows(
             f"SELECT (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {its.sequence}),"
-            f" (SELECT consumer FROM {its.ledger})"
+            f" ({its.consumer})"
         )
         must_be_ours(consumer, self._mark, its)
         if self._gaps:
@@ -109,7 +111,7 @@ class Consumer(engine.Consumer):
         row = self._asked()
         paused, flushes, consumer, place, *totals = row
         must_be_ours(consumer, self._mark, self._tables)
-        return Control(paused, flushes, place, (self._openings, *totals))
+        return Control(paused, flushes, place, (self._openings, bool(self._gaps), *totals))
 
     def _asked(self) -> tuple[Any, ...]:
         (row,) = self._client.rows(control.asked(self._tables))
@@ -118,32 +120,37 @@ class Consumer(engine.Consumer):
     # Claiming
 
     def claim(self, max_events: int, max_bytes: int) -> Claim:
-        return self._cleared(self._client.run(lambda c: self._claim(c, max_events, max_bytes)))
+        rows, dead, horizon = self._client.run(lambda c: self._claim(c, max_events, max_bytes))
+        ids = _all_ids(rows, dead)
+        self._cleared((rows, dead))
+        # Only now, when nothing can fail: what is not handed over is claimed again.
+        if rows.last_id > self._position:
+            self._gaps.add(between(ids, self._position), horizon)
+            self._position = rows.last_id
+            rows.left = max(self._newest - self._position, 0)
+        elif rows.last_id:
+            self._gaps.fill(ids)
+            rows.left = max(self._newest - self._position, 0) + 1
+        # Also if it is empty: what is not visible yet is news when it comes.
+        self._is_all_claimed = not rows.left
+        return rows
 
-    def _claim(self, connection: Connection, max_events: int, max_bytes: int) -> tuple[Rows, Any]:
+    def _claim(self, connection: Connection, max_events: int, max_bytes: int) -> tuple[Rows, list[Dead], int]:
+        """The next rows, with the number of a transaction that began after they were read, if there are gaps
+        between them."""
         if self._gaps:
             oldest = _oldest(connection)
             which = self._reader.between(*self._gaps.bounds)
             rows, dead = self._reader.read(connection, which, max_events, max_bytes)
             if rows.last_id:
-                self._gaps.fill(_all_ids(rows, dead))
-                rows.left = max(self._newest - self._position, 0) + 1
-                return rows, dead
+                return rows, dead, 0
             self._gaps.close(oldest)
         which = self._reader.behind(self._position)
         rows, dead = self._reader.read(connection, which, max_events, max_bytes)
-        if rows.last_id:
-            ids = _all_ids(rows, dead)
-            if passed := between(ids, self._position):
-                self._gaps.add(passed, _next(connection))
-            self._position = rows.last_id
-            rows.left = max(self._newest - self._position, 0)
-        else:
-            # What is not visible yet is news when it comes.
-            self._is_all_claimed = True
-        return rows, dead
+        passed = rows.last_id and between(_all_ids(rows, dead), self._position)
+        return rows, dead, _next(connection) if passed else 0
 
-    def _cleared(self, found: tuple[Rows, Any]) -> Rows:
+    def _cleared(self, found: tuple[Rows, list[Dead]]) -> Rows:
         rows, dead = found
         if dead:
             self.settle(Settlement([each.event_id for each in dead], dead, tries=0))
@@ -177,7 +184,7 @@ class Consumer(engine.Consumer):
         """Take a step in a transaction in which no other consumer can start."""
 
         def whole(connection: Connection) -> _T:
-            ((consumer,),) = connection.rows(f"SELECT consumer FROM {self._tables.ledger} FOR UPDATE")
+            ((consumer,),) = connection.rows(f"{self._tables.consumer} FOR UPDATE")
             must_be_ours(consumer, self._mark, self._tables)
             return step(connection)
 
@@ -207,10 +214,11 @@ class Consumer(engine.Consumer):
             if now >= self._shortened_at + SHORTEN_S:
                 self._shortened_at = now
                 self._fenced(self._shorten)
-        if not at_rest:
-            return True
-        self._find_missed(now)
-        return False
+        if self._gaps and now >= self._searched_at + GATHER_S:
+            # When the last one is given up, that is news, and leads to the search for what was missed.
+            self._searched_at = now
+            self._client.run(self._look)
+        return not at_rest or self._find_missed(now)
 
     def _gather(self, connection: Connection) -> None:
         """Add up what the producers have counted, and note below which id nothing waits."""
@@ -239,26 +247,28 @@ class Consumer(engine.Consumer):
                 f"DELETE FROM {table} WHERE id <= (SELECT max(id) FROM {table}) - %s", [KEPT_ENTRIES]
             )
 
-    def _find_missed(self, now: float) -> None:
+    def _find_missed(self, now: float) -> bool:
         """With nothing in flight: count as deleted what others have deleted, and read all again if rows wait
-        that no claim has found."""
+        that no claim has found. Returns whether it has to look once more."""
         its = self._tables
         if self._gaps or not self._is_all_claimed:
-            return
+            return False
         ((missing, first_id),) = self._client.rows(
             f"SELECT total - baseline - delivered - deleted - held - dead, (SELECT min(id) FROM {its.queue})"
             f" FROM {its.ledger}, ({its.totals}) AS totals (total, dead) WHERE id = 1"
         )
-        if missing <= 0:
+        if missing <= 0 or first_id is None:
             self._missed_since = None
-        elif first_id is None:
-            self._fenced(self._account_missing)
-        elif self._missed_since is None:
+            if missing > 0:
+                self._fenced(self._account_missing)
+            return False
+        if self._missed_since is None:
             self._missed_since = now
         elif now >= self._missed_since + MISSED_S:
             self._missed_since = None
             self._position, self._is_all_claimed = 0, False
             self._openings += 1
+        return True
 
     def _account_missing(self, connection: Connection) -> None:
         its = self._tables

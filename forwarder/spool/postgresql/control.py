@@ -16,10 +16,7 @@ def asked(its: Tables) -> str:
         f"(SELECT accepted FROM {one.ledger}) + (SELECT coalesce(sum(n), 0)::bigint FROM {one.intake})"
         for one in each(its.schema)
     )
-    return (
-        f"SELECT paused, flushes, (SELECT consumer FROM {its.ledger}), queue_id::text, {totals}"
-        f" FROM {its.control}"
-    )
+    return f"SELECT paused, flushes, ({its.consumer}), queue_id::text, {totals} FROM {its.control}"
 
 
 def pause(address: Address, its: Tables) -> bool:

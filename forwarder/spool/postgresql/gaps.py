@@ -7,6 +7,7 @@ until no transaction is left that may fill it.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -50,7 +51,7 @@ class Gaps:
     def fill(self, ids: Iterable[int]) -> None:
         """Rows with these ids have come."""
         for row_id in ids:
-            place = next(n for n, gap in enumerate(self._gaps) if gap.first <= row_id <= gap.last)
+            place = bisect_right(self._gaps, row_id, key=lambda gap: gap.first) - 1
             first, last, horizon = self._gaps[place]
             parts = [(first, row_id - 1), (row_id + 1, last)]
             self._gaps[place : place + 1] = [Gap(*part, horizon) for part in parts if part[0] <= part[1]]

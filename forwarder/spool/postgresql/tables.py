@@ -37,6 +37,8 @@ class Tables:
     Attributes:
         row: Selects waiting records: id, data, put_at (seconds since the epoch), status.
         put, refuse, count_refused, handed_over, hand_over: The functions of a producer.
+        consumer: Selects the consumer that has started last, and when the server did: a standby that was
+            promoted may give ids again that only the old primary had, which mean other records now.
         totals: Selects all records ever accepted (also what an intake row counts), and those of them that
             were dead letters at once.
     """
@@ -62,6 +64,9 @@ class Tables:
         self.row = f"SELECT id, data, {EPOCH.format('put_at')} AS put_at, status FROM {self.queue}"
         self.held_row = (
             f"SELECT id, data, {EPOCH.format('put_at')} AS put_at, 7::smallint AS status FROM {self.held}"
+        )
+        self.consumer = (
+            f"SELECT consumer || ' ' || extract(epoch FROM pg_postmaster_start_time()) FROM {self.ledger}"
         )
         self.totals = (
             f"SELECT accepted + (SELECT coalesce(sum(n), 0)::bigint FROM {self.intake}),"

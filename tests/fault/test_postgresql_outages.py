@@ -1,0 +1,249 @@
+"""What befalls a server in use: restarts, a full disk, no connection left, long locks, a schema that is
+dropped. No acknowledged event is lost, and the daemon goes on by itself."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from forwarder.errors import ConfigError, ForwarderError, TryAgainError
+from forwarder.spool import EventQueue, SpoolFullError
+from forwarder.spool.postgresql.address import Address
+from forwarder.spool.postgresql.setup import setup
+from tests.on_server import Remote, event, lines, proven
+from tests.postgres import Server
+
+
+class Load:
+    """Threads that put events until the end of the block.
+
+    Attributes:
+        acknowledged, unknown: The numbers of events.
+        errors: What was raised.
+    """
+
+    def __init__(self, address, **options):
+        self.acknowledged, self.unknown, self.errors = [], [], []
+        self._ended = threading.Event()
+        self._queue = EventQueue(address.url, schema=address.schema, lock_timeout_s=2, **options)
+        self._threads = [threading.Thread(target=self._work, args=(n * 10**6,)) for n in range(2)]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._ended.set()
+        for thread in self._threads:
+            thread.join(20)
+        self._queue.close()
+
+    def _work(self, number):
+        while not self._ended.is_set():
+            some = range(number, number + 20)
+            number += 20
+            try:
+                self._queue.put_many(map(event, some))
+                self.acknowledged += some
+            except ForwarderError as error:
+                self.errors.append(error)
+                self.unknown += some
+
+
+@pytest.fixture
+def loaded(remote, server, until):
+    """A daemon and a load; at the end of the block all goes on, and what was acknowledged is delivered."""
+    with ExitStack() as stack:
+        daemon = remote.daemon()
+        load = stack.enter_context(Load(remote.address))
+        until(lambda: len(load.acknowledged) > 100, "events are accepted")
+        yield load
+        for progress in (lambda: len(load.acknowledged), lambda: server.ledger.accepted):
+            before = progress()
+            until(lambda p=progress, b=before: p() > b + 100, "all goes on", 40)
+        stack.close()
+        until(lambda: remote.figures().waiting == 0, "all is delivered", 40)
+        found = proven(remote.address, server, load.acknowledged, unknown=load.unknown)
+        assert found.dead_lettered == 0
+        assert daemon.process.poll() is None
+
+
+@pytest.mark.parametrize("how", ["fast", "immediate", "kill"])
+def test_restarts(loaded, postgres, until, how):
+    """In order, at once, and by SIGKILL."""
+    for _ in range(2):
+        before = len(loaded.acknowledged)
+        if how == "fast":
+            postgres.stop()
+        elif how == "kill":
+            postgres.kill()
+        else:
+            postgres._process.send_signal(signal.SIGQUIT)
+            postgres._process.wait(20)
+            postgres._ended()
+        until(lambda: loaded.errors, "it is seen")
+        postgres.start()
+        until(lambda b=before: len(loaded.acknowledged) > b + 100, "events are accepted")
+    assert all(isinstance(error, TryAgainError) for error in loaded.errors)
+
+
+def test_no_connection_is_left(loaded, remote, postgres, until):
+    """Who has one goes on; who needs one is to try again."""
+    with ExitStack() as stack:
+        with suppress(psycopg.OperationalError):
+            while True:
+                stack.enter_context(psycopg.connect(postgres.url()))
+        for command in ("status", "enqueue"):
+            done = remote(command, stdin=lines(-1))
+            assert (done.returncode, "too many clients" in done.stderr) == (75, True), done.stderr
+        before = len(loaded.acknowledged)
+        until(lambda: len(loaded.acknowledged) > before + 100, "who has a connection goes on")
+    assert not loaded.errors
+
+
+@pytest.mark.parametrize("statement", ["ALTER TABLE {} ADD x int", "VACUUM FULL {}", "REINDEX TABLE {}"])
+def test_long_locks(loaded, remote, postgres, until, statement):
+    """What needs the table waits, and is to try again if it takes too long."""
+    queue = f"{remote.address.schema}.queue"
+    with psycopg.connect(postgres.url()) as connection:
+        connection.execute(f"LOCK TABLE {queue} IN ACCESS EXCLUSIVE MODE")
+        until(lambda: loaded.errors, "it takes too long")
+    assert all(isinstance(error, TryAgainError) for error in loaded.errors)
+    postgres.execute(statement.format(queue))
+
+
+def test_a_schema_that_is_dropped(remote, server, until):
+    """The daemon says so, and goes on with the queue that is made in its place, which counts from 0."""
+    daemon = remote.daemon()
+    assert remote("enqueue", stdin=lines(1)).returncode == 0
+    until(lambda: remote.figures().delivered == 1, "it is delivered")
+    with psycopg.connect(remote.address.url) as connection:
+        connection.execute(f"DROP SCHEMA {remote.address.schema} CASCADE")
+    assert "`forwarder setup`" in daemon.wait_for("queue.failed")["detail"] + str(daemon.log)
+    place = {"schema": remote.address.schema}
+    with EventQueue(remote.address.url, **place) as queue, pytest.raises(ConfigError, match="no queue"):
+        queue.put(event(2))
+    setup(remote.address)
+    assert remote("enqueue", stdin=lines(3)).returncode == 0
+    until(lambda: "id-3" in server.ledger.events, "it goes on")
+    until(lambda: remote.figures().delivered == 1, "it is settled")
+    assert daemon.process.poll() is None
+
+
+@pytest.fixture
+def small():
+    """A server on a disk of 200 MB of its own."""
+    from tests.postgres import missing
+
+    if why := missing():
+        pytest.skip(why)
+    place = Path(tempfile.mkdtemp(prefix="small-", dir="/tmp"))
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=200M,mode=755", "none", place], capture_output=True
+    )
+    if mounted.returncode:
+        place.rmdir()
+        pytest.skip(f"no file system can be mounted: {mounted.stderr.decode().strip()}")
+    place.chmod(0o755)
+    try:
+        with closing(Server(durable=False, parent=place)) as server:
+            server.create(wal_keep_size="0", max_wal_size="64MB", min_wal_size="32MB")
+            yield server
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
+        place.rmdir()
+
+
+def test_a_full_disk(small, server, until):
+    """Events are refused, those that were accepted stay; with room again, all goes on."""
+    address = Address(small.url(), standbys=0, lease_s=3)
+    setup(address)
+    remote = Remote(address, server.url)
+    with closing(remote):
+        remote("pause")
+        daemon = remote.daemon()
+        with Load(address) as load:
+            until(lambda: len(load.acknowledged) > 100, "events are accepted")
+            ballast = small.directory.parent / "ballast"
+            with ballast.open("wb") as file, suppress(OSError):
+                while True:
+                    file.write(b"x" * 65536)
+                    file.flush()
+            until(lambda: load.errors, "it is full", 40)
+            ballast.unlink()
+            if small._process.poll() is not None:  # it ends if it can't write its log
+                small._ended()
+                small.start()
+            before = len(load.acknowledged)
+            until(lambda: len(load.acknowledged) > before + 100, "events are accepted", 40)
+        assert all(isinstance(error, TryAgainError) for error in load.errors)
+        assert any(isinstance(error, SpoolFullError) or "lost" in error.what for error in load.errors)
+        until(lambda: remote("resume").returncode == 0, "it is resumed")
+        until(lambda: remote.figures().waiting == 0, "all is delivered", 40)
+        proven(address, server, load.acknowledged, unknown=load.unknown)
+        assert daemon.process.poll() is None
+
+
+def test_a_producer_that_forks_and_has_threads(remote, server):
+    """Each process has a connection of its own; the parent's outlives the children's ends."""
+    address = remote.address
+    with EventQueue(address.url, schema=address.schema) as queue:
+        queue.put(event(0))
+        children = []
+        for child in range(1, 4):
+            pid = os.fork()
+            if not pid:
+                with suppress(BaseException):
+                    threads = [
+                        threading.Thread(target=lambda n=n: queue.put(event(n)))
+                        for n in range(child * 10, child * 10 + 5)
+                    ]
+                    for thread in threads:
+                        thread.start()
+                    for thread in threads:
+                        thread.join()
+                    queue.close()
+                    os._exit(0)
+                os._exit(1)
+            children.append(pid)
+        queue.put(event(1))
+        assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * 3
+        queue.put(event(2))
+    expected = [0, 1, 2, *(child * 10 + n for child in range(1, 4) for n in range(5))]
+    assert proven(address, server, expected).waiting == len(expected)
+
+
+def test_a_signal_handler_that_puts(remote, server, until):
+    """It is to try again if it has interrupted a call of the same queue; elsewhere it puts."""
+    address, heard = remote.address, []
+    with EventQueue(address.url, schema=address.schema) as queue:
+
+        def handler(*_):
+            try:
+                queue.put(event(1000 + len(heard)))
+                heard.append(None)
+            except TryAgainError as error:
+                heard.append(error)
+
+        before = signal.signal(signal.SIGUSR1, handler)
+        program = f"import os\nwhile True: os.kill({os.getpid()}, 10)"
+        sender = subprocess.Popen([sys.executable, "-c", program])
+        try:
+            for number in range(200):
+                queue.put(event(number))
+        finally:
+            sender.kill()
+            sender.wait()
+            signal.signal(signal.SIGUSR1, before)
+    assert any(heard)
+    assert not all(heard)
+    acknowledged = [*range(200), *(1000 + n for n, error in enumerate(heard) if error is None)]
+    proven(address, server, acknowledged)
