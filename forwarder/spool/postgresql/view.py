@@ -104,15 +104,18 @@ class View(DeadLetters, WaitingEvents, engine.View):
     def _accepted_since(self, connection: Connection, since: float) -> int:
         """Counts all ids above the newest one accepted before: from the delivery log, or the waiting rows."""
         its = self.tables
-        ((newest, ids),) = connection.rows(
+        ((newest, low_id, ids),) = connection.rows(
             f"SELECT (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {its.sequence}),"
+            f" (SELECT low_id FROM {its.ledger}),"
             f" (SELECT ids FROM {its.deliveries} WHERE put_at < to_timestamp(%s) ORDER BY id DESC LIMIT 1)",
             [since],
         )
         written = _last_id(ids or "")
         last = min(int(written[0]) if written else 0, newest)
-        end = newest
         query = f"SELECT id, {EPOCH.format('put_at')} FROM {its.queue} WHERE id >= %s ORDER BY id LIMIT 1"
+        # Where vacuum can't work, each look at ids that have left goes through all of them.
+        oldest = connection.rows(query, [max(last + 1, low_id)])
+        end = newest if oldest and oldest[0][1] < since else last
         while last < end:
             middle = (last + end + 1) // 2
             found = connection.rows(query, [middle])
