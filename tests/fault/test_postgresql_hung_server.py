@@ -10,6 +10,7 @@ import pytest
 
 from forwarder.errors import ForwarderError, TryAgainError
 from forwarder.spool import EventQueue
+from forwarder.spool.postgresql.address import LEAST_CONNECT_S
 from tests.on_server import CRASH_S, LIMITS, Remote, data, event, lines, proven
 
 PATIENCE_S = 2.0
@@ -77,7 +78,8 @@ def test_threads_share_the_time(remote, server, gone):
             thread.join(20)
         gone.come_back()
     assert len(took) == 5
-    assert max(took) < PATIENCE_S + SLACK_S
+    # One may get its turn at the last moment, and connect.
+    assert max(took) < PATIENCE_S + LEAST_CONNECT_S + SLACK_S
     proven(remote.address, server, [0], unknown=range(1, 6))
 
 

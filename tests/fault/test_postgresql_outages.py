@@ -1,9 +1,11 @@
 """What befalls a server in use: restarts, a full disk, no connection left, long locks, a schema that is
 dropped. No acknowledged event is lost, and the daemon goes on by itself."""
 
+import json
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 from contextlib import ExitStack, closing, suppress
@@ -18,6 +20,8 @@ from forwarder.spool.postgresql.address import Address
 from forwarder.spool.postgresql.setup import setup
 from tests.on_server import Remote, event, lines, proven
 from tests.postgres import Server
+
+ROOT = Path(__file__).parents[2]
 
 
 class Load:
@@ -222,29 +226,41 @@ def test_a_producer_that_forks_and_has_threads(remote, server):
     assert proven(address, server, expected).waiting == len(expected)
 
 
-def test_a_signal_handler_that_puts(remote, server, until):
-    """It is to try again if it has interrupted a call of the same queue; elsewhere it puts."""
-    address, heard = remote.address, []
-    with EventQueue(address.url, schema=address.schema) as queue:
+# In a process of its own: the alarm of this one is the test run's.
+HANDLER = """
+import json, signal, sys
+from forwarder import EventQueue
+from forwarder.errors import TryAgainError
+from tests.on_server import event
 
-        def handler(*_):
-            try:
-                queue.put(event(1000 + len(heard)))
-                heard.append(None)
-            except TryAgainError as error:
-                heard.append(error)
+heard = []
+with EventQueue(sys.argv[1], schema=sys.argv[2]) as queue:
 
-        before = signal.signal(signal.SIGALRM, handler)
+    def handler(*_):
         try:
-            for number in range(200):
-                # Once in each call, sooner or later.
-                signal.setitimer(signal.ITIMER_REAL, 0.0001 * (number % 20 + 1))
-                queue.put(event(number))
-            signal.raise_signal(signal.SIGALRM)
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
+            queue.put(event(1000 + len(heard)))
+            heard.append("")
+        except TryAgainError as error:
+            heard.append(str(error))
+
+    signal.signal(signal.SIGALRM, handler)
+    for number in range(200):
+        # Once in each call, sooner or later.
+        signal.setitimer(signal.ITIMER_REAL, 0.0001 * (number % 20 + 1))
+        queue.put(event(number))
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.raise_signal(signal.SIGALRM)
+print(json.dumps(heard))
+"""
+
+
+def test_a_signal_handler_that_puts(remote, server):
+    """It is to try again if it has interrupted a call of the same queue; elsewhere it puts."""
+    address = remote.address
+    command = [sys.executable, "-c", HANDLER, address.url, address.schema]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    heard = json.loads(done.stdout)
     assert any(heard)
     assert not all(heard)
-    acknowledged = [*range(200), *(1000 + n for n, error in enumerate(heard) if error is None)]
-    proven(address, server, acknowledged)
+    proven(address, server, [*range(200), *(1000 + n for n, error in enumerate(heard) if not error)])
