@@ -5,7 +5,8 @@ PYTHON ?= python3
 JOBS ?= 2
 
 CRASH := $(addprefix tests/fault/test_, crash_points.py random_kills.py relay_kills.py power_loss.py server_repertoire.py) \
-    $(addprefix tests/fault/test_postgresql_, gaps.py failover.py roles.py hung_server.py snapshot.py) \
+    $(addprefix tests/fault/test_postgresql_, gaps.py failover.py acknowledgement.py cut_connections.py \
+    snapshot.py roles.py hung_server.py outages.py) \
     tests/integration/test_spool_model.py
 
 VENV := .venv

@@ -14,6 +14,8 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from urllib.parse import parse_qs, urlsplit
 
+import pytest
+
 from forwarder.records import KINDS
 from forwarder.sandbox import Sandbox
 from forwarder.spool import DUE, Figures, Selection
@@ -24,6 +26,7 @@ from tests.conftest import TOKEN, Forwarder, insert_id_of
 
 # How long the long runs of `make crash` take; 0: the short ones of every change.
 CRASH_S = float(os.environ.get("FORWARDER_CRASH_S") or 0)
+long = pytest.mark.skipif(not CRASH_S, reason="FORWARDER_CRASH_S asks for the long runs; `make crash` does")
 LIMITS = {"max_bytes": 10**10, "min_free_bytes": 0, "lock_timeout_s": 10.0}
 MIB = 1024 * 1024
 NOW = int(time.time())

@@ -11,9 +11,10 @@ import pytest
 
 from forwarder.errors import TryAgainError
 from forwarder.spool import EventQueue, Settlement
-from tests.on_server import LIMITS, MIB, consumer_of, data, dead, event, figures, lines, proven
+from tests.on_server import LIMITS, MIB, consumer_of, data, dead, event, figures, lines, long, proven
 
 WAITING = "SELECT {} FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND application_name = 'forwarder'"
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGKILL]
 PUTS = """
 import sys
 from forwarder import EventQueue
@@ -85,8 +86,15 @@ def outcome(step, *arguments):
         return error
 
 
-@pytest.mark.parametrize("ends", [[signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ["cancel"]])
-@pytest.mark.parametrize("program", ["enqueue", "EventQueue"])
+@pytest.mark.parametrize(
+    ("program", "ends"),
+    [
+        ("enqueue", ["cancel"]),
+        ("EventQueue", ["cancel"]),
+        ("EventQueue", SIGNALS),
+        pytest.param("enqueue", SIGNALS, marks=long),  # it waits for its time to be over
+    ],
+)
 def test_a_process_that_ends_is_not_acknowledged(
     replicated, cluster, server, primary, waits, ends, program, until
 ):

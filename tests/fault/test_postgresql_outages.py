@@ -18,7 +18,7 @@ from forwarder.errors import ConfigError, ForwarderError, TryAgainError
 from forwarder.spool import EventQueue, SpoolFullError
 from forwarder.spool.postgresql.address import Address
 from forwarder.spool.postgresql.setup import setup
-from tests.on_server import Remote, event, lines, proven
+from tests.on_server import Remote, event, lines, long, proven
 from tests.postgres import Server
 
 ROOT = Path(__file__).parents[2]
@@ -79,7 +79,7 @@ def loaded(remote, server, until):
         assert daemon.process.poll() is None
 
 
-@pytest.mark.parametrize("how", ["fast", "immediate", "kill"])
+@pytest.mark.parametrize("how", ["fast", "immediate", pytest.param("kill", marks=long)])
 def test_restarts(loaded, postgres, until, how):
     """In order, at once, and by SIGKILL."""
     for _ in range(2):
@@ -114,15 +114,15 @@ def test_no_connection_is_left(loaded, remote, postgres, until):
     assert not loaded.errors
 
 
-@pytest.mark.parametrize("statement", ["ALTER TABLE {} ADD x int", "VACUUM FULL {}", "REINDEX TABLE {}"])
-def test_long_locks(loaded, remote, postgres, until, statement):
+def test_long_locks(loaded, remote, postgres, until):
     """What needs the table waits, and is to try again if it takes too long."""
     queue = f"{remote.address.schema}.queue"
     with psycopg.connect(postgres.url()) as connection:
         connection.execute(f"LOCK TABLE {queue} IN ACCESS EXCLUSIVE MODE")
         until(lambda: loaded.errors, "it takes too long")
     assert all(isinstance(error, TryAgainError) for error in loaded.errors)
-    postgres.execute(statement.format(queue))
+    for statement in ("ALTER TABLE {} ADD x int", "VACUUM FULL {}", "REINDEX TABLE {}"):
+        postgres.execute(statement.format(queue))
 
 
 def test_a_schema_that_is_dropped(remote, server, until):

@@ -174,7 +174,8 @@ class Client:
                 _of_parents.append(self._connection)
             self._connection = None
             self._renew()
-        if not self._lock.acquire(timeout=max(deadline - time.monotonic(), 0.0)):
+        # Whoever gets it at the last moment would begin to connect, and that takes seconds.
+        if not self._lock.acquire(timeout=max(deadline - time.monotonic() - AGAIN_S, 0.0)):
             raise TryAgainError(f"other threads use the queue {self.place}", "Nothing was stored; try again")
         try:
             if self._is_busy:
