@@ -112,7 +112,7 @@ def test_test_files_can_be_told_apart_by_name(tier: str) -> None:
     """A test file's name occurs once, so that a report's line says which one it means."""
     here = {path.name for path in TESTS if path.parent.name == tier}
     elsewhere = {path.name for path in TESTS if path.parent.name != tier}
-    assert here & elsewhere == set()
+    assert here & elsewhere <= {"conftest.py"}
 
 
 def test_what_is_of_one_kind_only_hangs_on_it() -> None:

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from forwarder.errors import ForwarderError
+from forwarder.errors import ForwarderError, StorageError
 from forwarder.spool import engine
 from forwarder.spool.errors import TakenError
 from forwarder.spool.origin import Origin
@@ -249,7 +249,11 @@ class Consumer(engine.Consumer):
 
     def _find_missed(self, now: float) -> bool:
         """With nothing in flight: count as deleted what others have deleted, and read all again if rows wait
-        that no claim has found. Returns whether it has to look once more."""
+        that no claim has found. Returns whether it has to look once more.
+
+        Raises:
+            StorageError: there are such rows, for the log to say so.
+        """
         its = self._tables
         if self._gaps or not self._is_all_claimed:
             return False
@@ -268,6 +272,7 @@ class Consumer(engine.Consumer):
             self._missed_since = None
             self._position, self._is_all_claimed = 0, False
             self._openings += 1
+            raise StorageError("rows wait that no claim has found", "The queue is read again from its start")
         return True
 
     def _account_missing(self, connection: Connection) -> None:
