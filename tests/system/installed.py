@@ -48,6 +48,7 @@ class Service:
 
     def __init__(self, box: Box, name: str = "forwarder", port: int = PORT, token: str = TOKEN) -> None:
         self.box, self.unit, self.port, self.token = box, name, port, token
+        self.user = name.replace("@", "-")
         instance = name.partition("@")[2]
         self.queue = f"/var/lib/forwarder-{instance}" if instance else "/var/lib/forwarder"
         self.config = f"/etc/forwarder/{instance or 'forwarder'}.toml"
@@ -95,9 +96,8 @@ class Service:
 
     def forwarder(self, *arguments: str, user: str = "", check: bool = True, stdin: str = "") -> Any:
         """Run the command with its settings; by default as the service's own user."""
-        user = user or self.unit.replace("@", "-")
         command = ("forwarder", arguments[0], "--config", self.config, *arguments[1:])
-        return self.box.run(*command, user=user, check=check, stdin=stdin)
+        return self.box.run(*command, user=user or self.user, check=check, stdin=stdin)
 
     def enqueue(self, *names: str) -> None:
         """Have its queue accept events of these names."""
