@@ -233,9 +233,11 @@ class OrderedDispatcher:
         repeats = rows[0].repeats
         is_marked = self._holds and not repeats
         try:
-            claim = self._spool.read_again([row.id for row in rows], sum(row.size_bytes for row in rows))
-            if is_marked and claim.ids:
-                self._spool.mark_sent(claim.ids)
+            ids = [row.id for row in rows]
+            if is_marked:
+                # Before they are read: what a person has held until now is not sent, and the rest can't be held.
+                self._spool.mark_sent(ids)
+            claim = self._spool.read_again(ids, sum(row.size_bytes for row in rows))
         except BaseException:
             if is_turn:
                 self._turns.put_back(rows[0])

@@ -329,6 +329,20 @@ def test_what_may_have_counted_is_held_for_a_person(reply):
     assert t.store.delivered == 1
 
 
+def test_what_a_person_holds_at_the_last_moment_is_not_sent():
+    """Or it would be applied once more when it is released."""
+    t = Trip("hold")
+    t.offer("ada add 1", "bob add 1")
+    mark = t.spool.mark_sent
+
+    def hold_and_mark(ids, **options):
+        t.store.held[1] = t.store.rows.pop(1)
+        return mark(ids, **options)
+
+    t.spool.mark_sent = hold_and_mark
+    assert list(t.next().ids) == [2]
+
+
 def test_an_outage_costs_no_more_than_what_was_in_flight():
     """While it lasts, an invalid record shows that it does: no other update is put at risk."""
     t = Trip("hold")
