@@ -235,7 +235,7 @@ class OrderedDispatcher:
         try:
             ids = [row.id for row in rows]
             if is_marked:
-                # Before they are read: what a person has held until now is not sent, and the rest can't be held.
+                # Before they are read: what was held until now is not sent, and the rest can't be held.
                 self._spool.mark_sent(ids)
             claim = self._spool.read_again(ids, sum(row.size_bytes for row in rows))
         except BaseException:
