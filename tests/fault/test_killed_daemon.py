@@ -10,7 +10,7 @@ from tests.conftest import each_engine
 
 EVENTS = 100_000
 # On a server each start waits for the lease of the one before.
-KILLS = {"directory": 20, "server": 6}
+KILLS = {"directory": 20, "server": 4}
 
 
 @each_engine

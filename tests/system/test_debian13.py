@@ -30,7 +30,7 @@ debian/build-deb .venv/bin/python
 @pytest.fixture(scope="module")
 def root():
     """The root of a Debian 13, with what the page says that the package is built with."""
-    with debian("trixie", "python3-venv", "binutils", "ca-certificates") as root:
+    with debian("trixie", "python3-venv", "binutils", "ca-certificates", "libpq5") as root:
         yield root
 
 
