@@ -1,7 +1,7 @@
 """P2, P4 and P5 in simulated days: real dispatchers, with a queue, a server and a clock that are made up.
 
-Half a minute of them begins with the same seed each time. ``FORWARDER_SIMULATE_S=3600`` goes on for so many s,
-with new ones; ``FORWARDER_TEST_SEED=7`` begins with that seed.
+Half a minute of them begins with the same seed each time. ``FORWARDER_SIMULATE_S=3600`` goes on for so many
+seconds, with new ones; ``FORWARDER_TEST_SEED=7`` begins with that seed.
 """
 
 import os
