@@ -67,8 +67,9 @@ def _install(box: Box, package: Path) -> None:
 
 
 def _set(box: Box, config: str, values: dict[str, str]) -> None:
-    """Change settings as a person does: in the file with all of them, which came along."""
-    changes = [f's|^#{name} = .*|{name} = "{value}"|' for name, value in values.items()]
+    """Change settings as a person does: in the file with all of them, which came along, each where its name
+    stands first."""
+    changes = [f'0,/^#{name} = /s|^#{name} = .*|{name} = "{value}"|' for name, value in values.items()]
     box.run("sed", "-i", ";".join(changes), config)
 
 
