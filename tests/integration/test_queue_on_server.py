@@ -171,6 +171,15 @@ def test_one_copy_is_not_enough(remote):
         assert "synchronous_standby_names" in done.stderr + done.stdout
 
 
+def test_a_newer_queue_is_refused(remote, postgres):
+    """An older daemon does not deliver from it, and its setup leaves it alone."""
+    postgres.execute(f"UPDATE {remote.address.schema}.control SET version = version + 1")
+    for command in ("run", "setup"):
+        done = remote(command)
+        assert done.returncode == 78
+        assert "has version 2" in done.stderr
+
+
 def test_without_psycopg(remote):
     """What uses no server starts without psycopg; what does, says how to get it."""
     hide = "import sys; sys.modules['psycopg'] = None; from forwarder.cli import main; main()"

@@ -19,6 +19,7 @@ from forwarder.spool.postgresql import copies
 from forwarder.spool.postgresql.address import Address
 from forwarder.spool.postgresql.client import Client
 from forwarder.spool.postgresql.errors import AbsentError
+from forwarder.spool.postgresql.setup import must_be_current
 from forwarder.spool.postgresql.tables import Tables
 from forwarder.spool.values import Holder
 
@@ -31,6 +32,7 @@ class Presence(engine.Presence):
 
     Raises:
         TakenError: another process has it; the message says which.
+        ConfigError: the queue has another version, or fewer copies than the settings ask for.
     """
 
     def __init__(self, address: Address, its: Tables) -> None:
@@ -39,6 +41,7 @@ class Presence(engine.Presence):
         self.token = uuid.uuid4().hex
         self._renewed_at = time.monotonic()
         try:
+            must_be_current(self._client, its)
             self._client.run(lambda connection: copies.must_be_enough(connection, address))
             taken = self._client.rows(
                 f"UPDATE {its.control} SET epoch = epoch + 1, announced = false,"

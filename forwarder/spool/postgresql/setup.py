@@ -5,7 +5,9 @@ from __future__ import annotations
 from forwarder.errors import ConfigError
 from forwarder.spool.postgresql.address import Address
 from forwarder.spool.postgresql.client import Client, Connection
+from forwarder.spool.postgresql.errors import AbsentError
 from forwarder.spool.postgresql.schema import LEAST_SERVER, VERSION, must_be_name, statements
+from forwarder.spool.postgresql.tables import Tables
 
 __all__ = ["setup", "statements"]
 
@@ -34,6 +36,20 @@ def setup(address: Address) -> list[str]:
         f"role {schema}_viewer: may look; GRANT it to whoever watches",
         "the daemon signs in as their owner: this user, or one that is a member of it",
     ]
+
+
+def must_be_current(client: Client, its: Tables) -> None:
+    """Make sure that the queue has the version that this forwarder uses.
+
+    Raises:
+        AbsentError: it has another.
+    """
+    ((version,),) = client.rows(f"SELECT version FROM {its.control}")
+    if version != VERSION:
+        raise AbsentError(
+            f"the queue {client.place} has version {version}; this forwarder uses {VERSION}",
+            "`forwarder setup` of the newer one brings it up to date",
+        )
 
 
 def _must_fit(connection: Connection) -> None:

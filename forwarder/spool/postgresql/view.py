@@ -12,7 +12,7 @@ from forwarder.spool.postgresql.address import Address
 from forwarder.spool.postgresql.client import Client, Connection
 from forwarder.spool.postgresql.dead_letters import DeadLetters
 from forwarder.spool.postgresql.errors import AbsentError
-from forwarder.spool.postgresql.schema import VERSION
+from forwarder.spool.postgresql.setup import must_be_current
 from forwarder.spool.postgresql.tables import EPOCH, Tables
 from forwarder.spool.postgresql.waiting import WaitingEvents
 from forwarder.spool.values import Figures, Finding
@@ -37,12 +37,7 @@ class View(DeadLetters, WaitingEvents, engine.View):
         self.tables = tables
         self.client = Client(address, timeout_s)
         try:
-            ((version,),) = self.client.rows(f"SELECT version FROM {tables.control}")
-            if version != VERSION:
-                raise NoQueueError(
-                    f"the queue {address.place} has version {version}; this forwarder uses {VERSION}",
-                    "`forwarder setup` of the newer one brings it up to date",
-                )
+            must_be_current(self.client, tables)
         except AbsentError as error:
             self.client.close()
             raise NoQueueError(error.what, error.remedy) from None
