@@ -6,10 +6,12 @@ import pickle
 import subprocess
 import sys
 
+import click
 import pytest
 
 from forwarder import config, log, spool
 from forwarder.cli import main
+from forwarder.cli.completion.values import waiting_event_names
 from forwarder.config.settings import Queue
 from forwarder.errors import ConfigError, UnavailableError
 from forwarder.intake.intake_log import IntakeLog
@@ -182,6 +184,8 @@ def test_producers_of_a_relay_write_to_its_directory(run, kept, queue_path, monk
     assert (kept, len(rows(queue_path))) == ({}, 1)
     code, out, _ = run("peek", "--json")
     assert (code, json.loads(out)["event"]["event"]) == (0, "A")
+    found = waiting_event_names(click.Context(click.Command("waiting")), None, "")
+    assert [item.value for item in found] == ["A"]
     code, _, err = run("run")
     assert (code, err) == (69, f"forwarder: called for {PLACE}\n")
     assert run("salvage")[:2] == (0, "No damaged database has been set aside.\n")
