@@ -19,7 +19,7 @@ from forwarder.records import KINDS
 from forwarder.service.daemon import _AT_START
 from forwarder.service.daemon_log import DaemonLog
 from forwarder.spool import EventQueue, Holder
-from forwarder.spool.postgresql import engine, setup
+from forwarder.spool.postgresql import engine, schema, setup
 from forwarder.spool.postgresql.address import Address
 from forwarder.spool.sqlite import engine as embedded
 
@@ -147,7 +147,7 @@ def test_without_psycopg_a_server_is_refused_with_what_to_install(monkeypatch, q
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr(spool, "postgresql")
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    for use in (spool.of, spool.set_up, spool.set_up_sql):
+    for use in (spool.of, spool.set_up):
         with pytest.raises(ConfigError, match=r"mixpanel-forwarder\[postgresql\].*python3-psycopg"):
             use(Queue(url=URL))
     assert spool.of(Queue(path=queue_path)).place == queue_path
@@ -272,7 +272,7 @@ def test_setup_makes_what_the_server_needs(run, monkeypatch):
     """And says what was made; with --sql, only how."""
     made = []
     monkeypatch.setattr(setup, "setup", lambda address: [*made, f"schema {address.schema}"])
-    monkeypatch.setattr(setup, "statements", lambda schema: f"CREATE SCHEMA {schema};")
+    monkeypatch.setattr(schema, "statements", lambda schema: f"CREATE SCHEMA {schema};")
     assert run("setup")[:2] == (0, "schema shop\n")
     assert run("setup", "--sql")[:2] == (0, "CREATE SCHEMA shop;\n")
 

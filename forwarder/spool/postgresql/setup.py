@@ -6,10 +6,8 @@ from forwarder.errors import ConfigError
 from forwarder.spool.postgresql.address import Address
 from forwarder.spool.postgresql.client import Client, Connection
 from forwarder.spool.postgresql.errors import AbsentError
-from forwarder.spool.postgresql.schema import LEAST_SERVER, VERSION, must_be_name, statements
+from forwarder.spool.postgresql.schema import LEAST_SERVER, VERSION, statements
 from forwarder.spool.postgresql.tables import Tables
-
-__all__ = ["setup", "statements"]
 
 # A command that waits for locks on the tables, as those of a running vacuum.
 PATIENCE_S = 60.0
@@ -23,7 +21,7 @@ def setup(address: Address) -> list[str]:
         NotPermittedError: this user may not create all of it.
         TryAgainError, StorageError: as `Client`.
     """
-    schema = must_be_name(address.schema)
+    schema = address.schema
     client = Client(address, PATIENCE_S)
     try:
         client.run(_must_fit)
