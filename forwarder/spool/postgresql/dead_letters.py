@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from itertools import islice
 
 from forwarder.errors import EventError
@@ -108,12 +109,9 @@ def retry(
     address: Address, its: Tables, ids: Iterable[int], edit: Callable[[bytes, float], bytes]
 ) -> tuple[dict[int, int], list[tuple[int, str]]]:
     """See `engine.Spool.retry_dead_letters`; each gets a new row, which ``retries`` records."""
-    client = Client(address)
     wanted = list(dict.fromkeys(ids))
-    try:
+    with closing(Client(address)) as client:
         return client.write(lambda connection: _retry(connection, its, wanted, edit))
-    finally:
-        client.close()
 
 
 def _retry(
@@ -156,13 +154,10 @@ def _retry(
 
 def delete(address: Address, its: Tables, ids: Sequence[int]) -> int:
     """See `engine.Spool.delete_dead_letters`."""
-    client = Client(address)
-    try:
+    with closing(Client(address)) as client:
         return client.write(
             lambda connection: _discard(connection, its, "id = ANY(%s::bigint[])", [list(ids)])
         )
-    finally:
-        client.close()
 
 
 def discard_old(connection: Connection, its: Tables, before: float) -> int:

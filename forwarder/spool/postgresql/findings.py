@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 
 from forwarder.errors import ConfigError, ForwarderError, TryAgainError, size
 from forwarder.spool.postgresql import copies, producer, tables
@@ -22,20 +23,18 @@ def findings(address: Address, its: Tables, max_bytes: int, briefly: bool) -> It
     and a reload may have no password for it."""
     if briefly:
         return
-    client = Client(address)
     try:
-        yield _server(client, address, its)
-        yield _copies(client, address)
-        yield from _triggers(client, its)
-        yield from _old_snapshots(client)
-        yield _room(client, its, max_bytes)
-        for each in tables.each(its.schema):
-            with View(address, client.timeout_s, each) as view:
-                yield from view.check()
+        with closing(Client(address)) as client:
+            yield _server(client, address, its)
+            yield _copies(client, address)
+            yield from _triggers(client, its)
+            yield from _old_snapshots(client)
+            yield _room(client, its, max_bytes)
+            for each in tables.each(its.schema):
+                with View(address, client.timeout_s, each) as view:
+                    yield from view.check()
     except ForwarderError as error:
         yield Finding("queue", FAIL, str(error), error.exit_code)
-    finally:
-        client.close()
 
 
 def _server(client: Client, address: Address, its: Tables) -> Finding:

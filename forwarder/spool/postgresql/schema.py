@@ -33,7 +33,6 @@ CREATE TABLE IF NOT EXISTS {schema}.control (
     paused boolean NOT NULL DEFAULT false,
     flushes bigint NOT NULL DEFAULT 0,
     -- who delivers
-    epoch bigint NOT NULL DEFAULT 0,
     holder text,
     host text,
     pid integer,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 from forwarder.errors import ConfigError
 from forwarder.spool.postgresql.address import Address
 from forwarder.spool.postgresql.client import Client, Connection
@@ -22,12 +24,9 @@ def setup(address: Address) -> list[str]:
         TryAgainError, StorageError: as `Client`.
     """
     schema = address.schema
-    client = Client(address, PATIENCE_S)
-    try:
+    with closing(Client(address, PATIENCE_S)) as client:
         client.run(_must_fit)
         client.write(lambda connection: _make(connection, schema))
-    finally:
-        client.close()
     return [
         f"schema {schema}: tables, triggers and functions, version {VERSION}",
         f"role {schema}_producer: may insert; GRANT it to whoever hands events over",
