@@ -50,7 +50,10 @@ def _copies(client: Client, address: Address) -> Finding:
         return Finding(name, FAIL, fault, ConfigError.exit_code)
     if not address.standbys:
         return Finding(name, OK, "not asked for: queue.standbys is 0")
-    connected = len(client.rows("SELECT 1 FROM pg_stat_replication WHERE sync_state <> 'async'"))
+    # Most users see only that there are standbys, and not which (pg_read_all_stats does).
+    connected = len(
+        client.rows("SELECT 1 FROM pg_stat_replication WHERE sync_state IS DISTINCT FROM 'async'")
+    )
     if connected < address.standbys:
         detail = f"{connected} of {address.standbys} standbys are connected: no event is accepted meanwhile"
         return Finding(name, WARNING, detail)
