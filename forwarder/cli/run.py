@@ -50,4 +50,4 @@ def serve(context: Context, *, relays: bool = False) -> None:
         from forwarder.service.relay import Relay
 
         to = Relay(settings)
-        run_daemon(to.here(settings), to.reader(load), early, to)
+        run_daemon(to.here(settings), lambda: to.here(load()), early, to)

@@ -120,9 +120,9 @@ def status(context: Context, as_json: bool, watch: bool, expressions: tuple[str,
 
     All figures are of events; engage and groups have those of profile and group updates. The state is the
     worst of all kinds. Of a queue on a server, queue_path names the server, host is the host of the daemon,
-    and wal_bytes and disk_free_bytes are null. On a host with a relay all this is of the host's own queue,
-    where delivered means handed over; server has the same keys for the queue on the server, its state_reason
-    says why they are not known, and it is null on other hosts.
+    standbys is the setting (null of a directory), and wal_bytes and disk_free_bytes are null. On a host with
+    a relay all this is of the host's own queue, where delivered means handed over; server has the same keys
+    for the queue on the server, its state_reason says why they are not known, and it is null on other hosts.
 
     Exit code: 0, or 1 if a condition of --fail-if is true. A condition is a key of --json, one of > >= < <=
     == !=, and a number or text. A number of seconds may end in s, m, h or d, one of bytes in KiB, MiB or
@@ -140,7 +140,8 @@ def status(context: Context, as_json: bool, watch: bool, expressions: tuple[str,
 
 def nothing() -> dict[str, Any]:
     """All keys, at their values while there is no queue."""
-    return {**NOTHING, "requests": {}, **{name: _nothing_of_kind() for name in _KINDS}, "server": None}
+    kinds = {name: _nothing_of_kind() for name in _KINDS}
+    return {**NOTHING, "requests": {}, **kinds, "standbys": None, "server": None}
 
 
 def gather(queue: Queue, server: Queue | None = None) -> dict[str, Any]:
@@ -172,6 +173,7 @@ def _gather(queue: Queue, who: str = "daemon") -> dict[str, Any]:
         return _unknown(events.place, str(error), known=is_known) | {"set_aside": found["set_aside"]}
     found |= _durable(figures, refused)
     found["exists"] = True
+    found["standbys"] = queue.standbys if queue.url else None
     daemon = daemon_state.read(events)
     if daemon:
         for key in found.keys() & set(daemon.__slots__):
@@ -344,7 +346,8 @@ def _table(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield who, f"{process.name}, {counted(found['connections'], 'connection')}"
     else:
         yield who, "none runs"
-    yield "queue", printable(found["queue_path"])
+    alone = "; one copy is enough (queue.standbys is 0)" if found["standbys"] == 0 else ""
+    yield "queue", f"{printable(found['queue_path'])}{alone}"
 
 
 def _line_of_kind(of_kind: Mapping[str, Any], passed: str) -> str:

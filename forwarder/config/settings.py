@@ -114,7 +114,7 @@ class Queue:
         metadata=about(
             ServerUrl(),
             "The PostgreSQL server that keeps the queue, in place of a directory, such as "
-            '"postgresql://forwarder@db1,db2/app?target_session_attrs=read-write&sslmode=verify-full"; '
+            '"postgresql://forwarder@db1,db2/app?sslmode=verify-full"; '
             "without a password; sslmode=verify-full is required unless the server is on this host.",
         ),
     )

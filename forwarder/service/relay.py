@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 
@@ -90,10 +90,6 @@ class Relay(Destination):
         if not settings.is_relay or settings.queue.url != self._queue.url:
             raise ConfigError("queue.url has changed and needs a restart")
         return replace(settings, queue=settings.door)
-
-    def reader(self, load: Callable[[], Settings]) -> Callable[[], Settings]:
-        """What reads `here` again, with *load*."""
-        return lambda: self.here(load())
 
     def place(self, settings: Settings) -> str:  # noqa: ARG002
         return self._place

@@ -76,10 +76,9 @@ def handover(queue: Queue, kind: Kind) -> Handover:
     name. Nothing is opened yet. Raises: as `of`."""
     with _psycopg_needed():
         from forwarder.spool.postgresql.handover import Handover as Replicated
-        from forwarder.spool.postgresql.schema import must_be_name
         from forwarder.spool.postgresql.tables import Tables
 
-    return Replicated(_address(queue), Tables(must_be_name(queue.schema), kind))
+    return Replicated(_address(queue), Tables(queue.schema, kind))
 
 
 def set_up(queue: Queue) -> list[str]:
@@ -97,10 +96,10 @@ def set_up(queue: Queue) -> list[str]:
 
 
 def set_up_sql(queue: Queue) -> str:
-    """The SQL that makes it. Raises: as `of`."""
-    with _psycopg_needed():
-        from forwarder.spool.postgresql import setup
-    return setup.statements(queue.schema)
+    """The SQL that makes it."""
+    from forwarder.spool.postgresql import schema
+
+    return schema.statements(queue.schema)
 
 
 @contextmanager

@@ -280,6 +280,12 @@ class Group:
     last_at: float
     example_id: int
 
+    @classmethod
+    def of(cls, letter: DeadLetter) -> Group:
+        """The group that one dead letter makes."""
+        at = letter.dead_at
+        return cls(letter.reason, letter.field, letter.http_status, letter.event, 1, at, at, letter.id)
+
     def among_others(self) -> Group:
         """This group as part of the other, smaller ones."""
         return replace(self, reason="other reasons", field="", http_status=None, event="")

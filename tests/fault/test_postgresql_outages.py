@@ -178,10 +178,9 @@ def test_a_full_disk(small, server, until):
         with Load(address) as load:
             until(lambda: len(load.acknowledged) > 100, "events are accepted")
             ballast = small.directory.parent / "ballast"
-            with ballast.open("wb") as file, suppress(OSError):
+            with ballast.open("wb", buffering=0) as file, suppress(OSError):
                 while True:
                     file.write(b"x" * 65536)
-                    file.flush()
             until(lambda: load.errors, "it is full", 40)
             ballast.unlink()
             if small._process.poll() is not None:  # it ends if it can't write its log

@@ -260,3 +260,19 @@ def test_a_server_that_may_lose_events_is_refused(replicated, cluster, setting):
     finally:
         cluster.primary.execute(f"ALTER SYSTEM RESET {setting}")
         cluster.primary.execute("SELECT pg_reload_conf()")
+
+
+def test_whoever_may_look_sees_whether_standbys_are_connected(replicated, cluster):
+    """Though most users may not know which those are."""
+    user = f"{replicated.address.schema}_watcher"
+    cluster.primary.execute(f"CREATE ROLE {user} LOGIN IN ROLE {replicated.address.schema}_viewer")
+    replicated.point_at(replace(replicated.address, url=cluster.url(user=user)))
+
+    def copies():
+        found = [json.loads(line) for line in replicated("check", "--json").stdout.splitlines()]
+        return next((each["result"], each["detail"]) for each in found if each["name"] == "copies")
+
+    assert copies() == ("ok", "a commit waits for 1; 2 connected")
+    for standby in cluster.standbys:
+        standby.kill()
+    assert copies()[0] == "warning"

@@ -27,6 +27,7 @@ from forwarder.spool import EventQueue
 from forwarder.spool.sqlite.consumer import Consumer
 from forwarder.spool.sqlite.view import View
 from tests.conftest import each_engine, figures
+from tests.on_server import long
 
 TOKEN = "sandbox-token"
 
@@ -277,7 +278,8 @@ def dealt(rng, deck):
     return cases
 
 
-@each_engine
+# Each fault alone, above, has shown that the engine makes no difference.
+@pytest.mark.parametrize("queue_path", ["directory", pytest.param("server", marks=long)], indirect=True)
 @pytest.mark.timeout(240 + LONG_S * 2)
 def test_faults_in_long_random_sequences(exchange):
     """All faults in any order, overlapping, over kills of the daemon: only events that are bad die."""

@@ -16,8 +16,7 @@ import pytest
 
 from forwarder.cli import main, table
 from forwarder.cli.selection import DEAD_LETTERS, Wanted
-from forwarder.spool import Dead, EventQueue, Selection, Settlement
-from forwarder.spool.sqlite import dead_letters as stored
+from forwarder.spool import Dead, EventQueue, Selection, Settlement, dead_letters
 from forwarder.spool.sqlite import reader
 from forwarder.spool.sqlite.consumer import Consumer
 from forwarder.spool.sqlite.view import View
@@ -608,7 +607,7 @@ def test_ids_far_apart_cost_no_more(sql, queue_path):
 
 def test_a_summary_of_many_reasons_is_bounded(queue_path, sql, monkeypatch):
     """Of too many causes the rarest are summed up at the end, and each dead letter is counted once."""
-    monkeypatch.setattr(stored, "MOST_GROUPS", 10)
+    monkeypatch.setattr(dead_letters, "MOST_GROUPS", 10)
     monkeypatch.setattr(reader, "_CHUNK_IDS", 100)
     bury_many(queue_path, sql, 1000)
     sql(queue_path, "UPDATE dead_letters SET reason = 'frequent' WHERE id % 10 = 0")

@@ -163,12 +163,24 @@ def test_server_restarts(remote, postgres, server, emptied, until):
 
 
 def test_one_copy_is_not_enough(remote):
-    """A server without standbys is refused by `run` and `check`, unless queue.standbys is 0."""
+    """`run` and `check` refuse a server without standbys, unless queue.standbys is 0; `status` says so."""
+    assert "queue.standbys is 0" in remote("status").stdout
+    assert remote.json("status")["standbys"] == 0
     remote.environ["FORWARDER_QUEUE_STANDBYS"] = "1"
     for command in ("run", "check"):
         done = remote(command)
         assert done.returncode == 78
         assert "synchronous_standby_names" in done.stderr + done.stdout
+    assert "queue.standbys" not in remote("status").stdout
+
+
+def test_a_newer_queue_is_refused(remote, postgres):
+    """An older daemon does not deliver from it, and its setup leaves it alone."""
+    postgres.execute(f"UPDATE {remote.address.schema}.control SET version = version + 1")
+    for command in ("run", "setup"):
+        done = remote(command)
+        assert done.returncode == 78
+        assert "has version 2" in done.stderr
 
 
 def test_without_psycopg(remote):

@@ -6,10 +6,12 @@ import pickle
 import subprocess
 import sys
 
+import click
 import pytest
 
 from forwarder import config, log, spool
 from forwarder.cli import main
+from forwarder.cli.completion.values import waiting_event_names
 from forwarder.config.settings import Queue
 from forwarder.errors import ConfigError, UnavailableError
 from forwarder.intake.intake_log import IntakeLog
@@ -17,7 +19,7 @@ from forwarder.records import KINDS
 from forwarder.service.daemon import _AT_START
 from forwarder.service.daemon_log import DaemonLog
 from forwarder.spool import EventQueue, Holder
-from forwarder.spool.postgresql import engine, setup
+from forwarder.spool.postgresql import engine, schema, setup
 from forwarder.spool.postgresql.address import Address
 from forwarder.spool.sqlite import engine as embedded
 
@@ -145,7 +147,7 @@ def test_without_psycopg_a_server_is_refused_with_what_to_install(monkeypatch, q
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr(spool, "postgresql")
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    for use in (spool.of, spool.set_up, spool.set_up_sql):
+    for use in (spool.of, spool.set_up):
         with pytest.raises(ConfigError, match=r"mixpanel-forwarder\[postgresql\].*python3-psycopg"):
             use(Queue(url=URL))
     assert spool.of(Queue(path=queue_path)).place == queue_path
@@ -182,6 +184,8 @@ def test_producers_of_a_relay_write_to_its_directory(run, kept, queue_path, monk
     assert (kept, len(rows(queue_path))) == ({}, 1)
     code, out, _ = run("peek", "--json")
     assert (code, json.loads(out)["event"]["event"]) == (0, "A")
+    found = waiting_event_names(click.Context(click.Command("waiting")), None, "")
+    assert [item.value for item in found] == ["A"]
     code, _, err = run("run")
     assert (code, err) == (69, f"forwarder: called for {PLACE}\n")
     assert run("salvage")[:2] == (0, "No damaged database has been set aside.\n")
@@ -268,7 +272,7 @@ def test_setup_makes_what_the_server_needs(run, monkeypatch):
     """And says what was made; with --sql, only how."""
     made = []
     monkeypatch.setattr(setup, "setup", lambda address: [*made, f"schema {address.schema}"])
-    monkeypatch.setattr(setup, "statements", lambda schema: f"CREATE SCHEMA {schema};")
+    monkeypatch.setattr(schema, "statements", lambda schema: f"CREATE SCHEMA {schema};")
     assert run("setup")[:2] == (0, "schema shop\n")
     assert run("setup", "--sql")[:2] == (0, "CREATE SCHEMA shop;\n")
 

@@ -123,7 +123,7 @@ def _seen(ctx: click.Context, look: Callable[[View], list[T]]) -> list[T]:
     from forwarder import config, spool
 
     try:
-        queue = config.load(_context(ctx).config_file, used=config.PLACE).queue
+        queue = config.load(_context(ctx).config_file, used=config.PLACE).door
         with spool.of(queue, _context(ctx).kind).view(LOCKED_S) as view:
             return look(view)
     except ForwarderError:

@@ -25,9 +25,15 @@ class Which(NamedTuple):
 
 @dataclass(slots=True)
 class Rows(Claim):
-    """A claim, and the last row that was read for it; 0: none."""
+    """A claim, with those of the rows read for it that are not records, and the last one's id; 0: none."""
 
+    letters: Sequence[Dead] = ()
     last_id: int = 0
+
+    @property
+    def all_ids(self) -> Sequence[int]:
+        """Of all rows that were read."""
+        return sorted([*self.ids, *(each.event_id for each in self.letters)]) if self.letters else self.ids
 
 
 class RowReader:
@@ -57,10 +63,8 @@ class RowReader:
         """Those with these ids."""
         return Which(f"{self._tables.queue} WHERE id = ANY(%s::bigint[])", [[*ids]])
 
-    def read(
-        self, connection: Connection, which: Which, max_events: int, max_bytes: int
-    ) -> tuple[Rows, list[Dead]]:
-        """Such rows, the smallest ids first; and those of them that are not records.
+    def read(self, connection: Connection, which: Which, max_events: int, max_bytes: int) -> Rows:
+        """Such rows, the smallest ids first.
 
         Raises:
             QueueReplacedError: another consumer has started.
@@ -85,12 +89,12 @@ class RowReader:
         )
         must_be_ours(consumer, self._mark, self._tables)
         if not count:
-            return Rows(), []
+            return Rows()
         if all_own:
             text += b"\n"
             if kind.are_final(text, count):
                 ids = ids or range(first_id, last_id + 1)
-                return Rows(ids, Lines(text, count), len(text), last_id=last_id), []
+                return Rows(ids, Lines(text, count), len(text), last_id=last_id)
         return self._one_by_one(
             connection.rows(
                 f"SELECT id, data, extract(epoch FROM put_at)::float8, status FROM {bounded} ORDER BY id",
@@ -99,12 +103,12 @@ class RowReader:
             max_bytes,
         )
 
-    def _one_by_one(self, found: Sequence[tuple[Any, ...]], max_bytes: int) -> tuple[Rows, list[Dead]]:
+    def _one_by_one(self, found: Sequence[tuple[Any, ...]], max_bytes: int) -> Rows:
         ids: list[int] = []
         events: list[bytes] = []
         dead: list[Dead] = []
         doubtful: list[int] = []
-        claim = Rows(ids, events, doubtful=doubtful)
+        claim = Rows(ids, events, doubtful=doubtful, letters=dead)
         read_bytes = 0
         for row_id, data, put_at, status in found:
             final = self._origin.read(row_id, data, put_at, status if status in (READY, SENT) else None)
@@ -122,7 +126,7 @@ class RowReader:
             claim.size_bytes += size_bytes
             if status == SENT:
                 doubtful.append(row_id)
-        return claim, dead
+        return claim
 
 
 def must_be_ours(consumer: str | None, mark: str, tables: Tables) -> None:

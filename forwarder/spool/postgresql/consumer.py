@@ -21,7 +21,7 @@ from forwarder.spool.postgresql.claiming import RowReader, Rows, Which, must_be_
 from forwarder.spool.postgresql.client import Client, Connection
 from forwarder.spool.postgresql.gaps import Gaps, between
 from forwarder.spool.postgresql.tables import KEPT_ENTRIES, Tables
-from forwarder.spool.values import Claim, Control, Dead, Settlement
+from forwarder.spool.values import Claim, Control, Settlement
 
 GATHER_S = 1.0
 SHORTEN_S = 60.0
@@ -120,9 +120,9 @@ class Consumer(engine.Consumer):
     # Claiming
 
     def claim(self, max_events: int, max_bytes: int) -> Claim:
-        rows, dead, horizon = self._client.run(lambda c: self._claim(c, max_events, max_bytes))
-        ids = _all_ids(rows, dead)
-        self._cleared((rows, dead))
+        rows, horizon = self._client.run(lambda c: self._claim(c, max_events, max_bytes))
+        ids = rows.all_ids
+        self._cleared(rows)
         # Only now, when nothing can fail: what is not handed over is claimed again.
         if rows.last_id > self._position:
             self._gaps.add(between(ids, self._position), horizon)
@@ -135,24 +135,24 @@ class Consumer(engine.Consumer):
         self._is_all_claimed = not rows.left
         return rows
 
-    def _claim(self, connection: Connection, max_events: int, max_bytes: int) -> tuple[Rows, list[Dead], int]:
+    def _claim(self, connection: Connection, max_events: int, max_bytes: int) -> tuple[Rows, int]:
         """The next rows, with the number of a transaction that began after they were read, if there are gaps
         between them."""
         if self._gaps:
             oldest = _oldest(connection)
             which = self._reader.between(*self._gaps.bounds)
-            rows, dead = self._reader.read(connection, which, max_events, max_bytes)
+            rows = self._reader.read(connection, which, max_events, max_bytes)
             if rows.last_id:
-                return rows, dead, 0
+                return rows, 0
             self._gaps.close(oldest)
         which = self._reader.behind(self._position)
-        rows, dead = self._reader.read(connection, which, max_events, max_bytes)
-        passed = rows.last_id and between(_all_ids(rows, dead), self._position)
-        return rows, dead, _next(connection) if passed else 0
+        rows = self._reader.read(connection, which, max_events, max_bytes)
+        passed = rows.last_id and between(rows.all_ids, self._position)
+        return rows, _next(connection) if passed else 0
 
-    def _cleared(self, found: tuple[Rows, list[Dead]]) -> Rows:
-        rows, dead = found
-        if dead:
+    def _cleared(self, rows: Rows) -> Rows:
+        """Settle what is not a record."""
+        if dead := rows.letters:
             self.settle(Settlement([each.event_id for each in dead], dead, tries=0))
             rows.dead, rows.reason = len(dead), dead[0].reason
         return rows
@@ -161,7 +161,7 @@ class Consumer(engine.Consumer):
         ahead = max(self._newest - self._position - 1, 0)
         which = self._reader.behind(self._position + int(place * ahead))
         found = self._client.run(lambda connection: self._reader.read(connection, which, 1, 0))
-        if not found[0].last_id:
+        if not found.last_id:
             found = self._client.run(
                 lambda connection: self._reader.read(connection, self._newest_row(), 1, 0)
             )
@@ -295,10 +295,6 @@ class Consumer(engine.Consumer):
 
     def close(self) -> None:
         self._client.close()
-
-
-def _all_ids(rows: Rows, dead: Sequence[Any]) -> Sequence[int]:
-    return sorted([*rows.ids, *(each.event_id for each in dead)]) if dead else rows.ids
 
 
 def _oldest(connection: Connection) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 from forwarder.spool.postgresql.address import Address
 from forwarder.spool.postgresql.client import Client
 from forwarder.spool.postgresql.tables import Tables, each
@@ -36,12 +38,9 @@ def request_flush(address: Address, its: Tables) -> None:
 
 def _change(address: Address, its: Tables, change: str) -> bool:
     """Make the change. Returns whether it was paused before."""
-    client = Client(address)
-    try:
+    with closing(Client(address)) as client:
         ((paused,),) = client.rows(
             f"UPDATE {its.control} SET {change} FROM (SELECT paused FROM {its.control} FOR UPDATE)"
             " AS before (was_paused) RETURNING was_paused"
         )
-    finally:
-        client.close()
     return bool(paused)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from itertools import islice
 
 from forwarder.errors import EventError
 from forwarder.spool import engine
+from forwarder.spool.dead_letters import Groups, beginning_so
 from forwarder.spool.postgresql.address import Address
 from forwarder.spool.postgresql.client import Client, Connection
 from forwarder.spool.postgresql.reader import Reader, matching
@@ -15,7 +17,6 @@ from forwarder.spool.postgresql.text import fit
 from forwarder.spool.values import Brief, DeadLetter, Group, Selection
 
 STEP_LETTERS = 1000
-MOST_GROUPS = 10_000
 
 
 class DeadLetters(Reader, engine.DeadLetters):
@@ -56,64 +57,36 @@ class DeadLetters(Reader, engine.DeadLetters):
             yield DeadLetter(letter_id, event_id, stored if with_data else b"", *more)
 
     def latest_dead_letters(self, limit: int, digits: str = "") -> list[Brief]:
-        newest = self.newest_dead_letter()
-        if not digits:
-            return self._briefs(0, newest, limit)
-        found: list[Brief] = []
-        if digits.isascii() and digits.isdecimal() and digits[0] != "0":
-            # The ids with one more digit are a range of larger ones; each range is one query.
-            for more in range(len(str(newest)) - len(digits), -1, -1):
-                first = int(digits) * 10**more
-                found += self._briefs(first, first + 10**more - 1, limit - len(found))
-        return found
-
-    def _briefs(self, first: int, last: int, limit: int) -> list[Brief]:
         query = (
             f"SELECT id, event, reason FROM {self.tables.dead_letters}"
             " WHERE id BETWEEN %s AND %s ORDER BY id DESC LIMIT %s"
         )
-        return [Brief(*row) for row in self.client.rows(query, [first, last, limit])]
+        found: list[Brief] = []
+        for first, last in beginning_so(digits, self.newest_dead_letter()):
+            found += [Brief(*row) for row in self.client.rows(query, [first, last, limit - len(found)])]
+        return found
 
     def summary(self, where: Selection) -> list[Group]:
-        """Beyond `MOST_GROUPS`, the smallest groups are merged into one, the last."""
+        groups = Groups()
         if where.user is not None:
-            groups = self._grouped(where)
+            groups.add(map(Group.of, self._found(where, 0, None)))
         else:
             condition, values = _condition(where)
             query = (
                 "SELECT reason, field, http_status, event, count(*), min(dead_at), max(dead_at), min(id)"
                 f" FROM ({self._letters()}) AS letters WHERE {condition} GROUP BY 1, 2, 3, 4"
             )
-            groups = [Group(*row) for row in self.client.rows(query, values)]
-        groups.sort(key=lambda group: (-group.count, group.example_id))
-        rest = iter(groups[MOST_GROUPS:])
-        others = next(rest, None)
-        if others is None:
-            return groups
-        merged = others.among_others()
-        for small in rest:
-            merged = merged.merged(small)
-        return [*groups[:MOST_GROUPS], merged]
-
-    def _grouped(self, where: Selection) -> list[Group]:
-        groups: dict[tuple[object, ...], Group] = {}
-        for letter in self._found(where, 0, None):
-            key = letter.reason, letter.field, letter.http_status, letter.event
-            new = Group(*key, 1, letter.dead_at, letter.dead_at, letter.id)
-            groups[key] = groups[key].merged(new) if key in groups else new
-        return list(groups.values())
+            groups.add(Group(*row) for row in self.client.rows(query, values))
+        return groups.by_size()
 
 
 def retry(
     address: Address, its: Tables, ids: Iterable[int], edit: Callable[[bytes, float], bytes]
 ) -> tuple[dict[int, int], list[tuple[int, str]]]:
     """See `engine.Spool.retry_dead_letters`; each gets a new row, which ``retries`` records."""
-    client = Client(address)
     wanted = list(dict.fromkeys(ids))
-    try:
+    with closing(Client(address)) as client:
         return client.write(lambda connection: _retry(connection, its, wanted, edit))
-    finally:
-        client.close()
 
 
 def _retry(
@@ -156,13 +129,10 @@ def _retry(
 
 def delete(address: Address, its: Tables, ids: Sequence[int]) -> int:
     """See `engine.Spool.delete_dead_letters`."""
-    client = Client(address)
-    try:
+    with closing(Client(address)) as client:
         return client.write(
             lambda connection: _discard(connection, its, "id = ANY(%s::bigint[])", [list(ids)])
         )
-    finally:
-        client.close()
 
 
 def discard_old(connection: Connection, its: Tables, before: float) -> int:

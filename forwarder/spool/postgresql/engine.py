@@ -11,7 +11,6 @@ from forwarder.spool.postgresql.address import Address
 from forwarder.spool.postgresql.consumer import Consumer
 from forwarder.spool.postgresql.presence import Presence
 from forwarder.spool.postgresql.producer import Producer
-from forwarder.spool.postgresql.schema import must_be_name
 from forwarder.spool.postgresql.tables import Tables
 from forwarder.spool.postgresql.view import View
 
@@ -32,7 +31,7 @@ class Spool(engine.Spool):
         self.address = address
         self.place = address.place
         self.kind = kind
-        self._tables = Tables(must_be_name(address.schema), kind)
+        self._tables = Tables(address.schema, kind)
 
     # A server's free disk space can't be known.
     def producer(self, *, max_bytes: int, min_free_bytes: int, lock_timeout_s: float) -> Producer:  # noqa: ARG002

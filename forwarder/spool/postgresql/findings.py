@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 
-from forwarder.errors import ConfigError, ForwarderError, TryAgainError, size
+from forwarder.errors import ConfigError, ForwarderError
+from forwarder.spool.findings import room
 from forwarder.spool.postgresql import copies, producer, tables
 from forwarder.spool.postgresql.address import Address
 from forwarder.spool.postgresql.client import Client
@@ -12,8 +14,6 @@ from forwarder.spool.postgresql.tables import Tables
 from forwarder.spool.postgresql.view import View
 from forwarder.spool.values import FAIL, OK, WARNING, Finding
 
-# With less than this share of queue.max_bytes left, there is still time to act.
-SCARCE = 0.1
 OLD_SNAPSHOT_S = 600
 
 
@@ -22,20 +22,19 @@ def findings(address: Address, its: Tables, max_bytes: int, briefly: bool) -> It
     and a reload may have no password for it."""
     if briefly:
         return
-    client = Client(address)
     try:
-        yield _server(client, address, its)
-        yield _copies(client, address)
-        yield from _triggers(client, its)
-        yield from _old_snapshots(client)
-        yield _room(client, its, max_bytes)
-        for each in tables.each(its.schema):
-            with View(address, client.timeout_s, each) as view:
-                yield from view.check()
+        with closing(Client(address)) as client:
+            yield _server(client, address, its)
+            yield _copies(client, address)
+            yield from _triggers(client, its)
+            yield from _old_snapshots(client)
+            used = client.run(lambda connection: producer.used_bytes(connection, its))
+            yield room(used, max_bytes)
+            for each in tables.each(its.schema):
+                with View(address, client.timeout_s, each) as view:
+                    yield from view.check()
     except ForwarderError as error:
         yield Finding("queue", FAIL, str(error), error.exit_code)
-    finally:
-        client.close()
 
 
 def _server(client: Client, address: Address, its: Tables) -> Finding:
@@ -51,7 +50,10 @@ def _copies(client: Client, address: Address) -> Finding:
         return Finding(name, FAIL, fault, ConfigError.exit_code)
     if not address.standbys:
         return Finding(name, OK, "not asked for: queue.standbys is 0")
-    connected = len(client.rows("SELECT 1 FROM pg_stat_replication WHERE sync_state <> 'async'"))
+    # Most users see only that there are standbys, and not which (pg_read_all_stats does).
+    connected = len(
+        client.rows("SELECT 1 FROM pg_stat_replication WHERE sync_state IS DISTINCT FROM 'async'")
+    )
     if connected < address.standbys:
         detail = f"{connected} of {address.standbys} standbys are connected: no event is accepted meanwhile"
         return Finding(name, WARNING, detail)
@@ -84,11 +86,3 @@ def _old_snapshots(client: Client) -> Iterator[Finding]:
             f" {age_s:.0f} s, and keeps vacuum from removing rows that have left"
         )
         yield Finding("snapshots", WARNING, detail)
-
-
-def _room(client: Client, its: Tables, max_bytes: int) -> Finding:
-    used = client.run(lambda connection: producer.used_bytes(connection, its))
-    detail = f"{size(used)} used; queue.max_bytes is {size(max_bytes)}"
-    if used >= max_bytes:
-        return Finding("room", FAIL, f"{detail}: new events are refused", TryAgainError.exit_code)
-    return Finding("room", WARNING if used > max_bytes * (1 - SCARCE) else OK, detail)

@@ -10,6 +10,7 @@ import os
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 from forwarder.errors import ForwarderError
@@ -19,6 +20,7 @@ from forwarder.spool.postgresql import copies
 from forwarder.spool.postgresql.address import Address
 from forwarder.spool.postgresql.client import Client
 from forwarder.spool.postgresql.errors import AbsentError
+from forwarder.spool.postgresql.setup import must_be_current
 from forwarder.spool.postgresql.tables import Tables
 from forwarder.spool.values import Holder
 
@@ -31,6 +33,7 @@ class Presence(engine.Presence):
 
     Raises:
         TakenError: another process has it; the message says which.
+        ConfigError: the queue has another version, or fewer copies than the settings ask for.
     """
 
     def __init__(self, address: Address, its: Tables) -> None:
@@ -39,11 +42,12 @@ class Presence(engine.Presence):
         self.token = uuid.uuid4().hex
         self._renewed_at = time.monotonic()
         try:
+            must_be_current(self._client, its)
             self._client.run(lambda connection: copies.must_be_enough(connection, address))
             taken = self._client.rows(
-                f"UPDATE {its.control} SET epoch = epoch + 1, announced = false,"
+                f"UPDATE {its.control} SET announced = false,"
                 f" host = %s, pid = %s, holder = %s, {_RENEWED}"
-                " WHERE holder IS NULL OR lease_until < clock_timestamp() RETURNING epoch",
+                " WHERE holder IS NULL OR lease_until < clock_timestamp() RETURNING 1",
                 [os.uname().nodename, os.getpid(), self.token, address.lease_s],
             )
             if not taken:
@@ -106,18 +110,16 @@ _RENEWED = "renewed_at = clock_timestamp(), lease_until = clock_timestamp() + ma
 
 def holder(address: Address, its: Tables) -> Holder | None:
     """The daemon that delivers, and its report; None: there is none."""
-    client = Client(address)
     try:
-        rows = client.rows(
-            "SELECT host, pid, CASE WHEN state.holder = control.holder THEN state::text END,"
-            " extract(epoch FROM clock_timestamp() - renewed_at)::float8"
-            f" FROM {its.control} AS control LEFT JOIN {its.daemon} AS state ON true"
-            " WHERE control.id = 1 AND announced AND lease_until >= clock_timestamp()"
-        )
+        with closing(Client(address)) as client:
+            rows = client.rows(
+                "SELECT host, pid, CASE WHEN state.holder = control.holder THEN state::text END,"
+                " extract(epoch FROM clock_timestamp() - renewed_at)::float8"
+                f" FROM {its.control} AS control LEFT JOIN {its.daemon} AS state ON true"
+                " WHERE control.id = 1 AND announced AND lease_until >= clock_timestamp()"
+            )
     except AbsentError:
         return None
-    finally:
-        client.close()
     if not rows:
         return None
     host, pid, told, silent_s = rows[0]
@@ -132,11 +134,8 @@ def _halted(silent_s: float, lease_s: float) -> str:
 
 
 def _taken(address: Address, its: Tables) -> TakenError:
-    client = Client(address)
-    try:
+    with closing(Client(address)) as client:
         ((host, pid),) = client.rows(f"SELECT host, pid FROM {its.control}")
-    finally:
-        client.close()
     return TakenError(
         f"{host}:{pid} delivers from the queue {address.place}", "Only one may: stop that one first"
     )

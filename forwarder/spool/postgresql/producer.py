@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 
 from forwarder.spool import engine
 from forwarder.spool.errors import SpoolFullError
@@ -69,12 +70,9 @@ class Producer(engine.Producer):
         self._client.close()
 
     def _save_refused(self, counts: Mapping[str, int]) -> None:
-        client = Client(self._address, PATIENCE_S)
-        try:
-            query = f"SELECT {self._tables.count_refused}(%s::text[], %s::bigint[])"
+        query = f"SELECT {self._tables.count_refused}(%s::text[], %s::bigint[])"
+        with closing(Client(self._address, PATIENCE_S)) as client:
             client.rows(query, [[*counts], [*counts.values()]])
-        finally:
-            client.close()
 
     def _check_room(self, connection: Connection) -> None:
         if time.monotonic() < self._sized_at + SIZE_EACH_S:

@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-import re
-
-from forwarder.errors import ConfigError
 from forwarder.spool.postgresql.tables import Tables, each
 
 VERSION = 1
 # Triggers, functions and identity columns as used here; it is what Debian 11 has.
 LEAST_SERVER = 130000
-_NAME = re.compile(r"[a-z_][a-z0-9_]{0,39}")
-
-
-def must_be_name(schema: str) -> str:
-    """*schema*, if it needs no quoting in SQL.
-
-    Raises:
-        ConfigError: it does.
-    """
-    if not _NAME.fullmatch(schema):
-        raise ConfigError(
-            f"queue.schema {schema!r} is not a plain name",
-            "Use lower-case letters, digits and underscores, 40 at most",
-        )
-    return schema
 
 
 def statements(schema: str) -> str:
     """All that makes a queue, as SQL: safe to repeat, in one transaction."""
-    must_be_name(schema)
     parts = [_SHARED.format(schema=schema, version=VERSION)]
     parts += [_KIND.format(**_names(its)) for its in each(schema)]
     parts.append(_ROLES.format(schema=schema))
@@ -52,7 +33,6 @@ CREATE TABLE IF NOT EXISTS {schema}.control (
     paused boolean NOT NULL DEFAULT false,
     flushes bigint NOT NULL DEFAULT 0,
     -- who delivers
-    epoch bigint NOT NULL DEFAULT 0,
     holder text,
     host text,
     pid integer,

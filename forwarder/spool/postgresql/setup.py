@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 from forwarder.errors import ConfigError
 from forwarder.spool.postgresql.address import Address
 from forwarder.spool.postgresql.client import Client, Connection
-from forwarder.spool.postgresql.schema import LEAST_SERVER, VERSION, must_be_name, statements
-
-__all__ = ["setup", "statements"]
+from forwarder.spool.postgresql.errors import AbsentError
+from forwarder.spool.postgresql.schema import LEAST_SERVER, VERSION, statements
+from forwarder.spool.postgresql.tables import Tables
 
 # A command that waits for locks on the tables, as those of a running vacuum.
 PATIENCE_S = 60.0
@@ -21,19 +23,30 @@ def setup(address: Address) -> list[str]:
         NotPermittedError: this user may not create all of it.
         TryAgainError, StorageError: as `Client`.
     """
-    schema = must_be_name(address.schema)
-    client = Client(address, PATIENCE_S)
-    try:
+    schema = address.schema
+    with closing(Client(address, PATIENCE_S)) as client:
         client.run(_must_fit)
         client.write(lambda connection: _make(connection, schema))
-    finally:
-        client.close()
     return [
         f"schema {schema}: tables, triggers and functions, version {VERSION}",
         f"role {schema}_producer: may insert; GRANT it to whoever hands events over",
         f"role {schema}_viewer: may look; GRANT it to whoever watches",
         "the daemon signs in as their owner: this user, or one that is a member of it",
     ]
+
+
+def must_be_current(client: Client, its: Tables) -> None:
+    """Make sure that the queue has the version that this forwarder uses.
+
+    Raises:
+        AbsentError: it has another.
+    """
+    ((version,),) = client.rows(f"SELECT version FROM {its.control}")
+    if version != VERSION:
+        raise AbsentError(
+            f"the queue {client.place} has version {version}; this forwarder uses {VERSION}",
+            "`forwarder setup` of the newer one brings it up to date",
+        )
 
 
 def _must_fit(connection: Connection) -> None:

@@ -32,7 +32,7 @@ EPOCH = "extract(epoch FROM {})::float8"
 
 
 class Tables:
-    """The names, with the schema; they need no quoting, see `schema.must_be_name`.
+    """The names, with the schema; they need no quoting, see `config.addresses.Identifier`.
 
     Attributes:
         row: Selects waiting records: id, data, put_at (seconds since the epoch), status.

@@ -7,15 +7,16 @@ from typing import Self
 
 from forwarder.spool import engine
 from forwarder.spool.errors import NoQueueError
+from forwarder.spool.findings import UNBALANCED
 from forwarder.spool.postgresql import producer
 from forwarder.spool.postgresql.address import Address
 from forwarder.spool.postgresql.client import Client, Connection
 from forwarder.spool.postgresql.dead_letters import DeadLetters
 from forwarder.spool.postgresql.errors import AbsentError
-from forwarder.spool.postgresql.schema import VERSION
+from forwarder.spool.postgresql.setup import must_be_current
 from forwarder.spool.postgresql.tables import EPOCH, Tables
 from forwarder.spool.postgresql.waiting import WaitingEvents
-from forwarder.spool.values import Figures, Finding
+from forwarder.spool.values import FAIL, OK, Figures, Finding
 
 RATE_WINDOW_S = 60.0
 _NEWEST_DELIVERIES, _NEWEST_REQUESTS = 20_000, 1000
@@ -37,12 +38,7 @@ class View(DeadLetters, WaitingEvents, engine.View):
         self.tables = tables
         self.client = Client(address, timeout_s)
         try:
-            ((version,),) = self.client.rows(f"SELECT version FROM {tables.control}")
-            if version != VERSION:
-                raise NoQueueError(
-                    f"the queue {address.place} has version {version}; this forwarder uses {VERSION}",
-                    "`forwarder setup` of the newer one brings it up to date",
-                )
+            must_be_current(self.client, tables)
         except AbsentError as error:
             self.client.close()
             raise NoQueueError(error.what, error.remedy) from None
@@ -133,6 +129,30 @@ class View(DeadLetters, WaitingEvents, engine.View):
         return self.client.run(lambda connection: producer.used_bytes(connection, self.tables))
 
     def check(self) -> list[Finding]:
-        from forwarder.spool.postgresql import books
-
-        return books.check(self)
+        """One finding: the totals against the rows, in one snapshot."""
+        its = self.tables
+        ((total, baseline, delivered, dead, deleted, held, retried, discarded, *rows),) = self.client.rows(
+            "SELECT total, baseline, delivered, dead, deleted, held, retried, discarded,"
+            f" (SELECT count(*) FROM {its.queue}), (SELECT count(*) FROM {its.held}),"
+            f" (SELECT count(*) FROM {its.dead_letters})"
+            f" FROM {its.ledger}, ({its.totals}) AS totals (total, dead) WHERE id = 1"
+        )
+        accepted = total - baseline
+        waiting = accepted - delivered - dead - deleted
+        faults = [
+            f"{counted:,} {noun} are counted, and {there:,} rows are there"
+            for noun, counted, there in (
+                ("waiting ones", waiting - held, rows[0]),
+                ("held ones", held, rows[1]),
+                ("dead letters", dead - retried - discarded, rows[2]),
+            )
+            if counted != there
+        ]
+        detail = (
+            f"{accepted:,} accepted = {delivered:,} delivered + {dead:,} dead-lettered + {deleted:,} deleted"
+            f" + {waiting:,} waiting"
+        )
+        name = "books" if not its.suffix else f"books: {its.kind.noun}"
+        return [
+            Finding(name, FAIL if faults else OK, "\n".join((*faults, detail)), UNBALANCED if faults else 0)
+        ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 
 from forwarder.spool.origin import Origin
 from forwarder.spool.postgresql.address import Address
@@ -102,11 +103,8 @@ def delete(address: Address, its: Tables, ids: Sequence[int]) -> int:
 
 
 def _changed(address: Address, change: Callable[[Connection], int]) -> int:
-    client = Client(address)
-    try:
+    with closing(Client(address)) as client:
         return client.write(change)
-    finally:
-        client.close()
 
 
 def _hold(connection: Connection, its: Tables, ids: Sequence[int]) -> int:

@@ -14,6 +14,7 @@ from forwarder.errors import ForwarderError
 from forwarder.records import EVENTS
 from forwarder.records.kind import Kind
 from forwarder.spool.errors import DamagedError
+from forwarder.spool.findings import UNBALANCED
 from forwarder.spool.sqlite import schema, tables
 from forwarder.spool.sqlite.claiming import origin_of
 from forwarder.spool.sqlite.errors import damaged, translated
@@ -21,7 +22,6 @@ from forwarder.spool.sqlite.tables import Tables
 from forwarder.spool.sqlite.view import View
 from forwarder.spool.values import FAIL, OK, READY, WARNING, Dead, Figures, Finding
 
-UNBALANCED = 1  # the exit code if the books do not balance
 CHUNK_IDS = 100_000
 # Of one read, during which the log can't be reset: enough for 2M rows of 400 bytes.
 INTEGRITY_LIMIT_S = 2.0

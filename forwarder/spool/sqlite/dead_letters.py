@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from forwarder.errors import EventError
 from forwarder.spool import engine
+from forwarder.spool.dead_letters import Groups, beginning_so
 from forwarder.spool.sqlite.database import Database
 from forwarder.spool.sqlite.reader import Reader, as_bytes, matching
 from forwarder.spool.sqlite.room import freeing
@@ -19,7 +20,6 @@ from forwarder.spool.values import READY, Brief, Dead, DeadLetter, Group, Select
 
 STEP_LETTERS = 1000
 STEP_BYTES = 4 << 20
-MOST_GROUPS = 10_000
 
 
 class NewDeadLetter(NamedTuple):
@@ -92,30 +92,18 @@ class DeadLetters(Reader, engine.DeadLetters):
         return found
 
     def latest_dead_letters(self, limit: int, digits: str = "") -> list[Brief]:
-        newest = self.newest_dead_letter()
-        if not digits:
-            return self._briefs(0, newest, limit)
-        found: list[Brief] = []
-        if digits.isascii() and digits.isdecimal() and digits[0] != "0":
-            # The ids with one more digit are a range of larger ones; each range is one query.
-            for more in range(len(str(newest)) - len(digits), -1, -1):
-                first = int(digits) * 10**more
-                found += self._briefs(first, first + 10**more - 1, limit - len(found))
-        return found
-
-    def _briefs(self, first: int, last: int, limit: int) -> list[Brief]:
         query = (
             f"SELECT id, event, reason FROM {self.tables.dead_letters}"
             " WHERE id BETWEEN ? AND ? ORDER BY id DESC LIMIT ?"
         )
-        return [Brief(*row) for row in self._rows(query, (first, last, limit))]
+        found: list[Brief] = []
+        for first, last in beginning_so(digits, self.newest_dead_letter()):
+            found += [Brief(*row) for row in self._rows(query, (first, last, limit - len(found)))]
+        return found
 
     def summary(self, where: Selection) -> list[Group]:
-        """Beyond `MOST_GROUPS`, the smallest groups so far are merged into one, the last. What was merged is
-        not counted in a group that grows later."""
         condition, values = _condition(where)
-        groups: dict[tuple[object, ...], Group] = {}
-        others: Group | None = None
+        groups = Groups()
         table = self.tables.dead_letters
         for chunk in self._chunks(table, "id", where):
             rows = self._rows(
@@ -124,13 +112,8 @@ class DeadLetters(Reader, engine.DeadLetters):
                 " GROUP BY reason, field, http_status, event",
                 (*chunk, *values),
             )
-            for row in rows:
-                new, old = Group(*row), groups.get(row[:4])
-                groups[row[:4]] = new if old is None else old.merged(new)
-            for key in _by_size(groups)[MOST_GROUPS:]:
-                small = groups.pop(key)
-                others = others.merged(small) if others else small.among_others()
-        return [groups[key] for key in _by_size(groups)] + ([others] if others else [])
+            groups.add(Group(*row) for row in rows)
+        return groups.by_size()
 
 
 def retry(
@@ -224,7 +207,3 @@ def _condition(where: Selection) -> tuple[str, list[object]]:
         "dead_at < ?": where.before,
     }
     return matching(parts)
-
-
-def _by_size(groups: dict[tuple[object, ...], Group]) -> list[tuple[object, ...]]:
-    return sorted(groups, key=lambda key: (-groups[key].count, groups[key].example_id))

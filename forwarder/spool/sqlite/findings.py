@@ -15,14 +15,12 @@ from forwarder.errors import (
     size,
 )
 from forwarder.spool.errors import NoQueueError
+from forwarder.spool.findings import room
 from forwarder.spool.sqlite import tables
 from forwarder.spool.sqlite.directory import DATABASE, INDEX, LOG
 from forwarder.spool.sqlite.set_aside import damaged
 from forwarder.spool.sqlite.view import View
 from forwarder.spool.values import FAIL, OK, WARNING, Finding
-
-# With less than this share of queue.max_bytes left, there is still time to act.
-SCARCE = 0.1
 
 
 def findings(path: str, max_bytes: int, min_free_bytes: int, briefly: bool) -> Iterator[Finding]:
@@ -45,7 +43,7 @@ def findings(path: str, max_bytes: int, min_free_bytes: int, briefly: bool) -> I
         yield Finding("set aside", FAIL, detail, StorageError.exit_code)
     try:
         with View(path) as view:
-            yield _check_room(view, max_bytes)
+            yield room(view.used_bytes(), max_bytes)
         for each in tables.each():
             with View(path, tables=each) as view:
                 yield from view.check()
@@ -131,11 +129,3 @@ def _check_disk(path: str, least: int) -> Finding:
     if free < max(least, 1):
         return Finding("disk", FAIL, f"{detail}: new events are refused", TryAgainError.exit_code)
     return Finding("disk", OK, detail)
-
-
-def _check_room(view: View, max_bytes: int) -> Finding:
-    used = view.used_bytes()
-    detail = f"{size(used)} used; queue.max_bytes is {size(max_bytes)}"
-    if used >= max_bytes:
-        return Finding("room", FAIL, f"{detail}: new events are refused", TryAgainError.exit_code)
-    return Finding("room", WARNING if used > max_bytes * (1 - SCARCE) else OK, detail)
