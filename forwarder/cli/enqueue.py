@@ -21,6 +21,7 @@ from forwarder.cli.refusals import Refusals, open_rejects
 from forwarder.errors import EventError, ForwarderError, UsageError
 from forwarder.records import EVENTS
 from forwarder.records.reading import StoppedError
+from forwarder.spool import FateUnknownError
 
 if TYPE_CHECKING:
     from forwarder.records.kind import Kind
@@ -170,6 +171,8 @@ def _take_files(
             if feed.lines > skip:
                 # Its remedy is for the case that nothing was stored.
                 last_words = f"forwarder: {error.what}.\n{feed.how_to_go_on()}"
+                if isinstance(error, FateUnknownError):
+                    last_words += f". Some lines after them may be stored, too. {error.remedy}"
         finally:
             refusals.tell_counts()
             progress.close()

@@ -16,6 +16,7 @@ from forwarder.delivery.backlog import Backlog
 from forwarder.delivery.batch import Batch
 from forwarder.delivery.flow import Flow
 from forwarder.delivery.report import Report
+from forwarder.records.kind import Kind
 from forwarder.records.verdict import Outcome, Verdict
 from forwarder.spool import Claim, Consumer, HandedOver, Settlement
 
@@ -38,8 +39,9 @@ class Parcel(Batch):
 class HandoverDispatcher:
     """Does for a relay what `dispatcher.Dispatcher` does for Mixpanel, with the same methods."""
 
-    def __init__(self, spool: Consumer, settings: Delivery) -> None:
+    def __init__(self, spool: Consumer, kind: Kind, settings: Delivery) -> None:
         self._spool = spool
+        self._is_ordered = kind.is_ordered
         self._backlog = Backlog(spool)
         self._turn: int | None = None
         # What was claimed, and is not known to be taken over.
@@ -111,9 +113,10 @@ class HandoverDispatcher:
             claim = self._claim()
             if not claim.ids:
                 return None
-            # A person must not hold back, for a later release, what may be taken over already.
-            is_marked = len(claim.doubtful) == len(claim.ids)
-            if not is_marked and self._spool.mark_sent(claim.ids) < len(claim.ids):
+            # A person must not hold back, for a later release, what may be taken over already. Of an event
+            # Mixpanel drops the repeat, and marking its row takes room on a full disk.
+            is_safe = not self._is_ordered or len(claim.doubtful) == len(claim.ids)
+            if not is_safe and self._spool.mark_sent(claim.ids) < len(claim.ids):
                 return None  # some have just been held or deleted
             parcel = Parcel(claim.ids, claim.events, claim.size_bytes, turn=self._turn)
         self._number += 1

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from forwarder.errors import ForwarderError, TryAgainError
 from forwarder.intake.counters import Counters
 from forwarder.intake.intake_log import IntakeLog
-from forwarder.spool import Producer, SpoolFullError
+from forwarder.spool import FateUnknownError, Producer, SpoolFullError
 
 # Two SDKs give up after 10 s: they have to hear a refusal while they listen.
 PATIENCE_S = 5.0
@@ -182,7 +182,8 @@ class Writer:
         try:
             self._append(kind, batches)
         except ForwarderError as error:
-            if isinstance(error, TryAgainError) and not isinstance(error, SpoolFullError):
+            # What may be stored already must not be stored once more: whoever has sent it decides.
+            if isinstance(error, TryAgainError) and not isinstance(error, SpoolFullError | FateUnknownError):
                 return self._put_back(batches)
             return _Result(batches, error, 0.0)
         except Exception as error:  # the thread must go on, and nobody may wait for ever

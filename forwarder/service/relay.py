@@ -110,7 +110,7 @@ class Relay(Destination):
     def dispatcher(
         self,
         consumer: Consumer,
-        kind: Kind,  # noqa: ARG002  all are handed over alike
+        kind: Kind,
         settings: Settings,
     ) -> HandoverDispatcher:
-        return HandoverDispatcher(consumer, settings.delivery)
+        return HandoverDispatcher(consumer, kind, settings.delivery)

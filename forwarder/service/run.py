@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from forwarder import spool
 from forwarder.config import Settings
-from forwarder.errors import StorageError, TryAgainError, UnavailableError
+from forwarder.errors import ForwarderError, StorageError, UnavailableError
 from forwarder.service import state as state_file
 from forwarder.service.daemon import LOCK_TIMEOUT_S, POLL_S, Daemon
 from forwarder.service.destination import MIXPANEL, Destination
@@ -94,7 +94,7 @@ def stand_by(queue: Spool) -> Presence:
     while True:
         try:
             presence = queue.take()
-        except TryAgainError as error:
+        except ForwarderError as error:
             if not queue.stands_by or not (isinstance(error, TakenError) or standing.why):
                 raise
             standing.turned(error.what)

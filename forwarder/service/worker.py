@@ -224,6 +224,8 @@ class Worker:
         return (stream.consumer.orphaned for stream in self.streams.values() if stream.consumer.orphaned)
 
     def _turn(self, now: float, send: Callable[[Kind, Batch], None] | None) -> None:
+        # First, as settling may have to wait.
+        self._presence.keep()
         streams = self.streams.values()
         if self._is_hurried:
             for stream in streams:
@@ -254,7 +256,6 @@ class Worker:
         if self._watch.is_quiet(now):
             return
         self._watch.looked(now)
-        self._presence.keep()
         before, asked = self._asked, self._spool.control()
         if self._is_new or before is None or before.version != asked.version:
             for stream in self.streams.values():

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from forwarder.spool.engine import Consumer, Handover, Presence, Producer, Spool, View
 from forwarder.spool.errors import (
     DamagedError,
+    FateUnknownError,
     NoQueueError,
     QueueReplacedError,
     SpoolFullError,
@@ -64,6 +65,7 @@ __all__ = [
     "Dead",
     "DeadLetter",
     "EventQueue",
+    "FateUnknownError",
     "Figures",
     "Finding",
     "Group",

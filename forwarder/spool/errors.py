@@ -9,6 +9,15 @@ class SpoolFullError(TryAgainError):
     """There is no room: on the disk, or under ``queue.max_bytes``."""
 
 
+class FateUnknownError(TryAgainError):
+    """The connection to a server ended before the answer came: what was asked for may be done or not."""
+
+    usual_remedy = (
+        "What was offered may be stored or not. Offered again, it counts once at Mixpanel if it has an "
+        "$insert_id of its own; an update may be applied twice"
+    )
+
+
 class DamagedError(StorageError):
     """The stored data is damaged: it can't be read, or is not a queue."""
 

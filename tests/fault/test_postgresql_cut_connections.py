@@ -9,8 +9,8 @@ import pytest
 from forwarder.errors import TryAgainError
 from forwarder.records import KINDS
 from forwarder.spool import Dead, Selection, Settlement
+from forwarder.spool.errors import FateUnknownError
 from forwarder.spool.postgresql.engine import Spool
-from forwarder.spool.postgresql.errors import FateUnknownError
 from tests.on_server import CRASH_S, LIMITS, MIB, consumer_of, data, dead, figures, number_of, waiting
 
 # A new connection begins with more than so many messages, none of which follows a request.

@@ -14,7 +14,7 @@ from forwarder import spool
 from forwarder.config.settings import Delivery
 from forwarder.delivery.handover import HandoverDispatcher
 from forwarder.errors import TryAgainError
-from forwarder.records import EVENTS
+from forwarder.records import EVENTS, PROFILES
 from forwarder.records.verdict import Outcome, Verdict
 from forwarder.spool import EventQueue, HandedOver
 from forwarder.spool.postgresql.handover import Handover
@@ -257,7 +257,7 @@ def test_held_at_the_last_moment(queue, queue_path):
 
     queue.put_many(map(event, range(3)))
     with closing(Meddled(queue_path)) as consumer:
-        dispatcher = HandoverDispatcher(consumer, Delivery())
+        dispatcher = HandoverDispatcher(consumer, PROFILES, Delivery())
         dispatcher.notice(0)
         asks = dispatcher.next(0)
         asks.last = HandedOver(1, {})

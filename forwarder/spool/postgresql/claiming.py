@@ -55,7 +55,8 @@ class RowReader:
         """Those in ranges of ids."""
         return Which(
             f"unnest(%s::bigint[], %s::bigint[]) AS gap (first, last) CROSS JOIN LATERAL"
-            f" (SELECT * FROM {self._tables.queue} WHERE id BETWEEN gap.first AND gap.last) AS q",
+            f" (SELECT * FROM {self._tables.queue} WHERE id BETWEEN gap.first AND gap.last"
+            " ORDER BY id OFFSET 0) AS q",
             [[*firsts], [*lasts]],
         )
 
@@ -77,13 +78,12 @@ class RowReader:
             " WHERE n = 1 OR total <= %s"
         )
         values = [*which.values, max_events, max_bytes]
-        own = (
-            f"status = {READY} AND octet_length(data) <= {kind.max_bytes} AND substring(data, 1, 1) = '\\x7b'"
-        )
+        brace = "substring(data, 1, 1) = decode('7b', 'hex')"
+        own = f"status = {READY} AND octet_length(data) <= {kind.max_bytes} AND {brace}"
         ((count, first_id, last_id, ids, all_own, text, consumer),) = connection.rows(
             "SELECT count(*), min(id), max(id),"
             " CASE WHEN max(id) - min(id) + 1 <> count(*) THEN array_agg(id) END,"
-            f" bool_and({own}), string_agg(data, '\\x0a'),"
+            f" bool_and({own}), string_agg(data, decode('0a', 'hex')),"
             f" ({self._tables.consumer}) FROM {bounded}",
             values,
         )

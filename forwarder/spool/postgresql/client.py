@@ -16,8 +16,9 @@ from psycopg.abc import PQGen
 from psycopg.pq import ConnStatus, TransactionStatus
 
 from forwarder.errors import TryAgainError
+from forwarder.spool.errors import FateUnknownError
 from forwarder.spool.postgresql.address import Address
-from forwarder.spool.postgresql.errors import FateUnknownError, is_passing, translated, unreachable
+from forwarder.spool.postgresql.errors import is_passing, translated, unreachable
 
 # Between two tries to connect.
 AGAIN_S = 0.1
@@ -35,7 +36,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
     cancelled while it waits for a standby is acknowledged (https://github.com/patroni/patroni/issues/1412).
 
     Attributes:
-        warnings: What the server has warned of; then nothing counts as acknowledged.
+        warnings: What the server has said of a wait for a standby; then nothing counts as acknowledged.
     """
 
     deadline = float("inf")
@@ -122,7 +123,11 @@ class Client:
 
         def whole(connection: Connection) -> T:
             # Whatever the role's default is: statements must see what a lock has waited for.
-            connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+            # And who gives up must not leave a connection on the server that waits on.
+            limit_ms = max(int((connection.deadline - time.monotonic()) * 900), 1)
+            connection.execute(
+                f"BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = {limit_ms}".encode()
+            )
             try:
                 result = step(connection)
                 connection.execute("COMMIT")
@@ -163,7 +168,7 @@ class Client:
         if connection.warnings:
             raise FateUnknownError(
                 f"the server of the queue {self.place} warns: {'; '.join(connection.warnings)}",
-                "What was offered may have no second copy; offer it again as the same bytes",
+                FateUnknownError.usual_remedy,
             )
         return result
 
@@ -228,7 +233,8 @@ class Client:
 
 
 def _note(warnings: list[str], notice: psycopg.errors.Diagnostic) -> None:
-    if notice.severity_nonlocalized == "WARNING":
+    # Its words are in the server's language. Others warn of what concerns no acknowledgement.
+    if notice.severity_nonlocalized == "WARNING" and notice.source_function in (None, "SyncRepWaitForLSN"):
         warnings.append(notice.message_primary or "")
 
 

@@ -15,7 +15,7 @@ from forwarder.errors import (
     TryAgainError,
     printable,
 )
-from forwarder.spool.errors import SpoolFullError
+from forwarder.spool.errors import FateUnknownError, SpoolFullError
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 SERIALIZATION, DEADLOCK = "40001", "40P01"
@@ -27,10 +27,6 @@ _DAMAGED = ("XX001", "XX002", "58030")
 
 class AbsentError(ConfigError):
     """There is no queue of this version."""
-
-
-class FateUnknownError(TryAgainError):
-    """The connection ended before the answer came: what was asked for may be done or not."""
 
 
 def is_passing(error: ForwarderError) -> bool:
@@ -71,8 +67,7 @@ def explained(error: psycopg.Error, place: str) -> ForwarderError:
         )
     if not code or code.startswith(("08", "57")):
         return FateUnknownError(
-            f"the connection to the queue {place} was lost: {what}",
-            "What was offered may be stored or not; offer it again as the same bytes",
+            f"the connection to the queue {place} was lost: {what}", FateUnknownError.usual_remedy
         )
     if code in _DAMAGED:
         return StorageError(f"the server of the queue {place} reports damage: {what}", "See the server's log")

@@ -8,6 +8,7 @@ content, because a queue that was restored from an older copy gives the same ids
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from forwarder.errors import NotPermittedError, TryAgainError
 from forwarder.spool import engine
@@ -42,7 +43,12 @@ class Handover(engine.Handover):
 
     def last(self, source: str) -> HandedOver:
         query = f"SELECT * FROM {self._tables.handed_over}(%s)"
-        ((turn, ids, digests),) = self._client.write(lambda connection: connection.rows(query, [source]))
+
+        def ask(connection: Connection) -> list[tuple[Any, ...]]:
+            copies.must_be_enough(connection, self._address)
+            return connection.rows(query, [source])
+
+        ((turn, ids, digests),) = self._client.write(ask)
         return HandedOver(turn, dict(zip(ids, digests, strict=True)))
 
     def hand_over(self, source: str, turn: int, ids: Sequence[int], records: Sequence[bytes]) -> None:

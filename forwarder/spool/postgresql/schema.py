@@ -50,17 +50,24 @@ CREATE UNLOGGED TABLE IF NOT EXISTS {schema}.daemon (
 ) WITH (fillfactor = 10);
 
 -- A transaction has its number before its first row has its id, so that the daemon knows for whom it waits
--- where ids are missing; and no role's or session's default makes an acceptance less than a standby's copy.
-CREATE OR REPLACE FUNCTION {schema}.before_insert() RETURNS trigger
+-- where ids are missing; and no role's or session's default makes an acceptance less than a standby's copy,
+-- or hides that the wait for it was cancelled.
+CREATE OR REPLACE FUNCTION {schema}.before_write() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 BEGIN
     PERFORM pg_current_xact_id();
     IF current_setting('synchronous_commit') NOT IN ('on', 'remote_apply') THEN
         PERFORM set_config('synchronous_commit', 'on', true);
     END IF;
+    IF current_setting('client_min_messages') = 'error' THEN
+        PERFORM set_config('client_min_messages', 'warning', true);
+    END IF;
     RETURN NULL;
 END $$;
-REVOKE ALL ON FUNCTION {schema}.before_insert() FROM PUBLIC;
+REVOKE ALL ON FUNCTION {schema}.before_write() FROM PUBLIC;
+DROP TRIGGER IF EXISTS before_write ON {schema}.control;
+CREATE TRIGGER before_write BEFORE UPDATE ON {schema}.control
+    FOR EACH STATEMENT EXECUTE FUNCTION {schema}.before_write();
 """
 
 _KIND = """
@@ -70,7 +77,7 @@ CREATE TABLE IF NOT EXISTS {schema}.queue{s} (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     put_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     status smallint NOT NULL DEFAULT 0,
-    data bytea NOT NULL
+    data bytea NOT NULL CHECK (octet_length(data) <= 16777216)
 );
 -- Compressing on the server costs CPU for nothing: the rows do not stay.
 ALTER TABLE {schema}.queue{s} ALTER data SET STORAGE EXTERNAL;
@@ -164,15 +171,15 @@ BEGIN
     RETURN NULL;
 END $$;
 REVOKE ALL ON FUNCTION {schema}.count_inserted{s}() FROM PUBLIC;
-DROP TRIGGER IF EXISTS before_insert ON {schema}.queue{s};
-CREATE TRIGGER before_insert BEFORE INSERT ON {schema}.queue{s}
-    FOR EACH STATEMENT EXECUTE FUNCTION {schema}.before_insert();
-DROP TRIGGER IF EXISTS before_insert ON {schema}.intake{s};
-CREATE TRIGGER before_insert BEFORE INSERT ON {schema}.intake{s}
-    FOR EACH STATEMENT EXECUTE FUNCTION {schema}.before_insert();
-DROP TRIGGER IF EXISTS before_insert ON {schema}.sources{s};
-CREATE TRIGGER before_insert BEFORE INSERT ON {schema}.sources{s}
-    FOR EACH STATEMENT EXECUTE FUNCTION {schema}.before_insert();
+DROP TRIGGER IF EXISTS before_write ON {schema}.queue{s};
+CREATE TRIGGER before_write BEFORE INSERT OR UPDATE ON {schema}.queue{s}
+    FOR EACH STATEMENT EXECUTE FUNCTION {schema}.before_write();
+DROP TRIGGER IF EXISTS before_write ON {schema}.intake{s};
+CREATE TRIGGER before_write BEFORE INSERT ON {schema}.intake{s}
+    FOR EACH STATEMENT EXECUTE FUNCTION {schema}.before_write();
+DROP TRIGGER IF EXISTS before_write ON {schema}.sources{s};
+CREATE TRIGGER before_write BEFORE INSERT ON {schema}.sources{s}
+    FOR EACH STATEMENT EXECUTE FUNCTION {schema}.before_write();
 DROP TRIGGER IF EXISTS count_inserted ON {schema}.queue{s};
 CREATE TRIGGER count_inserted AFTER INSERT ON {schema}.queue{s}
     REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION {schema}.count_inserted{s}();
