@@ -78,6 +78,24 @@ def test_a_producer_is_not_acknowledged(replicated, cluster, server, primary, wa
     assert len(dead(replicated.address)) == found.accepted - found.waiting
 
 
+def test_a_role_that_hears_no_warnings_hears_this_one(replicated, cluster, primary, waits):
+    """Or a wait that was cancelled would look like an acknowledgement."""
+    name = f"{replicated.address.schema}_quiet"
+    for standby in cluster.standbys:
+        standby.go_on()
+    primary.execute(f"CREATE ROLE {name} LOGIN IN ROLE {replicated.address.schema}_producer")
+    primary.execute(f"ALTER ROLE {name} SET client_min_messages = error")
+    for standby in cluster.standbys:
+        standby.halt()
+    with EventQueue(cluster.url(user=name), schema=replicated.address.schema) as queue:
+        heard = []
+        thread = threading.Thread(target=lambda: heard.append(outcome(queue.put, event(1))))
+        thread.start()
+        waits("pg_cancel_backend(pid)")
+        thread.join(20)
+    assert isinstance(heard[0], TryAgainError)
+
+
 def outcome(step, *arguments):
     """What it raises, or None."""
     try:

@@ -5,6 +5,7 @@
 
 import random
 import threading
+import time
 from contextlib import ExitStack, suppress
 
 import psycopg
@@ -216,6 +217,26 @@ def test_what_no_claim_has_found_is_read_again(remote, until, monkeypatch):
         with pytest.raises(StorageError, match="no claim has found"):
             until(lambda: not consumer.maintain(at_rest=True), "it looks again")
         assert [number_of(each) for each in deliver(consumer)] == [0]
+
+
+def test_many_gaps_beside_an_open_transaction_cost_little(remote):
+    """Each claim looks into all of them: by the index, and not row by row."""
+    schema = remote.address.schema
+    with consumer_of(remote.address) as consumer, psycopg.connect(remote.address.url) as open_one:
+        open_one.execute(f"INSERT INTO {schema}.intake (n) VALUES (0)")
+        with psycopg.connect(remote.address.url, autocommit=True) as others:
+            for _ in range(1000):
+                others.execute("BEGIN")
+                others.execute(f"INSERT INTO {schema}.queue (data) VALUES ('x')")
+                others.execute("ROLLBACK")
+                others.execute(f"INSERT INTO {schema}.queue (data) VALUES (%s)", [data(0)])
+        assert len(deliver(consumer)) == 1000
+        with EventQueue(remote.address.url, schema=schema) as queue:
+            queue.append([data(number) for number in range(20_000)])
+        started_at = time.monotonic()
+        assert len(deliver(consumer)) == 20_000
+        # 281 a second without the index.
+        assert time.monotonic() - started_at < 15
 
 
 @pytest.fixture

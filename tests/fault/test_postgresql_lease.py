@@ -129,3 +129,25 @@ def test_one_that_is_cut_off_stops_sending_by_itself(remote, server, proxy, unti
     daemon.wait_for("daemon.takes_over")
     until(lambda: remote.figures().waiting == 0, "all is delivered")
     proven(here, server, range(50))
+
+
+def test_one_that_stands_by_outlives_an_error_that_passes(replicated, cluster, server, until):
+    """Such as a server that for a moment asks for no standby; then it takes over as ever."""
+    first = replicated.daemon()
+    second = replicated.daemon(wait=False)
+    second.wait_for("daemon.standing_by")
+
+    def ask_for(names):
+        cluster.primary.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{names}'")
+        cluster.primary.execute("SELECT pg_reload_conf()")
+
+    ((names,),) = cluster.primary.execute("SHOW synchronous_standby_names")
+    ask_for("")
+    try:
+        until(lambda: len(second.logged("daemon.standing_by")) == 2, "it meets the error")
+    finally:
+        ask_for(names)
+    first.stop()
+    second.wait_for("daemon.started")
+    put(replicated, 1)
+    until(lambda: replicated.figures().delivered == 1)

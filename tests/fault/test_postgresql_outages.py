@@ -8,7 +8,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -263,3 +265,55 @@ def test_a_signal_handler_that_puts(remote, server):
     assert any(heard)
     assert not all(heard)
     proven(address, server, [*range(200), *(1000 + n for n, error in enumerate(heard) if not error)])
+
+
+WARNS = """
+    CREATE FUNCTION {schema}.audit() RETURNS trigger LANGUAGE plpgsql AS
+        $$BEGIN RAISE WARNING 'audit: %', TG_OP; RETURN NULL; END$$;
+    CREATE TRIGGER audit AFTER INSERT OR DELETE ON {schema}.queue
+        FOR EACH STATEMENT EXECUTE FUNCTION {schema}.audit();
+    CREATE ROLE {schema}_old SUPERUSER LOGIN;
+    ALTER ROLE {schema}_old SET standard_conforming_strings = off;
+"""
+
+
+def test_a_server_that_warns_of_something_else(remote, postgres, server, until):
+    """That is no doubt about an acknowledgement: events are accepted and delivered."""
+    schema = remote.address.schema
+    postgres.execute(WARNS.format(schema=schema))
+    remote.point_at(replace(remote.address, url=postgres.url(user=f"{schema}_old")))
+    daemon = remote.daemon()
+    assert remote("enqueue", stdin=lines(*range(10))).returncode == 0
+    until(lambda: remote.figures().delivered == 10, "all is delivered")
+    assert daemon.logged("queue.failed") == []
+
+
+def test_a_row_that_is_too_large(remote, postgres, server, until):
+    """Beyond any event it is a dead letter; beyond what a daemon can hold, the server refuses it."""
+    insert = f"INSERT INTO {remote.address.schema}.queue (data) VALUES (convert_to(repeat('x', %s), 'UTF8'))"
+    remote.daemon()
+    postgres.execute(insert, 2**21)
+    with pytest.raises(psycopg.errors.CheckViolation):
+        postgres.execute(insert, 2**24 + 1)
+    until(lambda: remote.figures().dead_letters == 1, "it is a dead letter")
+
+
+@long
+def test_a_settlement_that_is_held_up_costs_no_lease(remote, server, until):
+    """While somebody has locked the rows the daemon stays the one that delivers, and its connections few."""
+    address = replace(remote.address, lease_s=15)
+    remote.point_at(address)
+    daemon = remote.daemon()
+    server.latency_s = 1.0
+    assert remote("enqueue", stdin=lines(*range(10))).returncode == 0
+    server.wait_for(lambda ledger: ledger.in_progress)
+    with psycopg.connect(address.url) as other:
+        other.execute(f"SELECT 1 FROM {address.schema}.queue FOR UPDATE")
+        ends_at = time.monotonic() + 40
+        until(lambda: not remote.spool.holder() or time.monotonic() > ends_at, "it is over", 60)
+        assert remote.spool.holder().pid == daemon.process.pid
+        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'forwarder'"
+        ((count,),) = other.execute(query).fetchall()
+        assert count <= 6
+    until(lambda: remote.figures().delivered == 10, "it is settled", 40)
+    proven(address, server, range(10))

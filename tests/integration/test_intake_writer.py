@@ -11,7 +11,7 @@ from forwarder.intake import writer as module
 from forwarder.intake.counters import Counters
 from forwarder.intake.intake_log import IntakeLog
 from forwarder.intake.writer import Batch, Writer
-from forwarder.spool import SpoolFullError
+from forwarder.spool import FateUnknownError, SpoolFullError
 
 
 class Producer:
@@ -126,7 +126,10 @@ def test_each_kind_has_a_commit_of_its_own(play):
     play(scene)
 
 
-@pytest.mark.parametrize("fault", [StorageError("io"), SpoolFullError("full"), RuntimeError("a bug")])
+@pytest.mark.parametrize(
+    "fault",
+    [StorageError("io"), SpoolFullError("full"), FateUnknownError("cut"), RuntimeError("a bug")],
+)
 def test_a_failed_commit_fails_its_group_and_no_other(play, fault):
     """Each of the group is told, nothing of it is stored, and the next group tries again."""
 

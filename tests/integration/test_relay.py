@@ -4,6 +4,7 @@ import json
 import signal
 import time
 from contextlib import closing
+from dataclasses import replace
 
 import psycopg
 import pytest
@@ -13,7 +14,7 @@ from persistqueue.serializers import json as plain_json
 from forwarder import spool
 from forwarder.config.settings import Delivery
 from forwarder.delivery.handover import HandoverDispatcher
-from forwarder.errors import TryAgainError
+from forwarder.errors import ConfigError, TryAgainError
 from forwarder.records import EVENTS, PROFILES
 from forwarder.records.verdict import Outcome, Verdict
 from forwarder.spool import EventQueue, HandedOver
@@ -264,6 +265,13 @@ def test_held_at_the_last_moment(queue, queue_path):
         dispatcher.settle(asks, Outcome(Verdict.DELIVERED, ""), 0)
         assert dispatcher.next(0) is None
         assert [*dispatcher.next(0).ids] == [1, 3]
+
+
+def test_a_server_that_is_there_later_needs_its_standbys(host):
+    """A relay looks for them when it asks, not only at its start."""
+    address = replace(host.owner, standbys=1)
+    with closing(Handover(address, Tables(host.schema, EVENTS))) as way, pytest.raises(ConfigError):
+        way.last("a queue")
 
 
 def test_several_hosts(host, postgres, tmp_path, until):

@@ -112,7 +112,7 @@ def _retry(
                     stayed.append((letter_id, str(error)))
         # The rows get their ids in the order in which they are selected.
         rows = connection.rows(
-            f"INSERT INTO {its.queue} (data, status) SELECT data, 1 FROM unnest(%s::bytea[])"
+            f"INSERT INTO {its.queue} (data, status) SELECT data, 1 FROM unnest(%b::bytea[])"
             " WITH ORDINALITY AS given (data, n) ORDER BY n RETURNING id",
             [list(edited.values())],
         )

@@ -52,7 +52,7 @@ class Handover(engine.Handover):
         return HandedOver(turn, dict(zip(ids, digests, strict=True)))
 
     def hand_over(self, source: str, turn: int, ids: Sequence[int], records: Sequence[bytes]) -> None:
-        query = f"SELECT {self._tables.hand_over}(%s, %s, %s::bigint[], %s::bigint[], %s::bytea[])"
+        query = f"SELECT {self._tables.hand_over}(%s, %s, %s::bigint[], %s::bigint[], %b::bytea[])"
         values = [source, turn, [*ids], [digest(record) for record in records], [*records]]
         ((is_done,),) = self._client.write(lambda connection: connection.rows(query, values))
         if not is_done:

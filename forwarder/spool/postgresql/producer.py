@@ -41,7 +41,7 @@ class Producer(engine.Producer):
 
         def put(connection: Connection) -> int:
             self._check_room(connection)
-            ((last_id,),) = connection.rows(f"SELECT {its.put}(%s::bytea[])", [[*records]])
+            ((last_id,),) = connection.rows(f"SELECT {its.put}(%b::bytea[])", [[*records]])
             return int(last_id)
 
         def refuse(connection: Connection) -> int:
@@ -56,7 +56,7 @@ class Producer(engine.Producer):
                 [insert_id for _, insert_id in names],
                 [fit(reason) for _, reason in dead],
             ]
-            query = f"SELECT {its.refuse}(%s::bytea[], %s::text[], %s::text[], %s::text[])"
+            query = f"SELECT {its.refuse}(%b::bytea[], %s::text[], %s::text[], %s::text[])"
             ((last_id,),) = connection.rows(query, columns)
             return int(last_id)
 

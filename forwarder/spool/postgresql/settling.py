@@ -31,7 +31,7 @@ def settle(connection: Connection, its: Tables, settlement: Settlement) -> None:
         f" INSERT INTO {its.dead_letters} (event_id, data, event, insert_id, reason, field, http_status,"
         " accepted_at) SELECT gone.id, given.data, given.event, given.insert_id, given.reason, given.field,"
         " given.http_status, gone.put_at"
-        " FROM unnest(%s::bigint[], %s::bytea[], %s::text[], %s::text[], %s::text[], %s::text[], %s::int[])"
+        " FROM unnest(%s::bigint[], %b::bytea[], %s::text[], %s::text[], %s::text[], %s::text[], %s::int[])"
         " WITH ORDINALITY AS given (id, data, event, insert_id, reason, field, http_status, n)"
         " JOIN gone USING (id) ORDER BY n RETURNING 1),"
         " counted AS (SELECT (SELECT count(*) FROM gone) AS gone, (SELECT count(*) FROM letters) AS letters),"

@@ -119,7 +119,7 @@ def _hold(connection: Connection, its: Tables, ids: Sequence[int]) -> int:
     read = {row[0]: origin.read(row[0], row[1], row[2], row[3] if row[3] == READY else None) for row in rows}
     final = {row_id: data for row_id, data in read.items() if isinstance(data, bytes)}
     count = connection.execute(
-        f"WITH gone AS (DELETE FROM {its.queue} USING unnest(%s::bigint[], %s::bytea[])"
+        f"WITH gone AS (DELETE FROM {its.queue} USING unnest(%s::bigint[], %b::bytea[])"
         " AS given (row_id, final) WHERE id = row_id RETURNING id, put_at, final)"
         f" INSERT INTO {its.held} (id, put_at, data) SELECT * FROM gone",
         [list(final), list(final.values())],
