@@ -25,6 +25,7 @@ from forwarder.records.event import accept, encode
 from forwarder.sandbox import Fault
 from forwarder.spool import EventQueue, Settlement
 from forwarder.spool.sqlite.consumer import Consumer
+from tests.relays import Host
 
 sys.path.insert(0, str(Path(__file__).parent))
 from cpu import Share
@@ -269,6 +270,19 @@ def test_greedy_producers_leave_room_to_settle(disk, queue_path, figures):
 def put_until_refused(queue, count):
     while True:
         queue.put_many([EVENT] * count)
+
+
+@pytest.mark.parametrize("disk", TMPFS, indirect=True)
+def test_a_relay_empties_a_full_disk(disk, queue_path, postgres, until):
+    """As after a long outage of its server, and with large events."""
+    with EventQueue(queue_path, min_free_bytes=0) as queue:
+        queue.put_many(json.loads(line(number, size=50_000)) for number in range(100))
+    with closing(Host(queue_path, postgres, postgres.new_schema_name())) as host:
+        host.set_up()
+        disk.fill()
+        host.relay(wait=False)
+        until(lambda: host.there().accepted == 100, "all is handed over", 30)
+        until(lambda: host.here().waiting == 0, "and settled")
 
 
 @pytest.mark.parametrize("disk", FEW_INODES, indirect=True)
