@@ -13,8 +13,8 @@ class FateUnknownError(TryAgainError):
     """The connection to a server ended before the answer came: what was asked for may be done or not."""
 
     usual_remedy = (
-        "What was offered may be stored or not. Offered again, it counts once at Mixpanel if it has an "
-        "$insert_id of its own; an update may be applied twice"
+        "What was offered may be stored or not. Offered again, an event counts once if it has its own "
+        "identity, and an update may be applied twice"
     )
 
 
