@@ -2,6 +2,7 @@
 was asked for counts once, or its fate is said to be unknown."""
 
 import itertools
+import json
 from contextlib import closing
 
 import pytest
@@ -11,7 +12,7 @@ from forwarder.records import KINDS
 from forwarder.spool import Dead, Selection, Settlement
 from forwarder.spool.errors import FateUnknownError
 from forwarder.spool.postgresql.engine import Spool
-from tests.on_server import CRASH_S, LIMITS, MIB, consumer_of, data, dead, figures, number_of, waiting
+from tests.on_server import CRASH_S, LIMITS, MIB, consumer_of, data, dead, figures, lines, number_of, waiting
 
 # A new connection begins with more than so many messages, none of which follows a request.
 SIGNED_IN = 0 if CRASH_S else 12
@@ -240,6 +241,20 @@ def test_a_look_is_repeated(remote, proxy, far, put_dead):
     for _, error in each_message(proxy, lambda: None, look):
         assert error is None or "queue" in error.what
     assert figures(remote.address).accepted == before.accepted
+
+
+def test_the_command_says_what_may_be_stored_beyond_what_is(remote, proxy):
+    """After some lines, in a file's midst, the connection ends before an answer."""
+    remote.point_at(proxy.through(remote.address))
+    # Past signing in and the first lines.
+    proxy.cut(60)
+    done = remote("enqueue", "--json", stdin=lines(*range(60_000)))
+    assert proxy.has_cut
+    told = json.loads(done.stdout)
+    assert (done.returncode, 0 < told["lines"] < 60_000) == (75, True), told
+    assert f"continue with --skip {told['lines']}. Some lines after them may be stored, too." in done.stderr
+    proxy.settled()
+    assert figures(remote.address).waiting >= told["lines"]
 
 
 def test_a_lease_is_taken_or_ends(remote, proxy, far):

@@ -1,7 +1,7 @@
 """P2, P4 and P5 in simulated days: real dispatchers, with a queue, a server and a clock that are made up.
 
-Half a minute of them begins with the same seed each time. ``FORWARDER_SIMULATE_S=3600`` goes on for so many
-seconds, with new ones; ``FORWARDER_TEST_SEED=7`` begins with that seed.
+A minute of them begins with the same seed each time. ``FORWARDER_SIMULATE_S=3600`` goes on for so many s,
+with new ones; ``FORWARDER_TEST_SEED=7`` begins with that seed.
 """
 
 import os
@@ -19,7 +19,7 @@ from simulation.world import World
 
 # Read before the tests take this host's settings away.
 SIMULATE_S = float(os.environ.get("FORWARDER_SIMULATE_S") or 0)
-LONG_S = SIMULATE_S or 30
+LONG_S = SIMULATE_S or 60
 SEED = int(
     os.environ.get("FORWARDER_TEST_SEED") or (random.SystemRandom().randrange(2**32) if SIMULATE_S else 1)
 )
