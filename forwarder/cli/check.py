@@ -23,10 +23,10 @@ from forwarder.errors import (
     TryAgainError,
     UnavailableError,
     UsageError,
-    printable,
 )
 from forwarder.records import KINDS
 from forwarder.spool import FAIL, OK, WARNING, Finding, Holder, Spool
+from forwarder.text import printable
 
 if TYPE_CHECKING:
     from forwarder.config import Settings

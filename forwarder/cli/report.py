@@ -23,9 +23,10 @@ from forwarder import spool
 from forwarder.cli.check import examine
 from forwarder.cli.command import Context, any_file, command
 from forwarder.cli.refusals import kind_of
-from forwarder.cli.status import gather
-from forwarder.cli.table import instant, say
-from forwarder.errors import CannotCreateError, ForwarderError, printable
+from forwarder.cli.table import say
+from forwarder.errors import CannotCreateError, ForwarderError
+from forwarder.service.status import gather
+from forwarder.text import instant, printable
 
 if TYPE_CHECKING:
     from forwarder.config import Settings

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from forwarder.errors import printable
 from forwarder.log.lines import Fields, pairs
+from forwarder.text import printable
 
 SENTENCES = {
     "batch.failed": "A batch of {sent} failed but others succeed: {reason}. It is sent again, or its parts",

@@ -19,12 +19,13 @@ import pytest
 
 from forwarder import spool
 from forwarder.cli.conditions import beginnings, understand
-from forwarder.cli.status import CHOICES, KEYS, NOTHING, describe, gather, nothing, sentence
+from forwarder.cli.status import describe
 from forwarder.cli.table import wrapped
 from forwarder.config.settings import Queue
 from forwarder.errors import EventError
 from forwarder.sandbox import Fault
 from forwarder.service import state as daemon_state
+from forwarder.service.status import CHOICES, KEYS, NOTHING, gather, nothing, sentence
 from forwarder.spool import Dead, EventQueue, Settlement
 from forwarder.spool.sqlite import control
 from forwarder.spool.sqlite.consumer import Consumer
