@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from forwarder import log
+from forwarder import log, spool
 from forwarder.config import Settings
 from forwarder.delivery.batch import Batch
 from forwarder.errors import ForwarderError
@@ -19,6 +19,7 @@ from forwarder.records.kind import Kind
 from forwarder.records.verdict import Outcome
 from forwarder.service.daemon_log import DaemonLog
 from forwarder.service.destination import MIXPANEL, Destination
+from forwarder.service.history import History
 from forwarder.service.listener import Listener
 from forwarder.service.notify import Supervisor, notify
 from forwarder.service.senders import Senders
@@ -78,7 +79,9 @@ class Daemon:
         self._storage_ok_at = 0.0
         self._storage_error = ""
         self._stop_at: float | None = None
-        self._heartbeat = self._beat(time.monotonic())
+        now = time.monotonic()
+        self._history = History(spool.each(settings.queue), self._worker.counters, self._started_at, now)
+        self._heartbeat = self._beat(now)
         self._listener = None if passing else self._listen()
 
     def _listen(self) -> Listener | None:
@@ -140,6 +143,8 @@ class Daemon:
             except ForwarderError as error:
                 self._storage_failed(error, now)
         has_news = self._publish(now) or self._worker.is_stirred
+        if self._history.observe(self._heartbeat.state.kinds, now) and not self._storage_error:
+            self._history.record(self._worker.streams, now)
         self._supervisor.turned(now, has_news)
         due_s = POLL_S if self._must_wait else self._worker.wait_s(now)
         while not self._wait(min(POLL_S, due_s)) and dozing and self._may_doze(now + due_s):
@@ -153,6 +158,9 @@ class Daemon:
             senders.close()
             senders.client.close()
         in_flight = self.in_flight
+        now = time.monotonic()
+        self._history.observe(self._heartbeat.state.kinds, now)
+        self._history.record(self._worker.streams, now)
         self._worker.close()
         self._daemon_log.stopped(in_flight)
 

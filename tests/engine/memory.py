@@ -24,10 +24,12 @@ from forwarder.spool import (
     Group,
     Holder,
     NoQueueError,
+    Period,
     QueueReplacedError,
     SpoolFullError,
     TakenError,
     Waiting,
+    merged,
 )
 from forwarder.spool import engine as verbs
 from forwarder.spool.values import HELD
@@ -55,6 +57,9 @@ class Store:
     paused: bool = False
     flushes: int = 0
     consumer: object = None
+    minutes: list[Period] = field(default_factory=list)
+    hours: list[Period] = field(default_factory=list)
+    summed: int = 0
     holder: Presence | None = None
 
     def put(self, data):
@@ -160,6 +165,14 @@ class Consumer:
                 store.last_delivery_at = now
         store.short += settlement.short
 
+    def record(self, period):
+        self._behind()
+        store = self._store
+        if store.minutes and store.minutes[-1].hour != period.hour:
+            store.hours.append(merged(store.minutes[store.summed :]))
+            store.summed = len(store.minutes)
+        store.minutes.append(period)
+
     def discard_dead_letters(self, before):
         old = [each.id for each in self._store.letters.values() if each.dead_at < before]
         return _delete(self._store, old)
@@ -214,6 +227,9 @@ class View:
     def refused(self):
         return dict(self._store.refused)
 
+    def history(self, count, *, hourly=False):
+        return (self._store.hours if hourly else self._store.minutes)[-count:]
+
     def used_bytes(self):
         return self._store.used_bytes
 
@@ -250,7 +266,7 @@ class View:
 
     def latest_dead_letters(self, limit, digits=""):
         found = [each for each in self._store.letters.values() if str(each.id).startswith(digits)]
-        return [Brief(each.id, each.event, each.reason) for each in found[: -limit - 1 : -1]]
+        return [Brief(each.id, each.event, each.reason, each.field) for each in found[: -limit - 1 : -1]]
 
     def summary(self, where):
         groups = {}

@@ -461,6 +461,7 @@ def test_queue_of_an_older_version_is_brought_up_to_date(queue_path, sql, forwar
     for each in tables.each()[1:]:
         for name in each.names:
             sql(queue_path, f"DROP TABLE {name}")
+    sql(queue_path, "DROP TABLE history")
     sql(queue_path, "PRAGMA user_version = 2")
     looked = forwarder("status")
     assert "has not been used by this version of the forwarder yet" in looked.stdout

@@ -18,6 +18,7 @@ from forwarder.errors import TryAgainError
 from forwarder.records import KINDS
 from forwarder.spool import EventQueue
 from forwarder.spool.postgresql.address import Address
+from forwarder.spool.postgresql.schema import VERSION
 from forwarder.spool.postgresql.setup import setup
 from tests.conftest import TOKEN
 from tests.integration.intake_client import Intake
@@ -180,7 +181,7 @@ def test_a_newer_queue_is_refused(remote, postgres):
     for command in ("run", "setup"):
         done = remote(command)
         assert done.returncode == 78
-        assert "has version 2" in done.stderr
+        assert f"has version {VERSION + 1}" in done.stderr
 
 
 def test_without_psycopg(remote):

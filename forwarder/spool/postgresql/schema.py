@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from forwarder.spool.postgresql.tables import Tables, each
 
-VERSION = 1
+VERSION = 2
 # Triggers, functions and identity columns as used here; it is what Debian 11 has.
 LEAST_SERVER = 130000
 
@@ -155,6 +155,30 @@ CREATE TABLE IF NOT EXISTS {schema}.refusals{s} (
     count bigint NOT NULL
 );
 
+CREATE TABLE IF NOT EXISTS {schema}.history{s} (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    hourly boolean NOT NULL,
+    ended_at double precision NOT NULL,
+    lasted_s double precision NOT NULL,
+    run double precision NOT NULL,
+    accepted bigint NOT NULL,
+    delivered bigint NOT NULL,
+    dead_lettered bigint NOT NULL,
+    deleted bigint NOT NULL,
+    refused bigint NOT NULL,
+    waiting bigint NOT NULL,
+    held bigint NOT NULL,
+    oldest_waiting_s double precision NOT NULL,
+    requests text NOT NULL,
+    sent_bytes bigint NOT NULL,
+    p50_s double precision,
+    p95_s double precision,
+    used_bytes bigint NOT NULL,
+    disk_free_bytes bigint,
+    states text NOT NULL,
+    reason text NOT NULL
+);
+
 -- Of each relay's queue, what it has handed over last, and which turn may hand over more.
 CREATE TABLE IF NOT EXISTS {schema}.sources{s} (
     queue text PRIMARY KEY,
@@ -258,5 +282,5 @@ GRANT EXECUTE ON FUNCTION {schema}.put{s}(bytea[]), {schema}.refuse{s}(bytea[], 
     {schema}.hand_over{s}(text, bigint, bigint[], bigint[], bytea[]) TO {schema}_producer;
 GRANT SELECT ON {schema}.queue{s}, {schema}.queue{s}_id_seq, {schema}.intake{s}, {schema}.ledger{s},
     {schema}.held{s}, {schema}.dead_letters{s}, {schema}.deliveries{s}, {schema}.retries{s},
-    {schema}.refusals{s}, {schema}.sources{s} TO {schema}_viewer;
+    {schema}.refusals{s}, {schema}.history{s}, {schema}.sources{s} TO {schema}_viewer;
 """

@@ -17,8 +17,8 @@ from forwarder.spool.sqlite import errors, room, tables
 from forwarder.spool.sqlite.directory import DATABASE, refuse_links, sync_way
 
 APPLICATION_ID = 0x4D_50_46_51  # "MPFQ"
-# Version 2 had only the tables of events.
-VERSION, OLDEST = 3, 2
+# Version 2 had only the tables of events, and none before 4 a history.
+VERSION, OLDEST = 4, 2
 JOURNAL_SIZE_LIMIT = 8 * 1024 * 1024
 
 # No queue reaches this id by itself: 2**53 events are 9,500 years of 30,000 a second, and the largest integer
@@ -83,8 +83,10 @@ def _make_tables(connection: sqlite3.Connection, path: str) -> None:
     if version < VERSION:
         (queue_id,) = connection.execute(f"SELECT queue_id FROM {events.ledger}").fetchone()
         for one in tables.each():
-            if one is not events:
+            if version < 3 and one is not events:
                 one.make(connection, queue_id)
+            elif version:
+                one.renew(connection)
         connection.execute(f"PRAGMA user_version = {VERSION}")
 
 

@@ -12,7 +12,8 @@ events are bare; those of the others end in the name of their queue, such as ``l
 - ``deliveries``: one row per settled batch, with its exact ids (``1-2000,2003``) and its request's duration;
   the newest `KEPT_ENTRIES`;
 - ``retries``: the record that a retried dead letter has become; the newest `KEPT_ENTRIES`;
-- ``refusals``: how many records of producers were refused, by reason.
+- ``refusals``: how many records of producers were refused, by reason;
+- ``history``: a row a minute, and one an hour, see `forwarder.spool.history`.
 """
 
 from __future__ import annotations
@@ -66,9 +67,10 @@ class Tables:
         self.ledger, self.control, self.held = f"ledger{suffix}", f"control{suffix}", f"held{suffix}"
         self.dead_letters, self.deliveries = f"dead_letters{suffix}", f"deliveries{suffix}"
         self.retries, self.refusals = f"retries{suffix}", f"refusals{suffix}"
+        self.history = f"history{suffix}"
         self.names = (
             self.queue, self.ledger, self.control, self.held, self.dead_letters, self.deliveries,
-            self.retries, self.refusals,
+            self.retries, self.refusals, self.history,
         )  # fmt: skip
         self.row, self.held_row = _ROW + self.queue, _ROW + self.held
         self.rows = f"{self.row} WHERE _id > ? AND _id <= ? ORDER BY _id LIMIT ?"
@@ -108,6 +110,10 @@ class Tables:
             (queue_id + self.suffix, time.time()),
         )
         connection.execute(f"INSERT INTO {self.control} (id) VALUES (1)")
+
+    def renew(self, connection: sqlite3.Connection) -> None:
+        """Add what tables of version 3 or older lack, inside a write transaction."""
+        connection.execute(f"CREATE TABLE {self.history} ({_CREATE['history']})")
 
 
 def of(kind: Kind) -> Tables:
@@ -181,6 +187,29 @@ _CREATE = {
     "refusals": """
         reason TEXT PRIMARY KEY,
         count INTEGER NOT NULL
+    """,
+    "history": """
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        hourly INTEGER NOT NULL,
+        ended_at REAL NOT NULL,
+        lasted_s REAL NOT NULL,
+        run REAL NOT NULL,
+        accepted INTEGER NOT NULL,
+        delivered INTEGER NOT NULL,
+        dead_lettered INTEGER NOT NULL,
+        deleted INTEGER NOT NULL,
+        refused INTEGER NOT NULL,
+        waiting INTEGER NOT NULL,
+        held INTEGER NOT NULL,
+        oldest_waiting_s REAL NOT NULL,
+        requests TEXT NOT NULL,
+        sent_bytes INTEGER NOT NULL,
+        p50_s REAL,
+        p95_s REAL,
+        used_bytes INTEGER NOT NULL,
+        disk_free_bytes INTEGER,
+        states TEXT NOT NULL,
+        reason TEXT NOT NULL
     """,
 }
 
