@@ -49,10 +49,11 @@ def status(context: Context, as_json: bool, watch: bool, expressions: tuple[str,
     in the last minute; requests counts all since the daemon's start by their outcome.
 
     All figures are of events; engage and groups have those of profile and group updates. The state is the
-    worst of all kinds. Of a queue on a server, queue_path names the server, host is the host of the daemon,
-    standbys is the setting (null of a directory), and wal_bytes and disk_free_bytes are null. On a host with
-    a relay all this is of the host's own queue, where delivered means handed over; server has the same keys
-    for the queue on the server, its state_reason says why they are not known, and it is null on other hosts.
+    worst of all kinds, and state_since when it began. Of a queue on a server, queue_path names the server,
+    host is the host of the daemon, standbys is the setting (null of a directory), and wal_bytes and
+    disk_free_bytes are null. On a host with a relay all this is of the host's own queue, where delivered
+    means handed over; server has the same keys for the queue on the server, its state_reason says why they
+    are not known, and it is null on other hosts.
 
     Exit code: 0, or 1 if a condition of --fail-if is true. A condition is a key of --json, one of > >= < <=
     == !=, and a number or text. A number of seconds may end in s, m, h or d, one of bytes in KiB, MiB or

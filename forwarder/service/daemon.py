@@ -76,6 +76,7 @@ class Daemon:
         self._publisher = Publisher(presence)
         self._supervisor = Supervisor(lambda: summary(self.settings.queue, *self.condition))
         self._pid, self._started_at = os.getpid(), time.time()
+        self._state, self._state_since = "", 0.0
         self._storage_ok_at = 0.0
         self._storage_error = ""
         self._stop_at: float | None = None
@@ -273,6 +274,8 @@ class Daemon:
 
     def _beat(self, now: float) -> Heartbeat:
         name, reason = self.condition
+        if name != self._state:
+            self._state, self._state_since = name, time.time()
         events = self._worker.streams[EVENTS.name].dispatcher
         state = DaemonState(
             self._pid,
@@ -287,6 +290,7 @@ class Daemon:
             requests=self._worker.counters[EVENTS.name].by_outcome(),
             kinds={name: self._of_kind(stream) for name, stream in self._worker.streams.items()},
             started_at=self._started_at,
+            state_since=self._state_since,
         )
         trouble = self._storage_error or ("" if self._stop_at is None else "the daemon is stopping")
         return Heartbeat(state, self.settings, trouble, now)

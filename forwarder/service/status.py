@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from forwarder import spool
@@ -13,8 +13,11 @@ from forwarder.records import EVENTS, KINDS
 from forwarder.service import state as daemon_state
 from forwarder.service.state import DaemonState
 from forwarder.spool import Figures, NoQueueError, Spool, UnusedQueueError
-from forwarder.text import as_sentence, counted, duration, instant, printable, since
+from forwarder.text import as_sentence, counted, duration, instant, printable, since, unquoted
 
+# What gives the state of the daemon that delivers from a queue; None: none does.
+Read = Callable[[Spool], DaemonState | None]
+TIMEOUT_S = 10.0
 # Every key, in the order of printing, at its value while there is no queue.
 NOTHING: Mapping[str, Any] = {
     "accepted": 0,
@@ -52,6 +55,7 @@ NOTHING: Mapping[str, Any] = {
     "accepted_1m": 0.0,
     "request_p50_s": 0.0,
     "request_p95_s": 0.0,
+    "state_since": "",
 }
 # The same of each other kind of records, in an object by the name of its queue.
 _OF_KIND = (
@@ -69,6 +73,7 @@ _NULL_WHEN_EMPTY = (
     "host",
     "request_p50_s",
     "request_p95_s",
+    "state_since",
 )
 STATES = ("running", "backing_off", "blocked", "paused", "stopped")
 # Every key of --fail-if.
@@ -85,48 +90,64 @@ def nothing() -> dict[str, Any]:
     return {**NOTHING, "requests": {}, **kinds, "standbys": None, "server": None}
 
 
-def gather(queue: Queue, server: Queue | None = None) -> dict[str, Any]:
-    """All keys of ``status --json`` for the *queue* of the settings, and for the *server* of a relay."""
-    found = _gather(queue, "relay" if server else "daemon")
+def gather(
+    queue: Queue,
+    server: Queue | None = None,
+    read: Read | None = None,
+    timeout_s: float = TIMEOUT_S,
+) -> dict[str, Any]:
+    """All keys of ``status --json``.
+
+    Args:
+        queue: That of the settings.
+        server: That of the server, on a relay's host.
+        read: Gives the state of the daemon that delivers from *queue*, if not as others see it. A daemon
+            gives its own: by looking, it would lose its lock.
+        timeout_s: How long to wait for other users of a queue, at each look.
+    """
+    found = _gather(queue, "relay" if server else "daemon", read, timeout_s)
     if server:
         try:
-            found["server"] = _gather(server)
+            found["server"] = _gather(server, timeout_s=timeout_s)
         except ForwarderError as error:
             place = spool.of(server).place
-            found["server"] = _unknown(place, f"the queue on the server can't be seen: {error}", known=False)
+            found["server"] = unknown(place, f"the queue on the server can't be seen: {error}")
     return found
 
 
-def _unknown(place: str, reason: str, *, known: bool) -> dict[str, Any]:
-    """All keys where there is no queue to look at."""
+def unknown(place: str, reason: str, *, known: bool = False) -> dict[str, Any]:
+    """All keys where there is no queue to look at, or where it is not *known* whether there is one."""
     found = {**nothing(), "queue_path": place, "state_reason": reason, "known": known}
     return found | dict.fromkeys(_NULL_WHEN_EMPTY)
 
 
-def _gather(queue: Queue, who: str = "daemon") -> dict[str, Any]:
+def _gather(
+    queue: Queue, who: str = "daemon", read: Read | None = None, timeout_s: float = TIMEOUT_S
+) -> dict[str, Any]:
     events, *others = spool.each(queue)
     found = {**nothing(), "queue_path": events.place, "set_aside": len(events.set_aside())}
     try:
-        with events.view() as view:
+        with events.view(timeout_s) as view:
             figures, refused = view.figures(), view.refused()
     except NoQueueError as error:
         is_known = not isinstance(error, UnusedQueueError)
-        return _unknown(events.place, str(error), known=is_known) | {"set_aside": found["set_aside"]}
+        return unknown(events.place, str(error), known=is_known) | {"set_aside": found["set_aside"]}
     found |= _durable(figures, refused)
     found["exists"] = True
     found["standbys"] = queue.standbys if queue.url else None
-    daemon = daemon_state.read(events)
+    daemon = (read or daemon_state.read)(events)
     if daemon:
         for key in found.keys() & set(daemon.__slots__):
             found[key] = getattr(daemon, key)
-        found["last_error_at"] = instant(daemon.last_error_at or None)
+        for key in ("last_error_at", "state_since"):
+            found[key] = instant(getattr(daemon, key) or None)
         # What the daemon says of itself may be a moment older than the figures.
         found["in_flight"] = min(found["in_flight"], figures.due)
     elif figures.paused:
         found["state_reason"] = f"no {who} runs, and delivery is paused (`forwarder resume`)"
     else:
         found["state_reason"] = f"no {who} runs"
-    found |= {other.kind.queue: _of_kind(other, daemon, found) for other in others}
+    found |= {other.kind.queue: _of_kind(other, daemon, found, timeout_s) for other in others}
     if figures.took_s:
         for key, part in (("request_p50_s", 0.5), ("request_p95_s", 0.95)):
             found[key] = round(figures.took_s[int(len(figures.took_s) * part)], 3)
@@ -153,10 +174,12 @@ def _nothing_of_kind() -> dict[str, Any]:
     return {key: None if key in _NULL_WHEN_EMPTY else NOTHING[key] for key in _OF_KIND}
 
 
-def _of_kind(queue: Spool, daemon: DaemonState | None, whole: Mapping[str, Any]) -> dict[str, Any]:
+def _of_kind(
+    queue: Spool, daemon: DaemonState | None, whole: Mapping[str, Any], timeout_s: float
+) -> dict[str, Any]:
     """The keys of one kind, besides those of all."""
     found = _nothing_of_kind()
-    with queue.view() as view:
+    with queue.view(timeout_s) as view:
         figures = view.figures()
         durable = _durable(figures, view.refused())
     found |= {key: durable[key] for key in _OF_KIND if key in durable}
@@ -164,6 +187,17 @@ def _of_kind(queue: Spool, daemon: DaemonState | None, whole: Mapping[str, Any])
     found |= told or {key: whole[key] for key in ("state", "state_reason")}
     found["in_flight"] = min(found["in_flight"], figures.due)
     return found
+
+
+def without_quotes(found: Mapping[str, Any]) -> dict[str, Any]:
+    """*found* without what its reasons and errors quote, which may be a value of an event."""
+    return {key: _without_quotes(key, value) for key, value in found.items()}
+
+
+def _without_quotes(key: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return without_quotes(value)
+    return unquoted(value) if key in ("state_reason", "last_error") and value else value
 
 
 def sentence(found: Mapping[str, Any]) -> str:
