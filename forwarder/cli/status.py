@@ -14,7 +14,7 @@ from forwarder.cli.command import Context, command, json_option
 from forwarder.cli.completion import values
 from forwarder.cli.conditions import Condition, beginnings, understand
 from forwarder.cli.table import say, styled, terminal_width, wrapped
-from forwarder.service.status import CHOICES, KEYS, OTHER_KINDS, gather, sentence
+from forwarder.service.status import CHOICES, KEYS, OTHER_KINDS, gather, line_of_kind, passed, sentence
 from forwarder.spool import Holder
 from forwarder.text import counted, duration, instant, printable, since, size
 
@@ -92,25 +92,21 @@ def _figures(found: Mapping[str, Any], width: int | None) -> Iterator[str]:
             yield from wrapped(f"  {text}", width, "  ")
     yield ""
     yield from wrapped(
-        f"accepted {found['accepted']:,} = {_passed(found)} {found['delivered']:,} + dead-lettered "
+        f"accepted {found['accepted']:,} = {passed(found)} {found['delivered']:,} + dead-lettered "
         f"{found['dead_lettered']:,} + deleted {found['deleted']:,} + waiting {found['waiting']:,}",
         width,
     )
-
-
-def _passed(found: Mapping[str, Any]) -> str:
-    return "relayed" if found.get("server") else "delivered"
 
 
 def _table(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     now = time.time()
     held = f", {found['held']:,} held (`forwarder waiting list --held`)" if found["held"] else ""
     yield "waiting", f"{counted(found['waiting'], 'event')}, {found['in_flight']:,} of them in flight{held}"
-    rates = f"{_rate(found['rate_1m'])} {_passed(found)}, {_rate(found['accepted_1m'])} accepted"
+    rates = f"{_rate(found['rate_1m'])} {passed(found)}, {_rate(found['accepted_1m'])} accepted"
     yield "last minute", f"{rates}{_trend(found)}"
     for name, kind in OTHER_KINDS.items():
         if any(found[name][key] for key in ("accepted", "refused")):
-            yield kind.noun, _line_of_kind(found[name], _passed(found))
+            yield kind.noun, line_of_kind(found[name], passed(found))
     if found["requests"]:
         took = ""
         if found["request_p50_s"] is not None:
@@ -145,16 +141,6 @@ def _table(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield who, "none runs"
     alone = "; one copy is enough (queue.standbys is 0)" if found["standbys"] == 0 else ""
     yield "queue", f"{printable(found['queue_path'])}{alone}"
-
-
-def _line_of_kind(of_kind: Mapping[str, Any], passed: str) -> str:
-    text = f"{of_kind['waiting']:,} waiting, {of_kind['delivered']:,} {passed}"
-    if of_kind["oldest_waiting_s"]:
-        text += f"; the oldest waits for {duration(of_kind['oldest_waiting_s'])}"
-    for key, words in (("dead_letters", "dead letters"), ("held", "held"), ("refused", "refused")):
-        if of_kind[key]:
-            text += f"; {of_kind[key]:,} {words}"
-    return text
 
 
 def _when(at: str | None, now: float) -> str:

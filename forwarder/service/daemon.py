@@ -102,9 +102,12 @@ class Daemon:
         if self._listener:
             self._heartbeat = self._beat(time.monotonic())
             # Loaded only if used: Prometheus' library takes memory and time.
-            from forwarder.service.metrics import pages
+            from forwarder.service import metrics, page
 
-            self._listener.serve(pages(lambda: self._heartbeat, self._worker.counters))
+            self._listener.serve(
+                page.pages(lambda: self._heartbeat, self._to.server)
+                | metrics.pages(lambda: self._heartbeat, self._worker.counters)
+            )
             self._daemon_log.listening(self._listener.url)
         place, proxy = self._to.place(self.settings), self._senders[EVENTS.name].client.proxy
         self._daemon_log.started(self.settings, place, proxy)

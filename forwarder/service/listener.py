@@ -50,7 +50,7 @@ class Page:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-Pages = Mapping[str, Callable[[Request], Page]]
+Pages = dict[str, Callable[[Request], Page]]
 
 
 class _RefusedError(Exception):

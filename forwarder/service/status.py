@@ -247,3 +247,19 @@ def _waits(found: Mapping[str, Any]) -> tuple[int, str]:
     if waiting == 1:
         return 1, f"{named} waits, for {duration(oldest_s)}"
     return waiting, f"{named} wait, the oldest for {duration(oldest_s)}"
+
+
+def passed(found: Mapping[str, Any]) -> str:
+    """What became of the delivered records, in a word: a relay has handed them over."""
+    return "relayed" if found.get("server") else "delivered"
+
+
+def line_of_kind(of_kind: Mapping[str, Any], passed: str) -> str:
+    """The figures of one of the other kinds, in words."""
+    text = f"{of_kind['waiting']:,} waiting, {of_kind['delivered']:,} {passed}"
+    if of_kind["oldest_waiting_s"]:
+        text += f"; the oldest waits for {duration(of_kind['oldest_waiting_s'])}"
+    for key, words in (("dead_letters", "dead letters"), ("held", "held"), ("refused", "refused")):
+        if of_kind[key]:
+            text += f"; {of_kind[key]:,} {words}"
+    return text
