@@ -263,6 +263,19 @@ class Metrics:
 
 
 @dataclass(frozen=True, slots=True)
+class Alerts:
+    """``[alerts]``: when a person gets a message, without Prometheus."""
+
+    oldest_s: float = field(
+        default=600,
+        metadata=about(
+            Number(1, 31536000, "seconds"),
+            "After how many seconds an event that still waits is late: for alerts and forecasts.",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Intake:
     """``[intake]``: the HTTP door for Mixpanel's SDKs."""
 
@@ -340,6 +353,7 @@ class Settings:
     dead_letters: DeadLetters = field(default_factory=DeadLetters)
     log: Log = field(default_factory=Log)
     metrics: Metrics = field(default_factory=Metrics)
+    alerts: Alerts = field(default_factory=Alerts)
     intake: Intake = field(default_factory=Intake)
     sources: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), compare=False)
     file: str | None = field(default=None, compare=False)
@@ -391,6 +405,7 @@ SECTIONS: dict[str, type] = {
     "dead_letters": DeadLetters,
     "log": Log,
     "metrics": Metrics,
+    "alerts": Alerts,
     "intake": Intake,
 }
 SETTINGS: dict[str, Setting] = {

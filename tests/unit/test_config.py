@@ -49,6 +49,7 @@ CONTRACT = {
     "log.level": "info",
     "log.format": "auto",
     "metrics.listen": "",
+    "alerts.oldest_s": 600,
     "intake.socket": "/run/forwarder/intake.sock",
     "intake.listen": "",
     "intake.tokens": (),
