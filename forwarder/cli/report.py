@@ -153,7 +153,7 @@ def _settings(context: Context) -> Iterator[str]:
 
 
 def _status(context: Context) -> Iterator[str]:
-    found = without_quotes(gather(context.queue, context.server))
+    found = without_quotes(gather(context.queue, context.server, late_s=context.late_s))
     yield from json.dumps(found, indent=1).splitlines()
 
 

@@ -172,7 +172,8 @@ class Site:
         heartbeat, error = self._heartbeat(), ""
         settings = heartbeat.settings
         try:
-            found = gather(settings.queue, self._server, self._own_state, LOCK_TIMEOUT_S)
+            late_s = settings.alerts.oldest_s
+            found = gather(settings.queue, self._server, self._own_state, late_s, LOCK_TIMEOUT_S)
         except ForwarderError as failed:
             error = str(failed)
             found = unknown(spool.of(settings.queue).place, error)

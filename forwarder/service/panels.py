@@ -39,7 +39,7 @@ _FORECASTS = {
     "eta_s": "Nothing waits",
     "full_in_s": "The queue is full",
     "disk_full_in_s": "The disk is full",
-    "oldest_late_in_s": "The oldest is late",
+    "oldest_late_in_s": "What waits is late",
 }
 _command = re.compile(r"`([^`]*)`").sub
 
@@ -156,7 +156,8 @@ def forecast(found: Mapping[str, Any]) -> str:
     """What comes if it goes on like this, as far as it is known."""
     if not found["exists"]:
         return ""
-    rows = ((name, found[key]) for key, name in _FORECASTS.items() if key in found)
+    is_unknown = {"disk_full_in_s": found["disk_free_bytes"] is None}
+    rows = ((name, found[key]) for key, name in _FORECASTS.items() if not is_unknown.get(key))
     return "".join(f"<div><dt>{name}</dt><dd>{_coming(in_s)}</dd></div>" for name, in_s in rows)
 
 

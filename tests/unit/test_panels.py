@@ -40,21 +40,16 @@ def test_the_state_is_said_as_status_says_it_and_since_when():
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ({"eta_s": 0.0}, "Nothing waits now"),
-        ({"eta_s": 600.0}, "Nothing waits in about 10 min"),
-        (
-            {"eta_s": None, "full_in_s": 86400.0},
-            "Nothing waits never, at this rate The queue is full in about 24 h",
-        ),
-    ],
+    ("in_s", "said"), [(0.0, "now"), (600.0, "in about 10 min"), (None, "never, at this rate")]
 )
-def test_a_forecast_is_said_in_words(values, said):
-    """Null is never at this rate; what is not forecast is not mentioned."""
-    keys = ("full_in_s", "disk_full_in_s", "oldest_late_in_s")
-    of = {key: value for key, value in found().items() if key not in keys}
-    assert plain(panels.forecast({**of, **values})).startswith(said)
+def test_a_forecast_is_said_in_words(in_s, said):
+    """Null is never; of a disk that can't be seen nothing is said."""
+    keys = ("eta_s", "full_in_s", "disk_full_in_s", "oldest_late_in_s")
+    of = found(**dict.fromkeys(keys, in_s))
+    names = ("Nothing waits", "The queue is full", "The disk is full", "What waits is late")
+    assert plain(panels.forecast(of)) == " ".join(f"{name} {said}" for name in names)
+    assert "disk" not in panels.forecast({**of, "disk_free_bytes": None})
+    assert panels.forecast({**of, "exists": False}) == ""
 
 
 def test_dead_letters_are_grouped_by_what_quotes_nothing():
