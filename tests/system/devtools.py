@@ -104,10 +104,12 @@ class Browser:
         assert "exceptionDetails" not in done, done
         return done["result"].get("value")
 
-    def press(self, key: str, code: int) -> None:
-        """Press a key that writes nothing, such as Tab (9)."""
-        for kind in ("rawKeyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+    def press(self, key: str, code: int, text: str = "") -> None:
+        """Press a key, such as Tab (9), that writes *text*."""
+        for kind in ("keyDown" if text else "rawKeyDown", "keyUp"):
+            self.call(
+                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, text=text
+            )
 
     def look(self, width: int, scheme: str = "light") -> None:
         """Be a window of that width whose user prefers this colour scheme."""
