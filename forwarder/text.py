@@ -16,6 +16,8 @@ _index = re.compile(r"\d+").sub
 
 def printable(text: str) -> str:
     """Foreign *text* on one line, safe for a terminal: control characters are escaped."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 

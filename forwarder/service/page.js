@@ -1,6 +1,6 @@
 "use strict";
-// Replaces what has changed, while somebody looks. Focus, scroll and open details are outside of what is replaced.
-const EVERY_MS = 4000, PATIENCE_MS = 10000;
+// Replaces what has changed, while somebody looks: panels in which nothing is focused, scrolled or opened.
+const EVERY_MS = 5000, PATIENCE_MS = 10000;
 const byId = (id) => document.getElementById(id);
 const { dataset } = document.querySelector("main"), lost = byId("lost"), said = byId("said"), shown = {};
 let reachedAt = new Date(), isAsking = false;
@@ -21,7 +21,7 @@ async function refresh() {
   isAsking = true;
   try {
     const query = new URLSearchParams({ range: dataset.range, seen: dataset.mark });
-    const answer = await fetch(`live?${query}`, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS) });
+    const answer = await fetch(`live?${query}`, { signal: AbortSignal.timeout(PATIENCE_MS) });
     if (!answer.ok) throw new Error(answer.statusText);
     show(await answer.json());
     reachedAt = new Date();

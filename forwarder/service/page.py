@@ -37,8 +37,8 @@ from forwarder.service.status import gather, sentence, unknown, without_quotes
 from forwarder.service.timeline import RANGES, Timeline
 from forwarder.text import as_sentence, instant
 
-NOW_S = 2.0
-PAST_S = 15.0
+NOW_S = 3.0
+PAST_S = 30.0
 PATIENCE_S = 1.0
 # As those of /metrics.
 LOCK_TIMEOUT_S = 1.0

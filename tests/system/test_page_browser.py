@@ -1,4 +1,4 @@
-"""The web page in a real Chromium: quiet, live, legible on any screen, usable by keyboard and screen reader."""
+"""The web page in a real Chromium: quiet, live, legible on any screen, for keyboards and screen readers."""
 
 import json
 import re
