@@ -10,10 +10,11 @@ from typing import Any
 
 import click
 
-from forwarder.cli.command import Context, command, json_option
+from forwarder.cli.command import Context, command, json_option, kind_option
 from forwarder.cli.completion import values
 from forwarder.cli.conditions import Condition, beginnings, understand
 from forwarder.cli.table import say, styled, terminal_width, wrapped
+from forwarder.errors import UsageError
 from forwarder.service.status import CHOICES, KEYS, OTHER_KINDS, gather, sentence
 from forwarder.spool import Holder
 from forwarder.text import counted, duration, instant, printable, since, size
@@ -37,7 +38,21 @@ _COLOURS = {"running": "green", "backing_off": "yellow", "blocked": "red", "paus
     multiple=True,
     help="Exit with 1 if this holds, such as 'oldest_waiting_s>10m' or 'state==blocked'. Repeatable.",
 )
-def status(context: Context, as_json: bool, watch: bool, expressions: tuple[str, ...]) -> int:
+@click.option("--history", "past", is_flag=True, help="Plots of what was, and when it stood still.")
+@click.option(
+    "--since",
+    metavar="WHEN",
+    help="The history since then: 90m, 6h, 2d, 1w ago, or ISO 8601 [default: 6h].",
+)
+@kind_option
+def status(
+    context: Context,
+    as_json: bool,
+    watch: bool,
+    expressions: tuple[str, ...],
+    past: bool,
+    since: str | None,
+) -> int:
     """Say whether events are being delivered, how many wait, and whether the books balance.
 
     The state is one of running, backing_off (Mixpanel can't be reached, or asks to slow down), blocked
@@ -58,7 +73,24 @@ def status(context: Context, as_json: bool, watch: bool, expressions: tuple[str,
     == !=, and a number or text. A number of seconds may end in s, m, h or d, one of bytes in KiB, MiB or
     GiB. An eta_s or a disk_free_bytes that is null counts as endless. Where nothing is known, as of a queue
     not adopted yet, every condition is true. With --watch, the first condition that is true ends it.
+
+    --history plots what the daemon records each minute: events accepted, delivered, dead-lettered and
+    refused, how many waited and for how long, the duration of requests, and sizes. Where no daemon ran
+    there are dots. Below stand the longest times without a daemon or without delivery, with the reason.
+    Times are local. Beyond 48 hours it shows hours, which are kept for a year; minutes are kept for 31
+    days. With --json it is one object with minutes or hours: a list of periods, each with its end
+    (ended_at, seconds since the epoch), how long it lasted (lasted_s), what was counted in it and how
+    things were at its end.
     """
+    if past:
+        if watch or expressions:
+            raise UsageError("--history goes with neither --watch nor --fail-if")
+        from forwarder.cli import history
+
+        history.show(context, since, as_json)
+        return 0
+    if since is not None or context.kind_name != "event":
+        raise UsageError("--since and --kind are for --history", "Add --history, or leave them out")
     conditions = [understand(expression, KEYS, CHOICES) for expression in expressions]
     if not watch:
         return _show_once(gather(context.queue, context.server), as_json, conditions)

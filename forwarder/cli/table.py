@@ -61,6 +61,19 @@ def terminal_width(err: bool = False) -> int | None:
     return None
 
 
+def is_utf8() -> bool:
+    """Whether standard output takes any character. Python writes UTF-8 in the locale C, too, which it is not
+    asked to."""
+    import locale
+
+    return {sys.stdout.encoding.lower(), locale.getencoding().lower()} == {"utf-8"}
+
+
+def ascii_only(text: str) -> str:
+    """*text* as ASCII; what has no sign there is a question mark."""
+    return text.replace("…", "~").encode("ascii", "replace").decode()
+
+
 def say(text: str, err: bool = False) -> None:
     """Print what a person reads; on a terminal its lines break between words."""
     width = terminal_width(err)
