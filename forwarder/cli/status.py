@@ -24,7 +24,7 @@ WATCH_S = 1.0
 MANY = 2000
 # On fewer columns each figure stands below its name.
 NARROW = 50
-_COLOURS = {"running": "green", "backing_off": "yellow", "blocked": "red", "paused": "yellow"}
+COLOURS = {"running": "green", "backing_off": "yellow", "blocked": "red", "paused": "yellow"}
 
 
 @command("status", short_help="How the queue and the daemon are.")
@@ -103,7 +103,7 @@ def status(
 def describe(found: Mapping[str, Any], width: int | None) -> Iterator[str]:
     """The lines for a person, of *width* columns at most: a sentence, the table, the books."""
     first, *others = wrapped(sentence(found), width)
-    if colour := _COLOURS.get(found["state"]):
+    if colour := COLOURS.get(found["state"]):
         head = first.partition(":")[0]
         first = styled(head, fg=colour, bold=True) + first[len(head) :]
     yield from (first, *others)
@@ -115,33 +115,40 @@ def describe(found: Mapping[str, Any], width: int | None) -> Iterator[str]:
 
 def _figures(found: Mapping[str, Any], width: int | None) -> Iterator[str]:
     yield ""
-    for name, text in _table(found):
-        if width is None or width >= NARROW:
-            yield from wrapped(f"{name:<14} {text}", width, " " * 15)
-        else:
-            yield name
-            yield from wrapped(f"  {text}", width, "  ")
+    for name, text in rows(found):
+        yield from laid_out(name, text, width)
     yield ""
     yield from wrapped(
-        f"accepted {found['accepted']:,} = {_passed(found)} {found['delivered']:,} + dead-lettered "
+        f"accepted {found['accepted']:,} = {passed(found)} {found['delivered']:,} + dead-lettered "
         f"{found['dead_lettered']:,} + deleted {found['deleted']:,} + waiting {found['waiting']:,}",
         width,
     )
 
 
-def _passed(found: Mapping[str, Any]) -> str:
+def laid_out(name: str, text: str, width: int | None) -> Iterator[str]:
+    """The lines of a row; on a narrow terminal the text stands below its name."""
+    if width is None or width >= NARROW:
+        yield from wrapped(f"{name:<14} {text}", width, " " * 15)
+    else:
+        yield name
+        yield from wrapped(f"  {text}", width, "  ")
+
+
+def passed(found: Mapping[str, Any]) -> str:
+    """What became of events that have left: a relay hands them over."""
     return "relayed" if found.get("server") else "delivered"
 
 
-def _table(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The table for a person: names and texts."""
     now = time.time()
     held = f", {found['held']:,} held (`forwarder waiting list --held`)" if found["held"] else ""
     yield "waiting", f"{counted(found['waiting'], 'event')}, {found['in_flight']:,} of them in flight{held}"
-    rates = f"{_rate(found['rate_1m'])} {_passed(found)}, {_rate(found['accepted_1m'])} accepted"
+    rates = f"{_rate(found['rate_1m'])} {passed(found)}, {_rate(found['accepted_1m'])} accepted"
     yield "last minute", f"{rates}{_trend(found)}"
     for name, kind in OTHER_KINDS.items():
         if any(found[name][key] for key in ("accepted", "refused")):
-            yield kind.noun, _line_of_kind(found[name], _passed(found))
+            yield kind.noun, _line_of_kind(found[name], passed(found))
     if found["requests"]:
         took = ""
         if found["request_p50_s"] is not None:
