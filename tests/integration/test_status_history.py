@@ -99,9 +99,23 @@ def test_options_that_do_not_go_together(arguments, run):
     assert "--" in err
 
 
-def test_json_is_one_line(run, queue_path):
-    """As all --json is."""
+def test_since_when(run, queue_path):
+    """What ended before --since is left out, as the periods are, in one line of JSON."""
+    now = time.time()
+    periods = [Period(now - age_s, 60.0, 1.0, accepted=1) for age_s in (7200, 1200, 600)]
     with EventQueue(queue_path, min_free_bytes=0) as queue:
         queue.put(EVENT)
+    consumer = spool.at(queue_path).consumer()
+    for each in periods:
+        consumer.record(each)
+    consumer.close()
     code, out, err = run("status", "--history", "--json", "--since", "30m")
-    assert (code, json.loads(out), out.count("\n"), err) == (0, {"minutes": []}, 1, "")
+    assert (code, json.loads(out), out.count("\n"), err) == (
+        0,
+        {"minutes": list(map(asdict, periods[1:]))},
+        1,
+        "",
+    )
+    assert (
+        "accepted/s: 0.017 last, 0.017 at most, 2 in all" in run("status", "--history", "--since", "30m")[1]
+    )

@@ -23,6 +23,7 @@ from forwarder.cli.status import laid_out, rows
 from forwarder.sandbox import Fault
 from forwarder.spool import EventQueue
 from tests.conftest import Forwarder, until
+from tests.relays import Host
 
 EVENT = {"event": "Seen", "properties": {}}
 TOP = f"{shlex.quote(sys.executable)} -m forwarder top"
@@ -198,6 +199,17 @@ def test_the_terminal_is_as_it_was_however_it_ends(how, code, terminal, queue, t
     assert terminal.modes() == before
 
 
+def test_it_ends_with_its_terminal(terminal, queue, tmp_path):
+    """When the terminal is closed, as a connection by ssh is, it does not go on without one."""
+    terminal("new-window", "-d", "sh")
+    terminal.run(f"echo $$ >{tmp_path}/pid; exec {TOP}")
+    terminal.shows("p pause")
+    process = Path("/proc", (tmp_path / "pid").read_text().strip())
+    assert process.exists()
+    terminal("kill-pane")
+    until(lambda: not process.exists())
+
+
 def settings(tmp_path: Path, name: str) -> str:
     """A settings file for a queue of that name; its path."""
     file = tmp_path / f"{name}.toml"
@@ -229,6 +241,27 @@ def test_several_queues_on_one_screen(terminal, tmp_path):
     terminal.shows("> broken stopped", "3 events wait")
     terminal.press("q")
     terminal.shows("ended with 0")
+
+
+def test_a_host_with_a_relay_shows_both_queues(postgres, queue_path):
+    """The host's own queue and that of the server have a line each; of the server a pause is refused to
+    whoever may not, in words."""
+    host = Host(queue_path, postgres, postgres.new_schema_name())
+    host.set_up()
+    postgres.execute(f"GRANT {host.schema}_viewer TO {host.user}")
+    with closing(Terminal(host.environ)) as terminal, closing(host):
+        with EventQueue(queue_path, min_free_bytes=0) as queue:
+            queue.put_many([EVENT] * 4)
+        terminal.run(TOP)
+        terminal.shows("> this host stopped 4 ", "  the server ", "no relay runs; 4 events wait")
+        host.relay()
+        terminal.shows("> this host running 0 ", "the server stopped 4 ", "relayed ")
+        terminal.press("Tab")
+        terminal.shows("> the server stopped 4 ", "4 events wait", "Seen ")
+        terminal.press("p")
+        terminal.shows("Pause delivery of the server? y/n")
+        terminal.press("y")
+        terminal.shows("You may only look here: ")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="takes root to become another user")

@@ -189,6 +189,14 @@ def test_what_is_not_known_yet():
     assert late[2] == "This was so 70 s ago; the queue does not answer."
 
 
+def test_the_present_minute_is_no_gap():
+    """Until its minute is over nothing is recorded of it: the newest one that is stands beside the present
+    rate. Once it is late, no daemon runs, and there is a gap."""
+    for after_s, spark in ((40, "·█▇·▄▂ █"), (130, "·█▇·▄▂ ··█")):
+        look = Look("", NOW + after_s, FOUND, "", MINUTES)
+        assert text(render([look], State(), 80, 24, NOW + after_s))[2].endswith(spark)
+
+
 def test_before_there_are_forecasts_none_is_shown():
     """Where the figures have no forecast, there is no row for it; what is known is shown."""
     figures = {key: value for key, value in FOUND.items() if key not in ("full_in_s", "disk_full_in_s")}
