@@ -20,7 +20,7 @@ from forwarder.text import as_sentence, printable
 
 LOOK_S = 1.0
 # What takes more reading is read again after this.
-DETAILS_S = 5.0
+DETAILS_S = 3.0
 MINUTES = 4 * 60
 
 

@@ -44,6 +44,7 @@ FOUND = {
     "last_error_at": None,
     "full_in_s": 7200.0,
     "disk_full_in_s": None,
+    "oldest_late_in_s": None,
 }
 CAUSES = [(Cause("Purchase", "properties.time", "is no number"), 90), (Cause("", "", "not JSON"), 10)]
 SHAPE = Shape(
@@ -199,7 +200,7 @@ def test_the_present_minute_is_no_gap():
 
 def test_before_there_are_forecasts_none_is_shown():
     """Where the figures have no forecast, there is no row for it; what is known is shown."""
-    figures = {key: value for key, value in FOUND.items() if key not in ("full_in_s", "disk_full_in_s")}
+    figures = {key: value for key, value in FOUND.items() if not key.endswith("_in_s")}
     assert not any(
         "forecast" in line for line in text(render([Look("", NOW, figures)], State(), 80, 24, NOW))
     )
