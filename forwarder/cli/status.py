@@ -63,7 +63,7 @@ def status(context: Context, as_json: bool, watch: bool, expressions: tuple[str,
     """
     conditions = [understand(expression, KEYS, CHOICES) for expression in expressions]
     if not watch:
-        return _show_once(gather(context.queue, context.server, context.late_s), as_json, conditions)
+        return _show_once(gather(context.queue, context.server, late_s=context.late_s), as_json, conditions)
     try:
         return _watch(context, as_json, conditions)
     except KeyboardInterrupt:
@@ -208,7 +208,7 @@ def _value(value: object) -> str:
 def _watch(context: Context, as_json: bool, conditions: list[Condition]) -> int:
     if as_json or not sys.stdout.isatty():
         while True:
-            found = gather(context.queue, context.server, context.late_s)
+            found = gather(context.queue, context.server, late_s=context.late_s)
             click.echo(json.dumps(found) if as_json else f"{instant(time.time())}  {sentence(found)}")
             if _judge(found, conditions):
                 return 1
@@ -218,7 +218,7 @@ def _watch(context: Context, as_json: bool, conditions: list[Condition]) -> int:
 
     with Live(auto_refresh=False) as live:
         while True:
-            found = gather(context.queue, context.server, context.late_s)
+            found = gather(context.queue, context.server, late_s=context.late_s)
             live.update(Text.from_ansi("\n".join(describe(found, terminal_width()))), refresh=True)
             if conditions and (not found["known"] or any(one.holds(_flat(found)) for one in conditions)):
                 break

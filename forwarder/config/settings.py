@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from forwarder.config.addresses import (
+    Command,
     HostName,
     Identifier,
     Listen,
@@ -266,11 +267,33 @@ class Metrics:
 class Alerts:
     """``[alerts]``: when a person gets a message, without Prometheus."""
 
+    command: str = field(
+        default="",
+        metadata=about(
+            Command(),
+            "The shell command that the daemon runs to alert a person, with the text on its standard input "
+            "and the name of the alert in FORWARDER_ALERT; if empty, it alerts nobody.",
+        ),
+    )
     oldest_s: float = field(
         default=600,
         metadata=about(
             Number(1, 31536000, "seconds"),
             "After how many seconds an event that still waits is late: for alerts and forecasts.",
+        ),
+    )
+    full_s: float = field(
+        default=21600,
+        metadata=about(
+            Number(0, 31536000, "seconds"),
+            "How many seconds before the queue or its disk is full it alerts; 0: once it is full.",
+        ),
+    )
+    repeat_s: float = field(
+        default=3600,
+        metadata=about(
+            Number(0, 31536000, "seconds"),
+            "After how many seconds it alerts of the same again, and of more dead letters.",
         ),
     )
 

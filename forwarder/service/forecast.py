@@ -19,6 +19,8 @@ FORECAST_MINUTES = 20
 LEAST_POINTS = 4
 # A trend of less than that, measured in the deviations of its points, may be chance.
 SURE = 2.0
+# Where what waits is only on its way, it is a second older at times.
+LEAST_AGEING = 0.01
 # Beyond this it is "never, at this rate".
 MOST_S = 366 * 86400.0
 
@@ -102,7 +104,7 @@ def _ageing(figures: Figures, is_running: bool, ages: float | None) -> float:
         return 1.0
     if ages is None:
         return 1.0 if not figures.rate_1m else 0.0
-    return min(ages, 1.0)
+    return min(ages, 1.0) if ages >= LEAST_AGEING else 0.0
 
 
 def _recent(minutes: Sequence[Period], is_running: bool, now: float) -> list[Period]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from forwarder import spool
@@ -95,6 +95,7 @@ CHOICES = {key: STATES for key in KEYS if key.rpartition(".")[2] == "state"}
 
 
 LATE_S = Alerts().oldest_s
+Read = Callable[[Spool], DaemonState | None]
 
 
 def nothing() -> dict[str, Any]:
@@ -104,12 +105,19 @@ def nothing() -> dict[str, Any]:
     return {**NOTHING, **never, "requests": {}, **kinds, "standbys": None, "server": None}
 
 
-def gather(queue: Queue, server: Queue | None = None, late_s: float = LATE_S) -> dict[str, Any]:
-    """All keys of ``status --json`` for the *queue* of the settings, and for the *server* of a relay.
+def gather(
+    queue: Queue, server: Queue | None = None, read: Read | None = None, late_s: float = LATE_S
+) -> dict[str, Any]:
+    """All keys of ``status --json``.
 
-    *late_s*: after which time an event that still waits is late.
+    Args:
+        queue: That of the settings.
+        server: That of the server, on a relay's host.
+        read: Gives the state of the daemon that delivers from *queue*, if not as others see it. A daemon
+            gives its own: by looking, it would lose its lock.
+        late_s: After which time an event that still waits is late.
     """
-    found = _gather(queue, late_s, "relay" if server else "daemon")
+    found = _gather(queue, late_s, "relay" if server else "daemon", read)
     if server:
         try:
             found["server"] = _gather(server, late_s)
@@ -125,7 +133,7 @@ def _unknown(place: str, reason: str, *, known: bool) -> dict[str, Any]:
     return found | dict.fromkeys(_NULL_WHEN_EMPTY)
 
 
-def _gather(queue: Queue, late_s: float, who: str = "daemon") -> dict[str, Any]:
+def _gather(queue: Queue, late_s: float, who: str = "daemon", read: Read | None = None) -> dict[str, Any]:
     events, *others = spool.each(queue)
     found = {**nothing(), "queue_path": events.place, "set_aside": len(events.set_aside())}
     try:
@@ -139,7 +147,7 @@ def _gather(queue: Queue, late_s: float, who: str = "daemon") -> dict[str, Any]:
     found["exists"] = True
     found["standbys"] = queue.standbys if queue.url else None
     found |= {"used_bytes": used_bytes, "max_bytes": queue.max_bytes}
-    daemon = daemon_state.read(events)
+    daemon = (read or daemon_state.read)(events)
     if daemon:
         for key in found.keys() & set(daemon.__slots__):
             found[key] = getattr(daemon, key)
