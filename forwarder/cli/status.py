@@ -45,7 +45,7 @@ def status(context: Context, as_json: bool, watch: bool, expressions: tuple[str,
     a second delivered and accepted over the last minute. request_p50_s and request_p95_s are of the requests
     whose events were settled in the last minute; requests counts all since the daemon's start by outcome.
 
-    Forecasts are for the case that it goes on as in the last minutes, up to 15, in which delivery made
+    Forecasts are for the case that it goes on as in the last 5 minutes, as far back as delivery made
     progress, or did not, as now. eta_s: nothing waits any more; full_in_s: used_bytes reaches max_bytes;
     disk_full_in_s: only queue.min_free_bytes are left; oldest_late_in_s: what waits has waited for
     alerts.oldest_s. 0 is now, null is never, at this rate.
