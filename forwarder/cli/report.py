@@ -156,7 +156,7 @@ def _settings(context: Context) -> Iterator[str]:
 
 
 def _status(context: Context) -> Iterator[str]:
-    found = gather(context.queue, context.server)
+    found = gather(context.queue, context.server, late_s=context.late_s)
     for told in (found, found["server"] or {}):
         for key, value in told.items():
             if isinstance(value, str) and ("reason" in key or "error" in key):

@@ -175,9 +175,8 @@ def _cell(found: Mapping[str, Any], key: str) -> str:
     if key == "state":
         return str(found[key]).replace("_", " ")
     if key == "full":
-        known = [found[name] for name in _FULL if found.get(name) is not None]
-        is_known = any(name in found for name in _FULL)
-        return duration(min(known)) if known else "never" if is_known else "-"
+        first_s = min((found[name] for name in _FULL if found[name] is not None), default=None)
+        return "never" if first_s is None else duration(first_s) if first_s else "now"
     if key == "oldest_waiting_s":
         return duration(found[key]) if found[key] else "-"
     return short(found[key])
@@ -211,10 +210,10 @@ def _flow(look: Look, width: int, room: int, now: float, utf8: bool) -> list[Lin
         return first
     first += _rates(look, width, now, utf8)
     table = dict(rows(found))
-    # The rates say it, with more.
+    # Rates and forecast say it, with more.
     del table["last minute"]
-    if forecast := _forecast(found):
-        table["forecast"] = forecast
+    table.pop("at this rate", None)
+    table["forecast"] = _forecast(found)
     first += _rows([name for name in _BEFORE if name in table], table, look, width)
     others = [name for name in table if name not in (*_BEFORE, *_BEHIND)]
     rest = _rows([*(name for name in _BEHIND if name in table), *others], table, look, width)
@@ -257,15 +256,18 @@ def _rate(value: float) -> str:
 
 
 def _forecast(found: Mapping[str, Any]) -> str:
-    """When it is empty, and when nothing more is taken, as far as that is known."""
+    """When nothing waits any more, when no more is accepted, and when what waits is late."""
     told = [f"nothing waits in {duration(found['eta_s'])}"] if found["eta_s"] else []
-    for key, what in _FULL.items():
-        if key in found:
-            when = f"in {duration(found[key])}" if found[key] is not None else "never, at this rate"
-            told.append(f"{what}: {when}")
-    if found.get("oldest_late_in_s") is not None:
-        told.append(f"the oldest is late in {duration(found['oldest_late_in_s'])}")
+    told += [f"{what}: {_coming(found[key])}" for key, what in _FULL.items()]
+    if found["oldest_late_in_s"] is not None:
+        told.append(f"the oldest is late: {_coming(found['oldest_late_in_s'])}")
     return "; ".join(told)
+
+
+def _coming(in_s: float | None) -> str:
+    if in_s is None:
+        return "never, at this rate"
+    return f"in {duration(in_s)}" if in_s else "now"
 
 
 def _ages(shape: Shape, width: int) -> list[Line]:

@@ -15,13 +15,11 @@ from forwarder.cli.completion import values
 from forwarder.cli.conditions import Condition, beginnings, understand
 from forwarder.cli.table import say, styled, terminal_width, wrapped
 from forwarder.errors import UsageError
-from forwarder.service.status import CHOICES, KEYS, OTHER_KINDS, gather, sentence
+from forwarder.service.status import CHOICES, KEYS, OTHER_KINDS, gather, outlook, sentence
 from forwarder.spool import Holder
 from forwarder.text import counted, duration, instant, printable, since, size
 
 WATCH_S = 1.0
-# A backlog, and not what is on its way: as many as go into one request.
-MANY = 2000
 # On fewer columns each figure stands below its name.
 NARROW = 50
 COLOURS = {"running": "green", "backing_off": "yellow", "blocked": "red", "paused": "yellow"}
@@ -59,9 +57,13 @@ def status(
     (a person has to fix something), paused and stopped (no daemon runs). waiting counts all events in the
     queue, also those in flight and those held; dead_lettered counts all that were ever refused, dead_letters
     those that are kept now. Durations are in seconds, sizes in bytes. rate_1m and accepted_1m are the events
-    a second delivered and accepted over the last minute; eta_s follows from both, and is null while the
-    queue does not get shorter. request_p50_s and request_p95_s are of the requests whose events were settled
-    in the last minute; requests counts all since the daemon's start by their outcome.
+    a second delivered and accepted over the last minute. request_p50_s and request_p95_s are of the requests
+    whose events were settled in the last minute; requests counts all since the daemon's start by outcome.
+
+    Forecasts are for the case that it goes on as in the last 5 minutes, as far back as delivery made
+    progress, or did not, as now. eta_s: nothing waits any more; full_in_s: used_bytes reaches max_bytes;
+    disk_full_in_s: only queue.min_free_bytes are left; oldest_late_in_s: what waits has waited for
+    alerts.oldest_s. 0 is now, null is never, at this rate.
 
     All figures are of events; engage and groups have those of profile and group updates. The state is the
     worst of all kinds. Of a queue on a server, queue_path names the server, host is the host of the daemon,
@@ -71,7 +73,7 @@ def status(
 
     Exit code: 0, or 1 if a condition of --fail-if is true. A condition is a key of --json, one of > >= < <=
     == !=, and a number or text. A number of seconds may end in s, m, h or d, one of bytes in KiB, MiB or
-    GiB. An eta_s or a disk_free_bytes that is null counts as endless. Where nothing is known, as of a queue
+    GiB. A forecast or a disk_free_bytes that is null counts as endless. Where nothing is known, as of a queue
     not adopted yet, every condition is true. With --watch, the first condition that is true ends it.
 
     --history plots what the daemon records each minute: events accepted, delivered, dead-lettered and
@@ -93,7 +95,7 @@ def status(
         raise UsageError("--since and --kind are for --history", "Add --history, or leave them out")
     conditions = [understand(expression, KEYS, CHOICES) for expression in expressions]
     if not watch:
-        return _show_once(gather(context.queue, context.server), as_json, conditions)
+        return _show_once(gather(context.queue, context.server, late_s=context.late_s), as_json, conditions)
     try:
         return _watch(context, as_json, conditions)
     except KeyboardInterrupt:
@@ -145,7 +147,9 @@ def rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     held = f", {found['held']:,} held (`forwarder waiting list --held`)" if found["held"] else ""
     yield "waiting", f"{counted(found['waiting'], 'event')}, {found['in_flight']:,} of them in flight{held}"
     rates = f"{_rate(found['rate_1m'])} {passed(found)}, {_rate(found['accepted_1m'])} accepted"
-    yield "last minute", f"{rates}{_trend(found)}"
+    yield "last minute", rates
+    if ahead := outlook(found):
+        yield "at this rate", ahead
     for name, kind in OTHER_KINDS.items():
         if any(found[name][key] for key in ("accepted", "refused")):
             yield kind.noun, _line_of_kind(found[name], passed(found))
@@ -213,16 +217,6 @@ def _rate(rate: float) -> str:
     return f"{rate:,.{0 if rate >= 10 else 1}f} events/s"
 
 
-def _trend(found: Mapping[str, Any]) -> str:
-    """Where it goes with what waits; "" where that is only what is on its way."""
-    net = found["rate_1m"] - found["accepted_1m"]
-    if found["waiting"] - found["held"] < MANY or found["state"] == "stopped":
-        return ""
-    if found["eta_s"]:
-        return f"; done in about {duration(found['eta_s'])}"
-    return "; the queue grows" if net < 0 else ""
-
-
 def _show_once(found: Mapping[str, Any], as_json: bool, conditions: list[Condition]) -> int:
     click.echo(json.dumps(found) if as_json else "\n".join(describe(found, terminal_width())))
     return _judge(found, conditions)
@@ -253,7 +247,7 @@ def _value(value: object) -> str:
 def _watch(context: Context, as_json: bool, conditions: list[Condition]) -> int:
     if as_json or not sys.stdout.isatty():
         while True:
-            found = gather(context.queue, context.server)
+            found = gather(context.queue, context.server, late_s=context.late_s)
             click.echo(json.dumps(found) if as_json else f"{instant(time.time())}  {sentence(found)}")
             if _judge(found, conditions):
                 return 1
@@ -263,7 +257,7 @@ def _watch(context: Context, as_json: bool, conditions: list[Condition]) -> int:
 
     with Live(auto_refresh=False) as live:
         while True:
-            found = gather(context.queue, context.server)
+            found = gather(context.queue, context.server, late_s=context.late_s)
             live.update(Text.from_ansi("\n".join(describe(found, terminal_width()))), refresh=True)
             if conditions and (not found["known"] or any(one.holds(_flat(found)) for one in conditions)):
                 break

@@ -100,10 +100,10 @@ def _watched(context: Context, files: Sequence[str], wake: Callable[[], None]) -
         stem = Path(file).stem
         name = stem if stems[stem] == 1 else file
         if server := each.server:
-            yield Watched(name or "this host", each.queue, server, wake)
-            yield Watched(f"{name} on the server" if name else "the server", server, None, wake)
+            yield Watched(name or "this host", each.queue, server, each.late_s, wake)
+            yield Watched(f"{name} on the server" if name else "the server", server, None, each.late_s, wake)
         else:
-            yield Watched(name, each.queue, None, wake)
+            yield Watched(name, each.queue, None, each.late_s, wake)
 
 
 def keys(typed: bytes) -> list[str]:

@@ -46,7 +46,7 @@ class Watched:
 
     Args:
         name: What the screen calls it.
-        server: As of `gather`.
+        server, late_s: As of `gather`.
         wake: Called from its thread when there is news of what is in detail.
 
     Attributes:
@@ -55,12 +55,14 @@ class Watched:
         failure: The bug that has ended its thread.
     """
 
-    def __init__(self, name: str, queue: Queue, server: Queue | None, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, name: str, queue: Queue, server: Queue | None, late_s: float, wake: Callable[[], None]
+    ) -> None:
         self.name = name
         self.look = Look(name, time.time())
         self.answer = ""
         self.failure: Exception | None = None
-        self._queue, self._server, self._wake = queue, server, wake
+        self._queue, self._server, self._late_s, self._wake = queue, server, late_s, wake
         self._in_detail = self._ending = False
         self._details_at = float("-inf")
         self._request = ""
@@ -107,7 +109,7 @@ class Watched:
     def _looked(self) -> Look:
         before, now = self.look, time.time()
         try:
-            found = gather(self._queue, self._server)
+            found = gather(self._queue, self._server, late_s=self._late_s)
             look = replace(before, at=time.time(), found=found, error="")
             if not (self._in_detail and found["exists"]) or time.monotonic() < self._details_at + DETAILS_S:
                 return look

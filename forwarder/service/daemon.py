@@ -17,6 +17,7 @@ from forwarder.errors import ForwarderError
 from forwarder.records import EVENTS
 from forwarder.records.kind import Kind
 from forwarder.records.verdict import Outcome
+from forwarder.service.alerts import Messenger
 from forwarder.service.daemon_log import DaemonLog
 from forwarder.service.destination import MIXPANEL, Destination
 from forwarder.service.history import History
@@ -83,6 +84,7 @@ class Daemon:
         self._history = History(spool.each(settings.queue), self._worker.counters, self._started_at, now)
         self._heartbeat = self._beat(now)
         self._listener = None if passing else self._listen()
+        self._messenger = None if passing else Messenger(lambda: self._heartbeat)
 
     def _listen(self) -> Listener | None:
         address = self.settings.metrics.listen
@@ -105,6 +107,8 @@ class Daemon:
 
             self._listener.serve(pages(lambda: self._heartbeat, self._worker.counters))
             self._daemon_log.listening(self._listener.url)
+        if self._messenger:
+            self._messenger.apply(self.settings)
         place, proxy = self._to.place(self.settings), self._senders[EVENTS.name].client.proxy
         self._daemon_log.started(self.settings, place, proxy)
         self._supervisor.tell()
@@ -152,6 +156,8 @@ class Daemon:
 
     def close(self) -> None:
         """Close all files. Events still in flight wait in the queue for the next daemon."""
+        if self._messenger:
+            self._messenger.close()
         if self._listener:
             self._listener.close()
         for senders in self._senders.values():
@@ -194,6 +200,8 @@ class Daemon:
         log.configure(settings.log.level, settings.log.format)
         self._worker.apply(settings)
         self.settings = settings
+        if self._messenger:
+            self._messenger.apply(settings)
         self._daemon_log.reloaded(settings, self._to.place(settings), warnings)
 
     @property

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from forwarder import spool
-from forwarder.config.settings import Queue
+from forwarder.config.settings import Alerts, Queue
 from forwarder.errors import ForwarderError
 from forwarder.records import EVENTS, KINDS
 from forwarder.service import state as daemon_state
+from forwarder.service.forecast import FORECAST_MINUTES, Limits, forecast
 from forwarder.service.state import DaemonState
 from forwarder.spool import Figures, NoQueueError, Spool, UnusedQueueError
 from forwarder.text import as_sentence, counted, duration, instant, printable, since
@@ -52,6 +53,11 @@ NOTHING: Mapping[str, Any] = {
     "accepted_1m": 0.0,
     "request_p50_s": 0.0,
     "request_p95_s": 0.0,
+    "used_bytes": 0,
+    "max_bytes": 0,
+    "full_in_s": 0.0,
+    "disk_full_in_s": 0.0,
+    "oldest_late_in_s": 0.0,
 }
 # The same of each other kind of records, in an object by the name of its queue.
 _OF_KIND = (
@@ -70,6 +76,15 @@ _NULL_WHEN_EMPTY = (
     "request_p50_s",
     "request_p95_s",
 )
+# A backlog, and not what is on its way: as many as go into one request.
+MANY = 2000
+# Nobody has to act yet on what comes later.
+FAR_S = 30 * 86400.0
+_COMING = (
+    ("oldest_late_in_s", "what waits is late", "what waits will be late"),
+    ("full_in_s", "the queue is full: new events are refused", "the queue will be full"),
+    ("disk_full_in_s", "the disk is full: new events are refused", "the disk will be full"),
+)
 STATES = ("running", "backing_off", "blocked", "paused", "stopped")
 # Every key of --fail-if.
 KEYS: Mapping[str, Any] = {
@@ -79,18 +94,33 @@ KEYS: Mapping[str, Any] = {
 CHOICES = {key: STATES for key in KEYS if key.rpartition(".")[2] == "state"}
 
 
+LATE_S = Alerts().oldest_s
+Read = Callable[[Spool], DaemonState | None]
+
+
 def nothing() -> dict[str, Any]:
     """All keys, at their values while there is no queue."""
     kinds = {name: _nothing_of_kind() for name in OTHER_KINDS}
-    return {**NOTHING, "requests": {}, **kinds, "standbys": None, "server": None}
+    never = dict.fromkeys(("full_in_s", "disk_full_in_s", "oldest_late_in_s"))
+    return {**NOTHING, **never, "requests": {}, **kinds, "standbys": None, "server": None}
 
 
-def gather(queue: Queue, server: Queue | None = None) -> dict[str, Any]:
-    """All keys of ``status --json`` for the *queue* of the settings, and for the *server* of a relay."""
-    found = _gather(queue, "relay" if server else "daemon")
+def gather(
+    queue: Queue, server: Queue | None = None, read: Read | None = None, late_s: float = LATE_S
+) -> dict[str, Any]:
+    """All keys of ``status --json``.
+
+    Args:
+        queue: That of the settings.
+        server: That of the server, on a relay's host.
+        read: Gives the state of the daemon that delivers from *queue*, if not as others see it. A daemon
+            gives its own: by looking, it would lose its lock.
+        late_s: After which time an event that still waits is late.
+    """
+    found = _gather(queue, late_s, "relay" if server else "daemon", read)
     if server:
         try:
-            found["server"] = _gather(server)
+            found["server"] = _gather(server, late_s)
         except ForwarderError as error:
             place = spool.of(server).place
             found["server"] = _unknown(place, f"the queue on the server can't be seen: {error}", known=False)
@@ -103,19 +133,21 @@ def _unknown(place: str, reason: str, *, known: bool) -> dict[str, Any]:
     return found | dict.fromkeys(_NULL_WHEN_EMPTY)
 
 
-def _gather(queue: Queue, who: str = "daemon") -> dict[str, Any]:
+def _gather(queue: Queue, late_s: float, who: str = "daemon", read: Read | None = None) -> dict[str, Any]:
     events, *others = spool.each(queue)
     found = {**nothing(), "queue_path": events.place, "set_aside": len(events.set_aside())}
     try:
         with events.view() as view:
-            figures, refused = view.figures(), view.refused()
+            figures, refused, used_bytes = view.figures(), view.refused(), view.used_bytes()
+            minutes = view.history(FORECAST_MINUTES)
     except NoQueueError as error:
         is_known = not isinstance(error, UnusedQueueError)
         return _unknown(events.place, str(error), known=is_known) | {"set_aside": found["set_aside"]}
     found |= _durable(figures, refused)
     found["exists"] = True
     found["standbys"] = queue.standbys if queue.url else None
-    daemon = daemon_state.read(events)
+    found |= {"used_bytes": used_bytes, "max_bytes": queue.max_bytes}
+    daemon = (read or daemon_state.read)(events)
     if daemon:
         for key in found.keys() & set(daemon.__slots__):
             found[key] = getattr(daemon, key)
@@ -130,9 +162,14 @@ def _gather(queue: Queue, who: str = "daemon") -> dict[str, Any]:
     if figures.took_s:
         for key, part in (("request_p50_s", 0.5), ("request_p95_s", 0.95)):
             found[key] = round(figures.took_s[int(len(figures.took_s) * part)], 3)
-    if figures.due:
-        net = figures.rate_1m - figures.accepted_1m
-        found["eta_s"] = round(figures.due / net, 1) if net > 0 and found["state"] == "running" else None
+    limits = Limits(queue.max_bytes, queue.min_free_bytes, late_s)
+    ahead = forecast(figures, used_bytes, minutes, found["state"], limits, time.time())
+    found |= {
+        "eta_s": ahead.empty_s,
+        "full_in_s": ahead.full_s,
+        "disk_full_in_s": ahead.disk_full_s,
+        "oldest_late_in_s": ahead.late_s,
+    }
     return found | {key: found[key] or None for key in _NULL_WHEN_EMPTY}
 
 
@@ -179,6 +216,21 @@ def sentence(found: Mapping[str, Any]) -> str:
             f" {found['orphaned']}: put them back, or read them with `forwarder salvage`."
         )
     return text
+
+
+def outlook(found: Mapping[str, Any]) -> str:
+    """What comes, if it goes on like this, as parts of a sentence; "" where nothing is foretold."""
+    parts = []
+    # What is only on its way is no backlog.
+    if found["eta_s"] and found["waiting"] - found["held"] >= MANY:
+        parts.append(f"done in about {duration(found['eta_s'])}")
+    for key, now, later in _COMING:
+        in_s = found[key]
+        if in_s == 0:
+            parts.append(now)
+        elif in_s and in_s < FAR_S:
+            parts.append(f"{later} in about {duration(in_s)}")
+    return "; ".join(parts)
 
 
 def _condition(found: Mapping[str, Any]) -> str:

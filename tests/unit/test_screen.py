@@ -198,15 +198,16 @@ def test_the_present_minute_is_no_gap():
         assert text(render([look], State(), 80, 24, NOW + after_s))[2].endswith(spark)
 
 
-def test_before_there_are_forecasts_none_is_shown():
-    """Where the figures have no forecast, there is no row for it; what is known is shown."""
-    figures = {key: value for key, value in FOUND.items() if not key.endswith("_in_s")}
-    assert not any(
-        "forecast" in line for line in text(render([Look("", NOW, figures)], State(), 80, 24, NOW))
-    )
-    figures |= {"eta_s": 30.0, "oldest_late_in_s": 600.0}
-    shown = text(render([Look("", NOW, figures)], State(), 80, 24, NOW))
-    assert "forecast       nothing waits in 30 s; the oldest is late in 10 min" in shown
+def test_forecasts():
+    """Each says when, and tells what is so already from what never is, at this rate."""
+    figures = FOUND | {"eta_s": 30.0, "full_in_s": 0.0, "oldest_late_in_s": 600.0}
+    shown = text(render([Look("", NOW, figures)], State(), 160, 24, NOW))
+    assert (
+        "forecast       nothing waits in 30 s; queue full: now; disk full: never, at this rate; "
+        "the oldest is late: in 10 min"
+    ) in shown
+    several = text(render([Look("a", NOW, figures), Look("b", NOW)], State(), 90, 24, NOW))
+    assert several[1].endswith("         now")
 
 
 def test_the_list_of_causes():
