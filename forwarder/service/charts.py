@@ -15,11 +15,9 @@ from dataclasses import dataclass
 from html import escape
 
 from forwarder.service.timeline import Part, Timeline
-from forwarder.spool import Period
+from forwarder.spool import SLACK_S, Period
 from forwarder.text import duration, size
 
-# Lines break where parts are further apart than a late turn of the daemon's loop.
-SLACK_S = 5.0
 MOST_TICKS = 4
 # The least height of a bar, of 100: one event among thousands is still seen.
 LEAST_BAR = 2.0

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from forwarder.spool import Figures, Period
 from forwarder.text import since
 
-# How far it looks back: less, if delivery has begun or stopped making progress since.
-WINDOW_S = 900.0
+# How far it looks back: less, if delivery has begun or stopped making progress since. In recorded runs with
+# waves of half an hour, longer windows saw the turns too late. The disk is written by others, too.
+WINDOW_S, DISK_WINDOW_S = 300.0, 900.0
 # So many of the newest minutes are enough for that.
 FORECAST_MINUTES = 20
 # How many minutes a trend needs; before that, the last minute's rates count.
@@ -66,27 +67,26 @@ def forecast(
         minutes: The last ones, in the order of recording.
         state: That of delivery.
     """
-    recent = _recent(minutes, state == "running", now)
+    is_running = state == "running"
+    recent = _recent(minutes, is_running, now, WINDOW_S)
     oldest_at = figures.oldest_waiting_at
     oldest_s = since(oldest_at, now) if figures.due and oldest_at is not None else 0.0
     if len(recent) < LEAST_POINTS:
         net = figures.accepted_1m - figures.rate_1m
         grows = net * used_bytes / figures.waiting if figures.waiting else 0.0
-        shrinks, ages = grows, None
+        ages = None
     else:
         spent_s = sum(each.lasted_s for each in recent)
-        net = (
-            sum(each.accepted - each.delivered - each.dead_lettered - each.deleted for each in recent)
-            / spent_s
-        )
+        left = sum(each.delivered + each.dead_lettered + each.deleted for each in recent)
+        net = (sum(each.accepted for each in recent) - left) / spent_s
         at = [*(each.ended_at for each in recent), now]
         grows = trend(at, [*(each.used_bytes for each in recent), used_bytes])
-        free = [*(each.disk_free_bytes for each in recent), figures.disk_free_bytes]
-        known = [each for each in free if each is not None]
-        shrinks = -trend(at, known) if len(known) == len(at) else 0.0
         ages = trend(at, [*(each.oldest_waiting_s for each in recent), oldest_s])
-    is_running = state == "running"
     free_bytes = figures.disk_free_bytes
+    longer, shrinks = _recent(minutes, is_running, now, DISK_WINDOW_S), grows
+    if free_bytes is not None and len(longer) >= LEAST_POINTS:
+        at = [*(each.ended_at for each in longer), now]
+        shrinks = -trend(at, [*(each.disk_free_bytes or 0 for each in longer), free_bytes])
     return Forecast(
         empty_s=_until(figures.due, -net) if is_running or not figures.due else None,
         full_s=_until(limits.max_bytes - used_bytes, grows),
@@ -107,13 +107,13 @@ def _ageing(figures: Figures, is_running: bool, ages: float | None) -> float:
     return min(ages, 1.0) if ages >= LEAST_AGEING else 0.0
 
 
-def _recent(minutes: Sequence[Period], is_running: bool, now: float) -> list[Period]:
+def _recent(minutes: Sequence[Period], is_running: bool, now: float, window_s: float) -> list[Period]:
     """The last minutes in which delivery made progress, or did not, as now; without a gap."""
     found: list[Period] = []
     begins_at = now
     for each in reversed(minutes):
         is_adjacent = abs(begins_at - each.ended_at) < each.lasted_s + 30
-        if not is_adjacent or (each.state == "running") != is_running or each.began_at < now - WINDOW_S:
+        if not is_adjacent or (each.state == "running") != is_running or each.began_at < now - window_s - 60:
             break
         found.append(each)
         begins_at = each.began_at

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from forwarder.spool import Gap, Period, View, binned, gaps
+from forwarder.spool import SLACK_S, Gap, Period, View, binned, gaps
 from forwarder.text import instant, unquoted
 
 # A shorter interruption of delivery is what retries are for.
 OUTAGE_S = 30.0
 MOST_OUTAGES = 20
+# Hours are sums of minutes: the seconds that a restart takes are no gap between them.
+HOURLY_SLACK_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +103,10 @@ def laid_out(periods: Sequence[Period], it: Range, now: float, started_at: float
     """*periods* in the range *it* until *now*; one that is recorded by the minute is not divided further."""
     since = now - it.part_s * it.count
     shown = [each for each in periods if since < each.ended_at <= now + it.part_s]
+    found = gaps(periods, HOURLY_SLACK_S if it.hourly else SLACK_S)
     # As long as a daemon has not recorded anything, its predecessor's end is where the gap begins.
-    last = periods[-1] if periods else None
-    off = (
-        [Gap(last.ended_at, started_at, False)] if last and last.run < started_at > last.ended_at + 5 else []
-    )
+    if periods and started_at > periods[-1].ended_at + SLACK_S:
+        found.append(Gap(periods[-1].ended_at, started_at, was_set=False))
     return Timeline(
         since,
         now,
@@ -114,7 +115,7 @@ def laid_out(periods: Sequence[Period], it: Range, now: float, started_at: float
         [Part(max(each.began_at, since), min(each.ended_at, now), each) for each in shown]
         if it.part_s <= 60
         else _parts(shown, it, now),
-        [gap for gap in [*gaps(periods), *off] if gap.until > since],
+        [gap for gap in found if gap.until > since],
         _outages(shown)[-MOST_OUTAGES:],
     )
 

@@ -49,7 +49,7 @@ from forwarder.spool.values import (
 )
 
 if TYPE_CHECKING:
-    from forwarder.spool.history import HOURS, MINUTES, Gap, Period, binned, gaps, merged
+    from forwarder.spool.history import HOURS, MINUTES, SLACK_S, Gap, Period, binned, gaps, merged
     from forwarder.spool.sqlite.ackqueue import AckQueue
 
 __all__ = [
@@ -58,6 +58,7 @@ __all__ = [
     "HOURS",
     "MINUTES",
     "OK",
+    "SLACK_S",
     "WARNING",
     "AckQueue",
     "Brief",
@@ -101,7 +102,7 @@ __all__ = [
     "set_up_sql",
 ]
 
-_OF_HISTORY = ("HOURS", "MINUTES", "Gap", "Period", "binned", "gaps", "merged")
+_OF_HISTORY = ("HOURS", "MINUTES", "SLACK_S", "Gap", "Period", "binned", "gaps", "merged")
 
 
 def engine_version() -> str:

@@ -48,6 +48,13 @@ def test_the_time_without_a_daemon_is_a_gap_from_the_start_of_the_next_one_on():
     assert (nothing.begins_at, nothing.parts, nothing.gaps) == (NOON, [], [])
 
 
+def test_a_restart_within_an_hour_is_no_gap():
+    """The sum of an hour's minutes lacks the seconds of restarts; an hour without a daemon is one."""
+    hours = [Period(NOON - 3600.0 * number, 3570.0, 0.0) for number in (9, 8, 6, 5)]
+    found = laid_out(hours, RANGES["week"], NOON, 0.0)
+    assert [(gap.since - NOON, gap.until - NOON) for gap in found.gaps] == [(-8 * 3600, -6 * 3600 - 3570)]
+
+
 def test_minutes_in_one_state_are_one_outage():
     """With the last reason, without what that quotes; a short interruption is none."""
     found = laid_out(
