@@ -171,7 +171,7 @@ def _axes(chart: Chart, scale: Sequence[float], timeline: Timeline) -> Iterator[
     for at, name in time_ticks(timeline.since, timeline.until):
         x = _place(at, timeline) / 10
         yield f'<line class="tick" x1="{x:.2f}%" x2="{x:.2f}%" y2="100%"/>'
-        yield f'<text class="x" x="{x:.2f}%" y="100%" dy="1.5em">{name}</text>'
+        yield f'<text class="x" x="{x:.2f}%" y="100%" dy="1.85em">{name}</text>'
 
 
 def _place(at: float, timeline: Timeline) -> float:
