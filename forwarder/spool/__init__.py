@@ -27,10 +27,12 @@ from forwarder.spool.errors import (
     TakenError,
     UnusedQueueError,
 )
-from forwarder.spool.queue import EventQueue, at, each, handover, of, set_up, set_up_sql
+from forwarder.spool.ids import Run, count_of, extend_runs, joined, runs_in, runs_of, text_of
+from forwarder.spool.queue import EventQueue, at, each, handover, of, set_up, set_up_sql, wait
 from forwarder.spool.values import (
     DUE,
     FAIL,
+    MOST_AHEAD,
     OK,
     WARNING,
     Brief,
@@ -43,6 +45,7 @@ from forwarder.spool.values import (
     Group,
     HandedOver,
     Holder,
+    Receipt,
     Selection,
     Settlement,
     Waiting,
@@ -54,6 +57,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DUE",
     "FAIL",
+    "MOST_AHEAD",
     "OK",
     "WARNING",
     "AckQueue",
@@ -76,6 +80,8 @@ __all__ = [
     "Presence",
     "Producer",
     "QueueReplacedError",
+    "Receipt",
+    "Run",
     "Selection",
     "Settlement",
     "Spool",
@@ -85,12 +91,19 @@ __all__ = [
     "View",
     "Waiting",
     "at",
+    "count_of",
     "each",
     "engine_version",
+    "extend_runs",
     "handover",
+    "joined",
     "of",
+    "runs_in",
+    "runs_of",
     "set_up",
     "set_up_sql",
+    "text_of",
+    "wait",
 ]
 
 
