@@ -220,7 +220,8 @@ def _of_kind(queue: Spool, daemon: DaemonState | None, whole: Mapping[str, Any])
         durable = _durable(figures, view.refused())
     found |= {key: durable[key] for key in _OF_KIND if key in durable}
     told = daemon.kinds.get(queue.kind.name) if daemon else None
-    found |= told or {key: whole[key] for key in ("state", "state_reason")}
+    told = told or {key: whole[key] for key in ("state", "state_reason")}
+    found |= {key: told[key] for key in _OF_KIND if key in told}
     found["in_flight"] = min(found["in_flight"], figures.due)
     return found
 

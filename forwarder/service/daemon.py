@@ -13,6 +13,7 @@ from typing import Any
 from forwarder import log
 from forwarder.config import Settings
 from forwarder.delivery.batch import Batch
+from forwarder.delivery.report import Postponed
 from forwarder.errors import ForwarderError
 from forwarder.records import EVENTS
 from forwarder.records.kind import Kind
@@ -72,7 +73,7 @@ class Daemon:
             for name, client in clients.items()
         }
         self._daemon_log.secrets_warned(warnings)
-        self._publisher = Publisher(presence)
+        self._publisher = Publisher(presence, self._deferred)
         self._supervisor = Supervisor(lambda: summary(self.settings.queue, *self.condition))
         self._pid, self._started_at = os.getpid(), time.time()
         self._storage_ok_at = 0.0
@@ -282,6 +283,10 @@ class Daemon:
         )
         trouble = self._storage_error or ("" if self._stop_at is None else "the daemon is stopping")
         return Heartbeat(state, self.settings, trouble, now)
+
+    def _deferred(self) -> dict[str, list[Postponed]]:
+        now = time.monotonic()
+        return {name: stream.dispatcher.deferred(now) for name, stream in self._worker.streams.items()}
 
     def _of_kind(self, stream: Stream) -> dict[str, Any]:
         """The state of one kind's delivery."""

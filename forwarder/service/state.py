@@ -7,13 +7,14 @@ valid while the daemon that reported it delivers.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from forwarder import spool
 from forwarder.config import Settings
 from forwarder.config.settings import Queue
+from forwarder.delivery.report import Postponed
 from forwarder.errors import ForwarderError, printable
 from forwarder.spool import Presence, Spool
 
@@ -31,8 +32,8 @@ class DaemonState:
     ``failures`` the failed tries in a row. ``orphaned`` says what only those files hold that were moved,
     deleted or replaced under the daemon. ``requests`` counts requests since its start by outcome. In
     ``kinds`` each kind of records has its own ``state``, ``state_reason`` and ``in_flight``; all else is of
-    events, and ``state`` the worst of them. When read, ``pid`` is 0 if the process is not visible, and
-    ``host`` is as in `Holder`.
+    events, and ``state`` the worst of them. When read, each kind has a ``deferred`` list of `Postponed`, too,
+    ``pid`` is 0 if the process is not visible, and ``host`` is as in `Holder`.
     """
 
     pid: int
@@ -72,10 +73,15 @@ class Heartbeat:
 
 
 class Publisher:
-    """Keeps the state that *presence* reports up to date; for one thread."""
+    """Keeps the state that *presence* reports up to date; for one thread.
 
-    def __init__(self, presence: Presence) -> None:
+    Args:
+        deferred: What is deferred of each kind. It is asked for what is reported only.
+    """
+
+    def __init__(self, presence: Presence, deferred: Callable[[], Mapping[str, Sequence[Postponed]]]) -> None:
         self._presence = presence
+        self._deferred = deferred
         self._told: DaemonState | None = None
         self._told_at = float("-inf")
 
@@ -94,7 +100,10 @@ class Publisher:
         is_same = told is None or (told.state, told.state_reason) == (state.state, state.state_reason)
         if is_same and now < self._told_at + PUBLISH_S:
             return True
-        is_told = self._presence.tell(asdict(replace(state, updated_at=time.time())))
+        report = asdict(replace(state, updated_at=time.time()))
+        for name, found in self._deferred().items():
+            report["kinds"][name]["deferred"] = [asdict(each) for each in found]
+        is_told = self._presence.tell(report)
         self._told, self._told_at = state if is_told else None, now
         return True
 
@@ -115,7 +124,11 @@ def read(queue: Spool) -> DaemonState | None:
         told = DaemonState(**{"state_reason": "" if holder.told else "starting", **holder.told, **process})
     except TypeError:  # written by another version
         told = DaemonState(holder.pid, state_reason="starting", host=holder.host)
-    return replace(told, state="blocked", state_reason=holder.halted) if holder.halted else told
+    if not holder.halted:
+        return told
+    halted = {"state": "blocked", "state_reason": holder.halted}
+    kinds = {name: {**each, **halted} for name, each in told.kinds.items()}
+    return replace(told, state="blocked", state_reason=holder.halted, kinds=kinds)
 
 
 def summary(queue: Queue, state: str, reason: str) -> str:
