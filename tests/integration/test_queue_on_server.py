@@ -18,6 +18,7 @@ from forwarder.errors import TryAgainError
 from forwarder.records import KINDS
 from forwarder.spool import EventQueue
 from forwarder.spool.postgresql.address import Address
+from forwarder.spool.postgresql.schema import VERSION
 from forwarder.spool.postgresql.setup import setup
 from tests.conftest import TOKEN
 from tests.integration.intake_client import Intake
@@ -180,7 +181,27 @@ def test_a_newer_queue_is_refused(remote, postgres):
     for command in ("run", "setup"):
         done = remote(command)
         assert done.returncode == 78
-        assert "has version 2" in done.stderr
+        assert f"has version {VERSION + 1}" in done.stderr
+
+
+def test_an_older_queue_is_brought_up_to_date(remote, postgres):
+    """By setup, once; what waits stays, and a daemon says before what to do."""
+    schema = remote.address.schema
+    remote("enqueue", "-e", "E")
+    for kind in ("", "_engage", "_groups"):
+        postgres.execute(f"ALTER TABLE {schema}.deliveries{kind} DROP COLUMN dead_ids")
+        postgres.execute(f"DROP FUNCTION {schema}.put{kind}(bytea[])")
+        postgres.execute(
+            f"CREATE FUNCTION {schema}.put{kind}(records bytea[]) RETURNS bigint"
+            " LANGUAGE sql AS 'SELECT 1::bigint'"
+        )
+    postgres.execute(f"UPDATE {schema}.control SET version = 1")
+    done = remote("run")
+    assert (done.returncode, "`forwarder setup` of the newer one" in done.stderr) == (78, True)
+    for _ in range(2):
+        assert remote("setup").returncode == 0
+    assert remote.json("enqueue", "-e", "E")["ids"] == "2"
+    assert remote.json("status")["waiting"] == 2
 
 
 def test_without_psycopg(remote):
