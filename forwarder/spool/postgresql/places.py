@@ -10,9 +10,12 @@ from forwarder.spool.postgresql.reader import Reader
 from forwarder.spool.postgresql.tables import EPOCH
 from forwarder.spool.receipts import PAGE_ENTRIES, PAGE_IDS, Entry, Letter, Oldest, Renewal, Row
 
-# The runs, to join the rows of a table in them.
-_RUNS = "unnest(%s::bigint[], %s::bigint[]) AS run (first, last)"
-_IN_RUN = "BETWEEN run.first AND run.last"
+# Of a table's rows, those in runs of ids. A plain join may read the whole table: its planner does not know
+# that the runs are short.
+_IN_RUNS = (
+    "unnest(%s::bigint[], %s::bigint[]) AS run (first, last), LATERAL (SELECT * FROM {0}"
+    " WHERE {1} BETWEEN greatest(run.first, {2}) AND run.last ORDER BY {1} LIMIT {3}) AS found"
+)
 
 
 class Places(Reader, receipts.Source):
@@ -21,15 +24,13 @@ class Places(Reader, receipts.Source):
     def __init__(self, reader: Reader) -> None:
         self.tables, self.client = reader.tables, reader.client
         # Vacuum may not be able to remove what is below; see `Tables`.
-        self._may_wait = f"id >= (SELECT low_id FROM {self.tables.ledger})"
+        self._low = f"(SELECT low_id FROM {self.tables.ledger})"
 
     def waits(self, runs: Sequence[Run]) -> bool:
         """See `engine.View.waits`."""
         its, ends = self.tables, _ends(runs)
-        query = (
-            f"SELECT EXISTS (SELECT 1 FROM {_RUNS} JOIN {its.queue} ON id {_IN_RUN} WHERE {self._may_wait})"
-            f" OR EXISTS (SELECT 1 FROM {_RUNS} JOIN {its.held} ON id {_IN_RUN})"
-        )
+        waiting, held = _IN_RUNS.format(its.queue, "id", self._low, 1), _IN_RUNS.format(its.held, "id", 0, 1)
+        query = f"SELECT EXISTS (SELECT 1 FROM {waiting}) OR EXISTS (SELECT 1 FROM {held})"
         return bool(self.client.rows(query, [*ends, *ends])[0][0])
 
     def newest_id(self) -> int:
@@ -37,27 +38,30 @@ class Places(Reader, receipts.Source):
         return int(self.client.rows(query)[0][0])
 
     def rows(self, runs: Sequence[Run]) -> tuple[list[Row], list[Row]]:
-        its, ends, columns = self.tables, _ends(runs), f"SELECT id, {EPOCH.format('put_at')}"
-        waiting = (
-            f"{columns} FROM {_RUNS} JOIN {its.queue} ON id {_IN_RUN} WHERE {self._may_wait} ORDER BY id"
+        waiting, held = (
+            [
+                Row(*found)
+                for found in self.client.rows(
+                    f"SELECT id, {EPOCH.format('put_at')}"
+                    f" FROM {_IN_RUNS.format(table, 'id', low, PAGE_IDS)} ORDER BY id",
+                    _ends(runs),
+                )
+            ]
+            for table, low in ((self.tables.queue, self._low), (self.tables.held, 0))
         )
-        held = f"{columns} FROM {_RUNS} JOIN {its.held} ON id {_IN_RUN} ORDER BY id"
-        first, second = (
-            [Row(*found) for found in self.client.rows(query, ends)] for query in (waiting, held)
-        )
-        return first, second
+        return waiting, held
 
     def count_rows(self, first: int, end: int, most: int) -> int:
         query = (
-            f"SELECT count(*) FROM (SELECT 1 FROM {self.tables.queue} WHERE id >= %s AND id < %s"
-            f" AND {self._may_wait} LIMIT %s) AS rows"
+            f"SELECT count(*) FROM (SELECT 1 FROM {self.tables.queue}"
+            f" WHERE id >= greatest(%s, {self._low}) AND id < %s LIMIT %s) AS rows"
         )
         return int(self.client.rows(query, [first, end, most])[0][0])
 
     def letters(self, runs: Sequence[Run]) -> list[Letter]:
         query = (
             f"SELECT event_id, id, reason, field, http_status, event, {EPOCH.format('dead_at')}"
-            f" FROM {_RUNS} JOIN {self.tables.dead_letters} ON event_id {_IN_RUN} ORDER BY event_id"
+            f" FROM {_IN_RUNS.format(self.tables.dead_letters, 'event_id', 0, PAGE_IDS)} ORDER BY event_id"
         )
         return [Letter(*found) for found in self.client.rows(query, _ends(runs))]
 
