@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from io import FileIO
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from forwarder.cli.refusals import Refusals, open_rejects
 from forwarder.errors import EventError, ForwarderError, UsageError
 from forwarder.records import EVENTS
 from forwarder.records.reading import StoppedError
-from forwarder.spool import FateUnknownError, runs_of, text_of
+from forwarder.spool import FateUnknownError, NoQueueError, runs_of, text_of
 
 if TYPE_CHECKING:
     from forwarder.records.kind import Kind
@@ -123,6 +123,10 @@ def enqueue(
             "-e gives one event, so there is no FILE, no --skip and no --rejects",
             "Remove one or the other",
         )
+    if wait:
+        # Now, before anything is stored: who may hand events over may not be allowed to look.
+        with suppress(NoQueueError), context.spool.view():
+            pass
     kind = context.kind
     if name is not None and kind is not EVENTS:
         raise UsageError("-e gives an event, so there is no --kind", "Give updates as lines of JSON")

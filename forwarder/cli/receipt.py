@@ -13,8 +13,6 @@ from forwarder.errors import printable
 from forwarder.service import state as daemon_state
 from forwarder.spool import MOST_AHEAD, Receipt, Run, count_of, runs_in, text_of
 
-ORDINALS = ("", "first", "second", "third")
-
 
 class Standing:
     """How delivery of a kind of records is now: that of the queue that *context* names.
@@ -100,9 +98,8 @@ class Standing:
 
     def _delivered(self, receipt: Receipt, at: str) -> str:
         events = counted(receipt.events or 0, self.kind.noun.removesuffix("s"))
-        tries = receipt.tries or 0
-        which = ORDINALS[tries] if 0 < tries < len(ORDINALS) else f"{tries}th"
-        text = f"by request {receipt.request} with {events}, at the {which} try"
+        tried = "the first try" if receipt.tries == 1 else f"try {receipt.tries}"
+        text = f"by request {receipt.request} with {events}, at {tried}"
         if receipt.http_status is None:  # by a relay
             return f"handed over to the server {at}, {text}"
         return f"delivered {at}, {text}: HTTP {receipt.http_status} in {receipt.took_s:.2g} s"

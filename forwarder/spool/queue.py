@@ -294,8 +294,9 @@ class EventQueue:
 
         Raises: as `where`.
         """
-        wait(self._at(KINDS[kind]), _runs(ids), timeout_s)
-        return self.where(ids, kind=kind)
+        runs = _runs(ids)
+        wait(self._at(KINDS[kind]), runs, timeout_s)
+        return self.where(runs, kind=kind)
 
     def _at(self, kind: Kind) -> Spool:
         return at(self._url or self.path, kind, **self._on_server)

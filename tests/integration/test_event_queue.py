@@ -459,8 +459,8 @@ def test_queue_of_an_older_version_is_brought_up_to_date(version, queue_path, sq
     """What is in it stays, its tables are those of a new one, and a look before that says who does it."""
 
     def columns(path):
-        query = "SELECT m.name, c.* FROM sqlite_master AS m, pragma_table_xinfo(m.name) AS c ORDER BY 1, 2"
-        return sql(path, query)
+        query = "SELECT m.name, c.* FROM sqlite_master AS m LEFT JOIN pragma_table_xinfo(m.name) AS c"
+        return sql(path, f"{query} ORDER BY m.name, c.cid")
 
     with EventQueue(queue_path) as queue:
         queue.put_many([EVENT] * 3)

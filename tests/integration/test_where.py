@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import time
 from contextlib import closing
 
@@ -130,15 +131,16 @@ def test_an_outage(forwarder, server, queue, says, until):
     says("1 3", f"1  {deferred}", rf"3  {WAITS}2 before it.*", r"Delivery is backing off: HTTP 503.*\.")
 
 
-def test_paused_and_halted(forwarder, queue, says, run):
+def test_paused_and_halted(forwarder, queue, says, run, until):
     """Why nothing is sent, whoever is the cause."""
     run("pause")
     queue.put(event())
     says("1", f"1  {WAITS}.*", r"No daemon runs and delivery is paused \(`forwarder resume`\)\.")
     daemon = forwarder.daemon()
-    daemon.wait_for("delivery.paused")
+    until(lambda: forwarder.json("status")["state"] == "paused")
     says("1", f"1  {WAITS}.*", r"Delivery is paused: .*\.")
-    daemon.process.send_signal(19)
+    daemon.process.send_signal(signal.SIGSTOP)
+    until(lambda: forwarder.json("status")["state"] == "blocked")
     says("1", f"1  {WAITS}.*", r"Delivery is blocked: process \d+ is halted by a signal.*")
 
 
@@ -251,7 +253,7 @@ def test_from_python(queue, forwarder):
     assert (receipt.state, receipt.ahead) == ("waiting", 3)
     assert 0.3 <= time.monotonic() - began_at < 3
     forwarder.daemon()
-    (receipt,) = queue.wait(range(first, first + 11))
+    (receipt,) = queue.wait(iter(range(first, first + 11)))
     assert (receipt.state, receipt.events, receipt.http_status) == ("delivered", 11, 200)
     with pytest.raises(KeyError):
         queue.where(1, kind="events")
