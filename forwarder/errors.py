@@ -89,20 +89,3 @@ class ConfigError(ForwarderError):
     """A setting is wrong, or a file is not the forwarder's."""
 
     exit_code = 78
-
-
-def printable(text: str) -> str:
-    """Foreign *text* on one line, safe for a terminal: control characters are escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
-def size(count: int) -> str:
-    """*count* bytes, in the largest unit that is not below 1."""
-    if count < 1024:
-        return f"{count} B"
-    value, unit = count / 1024, "KiB"
-    for larger in ("MiB", "GiB", "TiB"):
-        if value < 1023.95:
-            break
-        value, unit = value / 1024, larger
-    return f"{value:.1f} {unit}"

@@ -12,9 +12,10 @@ from forwarder import spool
 from forwarder.cli.command import Context
 from forwarder.cli.receipt import Standing, named
 from forwarder.cli.selection import MOST_NAMED
-from forwarder.cli.table import counted, say
-from forwarder.errors import TryAgainError, printable
+from forwarder.cli.table import say
+from forwarder.errors import TryAgainError
 from forwarder.spool import Receipt, Run, count_of, joined
+from forwarder.text import counted, printable
 
 NOT_DELIVERED, INTERRUPTED = 65, 130
 

@@ -12,8 +12,9 @@ import click
 from forwarder.cli.selection import MOST_NAMED, Row, Wanted
 from forwarder.cli.stored import escaped, json_text
 from forwarder.cli.table import say
-from forwarder.errors import EventError, printable
+from forwarder.errors import EventError
 from forwarder.spool import DeadLetter, Spool, View
+from forwarder.text import printable
 
 REFUSED, NOT_FOUND = 65, 1
 

@@ -23,10 +23,10 @@ from forwarder.errors import (
     TryAgainError,
     UnavailableError,
     UsageError,
-    printable,
 )
 from forwarder.records import KINDS
 from forwarder.spool import FAIL, OK, WARNING, Finding, Holder, Spool
+from forwarder.text import printable
 
 if TYPE_CHECKING:
     from forwarder.config import Settings
@@ -40,8 +40,9 @@ _PRIORITIES = {OK: 6, WARNING: 4, FAIL: 3}
     "--online", is_flag=True, help="Also ask Mixpanel whether it accepts the key; nothing is stored."
 )
 @click.option("--settings", "briefly", is_flag=True, help="Quick check: only what `run` needs to start.")
+@click.option("--alert", is_flag=True, help="Also run alerts.command, with a text that says it is a test.")
 @json_option
-def check(context: Context, online: bool, briefly: bool, as_json: bool) -> int:
+def check(context: Context, online: bool, briefly: bool, alert: bool, as_json: bool) -> int:
     """Check settings, key, permissions, disk, database and books, and whether a daemon runs.
 
     Each check is a line: ok, warning or FAIL, then its name. Nothing is changed, and the daemon keeps
@@ -53,15 +54,16 @@ def check(context: Context, online: bool, briefly: bool, as_json: bool) -> int:
 
     Exit code: 0 if nothing fails, else that of the first failure: 78 settings or key, 77 permissions, 75 no
     room, 74 a damaged database, 1 books that do not balance. With --online: 78 if Mixpanel does not accept
-    the key or the address is wrong, 69 if it is not reachable.
+    the key or the address is wrong, 69 if it is not reachable. With --alert: 69 if the command fails, which
+    runs as this user, and not within the limits of the service.
 
     On a host with a relay this is about the host's own queue, and whether the relay can hand over; then about
     the queue on the server, if this user may look at it.
     """
-    if briefly and online:
-        raise UsageError("--settings and --online exclude each other", "Use one of them")
+    if briefly and (online or alert):
+        raise UsageError("--settings and --online or --alert exclude each other", "Use one of them")
     code = 0
-    for found in examine(context, online, briefly):
+    for found in examine(context, online, briefly, alert):
         code = code or found.exit_code
         if as_json:
             click.echo(json.dumps({"name": found.name, "result": found.result, "detail": found.detail}))
@@ -84,7 +86,7 @@ def _line(found: Finding) -> str:
     return f"{word} " + "\n        ".join(parts)
 
 
-def examine(context: Context, online: bool, briefly: bool = False) -> Iterator[Finding]:
+def examine(context: Context, online: bool, briefly: bool = False, alert: bool = False) -> Iterator[Finding]:
     """Check one thing after the other. Without valid settings nothing else can be checked."""
     try:
         settings = context.settings
@@ -110,6 +112,8 @@ def examine(context: Context, online: bool, briefly: bool = False) -> Iterator[F
         yield from _check_server(settings)
     if online and not any(found.exit_code for found in key):
         yield _ask_mixpanel(settings)
+    if alert:
+        yield _try_alert(settings)
 
 
 def _limits(settings: Settings) -> dict[str, Any]:
@@ -238,3 +242,20 @@ def _ask_mixpanel(settings: Settings) -> Finding:
         return Finding("Mixpanel", OK, found.detail)
     kind = ConfigError if found.misconfigured else UnavailableError
     return Finding("Mixpanel", FAIL, found.detail, kind.exit_code)
+
+
+def _try_alert(settings: Settings) -> Finding:
+    from forwarder.service.alerts import Alert, Command, message
+    from forwarder.service.status import gather
+
+    name, command = "alerts", settings.alerts.command
+    if not command:
+        return Finding(name, FAIL, "alerts.command is not set: it alerts nobody", ConfigError.exit_code)
+    alert = Alert("test", "this is a test, nothing has happened")
+    try:
+        why = Command().run(command, alert, message(alert, gather(settings.door)))
+    except ForwarderError as error:
+        return _failed(name, error)
+    if why:
+        return Finding(name, FAIL, f"alerts.command failed: {why}", UnavailableError.exit_code)
+    return Finding(name, OK, "alerts.command has read a test text, and ended with exit code 0")

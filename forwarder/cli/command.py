@@ -62,6 +62,11 @@ class Context:
         return self._where.queue if self._where.is_relay else None
 
     @property
+    def late_s(self) -> float:
+        """After how many seconds an event that still waits is late. Raises: as `queue`."""
+        return self._where.alerts.oldest_s
+
+    @property
     def directory(self) -> str:
         """The directory of this host's own queue; "": it has none. Raises: as `queue`."""
         return "" if self.queue.url else self.queue.path

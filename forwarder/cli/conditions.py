@@ -32,8 +32,8 @@ _booleans = {"true": True, "false": False}
 _EQUALITY = ("==", "!=")
 # A text that stands in the order of what it says: an instant, in ISO 8601 and UTC.
 _ORDERED_TEXTS = ("last_delivery_at",)
-# Unknown, an eta is that of a queue which does not move, and the free space that of another host.
-_ENDLESS = ("eta_s", "disk_free_bytes")
+# Null, what is foretold never comes, and the free space is that of another host.
+_ENDLESS = ("eta_s", "full_in_s", "disk_full_in_s", "oldest_late_in_s", "disk_free_bytes")
 
 
 @dataclass(frozen=True, slots=True)

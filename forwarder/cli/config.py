@@ -9,7 +9,8 @@ import click
 
 from forwarder.cli.command import Context, Group, config_option, print_json
 from forwarder.cli.completion import values
-from forwarder.errors import UsageError, printable
+from forwarder.errors import UsageError
+from forwarder.text import printable
 
 if TYPE_CHECKING:
     from forwarder.config import Shown

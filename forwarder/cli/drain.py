@@ -13,8 +13,9 @@ import click
 from forwarder import spool
 from forwarder.cli.command import Context, command, json_option
 from forwarder.cli.stored import open_view
-from forwarder.cli.table import counted, say
-from forwarder.errors import TryAgainError, printable
+from forwarder.cli.table import say
+from forwarder.errors import TryAgainError
+from forwarder.text import counted, printable
 
 if TYPE_CHECKING:
     from forwarder.config import Settings

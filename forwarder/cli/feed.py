@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 from forwarder.cli.progress import Progress
 from forwarder.cli.refusals import Refusals, Refused
-from forwarder.errors import InputError, printable
+from forwarder.errors import InputError
 from forwarder.records.reading import BrokenInputError, Chunk, Source, read_chunks, take_apart
 from forwarder.spool import extend_runs
+from forwarder.text import printable
 
 if TYPE_CHECKING:
     from forwarder.records.kind import Kind

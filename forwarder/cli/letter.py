@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from forwarder.cli.stored import escaped, json_line, json_text
-from forwarder.cli.table import Column, duration, instant, since, terminal_width, wrapped
-from forwarder.errors import printable, size
+from forwarder.cli.table import Column, terminal_width, wrapped
 from forwarder.spool import DeadLetter, Group
+from forwarder.text import duration, instant, printable, since, size
 
 LIST = (
     Column("ID", right=True),

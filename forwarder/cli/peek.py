@@ -11,10 +11,10 @@ import click
 
 from forwarder.cli.command import Context, command, json_option, kind_option
 from forwarder.cli.stored import escaped, glance, json_line, open_view
-from forwarder.cli.table import PAGE, Column, duration, instant, print_lines, print_table, since
-from forwarder.errors import size
+from forwarder.cli.table import PAGE, Column, print_lines, print_table
 from forwarder.records.kind import Kind
 from forwarder.spool import View, Waiting
+from forwarder.text import duration, instant, since, size
 
 COLUMNS = (
     Column("ID", right=True),

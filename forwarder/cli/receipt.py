@@ -8,10 +8,9 @@ from dataclasses import asdict
 from typing import Any
 
 from forwarder.cli.command import Context
-from forwarder.cli.table import counted, duration, instant, since
-from forwarder.errors import printable
 from forwarder.service import state as daemon_state
 from forwarder.spool import MOST_AHEAD, Receipt, Run, count_of, runs_in, text_of
+from forwarder.text import counted, duration, instant, printable, since
 
 
 class Standing:

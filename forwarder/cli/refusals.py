@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from io import FileIO
 
 from forwarder.cli.stored import json_line, json_text
-from forwarder.errors import CannotCreateError, StorageError, UsageError, printable
+from forwarder.errors import CannotCreateError, StorageError, UsageError
+from forwarder.text import printable
 
 # Line number, reason, and the line; None: it was too long to be read.
 Refused = tuple[int, str, bytes | None]

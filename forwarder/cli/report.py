@@ -23,9 +23,10 @@ from forwarder import spool
 from forwarder.cli.check import examine
 from forwarder.cli.command import Context, any_file, command
 from forwarder.cli.refusals import kind_of
-from forwarder.cli.status import gather
-from forwarder.cli.table import instant, say
-from forwarder.errors import CannotCreateError, ForwarderError, printable
+from forwarder.cli.table import say
+from forwarder.errors import CannotCreateError, ForwarderError
+from forwarder.service.status import gather
+from forwarder.text import instant, printable
 
 if TYPE_CHECKING:
     from forwarder.config import Settings
@@ -155,7 +156,7 @@ def _settings(context: Context) -> Iterator[str]:
 
 
 def _status(context: Context) -> Iterator[str]:
-    found = gather(context.queue, context.server)
+    found = gather(context.queue, context.server, late_s=context.late_s)
     for told in (found, found["server"] or {}):
         for key, value in told.items():
             if isinstance(value, str) and ("reason" in key or "error" in key):

@@ -9,9 +9,10 @@ import click
 
 from forwarder import spool
 from forwarder.cli.command import Context, command, json_option, print_json
-from forwarder.cli.table import counted, say
+from forwarder.cli.table import say
 from forwarder.errors import UsageError
 from forwarder.salvage import Salvage, apply, is_own, plan, set_own_aside
+from forwarder.text import counted
 
 SHOWN_PAGES = 20
 

@@ -12,9 +12,9 @@ import click
 
 from forwarder.cli.command import Context, command, json_option
 from forwarder.cli.completion import values
-from forwarder.cli.table import counted
-from forwarder.errors import UnavailableError, UsageError, printable
+from forwarder.errors import UnavailableError, UsageError
 from forwarder.sandbox.faults import NAMES
+from forwarder.text import counted, printable
 
 if TYPE_CHECKING:
     from forwarder.sandbox import Exchange, Sandbox

@@ -15,9 +15,10 @@ import click
 
 from forwarder.cli.command import Context, kind_option
 from forwarder.cli.completion import values
-from forwarder.cli.table import PAGE, batched, counted, say
-from forwarder.errors import UsageError, printable
+from forwarder.cli.table import PAGE, batched, say
+from forwarder.errors import UsageError
 from forwarder.spool import DeadLetter, Selection, View, Waiting
+from forwarder.text import counted, printable
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

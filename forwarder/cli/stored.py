@@ -12,9 +12,9 @@ import click
 import msgspec
 
 from forwarder.cli.table import say
-from forwarder.errors import printable
 from forwarder.records import EVENTS
 from forwarder.spool import DeadLetter, NoQueueError, Spool, UnusedQueueError, View, Waiting
+from forwarder.text import as_sentence, printable
 
 if TYPE_CHECKING:
     from forwarder.records.kind import Kind
@@ -41,11 +41,6 @@ def open_view(queue: Spool) -> Iterator[View | None]:
         return
     with view:
         yield view
-
-
-def as_sentence(text: str) -> str:
-    """*text* with a capital at its beginning and a full stop at its end."""
-    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 
 def json_text(data: bytes) -> str | None:

@@ -7,13 +7,12 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, TypeVar
 
 import click
 
-from forwarder.errors import printable
+from forwarder.text import printable
 
 PAGE = 250
 # A longer cell is shown whole, but does not make its column any wider.
@@ -31,37 +30,6 @@ class Column:
     title: str
     right: bool = False
     shrinks: bool = False
-
-
-def counted(count: int, noun: str) -> str:
-    """``1 event``, ``1,234 events``."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
-def duration(seconds: float) -> str:
-    """``3 s``, ``12 min``, ``5 h 12 min``, ``3 d 4 h``."""
-    whole = round(seconds)
-    if whole < 120:
-        return f"{whole} s"
-    if whole < 7200:
-        return f"{whole // 60} min"
-    hours, minutes = whole // 3600, whole // 60 % 60
-    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
-
-
-def since(at: float, now: float) -> float:
-    """The seconds from *at* to *now*; 0 if a clock was set back, or if *at* is no time at all."""
-    # What an external producer wrote into a row's timestamp may be any value.
-    return max(0.0, now - at) if isinstance(at, (int, float)) and abs(at) < 1e12 else 0.0
-
-
-def instant(at: float | None) -> str | None:
-    """Seconds since the epoch as ISO 8601 in UTC; None for what is no time."""
-    try:
-        moment = datetime.fromtimestamp(at, UTC) if at is not None else None
-    except (ValueError, OverflowError, OSError, TypeError):
-        return None
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z") if moment else None
 
 
 def styled(text: str, **style: Any) -> str:

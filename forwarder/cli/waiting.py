@@ -12,9 +12,10 @@ from forwarder.cli.command import Context, Group, config_option, yes_option
 from forwarder.cli.peek import COLUMNS, as_json_line, cells
 from forwarder.cli.selection import WAITING, Wanted, flat, selecting
 from forwarder.cli.stored import export_lines, open_view
-from forwarder.cli.table import Column, counted, print_lines, print_table, say
+from forwarder.cli.table import Column, print_lines, print_table, say
 from forwarder.service import state as daemon_state
 from forwarder.spool import Waiting
+from forwarder.text import counted
 
 held_option = click.option("--held", "only_held", is_flag=True, help="Those that are held.")
 

@@ -15,9 +15,10 @@ from forwarder.cli.receipt import Standing
 from forwarder.cli.selection import DEAD_LETTERS, WAITING, Wanted, flat
 from forwarder.cli.stored import open_view
 from forwarder.cli.table import print_lines, say
-from forwarder.errors import UsageError, printable
+from forwarder.errors import UsageError
 from forwarder.records import EVENTS
 from forwarder.spool import MOST_AHEAD, Receipt, Run, Selection, View, count_of, joined, runs_in
+from forwarder.text import printable
 
 NOT_KNOWN = 1
 MOST_IDS = 100_000

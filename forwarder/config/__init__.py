@@ -18,11 +18,12 @@ from forwarder.config.credentials import (
     load_credentials,
 )
 from forwarder.config.listing import Shown, describe
-from forwarder.config.reading import load
+from forwarder.config.reading import SECRET_VARIABLES, load
 from forwarder.config.settings import PLACE, SETTINGS, Settings
 
 __all__ = [
     "PLACE",
+    "SECRET_VARIABLES",
     "SETTINGS",
     "Credentials",
     "Settings",

@@ -60,6 +60,15 @@ class Username(Kind):
         return ":" in str(value)
 
 
+class Command(Kind):
+    """A command for the shell, on one line. A webhook's address in it is often a secret."""
+
+    remedy = "Give one line for /bin/sh, such as a script's path"
+
+    def hides(self, value: object) -> bool:
+        return bool(value)
+
+
 class Url(Kind):
     """The base of an API: https, or http to this host. No user, password, query or fragment."""
 

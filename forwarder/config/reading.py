@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from forwarder.config.kinds import UnfitError, type_name
 from forwarder.config.settings import SECTIONS, SETTINGS, Setting, Settings
-from forwarder.errors import ConfigError, NotPermittedError, printable
+from forwarder.errors import ConfigError, NotPermittedError
+from forwarder.text import printable
 
 DEFAULT_FILE = "/etc/forwarder/forwarder.toml"
 

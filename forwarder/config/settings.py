@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from forwarder.config.addresses import (
+    Command,
     HostName,
     Identifier,
     Listen,
@@ -263,6 +264,41 @@ class Metrics:
 
 
 @dataclass(frozen=True, slots=True)
+class Alerts:
+    """``[alerts]``: when a person gets a message, without Prometheus."""
+
+    command: str = field(
+        default="",
+        metadata=about(
+            Command(),
+            "The shell command that the daemon runs to alert a person, with the text on its standard input "
+            "and the name of the alert in FORWARDER_ALERT; if empty, it alerts nobody.",
+        ),
+    )
+    oldest_s: float = field(
+        default=600,
+        metadata=about(
+            Number(1, 31536000, "seconds"),
+            "After how many seconds an event that still waits is late: for alerts and forecasts.",
+        ),
+    )
+    full_s: float = field(
+        default=21600,
+        metadata=about(
+            Number(0, 31536000, "seconds"),
+            "How many seconds before the queue or its disk is full it alerts; 0: once it is full.",
+        ),
+    )
+    repeat_s: float = field(
+        default=3600,
+        metadata=about(
+            Number(0, 31536000, "seconds"),
+            "After how many seconds it alerts of the same again, and of more dead letters.",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Intake:
     """``[intake]``: the HTTP door for Mixpanel's SDKs."""
 
@@ -340,6 +376,7 @@ class Settings:
     dead_letters: DeadLetters = field(default_factory=DeadLetters)
     log: Log = field(default_factory=Log)
     metrics: Metrics = field(default_factory=Metrics)
+    alerts: Alerts = field(default_factory=Alerts)
     intake: Intake = field(default_factory=Intake)
     sources: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), compare=False)
     file: str | None = field(default=None, compare=False)
@@ -391,6 +428,7 @@ SECTIONS: dict[str, type] = {
     "dead_letters": DeadLetters,
     "log": Log,
     "metrics": Metrics,
+    "alerts": Alerts,
     "intake": Intake,
 }
 SETTINGS: dict[str, Setting] = {

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from forwarder import log, spool
 from forwarder.config import Settings
-from forwarder.errors import ForwarderError, printable
+from forwarder.errors import ForwarderError
 from forwarder.intake.items import SHOWN_CHARACTERS
+from forwarder.text import printable
 
 # If a cause does not occur for this long, its next occurrence is logged at once.
 QUIET_S = 600.0

@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from forwarder.errors import printable
 from forwarder.log.lines import INFORMATIONAL, PRIORITIES, Fields
 from forwarder.log.sentences import sentence
+from forwarder.text import printable
 
 SOCKET = "/run/systemd/journal/socket"
 # A journal that is stopped and takes nothing must not hold up delivery.

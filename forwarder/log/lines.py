@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
-from forwarder.errors import printable
+from forwarder.text import printable
 
 SECRET_NAMES = ("secret", "token", "password", "passwd", "authorization", "api_key", "apikey")
 PAYLOAD_NAMES = ("data", "properties", "payload")

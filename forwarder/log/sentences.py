@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from forwarder.errors import printable
 from forwarder.log.lines import Fields, pairs
+from forwarder.text import printable
 
 SENTENCES = {
+    "alert.failed": "The command of alerts.command did not tell of {alert}: {detail}",
+    "alert.sent": "Told by alerts.command: {text}",
     "batch.failed": "A batch of {sent} failed but others succeed: {reason}. It is sent again, or its parts",
     "batch.refused": "A batch of {sent} was refused: {reason}. Looking for the bad event",
     "batch.short": "Mixpanel counted {short} events fewer than it took, twice; drop filters do this",

@@ -6,7 +6,8 @@ import json
 import re
 from typing import Any
 
-from forwarder.errors import EventError, printable
+from forwarder.errors import EventError
+from forwarder.text import printable
 
 MAX_DEPTH = 100
 HALF_A_PAIR = "the string holds half of a surrogate pair (\\ud800-\\udfff); write the whole character"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
+from collections import deque
 
 from forwarder.records.verdict import Outcome, Verdict
 
 BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+MOST_TOOK = 10_000
 
 
 class Counters:
@@ -24,6 +26,8 @@ class Counters:
         self.retries = 0
         self._durations = [0] * (len(BUCKETS_S) + 1)
         self._durations_s = 0.0
+        self._took_s: deque[float] = deque(maxlen=MOST_TOOK)
+        self._sent_bytes = 0
         self.clock_skew_s: float | None = None
 
     def timed(self, duration_s: float) -> None:
@@ -31,12 +35,14 @@ class Counters:
         with self._lock:
             self._durations[bisect_left(BUCKETS_S, duration_s)] += 1
             self._durations_s += duration_s
+            self._took_s.append(duration_s)
 
-    def settled(self, outcome: Outcome, *, is_retry: bool) -> None:
-        """A reply was settled; *is_retry*: its events had been sent before."""
+    def settled(self, outcome: Outcome, *, is_retry: bool, sent_bytes: int = 0) -> None:
+        """A reply was settled; *is_retry*: its events had been sent before. *sent_bytes* were delivered."""
         with self._lock:
             self._requests[outcome.verdict] += 1
             self.retries += is_retry
+            self._sent_bytes += sent_bytes
             if outcome.clock_skew_s is not None:
                 self.clock_skew_s = outcome.clock_skew_s
 
@@ -48,6 +54,18 @@ class Counters:
     def by_outcome(self) -> dict[str, int]:
         """The same in words, without what has not happened."""
         return {verdict.value: count for verdict, count in self.requests().items() if count}
+
+    def take_took_s(self) -> list[float]:
+        """The durations since the last call, sorted; the newest `MOST_TOOK` at most."""
+        with self._lock:
+            found, self._took_s = self._took_s, deque(maxlen=MOST_TOOK)
+        return sorted(found)
+
+    def take_sent_bytes(self) -> int:
+        """The bytes of what was delivered since the last call."""
+        with self._lock:
+            found, self._sent_bytes = self._sent_bytes, 0
+        return found
 
     def durations(self) -> tuple[list[int], float]:
         """How many requests are in each bucket, the last for all longer ones; and their sum in seconds."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from forwarder import log
+from forwarder import log, spool
 from forwarder.config import Settings
 from forwarder.delivery.batch import Batch
 from forwarder.delivery.report import Postponed
@@ -18,8 +18,10 @@ from forwarder.errors import ForwarderError
 from forwarder.records import EVENTS
 from forwarder.records.kind import Kind
 from forwarder.records.verdict import Outcome
+from forwarder.service.alerts import Messenger
 from forwarder.service.daemon_log import DaemonLog
 from forwarder.service.destination import MIXPANEL, Destination
+from forwarder.service.history import History
 from forwarder.service.listener import Listener
 from forwarder.service.notify import Supervisor, notify
 from forwarder.service.senders import Senders
@@ -79,8 +81,11 @@ class Daemon:
         self._storage_ok_at = 0.0
         self._storage_error = ""
         self._stop_at: float | None = None
-        self._heartbeat = self._beat(time.monotonic())
+        now = time.monotonic()
+        self._history = History(spool.each(settings.queue), self._worker.counters, self._started_at, now)
+        self._heartbeat = self._beat(now)
         self._listener = None if passing else self._listen()
+        self._messenger = None if passing else Messenger(lambda: self._heartbeat)
 
     def _listen(self) -> Listener | None:
         address = self.settings.metrics.listen
@@ -103,6 +108,8 @@ class Daemon:
 
             self._listener.serve(pages(lambda: self._heartbeat, self._worker.counters))
             self._daemon_log.listening(self._listener.url)
+        if self._messenger:
+            self._messenger.apply(self.settings)
         place, proxy = self._to.place(self.settings), self._senders[EVENTS.name].client.proxy
         self._daemon_log.started(self.settings, place, proxy)
         self._supervisor.tell()
@@ -141,6 +148,8 @@ class Daemon:
             except ForwarderError as error:
                 self._storage_failed(error, now)
         has_news = self._publish(now) or self._worker.is_stirred
+        if self._history.observe(self._heartbeat.state.kinds, now) and not self._storage_error:
+            self._history.record(self._worker.streams, now)
         self._supervisor.turned(now, has_news)
         due_s = POLL_S if self._must_wait else self._worker.wait_s(now)
         while not self._wait(min(POLL_S, due_s)) and dozing and self._may_doze(now + due_s):
@@ -148,12 +157,17 @@ class Daemon:
 
     def close(self) -> None:
         """Close all files. Events still in flight wait in the queue for the next daemon."""
+        if self._messenger:
+            self._messenger.close()
         if self._listener:
             self._listener.close()
         for senders in self._senders.values():
             senders.close()
             senders.client.close()
         in_flight = self.in_flight
+        now = time.monotonic()
+        self._history.observe(self._heartbeat.state.kinds, now)
+        self._history.record(self._worker.streams, now)
         self._worker.close()
         self._daemon_log.stopped(in_flight)
 
@@ -187,6 +201,8 @@ class Daemon:
         log.configure(settings.log.level, settings.log.format)
         self._worker.apply(settings)
         self.settings = settings
+        if self._messenger:
+            self._messenger.apply(settings)
         self._daemon_log.reloaded(settings, self._to.place(settings), warnings)
 
     @property

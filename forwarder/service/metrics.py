@@ -10,6 +10,7 @@ reason to restart the daemon, or to take it for absent, since events are kept me
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -32,6 +33,7 @@ from forwarder.errors import ForwarderError
 from forwarder.records import EVENTS
 from forwarder.records.verdict import Verdict
 from forwarder.service.counters import BUCKETS_S, Counters
+from forwarder.service.forecast import FORECAST_MINUTES, Limits, forecast
 from forwarder.service.listener import Page, Pages
 from forwarder.service.state import Heartbeat
 from forwarder.spool import Figures
@@ -54,6 +56,15 @@ _GAUGES = {
     "waiting": ("waiting_events", "Events in the queue, those in flight included."),
     "held": ("held_events", "Waiting events that a person keeps from delivery."),
     "dead_letters": ("dead_letters", "Dead letters that are kept now."),
+}
+_FORECASTS = {
+    "empty_s": ("empty_in_seconds", "When nothing waits any more"),
+    "full_s": ("full_in_seconds", "When the queue reaches its limit"),
+    "disk_full_s": (
+        "disk_full_in_seconds",
+        "When the disk has no more than its reserve",
+    ),
+    "late_s": ("oldest_late_in_seconds", "When the oldest waiting event has waited for alerts.oldest_s"),
 }
 _OF_KIND = {"accepted", "delivered", "dead_lettered", "deleted", "waiting", "dead_letters"}
 _QUEUE_GAUGES = {
@@ -97,6 +108,7 @@ class Queue(Collector):
         try:
             with queue.view(LOCK_TIMEOUT_S) as view:
                 figures, used_bytes, refused = view.figures(), view.used_bytes(), view.refused()
+                minutes = view.history(FORECAST_MINUTES)
         except ForwarderError:
             yield _gauge("queue_readable", "Whether the queue's database could be read: 1 if so.", 0)
             return
@@ -114,6 +126,14 @@ class Queue(Collector):
         yield _gauge("queue_used_bytes", "Space taken up in the database, which its limit binds.", used_bytes)
         doc = "How long the oldest waiting event has waited; 0 while none waits."
         yield _gauge("oldest_waiting_seconds", doc, _age_s(figures))
+        settings, now = heartbeat.settings, time.time()
+        limits = Limits(settings.queue.max_bytes, settings.queue.min_free_bytes, settings.alerts.oldest_s)
+        ahead = forecast(figures, used_bytes, minutes, heartbeat.state.state, limits, now)
+        for key, (name, doc) in _FORECASTS.items():
+            in_s = getattr(ahead, key)
+            yield _gauge(
+                name, f"{doc}, if it goes on like this; +Inf: never.", math.inf if in_s is None else in_s
+            )
         doc = "When an event was delivered last, in seconds since the epoch; 0: never."
         yield _gauge("last_delivery_timestamp_seconds", doc, figures.last_delivery_at or 0)
         doc = "Damaged databases set aside with events in them, to be salvaged."

@@ -11,20 +11,14 @@ from forwarder import spool
 from forwarder.config import Settings
 from forwarder.delivery.batch import Batch
 from forwarder.delivery.handover import HandoverDispatcher, Parcel
-from forwarder.errors import (
-    ConfigError,
-    ForwarderError,
-    NotPermittedError,
-    StorageError,
-    TryAgainError,
-    printable,
-)
+from forwarder.errors import ConfigError, ForwarderError, NotPermittedError, StorageError, TryAgainError
 from forwarder.records import KINDS
 from forwarder.records.kind import Kind
 from forwarder.records.verdict import Outcome, Verdict
 from forwarder.service import senders
 from forwarder.service.destination import Destination
 from forwarder.spool import Consumer
+from forwarder.text import printable
 
 
 class Client(senders.Client):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from forwarder import log
-from forwarder.errors import printable
 from forwarder.service.notify import Supervisor, notify
+from forwarder.text import printable
 
 
 class Standing:

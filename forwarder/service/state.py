@@ -15,8 +15,9 @@ from forwarder import spool
 from forwarder.config import Settings
 from forwarder.config.settings import Queue
 from forwarder.delivery.report import Postponed
-from forwarder.errors import ForwarderError, printable
+from forwarder.errors import ForwarderError
 from forwarder.spool import Presence, Spool
+from forwarder.text import printable
 
 PUBLISH_S = 0.2
 # A turn that waits for locks, for 10 s each, does not hang.

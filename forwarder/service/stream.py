@@ -94,7 +94,8 @@ class Stream:
             else:
                 is_settled = True
                 self._log.settled(report, now)
-                self._counters.settled(outcome, is_retry=report.is_retry)
+                sent_bytes = batch.size_bytes if report.delivered else 0
+                self._counters.settled(outcome, is_retry=report.is_retry, sent_bytes=sent_bytes)
                 skew_s = outcome.clock_skew_s
                 if skew_s is not None:
                     self.is_clock_right = abs(skew_s) <= CLOCK_BLOCKS_S

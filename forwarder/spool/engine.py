@@ -28,6 +28,7 @@ from forwarder.spool.values import (
 
 if TYPE_CHECKING:
     from forwarder.records.kind import Kind
+    from forwarder.spool.history import Period
 
 
 class Producer(Protocol):
@@ -107,6 +108,13 @@ class Consumer(Protocol):
         Raises:
             TryAgainError, StorageError: something is left. Call again with the same; each event counts
                 once.
+        """
+
+    def record(self, period: Period) -> None:
+        """Keep what happened in *period*, a minute, with the newest `MINUTES` and `HOURS`; durable on return.
+
+        Raises:
+            TryAgainError, StorageError: it is not kept.
         """
 
     def discard_dead_letters(self, before: float) -> int:
@@ -202,6 +210,9 @@ class View(DeadLetters, Protocol):
 
     def refused(self) -> dict[str, int]:
         """How many records producers were refused, by a word for the reason; see `Producer.refuse`."""
+
+    def history(self, count: int, *, hourly: bool = False) -> list[Period]:
+        """What the daemon has recorded: the newest *count* minutes, or hours, in the order of recording."""
 
     def used_bytes(self) -> int:
         """The space in use, as ``queue.max_bytes`` counts it."""

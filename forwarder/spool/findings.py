@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from forwarder.errors import TryAgainError, size
+from forwarder.errors import TryAgainError
 from forwarder.spool.values import FAIL, OK, WARNING, Finding
+from forwarder.text import size
 
 UNBALANCED = 1  # the exit code if the books do not balance
 # With less than this share of queue.max_bytes left, there is still time to act.

@@ -294,6 +294,7 @@ class Brief(NamedTuple):
     id: int
     event: str
     reason: str
+    field: str
 
 
 @dataclass(frozen=True, slots=True)

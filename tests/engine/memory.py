@@ -24,10 +24,12 @@ from forwarder.spool import (
     Group,
     Holder,
     NoQueueError,
+    Period,
     QueueReplacedError,
     SpoolFullError,
     TakenError,
     Waiting,
+    merged,
     receipts,
 )
 from forwarder.spool import engine as verbs
@@ -59,6 +61,9 @@ class Store:
     paused: bool = False
     flushes: int = 0
     consumer: object = None
+    minutes: list[Period] = field(default_factory=list)
+    hours: list[Period] = field(default_factory=list)
+    summed: int = 0
     holder: Presence | None = None
 
     def put(self, data):
@@ -167,6 +172,14 @@ class Consumer:
         done = settlement.id_list, settlement.dead_id_list, settlement.http_status, settlement.tries
         store.log.append(Entry(len(store.log) + 1, *done, settlement.took_s, now, None))
 
+    def record(self, period):
+        self._behind()
+        store = self._store
+        if store.minutes and store.minutes[-1].hour != period.hour:
+            store.hours.append(merged(store.minutes[store.summed :]))
+            store.summed = len(store.minutes)
+        store.minutes.append(period)
+
     def discard_dead_letters(self, before):
         old = [each.id for each in self._store.letters.values() if each.dead_at < before]
         return _delete(self._store, old)
@@ -221,6 +234,9 @@ class View:
     def refused(self):
         return dict(self._store.refused)
 
+    def history(self, count, *, hourly=False):
+        return (self._store.hours if hourly else self._store.minutes)[-count:]
+
     def used_bytes(self):
         return self._store.used_bytes
 
@@ -264,7 +280,7 @@ class View:
 
     def latest_dead_letters(self, limit, digits=""):
         found = [each for each in self._store.letters.values() if str(each.id).startswith(digits)]
-        return [Brief(each.id, each.event, each.reason) for each in found[: -limit - 1 : -1]]
+        return [Brief(each.id, each.event, each.reason, each.field) for each in found[: -limit - 1 : -1]]
 
     def summary(self, where):
         groups = {}

@@ -20,6 +20,7 @@ from forwarder.records import KINDS
 from forwarder.spool import (
     Dead,
     NoQueueError,
+    Period,
     QueueReplacedError,
     Selection,
     Settlement,
@@ -343,6 +344,67 @@ def test_keeping_house_comes_to_an_end(spool, consumer):
 
 
 # What a person asks for
+
+
+def minute(number, **what):
+    """The minute that ends so many minutes after the epoch, of a daemon that started with it."""
+    return Period(number * 60.0, 60.0, 0.0, **what)
+
+
+def test_history_is_kept_by_the_minute_and_by_the_hour(spool, consumer):
+    """Each minute comes back as it was; the first one of an hour makes the sum of those before it."""
+    whole = Period(
+        3600.0, 60.0, 0.5, 1, 2, 3, 4, 5, 6, 7, 8.5, {"delivered": 9, "throttled": 1}, 10, 0.25, 0.5, 11, 12,
+        {"running": 50.0, "blocked": 10.0}, "a reason",
+    )  # fmt: skip
+    with spool.view() as view:
+        assert view.history(10) == view.history(10, hourly=True) == []
+    for each in (minute(58, accepted=1, waiting=5), minute(59, accepted=2, p95_s=0.5), whole, minute(61)):
+        consumer.record(each)
+    with spool.view() as view:
+        assert view.history(10) == [
+            minute(58, accepted=1, waiting=5), minute(59, accepted=2, p95_s=0.5), whole, minute(61)
+        ]  # fmt: skip
+        assert view.history(2) == [whole, minute(61)]
+        # What ends with the hour is the first of the next.
+        before = [minute(58, accepted=1, waiting=5), minute(59, accepted=2, p95_s=0.5)]
+        assert view.history(9, hourly=True) == [spools.merged(before)]
+    for number in range(62, 64):
+        consumer.record(minute(number, delivered=1))
+    consumer.record(minute(120))
+    with spool.view() as view:
+        first, second = view.history(10, hourly=True)
+        assert (first.accepted, first.delivered, first.lasted_s) == (3, 0, 120)
+        assert (second.accepted, second.delivered, second.lasted_s) == (1, 4, 240)
+    figures(spool)
+
+
+def test_history_is_bounded(spool, consumer, monkeypatch):
+    """However long a daemon runs, and whatever its clock does, so many minutes and hours are kept."""
+    if spool.place == "memory":
+        pytest.skip("what is in memory ends with its process")
+    for engine in ("sqlite", "postgresql"):
+        monkeypatch.setattr(f"forwarder.spool.{engine}.history.MINUTES", 90)
+        monkeypatch.setattr(f"forwarder.spool.{engine}.history.HOURS", 3)
+    for number in range(1, 6 * 60 + 1):
+        consumer.record(minute(number))
+    consumer.record(minute(1))  # the clock was set back
+    with spool.view() as view:
+        minutes, hours = view.history(1000), view.history(1000, hourly=True)
+    assert 90 <= len(minutes) <= 90 + 60
+    assert minutes[-1] == minute(1)
+    assert [hour.hour for hour in hours] == [3, 4, 5, 6][-len(hours) :]
+    assert len(hours) == 3
+
+
+def test_another_consumer_records_nothing_any_more(spool, consumer):
+    """Two daemons that know nothing of each other do not mix their minutes."""
+    with closing(spool.consumer()) as newer:
+        newer.record(minute(1))
+        with pytest.raises(QueueReplacedError):
+            consumer.record(minute(2))
+    with spool.view() as view:
+        assert view.history(10) == [minute(1)]
 
 
 def test_pause_and_flush_are_seen(spool, consumer):

@@ -471,6 +471,8 @@ def test_queue_of_an_older_version_is_brought_up_to_date(version, queue_path, sq
     for each in tables.each()[1:] if version == 2 else ():
         for name in each.names:
             sql(queue_path, f"DROP TABLE {name}")
+    for each in tables.each() if version == 3 else tables.each()[:1]:
+        sql(queue_path, f"DROP TABLE {each.history}")
     sql(queue_path, f"PRAGMA user_version = {version}")
     looked = forwarder("status")
     assert "has not been used by this version of the forwarder yet" in looked.stdout

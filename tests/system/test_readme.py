@@ -37,7 +37,7 @@ PAGES = {
 CHANGELOG = "CHANGELOG.rst"
 README = PAGES["README.rst"]
 OTHER_VARIABLES = {"FORWARDER_CONFIG", "FORWARDER_MIXPANEL_SECRET", "FORWARDER_MIXPANEL_TOKEN"}
-OTHER_VARIABLES |= {"FORWARDER_TEST_SEED"}  # of the tests themselves
+OTHER_VARIABLES |= {"FORWARDER_TEST_SEED", "FORWARDER_ALERT", "FORWARDER_ALERT_STATE"}
 # What runs the examples of other languages, in the second terminal.
 PROGRAMS = {"python": "python", "javascript": "node", "php": "php --", "ruby": "ruby"}
 # The events of the README, then those of the page of the producers; Renewed is plain persist-queue's.

@@ -74,7 +74,8 @@ def bench(context: Context, directory: str | None, each_s: float, as_json: bool)
 
 
 def _check_room(place: str, needed: int, kept: int) -> None:
-    from forwarder.errors import CannotCreateError, TryAgainError, size
+    from forwarder.errors import CannotCreateError, TryAgainError
+    from forwarder.text import size
 
     try:
         disk = os.statvfs(place)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from forwarder.cli.bench.measures import Delivery, Intake, Spread
-from forwarder.cli.table import duration
+from forwarder.text import duration
 
 # No disk or flash can sync faster than this; tmpfs takes 0.005 ms.
 TOO_FAST_S = 0.000_02

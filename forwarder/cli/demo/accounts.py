@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from forwarder.cli.demo.balance import Balance, compare
 from forwarder.cli.demo.narrator import Narrator
 from forwarder.cli.demo.programs import Run
-from forwarder.cli.table import counted
 from forwarder.errors import ForwarderError
 from forwarder.sandbox import Ledger
 from forwarder.spool import Figures, Selection, View
+from forwarder.text import counted
 
 TITLES = ("program", "offered", "refused", "accepted", "delivered", "dead letters", "waiting", "lost")
 _ALL = 1_000_000

@@ -19,11 +19,11 @@ from forwarder.cli.demo.accounts import present
 from forwarder.cli.demo.narrator import Narrator
 from forwarder.cli.demo.programs import Program, Run
 from forwarder.cli.scratch import Scratch
-from forwarder.cli.table import counted
 from forwarder.errors import ForwarderError
 from forwarder.sandbox import Exchange, Fault, Sandbox
 from forwarder.service import state as daemon_state
 from forwarder.spool import Selection, View
+from forwarder.text import counted
 
 TOKEN = "sandbox-token"  # noqa: S105 - opens nothing but the sandbox
 

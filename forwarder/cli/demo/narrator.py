@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
-from forwarder.errors import printable
+from forwarder.text import printable
 
 _WHO = 9
 _INDENT = " " * (9 + _WHO + 1)

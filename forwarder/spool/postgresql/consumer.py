@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 from forwarder.errors import ForwarderError, StorageError
 from forwarder.spool import engine
 from forwarder.spool.errors import TakenError
+from forwarder.spool.history import Period
 from forwarder.spool.origin import Origin
-from forwarder.spool.postgresql import control, dead_letters, settling, tables
+from forwarder.spool.postgresql import control, dead_letters, history, settling, tables
 from forwarder.spool.postgresql.address import Address
 from forwarder.spool.postgresql.claiming import RowReader, Rows, Which, must_be_ours
 from forwarder.spool.postgresql.client import Client, Connection
@@ -196,6 +197,9 @@ class Consumer(engine.Consumer):
 
     def mark_sent(self, ids: Sequence[int], *, sent: bool = True) -> int:
         return self._fenced(lambda connection: settling.mark_sent(connection, self._tables, ids, sent))
+
+    def record(self, period: Period) -> None:
+        self._fenced(lambda connection: history.add(connection, self._tables, period))
 
     def discard_dead_letters(self, before: float) -> int:
         """In steps, so that each is a short transaction."""

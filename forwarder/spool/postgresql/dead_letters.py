@@ -58,7 +58,7 @@ class DeadLetters(Reader, engine.DeadLetters):
 
     def latest_dead_letters(self, limit: int, digits: str = "") -> list[Brief]:
         query = (
-            f"SELECT id, event, reason FROM {self.tables.dead_letters}"
+            f"SELECT id, event, reason, field FROM {self.tables.dead_letters}"
             " WHERE id BETWEEN %s AND %s ORDER BY id DESC LIMIT %s"
         )
         found: list[Brief] = []

@@ -7,15 +7,9 @@ from contextlib import contextmanager
 
 import psycopg
 
-from forwarder.errors import (
-    ConfigError,
-    ForwarderError,
-    NotPermittedError,
-    StorageError,
-    TryAgainError,
-    printable,
-)
+from forwarder.errors import ConfigError, ForwarderError, NotPermittedError, StorageError, TryAgainError
 from forwarder.spool.errors import FateUnknownError, SpoolFullError
+from forwarder.text import printable
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 SERIALIZATION, DEADLOCK = "40001", "40P01"

@@ -159,6 +159,30 @@ CREATE TABLE IF NOT EXISTS {schema}.refusals{s} (
     count bigint NOT NULL
 );
 
+CREATE TABLE IF NOT EXISTS {schema}.history{s} (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    hourly boolean NOT NULL,
+    ended_at double precision NOT NULL,
+    lasted_s double precision NOT NULL,
+    run double precision NOT NULL,
+    accepted bigint NOT NULL,
+    delivered bigint NOT NULL,
+    dead_lettered bigint NOT NULL,
+    deleted bigint NOT NULL,
+    refused bigint NOT NULL,
+    waiting bigint NOT NULL,
+    held bigint NOT NULL,
+    oldest_waiting_s double precision NOT NULL,
+    requests text NOT NULL,
+    sent_bytes bigint NOT NULL,
+    p50_s double precision,
+    p95_s double precision,
+    used_bytes bigint NOT NULL,
+    disk_free_bytes bigint,
+    states text NOT NULL,
+    reason text NOT NULL
+);
+
 -- Of each relay's queue, what it has handed over last, and which turn may hand over more.
 CREATE TABLE IF NOT EXISTS {schema}.sources{s} (
     queue text PRIMARY KEY,
@@ -270,5 +294,5 @@ GRANT EXECUTE ON FUNCTION {schema}.put{s}(bytea[]), {schema}.refuse{s}(bytea[], 
     {schema}.hand_over{s}(text, bigint, bigint[], bigint[], bytea[]) TO {schema}_producer;
 GRANT SELECT ON {schema}.queue{s}, {schema}.queue{s}_id_seq, {schema}.intake{s}, {schema}.ledger{s},
     {schema}.held{s}, {schema}.dead_letters{s}, {schema}.deliveries{s}, {schema}.retries{s},
-    {schema}.refusals{s}, {schema}.sources{s} TO {schema}_viewer;
+    {schema}.refusals{s}, {schema}.history{s}, {schema}.sources{s} TO {schema}_viewer;
 """

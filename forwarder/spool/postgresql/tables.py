@@ -9,7 +9,8 @@ such as ``ledger_engage``:
   wait for each other. The daemon adds them up in the ledger;
 - ``ledger``: one row, the durable totals, the consumer that has started last, and ``low_id``, below which
   nothing waits;
-- ``held``, ``dead_letters``, ``deliveries``, ``retries``, ``refusals``: as in the embedded engine;
+- ``held``, ``dead_letters``, ``deliveries``, ``retries``, ``refusals``, ``history``: as in the embedded
+  engine;
 - ``sources``: what each relay's queue has handed over last, see `handover`.
 
 Beside them ``control``, one row: what a person requests, and who delivers; and ``daemon``, unlogged: what the
@@ -57,7 +58,7 @@ class Tables:
             named("dead_letters"),
             named("deliveries"),
         )
-        self.retries, self.refusals = named("retries"), named("refusals")
+        self.retries, self.refusals, self.history = named("retries"), named("refusals"), named("history")
         self.sequence = f"{schema}.queue{suffix}_id_seq"
         self.put, self.refuse, self.count_refused = named("put"), named("refuse"), named("count_refused")
         self.handed_over, self.hand_over = named("handed_over"), named("hand_over")

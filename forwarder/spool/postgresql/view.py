@@ -9,8 +9,9 @@ from typing import Self
 from forwarder.spool import engine, receipts
 from forwarder.spool.errors import NoQueueError
 from forwarder.spool.findings import UNBALANCED
+from forwarder.spool.history import Period
 from forwarder.spool.ids import Run
-from forwarder.spool.postgresql import producer
+from forwarder.spool.postgresql import history, producer
 from forwarder.spool.postgresql.address import Address
 from forwarder.spool.postgresql.client import Client, Connection
 from forwarder.spool.postgresql.dead_letters import DeadLetters
@@ -133,6 +134,9 @@ class View(DeadLetters, WaitingEvents, engine.View):
 
     def refused(self) -> dict[str, int]:
         return dict(self.client.rows(f"SELECT reason, count FROM {self.tables.refusals} ORDER BY reason"))
+
+    def history(self, count: int, *, hourly: bool = False) -> list[Period]:
+        return self.client.run(lambda connection: history.read(connection, self.tables, hourly, count))
 
     def used_bytes(self) -> int:
         return self.client.run(lambda connection: producer.used_bytes(connection, self.tables))

@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 from forwarder.errors import TryAgainError
 from forwarder.spool import engine
 from forwarder.spool.errors import DamagedError, QueueReplacedError, SpoolFullError
-from forwarder.spool.sqlite import control, dead_letters, room, settling
+from forwarder.spool.history import Period
+from forwarder.spool.sqlite import control, dead_letters, history, room, settling
 from forwarder.spool.sqlite.claiming import RowReader, Rows, origin_of
 from forwarder.spool.sqlite.database import Database
 from forwarder.spool.sqlite.directory import LOG
@@ -267,6 +268,10 @@ class Consumer(engine.Consumer):
 
     def _free(self, step: Callable[[sqlite3.Connection], _T]) -> _T:
         return room.freeing(self._database, self._transaction, step)
+
+    def record(self, period: Period) -> None:
+        with self._transaction() as connection:
+            history.add(connection, self._tables, period)
 
     def discard_dead_letters(self, before: float) -> int:
         """In steps, so that others can write in between."""

@@ -93,7 +93,7 @@ class DeadLetters(Reader, engine.DeadLetters):
 
     def latest_dead_letters(self, limit: int, digits: str = "") -> list[Brief]:
         query = (
-            f"SELECT id, event, reason FROM {self.tables.dead_letters}"
+            f"SELECT id, event, reason, field FROM {self.tables.dead_letters}"
             " WHERE id BETWEEN ? AND ? ORDER BY id DESC LIMIT ?"
         )
         found: list[Brief] = []

@@ -6,14 +6,7 @@ import os
 import stat
 from collections.abc import Iterator
 
-from forwarder.errors import (
-    ConfigError,
-    ForwarderError,
-    NotPermittedError,
-    StorageError,
-    TryAgainError,
-    size,
-)
+from forwarder.errors import ConfigError, ForwarderError, NotPermittedError, StorageError, TryAgainError
 from forwarder.spool.errors import NoQueueError
 from forwarder.spool.findings import room
 from forwarder.spool.sqlite import tables
@@ -21,6 +14,7 @@ from forwarder.spool.sqlite.directory import DATABASE, INDEX, LOG
 from forwarder.spool.sqlite.set_aside import damaged
 from forwarder.spool.sqlite.view import View
 from forwarder.spool.values import FAIL, OK, WARNING, Finding
+from forwarder.text import size
 
 
 def findings(path: str, max_bytes: int, min_free_bytes: int, briefly: bool) -> Iterator[Finding]:

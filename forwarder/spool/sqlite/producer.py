@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
-from forwarder.errors import size
 from forwarder.spool import engine
 from forwarder.spool.errors import SpoolFullError
 from forwarder.spool.refused import Refused
@@ -19,6 +18,7 @@ from forwarder.spool.sqlite.refused import save, save_alone
 from forwarder.spool.sqlite.schema import MOST_ID, used_bytes
 from forwarder.spool.sqlite.tables import OF_EVENTS, SIZE_BITS, Tables
 from forwarder.spool.values import READY
+from forwarder.text import size
 
 PIECE_BYTES = 8 << 20
 

@@ -13,7 +13,8 @@ events are bare; those of the others end in the name of their queue, such as ``l
   the newest `KEPT_ENTRIES`;
 - ``retries``: the record that a retried dead letter, or with ``dead_letter_id`` 0 a released one, has become;
   the newest `KEPT_ENTRIES`;
-- ``refusals``: how many records of producers were refused, by reason.
+- ``refusals``: how many records of producers were refused, by reason;
+- ``history``: a row a minute, and one an hour, see `forwarder.spool.history`.
 """
 
 from __future__ import annotations
@@ -67,9 +68,10 @@ class Tables:
         self.ledger, self.control, self.held = f"ledger{suffix}", f"control{suffix}", f"held{suffix}"
         self.dead_letters, self.deliveries = f"dead_letters{suffix}", f"deliveries{suffix}"
         self.retries, self.refusals = f"retries{suffix}", f"refusals{suffix}"
+        self.history = f"history{suffix}"
         self.names = (
             self.queue, self.ledger, self.control, self.held, self.dead_letters, self.deliveries,
-            self.retries, self.refusals,
+            self.retries, self.refusals, self.history,
         )  # fmt: skip
         self.row, self.held_row = _ROW + self.queue, _ROW + self.held
         self.rows = f"{self.row} WHERE _id > ? AND _id <= ? ORDER BY _id LIMIT ?"
@@ -118,8 +120,9 @@ class Tables:
         """Whether there are such tables, of this version or an older one."""
         return bool(connection.execute(f"PRAGMA table_info({self.ledger})").fetchone())
 
-    def extend(self, connection: sqlite3.Connection) -> None:
-        """Add to tables of version 2 or 3 what they lack, inside a write transaction."""
+    def renew(self, connection: sqlite3.Connection) -> None:
+        """Add what tables of version 3 or older lack, inside a write transaction."""
+        connection.execute(f"CREATE TABLE {self.history} ({_CREATE['history']})")
         connection.execute(f"ALTER TABLE {self.deliveries} ADD COLUMN dead_ids TEXT NOT NULL DEFAULT ''")
         connection.execute(self._index)
 
@@ -196,6 +199,29 @@ _CREATE = {
     "refusals": """
         reason TEXT PRIMARY KEY,
         count INTEGER NOT NULL
+    """,
+    "history": """
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        hourly INTEGER NOT NULL,
+        ended_at REAL NOT NULL,
+        lasted_s REAL NOT NULL,
+        run REAL NOT NULL,
+        accepted INTEGER NOT NULL,
+        delivered INTEGER NOT NULL,
+        dead_lettered INTEGER NOT NULL,
+        deleted INTEGER NOT NULL,
+        refused INTEGER NOT NULL,
+        waiting INTEGER NOT NULL,
+        held INTEGER NOT NULL,
+        oldest_waiting_s REAL NOT NULL,
+        requests TEXT NOT NULL,
+        sent_bytes INTEGER NOT NULL,
+        p50_s REAL,
+        p95_s REAL,
+        used_bytes INTEGER NOT NULL,
+        disk_free_bytes INTEGER,
+        states TEXT NOT NULL,
+        reason TEXT NOT NULL
     """,
 }
 

@@ -13,8 +13,9 @@ from urllib.parse import quote
 
 from forwarder.spool import engine
 from forwarder.spool.errors import NoQueueError, UnusedQueueError
+from forwarder.spool.history import Period
 from forwarder.spool.ids import Run
-from forwarder.spool.sqlite import control, refused, schema
+from forwarder.spool.sqlite import control, history, refused, schema
 from forwarder.spool.sqlite.dead_letters import DeadLetters
 from forwarder.spool.sqlite.directory import DATABASE, LOG, refuse_links, size_of
 from forwarder.spool.sqlite.errors import damaged, has_no_space, translated
@@ -163,6 +164,10 @@ class View(DeadLetters, WaitingEvents, engine.View):
     def refused(self) -> dict[str, int]:
         with self._reading():
             return refused.read(self.connection, self.tables)
+
+    def history(self, count: int, *, hourly: bool = False) -> list[Period]:
+        with self._reading():
+            return history.read(self.connection, self.tables, hourly, count)
 
     def used_bytes(self) -> int:
         with translated(self.path):

@@ -1,0 +1,246 @@
+"""Telling a person, by a command of theirs, when something needs them, and when that is over.
+
+A thread of its own looks at the queue as `status` does. A command that fails, hangs or is slow holds up
+nothing but the next message.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from forwarder import config, log, spool
+from forwarder.config import Settings
+from forwarder.config.settings import Alerts
+from forwarder.errors import ForwarderError
+from forwarder.service.state import Heartbeat
+from forwarder.service.status import OTHER_KINDS, gather, sentence
+from forwarder.spool import Period, gaps
+from forwarder.text import counted, duration, instant, printable
+
+LOOK_S = 5.0
+COMMAND_S = 30.0
+# While delivery tries again, it may look for a moment as if all were well.
+SURE = 2
+MOST_OUTPUT = 500
+# So many minutes after a start it is still told.
+START_MINUTES = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """A message: its *name*, and in brief what a person needs to know. *is_over*: that is no longer so."""
+
+    name: str
+    text: str
+    is_over: bool = False
+
+
+def causes(found: Mapping[str, Any], alerts: Alerts) -> Iterator[tuple[str, str]]:
+    """What needs a person now, by the values of `status`: names, and what to say."""
+    if found["state"] == "blocked":
+        yield "blocked", f"delivery is blocked: {found['state_reason']}"
+    oldest_s = max(each["oldest_waiting_s"] for each in _kinds(found))
+    # Whoever has paused it knows.
+    if oldest_s > alerts.oldest_s and found["state"] != "paused":
+        yield "late", f"what waits longest has waited for {duration(oldest_s)}"
+    for name, key, what in (("queue_full", "full_in_s", "queue"), ("disk_full", "disk_full_in_s", "disk")):
+        in_s = found[key]
+        if in_s == 0:
+            yield name, f"the {what} is full: new events are refused"
+        elif in_s is not None and in_s < alerts.full_s:
+            yield name, f"the {what} will be full in about {duration(in_s)}: new events will be refused"
+    if found["set_aside"]:
+        waits = "waits" if found["set_aside"] == 1 else "wait"
+        yield "damaged", f"{counted(found['set_aside'], 'damaged database')} {waits} for `forwarder salvage`"
+    if found["orphaned"]:
+        yield "replaced", f"files of the queue were moved; only the old ones hold {found['orphaned']}"
+
+
+def restart(minutes: Sequence[Period], run: float, repeat_s: float) -> str:
+    """That the daemon that started at *run* came after another, for a person; "": not known, or the
+    person knows it of one *repeat_s* ago."""
+    began = next((number for number, each in enumerate(minutes) if each.run == run), 0)
+    if not began or run - minutes[began - 1].run < repeat_s:
+        return ""
+    off = gaps(minutes[began - 1 : began + 1])
+    was_off = f"; before that none ran for {duration(off[0].until - off[0].since)}" if off else ""
+    return f"the daemon was started again at {instant(run)}{was_off}"
+
+
+def _kinds(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [found, *(found[name] for name in OTHER_KINDS)]
+
+
+@dataclass(slots=True)
+class _Cause:
+    """How often it was seen lately, `SURE` at most; whether the person knows of it, and since when."""
+
+    seen: int = 0
+    is_known: bool = False
+    known_at: float = -math.inf
+
+
+class Watcher:
+    """Decides what a person gets to know: what has been there for `SURE` looks, and its end.
+
+    Each once in ``repeat_s``.
+
+    Args:
+        tell: Tells it. False: it could not; then the next look tries again.
+    """
+
+    def __init__(self, tell: Callable[[Alert], bool]) -> None:
+        self._tell = tell
+        self._causes: defaultdict[str, _Cause] = defaultdict(_Cause)
+        self._dead: int | None = None
+
+    def look(self, found: Mapping[str, Any], alerts: Alerts, now: float) -> None:
+        """Look at the values of `status`, at an instant (monotonic)."""
+        active = dict(causes(found, alerts))
+        for name, cause in self._causes.items():
+            if name in active:
+                continue
+            cause.seen = max(cause.seen - 1, 0)
+            if cause.is_known and not cause.seen:
+                cause.is_known = not self._tell(Alert(name, "this is over", is_over=True))
+        for name, text in active.items():
+            cause = self._causes[name]
+            cause.seen = min(cause.seen + 1, SURE)
+            if cause.seen == SURE and not cause.is_known and now >= cause.known_at + alerts.repeat_s:
+                cause.is_known = self._tell(Alert(name, text))
+                cause.known_at = now if cause.is_known else cause.known_at
+        self._count_dead(sum(each["dead_lettered"] for each in _kinds(found)), alerts, now)
+
+    def _count_dead(self, total: int, alerts: Alerts, now: float) -> None:
+        if self._dead is None or total < self._dead:  # the first look, or another database
+            self._dead = total
+        more = total - self._dead
+        cause = self._causes["dead_letters"]
+        if more and now >= cause.known_at + alerts.repeat_s:
+            text = f"{counted(more, 'more dead letter')}; `forwarder dead-letters summary` says why"
+            if self._tell(Alert("dead_letters", text)):
+                self._dead, cause.known_at = total, now
+
+
+def message(alert: Alert, found: Mapping[str, Any]) -> str:
+    """What the command reads: a line in brief, how things are, and where."""
+    name = f"{'over: ' * alert.is_over}{alert.name.replace('_', ' ')}"
+    return (
+        f"forwarder on {socket.gethostname()}: {name}: {printable(alert.text)}\n\n"
+        f"{sentence(found)}\n"
+        f"Queue {printable(found['queue_path'])}, {instant(time.time())}.\n"
+    )
+
+
+class Command:
+    """Runs a person's command, one at a time."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def run(self, command: str, alert: Alert, text: str) -> str:
+        """Run *command* with *text* on its standard input. Returns why it failed; "": it did not."""
+        environ = {name: value for name, value in os.environ.items() if name not in config.SECRET_VARIABLES}
+        environ |= {
+            "FORWARDER_ALERT": alert.name,
+            "FORWARDER_ALERT_STATE": "over" if alert.is_over else "begun",
+        }
+        try:
+            self._process = process = subprocess.Popen(  # noqa: S603 - it is the operator's own
+                ["/bin/sh", "-c", command],
+                env=environ,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            return error.strerror or str(error)
+        try:
+            output, _ = process.communicate(text.encode(), COMMAND_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            process.communicate()
+            return f"it took longer than {COMMAND_S:g} s, and was killed"
+        if not process.returncode:
+            return ""
+        said = printable(output[-MOST_OUTPUT:].decode(errors="replace").strip())
+        return f"exit code {process.returncode}{': ' if said else ''}{said}"
+
+    def kill(self) -> None:
+        """End what runs, with all that it has started."""
+        process = self._process
+        if process and process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # it leads a group of its own
+            process.wait()
+
+
+class Messenger:
+    """Looks every `LOOK_S` while a command is set, in a thread of its own.
+
+    Args:
+        heartbeat: Gives the loop's last beat, with the settings in force.
+    """
+
+    def __init__(self, heartbeat: Callable[[], Heartbeat]) -> None:
+        self._heartbeat = heartbeat
+        self._log = log.get("alerts")
+        self._failures = log.Repeats()
+        self._command = Command()
+        self._watcher = Watcher(self._tell)
+        self._found: Mapping[str, Any] = {}
+        self._is_new = True
+        self._end = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def apply(self, settings: Settings) -> None:
+        """Begin, if there is a command now and none was before."""
+        if settings.alerts.command and self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="alerts", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """End; what tells a person at this moment is cut off."""
+        self._end.set()
+        self._command.kill()
+
+    def _work(self) -> None:
+        while not self._end.wait(LOOK_S):
+            beat = self._heartbeat()
+            if beat.settings.alerts.command:
+                # What can't be seen now is seen at the next look.
+                with suppress(ForwarderError, OSError):
+                    self._look(beat)
+
+    def _look(self, beat: Heartbeat) -> None:
+        alerts = beat.settings.alerts
+        self._found = gather(beat.settings.queue, read=lambda _: beat.state, late_s=alerts.oldest_s)
+        self._watcher.look(self._found, alerts, time.monotonic())
+        if self._is_new:
+            with spool.of(beat.settings.queue).view() as view:
+                minutes = view.history(START_MINUTES)
+            text = restart(minutes, beat.state.started_at, alerts.repeat_s)
+            self._is_new = bool(text) and not self._tell(Alert("restarted", text))
+
+    def _tell(self, alert: Alert) -> bool:
+        text = message(alert, self._found)
+        why = self._command.run(self._heartbeat().settings.alerts.command, alert, text)
+        now = time.monotonic()
+        if not why:
+            self._failures.recovered(now)
+            self._log.info("alert.sent", alert=alert.name, text=text.partition("\n")[0])
+        elif not self._end.is_set() and (told := self._failures.failed(why, now)):
+            self._log.error("alert.failed", alert=alert.name, detail=why, failures=told.failures)
+        return not why
