@@ -21,6 +21,7 @@ EXITS = {
     "drain": "69 blocked or paused; 74 something is left in a damaged database; 75 in the queue",
     "setup": "75 the server can't be reached; 77, 78",
     "status": "1 if ``--fail-if`` holds",
+    "top": "",
     "peek": "",
     "where": "1 an id is not known",
     "waiting": "1 an id does not wait",

@@ -32,6 +32,7 @@ COMMANDS = {
     "drain": ("drain", "drain", "Deliver waiting events, then exit."),
     "setup": ("setup", "setup", "Make what a queue needs on its server."),
     "status": ("status", "status", "How the queue and the daemon are."),
+    "top": ("top", "top", "Watch events flow, live."),
     "peek": ("peek", "peek", "Show the next events, without touching them."),
     "where": ("where", "where", "What became of events, by their ids."),
     "waiting": ("waiting", "waiting", "List, hold, release or delete waiting events."),

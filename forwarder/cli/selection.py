@@ -213,8 +213,8 @@ def selecting(noun: Noun[Row], held: bool | None = None) -> Option:
                 given.pop("reason", None),
                 given.pop("event"),
                 given.pop("user"),
-                _read_when("--since", given.pop("since")),
-                _read_when("--before", given.pop("before")),
+                read_when("--since", given.pop("since")),
+                read_when("--before", given.pop("before")),
                 (only_held := given.pop("only_held", None)) or held,
             )
             everything = given.pop("everything") or bool(only_held)
@@ -260,7 +260,12 @@ def _read_id(word: str) -> int:
     return int(word)
 
 
-def _read_when(option: str, given: str | None) -> float | None:
+def read_when(option: str, given: str | None) -> float | None:
+    """The instant that an *option* names, in seconds since the epoch; None: it is not given.
+
+    Raises:
+        UsageError: it is neither a duration nor a time.
+    """
     if given is None:
         return None
     if match := _duration(given.strip()):

@@ -10,10 +10,11 @@ from typing import Any
 
 import click
 
-from forwarder.cli.command import Context, command, json_option
+from forwarder.cli.command import Context, command, json_option, kind_option
 from forwarder.cli.completion import values
 from forwarder.cli.conditions import Condition, beginnings, understand
 from forwarder.cli.table import say, styled, terminal_width, wrapped
+from forwarder.errors import UsageError
 from forwarder.service.status import CHOICES, KEYS, OTHER_KINDS, gather, outlook, sentence
 from forwarder.spool import Holder
 from forwarder.text import counted, duration, instant, printable, since, size
@@ -21,7 +22,7 @@ from forwarder.text import counted, duration, instant, printable, since, size
 WATCH_S = 1.0
 # On fewer columns each figure stands below its name.
 NARROW = 50
-_COLOURS = {"running": "green", "backing_off": "yellow", "blocked": "red", "paused": "yellow"}
+COLOURS = {"running": "green", "backing_off": "yellow", "blocked": "red", "paused": "yellow"}
 
 
 @command("status", short_help="How the queue and the daemon are.")
@@ -35,7 +36,21 @@ _COLOURS = {"running": "green", "backing_off": "yellow", "blocked": "red", "paus
     multiple=True,
     help="Exit with 1 if this holds, such as 'oldest_waiting_s>10m' or 'state==blocked'. Repeatable.",
 )
-def status(context: Context, as_json: bool, watch: bool, expressions: tuple[str, ...]) -> int:
+@click.option("--history", "past", is_flag=True, help="Plots of what was, and when it stood still.")
+@click.option(
+    "--since",
+    metavar="WHEN",
+    help="The history since then: 90m, 6h, 2d, 1w ago, or ISO 8601 [default: 6h].",
+)
+@kind_option
+def status(
+    context: Context,
+    as_json: bool,
+    watch: bool,
+    expressions: tuple[str, ...],
+    past: bool,
+    since: str | None,
+) -> int:
     """Say whether events are being delivered, how many wait, and whether the books balance.
 
     The state is one of running, backing_off (Mixpanel can't be reached, or asks to slow down), blocked
@@ -60,7 +75,24 @@ def status(context: Context, as_json: bool, watch: bool, expressions: tuple[str,
     == !=, and a number or text. A number of seconds may end in s, m, h or d, one of bytes in KiB, MiB or
     GiB. A forecast or a disk_free_bytes that is null counts as endless. Where nothing is known, as of a queue
     not adopted yet, every condition is true. With --watch, the first condition that is true ends it.
+
+    --history plots what the daemon records each minute: events accepted, delivered, dead-lettered and
+    refused, how many waited and for how long, the duration of requests, and sizes. Where no daemon ran
+    there are dots. Below stand the longest times without a daemon or without delivery, with the reason.
+    Times are local. Beyond 48 hours it shows hours, which are kept for a year; minutes are kept for 31
+    days. With --json it is one object with minutes or hours: a list of periods, each with its end
+    (ended_at, seconds since the epoch), how long it lasted (lasted_s), what was counted in it and how
+    things were at its end.
     """
+    if past:
+        if watch or expressions:
+            raise UsageError("--history goes with neither --watch nor --fail-if")
+        from forwarder.cli import history
+
+        history.show(context, since, as_json)
+        return 0
+    if since is not None or context.kind_name != "event":
+        raise UsageError("--since and --kind are for --history", "Add --history, or leave them out")
     conditions = [understand(expression, KEYS, CHOICES) for expression in expressions]
     if not watch:
         return _show_once(gather(context.queue, context.server, late_s=context.late_s), as_json, conditions)
@@ -73,7 +105,7 @@ def status(context: Context, as_json: bool, watch: bool, expressions: tuple[str,
 def describe(found: Mapping[str, Any], width: int | None) -> Iterator[str]:
     """The lines for a person, of *width* columns at most: a sentence, the table, the books."""
     first, *others = wrapped(sentence(found), width)
-    if colour := _COLOURS.get(found["state"]):
+    if colour := COLOURS.get(found["state"]):
         head = first.partition(":")[0]
         first = styled(head, fg=colour, bold=True) + first[len(head) :]
     yield from (first, *others)
@@ -85,35 +117,42 @@ def describe(found: Mapping[str, Any], width: int | None) -> Iterator[str]:
 
 def _figures(found: Mapping[str, Any], width: int | None) -> Iterator[str]:
     yield ""
-    for name, text in _table(found):
-        if width is None or width >= NARROW:
-            yield from wrapped(f"{name:<14} {text}", width, " " * 15)
-        else:
-            yield name
-            yield from wrapped(f"  {text}", width, "  ")
+    for name, text in rows(found):
+        yield from laid_out(name, text, width)
     yield ""
     yield from wrapped(
-        f"accepted {found['accepted']:,} = {_passed(found)} {found['delivered']:,} + dead-lettered "
+        f"accepted {found['accepted']:,} = {passed(found)} {found['delivered']:,} + dead-lettered "
         f"{found['dead_lettered']:,} + deleted {found['deleted']:,} + waiting {found['waiting']:,}",
         width,
     )
 
 
-def _passed(found: Mapping[str, Any]) -> str:
+def laid_out(name: str, text: str, width: int | None) -> Iterator[str]:
+    """The lines of a row; on a narrow terminal the text stands below its name."""
+    if width is None or width >= NARROW:
+        yield from wrapped(f"{name:<14} {text}", width, " " * 15)
+    else:
+        yield name
+        yield from wrapped(f"  {text}", width, "  ")
+
+
+def passed(found: Mapping[str, Any]) -> str:
+    """What became of events that have left: a relay hands them over."""
     return "relayed" if found.get("server") else "delivered"
 
 
-def _table(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The table for a person: names and texts."""
     now = time.time()
     held = f", {found['held']:,} held (`forwarder waiting list --held`)" if found["held"] else ""
     yield "waiting", f"{counted(found['waiting'], 'event')}, {found['in_flight']:,} of them in flight{held}"
-    rates = f"{_rate(found['rate_1m'])} {_passed(found)}, {_rate(found['accepted_1m'])} accepted"
+    rates = f"{_rate(found['rate_1m'])} {passed(found)}, {_rate(found['accepted_1m'])} accepted"
     yield "last minute", rates
     if ahead := outlook(found):
         yield "at this rate", ahead
     for name, kind in OTHER_KINDS.items():
         if any(found[name][key] for key in ("accepted", "refused")):
-            yield kind.noun, _line_of_kind(found[name], _passed(found))
+            yield kind.noun, _line_of_kind(found[name], passed(found))
     if found["requests"]:
         took = ""
         if found["request_p50_s"] is not None:

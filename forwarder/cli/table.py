@@ -61,6 +61,19 @@ def terminal_width(err: bool = False) -> int | None:
     return None
 
 
+def is_utf8() -> bool:
+    """Whether standard output takes any character. Python writes UTF-8 in the locale C, too, which it is not
+    asked to."""
+    import locale
+
+    return {sys.stdout.encoding.lower(), locale.getencoding().lower()} == {"utf-8"}
+
+
+def ascii_only(text: str) -> str:
+    """*text* as ASCII; what has no sign there is a question mark."""
+    return text.replace("…", "~").encode("ascii", "replace").decode()
+
+
 def say(text: str, err: bool = False) -> None:
     """Print what a person reads; on a terminal its lines break between words."""
     width = terminal_width(err)
@@ -99,11 +112,11 @@ def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> boo
             if titles and (start := _common_start([row[-1] for row in cells], last_room)):
                 click.echo("\n".join(wrapped(f"{columns[-1].title} begins with: {start}", room)))
             for row in cells:
-                row[:-1] = [_cut(cell, width) for cell, width in zip(row, widths[:-1], strict=False)]
+                row[:-1] = [cut(cell, width) for cell, width in zip(row, widths[:-1], strict=False)]
                 if start and row[-1].startswith(start):
                     row[-1] = f"…{row[-1][len(start) :]}"
         lines = (_line(columns, widths, row) for row in titles + cells)
-        click.echo("\n".join(line if room is None else _cut(line, room) for line in lines))
+        click.echo("\n".join(line if room is None else cut(line, room) for line in lines))
         titles = []
     return not titles
 
@@ -137,7 +150,14 @@ def _line(columns: Sequence[Column], widths: Sequence[int], row: Sequence[str]) 
     return "  ".join(parts).rstrip()
 
 
-def _cut(text: str, room: int) -> str:
+def padded(text: str, width: int) -> str:
+    """*text*, cut or filled with blanks to *width* columns."""
+    shown = cut(text, width)
+    return shown + " " * (width - _width(shown))
+
+
+def cut(text: str, room: int) -> str:
+    """*text*, cut to *room* columns where it takes more, with an ellipsis at its end."""
     if _width(text) <= room:
         return text
     if text.isascii():

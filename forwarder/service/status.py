@@ -205,8 +205,11 @@ def _of_kind(queue: Spool, daemon: DaemonState | None, whole: Mapping[str, Any])
 
 
 def sentence(found: Mapping[str, Any]) -> str:
-    """In one sentence how things are; and a second one where a person has to act on damage."""
+    """In one sentence how things are; and more where a person has to act on a lack of room, or on damage."""
     text = _condition(found)
+    for key, what in (("full_in_s", "queue"), ("disk_full_in_s", "disk")):
+        if found[key] == 0:
+            text += f" The {what} is full: new events are refused."
     if found["set_aside"]:
         damaged = counted(found["set_aside"], "damaged database")
         were, them = ("was", "it") if found["set_aside"] == 1 else ("were", "them")

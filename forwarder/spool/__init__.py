@@ -52,7 +52,7 @@ from forwarder.spool.values import (
 )
 
 if TYPE_CHECKING:
-    from forwarder.spool.history import HOURS, MINUTES, Gap, Period, binned, gaps, merged
+    from forwarder.spool.history import HOURS, MINUTES, SLACK_S, Gap, Period, binned, gaps, merged
     from forwarder.spool.sqlite.ackqueue import AckQueue
 
 __all__ = [
@@ -62,6 +62,7 @@ __all__ = [
     "MINUTES",
     "MOST_AHEAD",
     "OK",
+    "SLACK_S",
     "WARNING",
     "AckQueue",
     "Brief",
@@ -114,7 +115,7 @@ __all__ = [
     "wait",
 ]
 
-_OF_HISTORY = ("HOURS", "MINUTES", "Gap", "Period", "binned", "gaps", "merged")
+_OF_HISTORY = ("HOURS", "MINUTES", "SLACK_S", "Gap", "Period", "binned", "gaps", "merged")
 
 
 def engine_version() -> str:

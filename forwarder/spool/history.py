@@ -57,6 +57,10 @@ class Period:
         """Seconds since the epoch."""
         return self.ended_at - self.lasted_s
 
+    def covers(self, at: float) -> bool:
+        """Whether *at*, in seconds since the epoch, is in it."""
+        return self.began_at <= at <= self.ended_at
+
     @property
     def hour(self) -> int:
         """The hour of its end, counted from the epoch."""
@@ -141,11 +145,16 @@ def gaps(periods: Sequence[Period], slack_s: float = SLACK_S) -> list[Gap]:
 def binned(periods: Sequence[Period], since: float, until: float, count: int) -> list[Period | None]:
     """*periods* in *count* equal parts of the time from *since* until *until*, each part merged into one.
 
-    A period belongs to the part in which its middle is. None: nothing is known of that part.
+    A period belongs to the part in which its middle is. A part without one is the period that covers the
+    part's middle. None: nothing is known of that part.
     """
     parts: list[list[Period]] = [[] for _ in range(count)]
     for each in periods:
         place = (each.ended_at - each.lasted_s / 2 - since) / (until - since) * count
         if 0 <= place < count:
             parts[int(place)].append(each)
-    return [merged(part) if part else None for part in parts]
+    middles = (since + (index + 0.5) * (until - since) / count for index in range(count))
+    return [
+        merged(part) if part else next((each for each in periods if each.covers(middle)), None)
+        for part, middle in zip(parts, middles, strict=True)
+    ]

@@ -18,6 +18,7 @@ from tests.conftest import each_engine, place_of, until
 LOOKING = [
     "status",
     "status --json --fail-if waiting>1000",
+    "status --history",
     "peek -n 500",
     "peek --json",
     "where 1-400",

@@ -211,6 +211,11 @@ def test_what_the_daemon_says_is_shown(forwarder, server, until):
             " resume` goes on.",
         ),
         (
+            {"state": "backing_off", "waiting": 7, "full_in_s": 0.0, "disk_full_in_s": 9.0},
+            "Backing off; nothing is lost, 7 events wait, the oldest for 0 s."
+            " The queue is full: new events are refused.",
+        ),
+        (
             {"state": "running", "set_aside": 1},
             "Running: nothing waits. 1 damaged database was set aside with events in it: `forwarder salvage`"
             " brings them back.",
@@ -224,7 +229,7 @@ def test_what_the_daemon_says_is_shown(forwarder, server, until):
 )
 def test_the_sentence_fits_the_state(figures, told):
     """Each state has a plain sentence, and nothing in it can drive a terminal."""
-    assert sentence({**NOTHING, "exists": True, **figures}) == told
+    assert sentence({**nothing(), "exists": True, **figures}) == told
 
 
 @pytest.mark.parametrize(

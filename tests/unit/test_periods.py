@@ -45,3 +45,7 @@ def test_equal_parts():
     assert binned(periods, 0.0, 120.0, 1)[0].accepted == 2, "what is later is left out"
     assert binned(periods, 600.0, 1200.0, 3) == [None, None, None]
     assert binned([], 0.0, 60.0, 2) == [None, None]
+    narrow = binned(periods, 60.0, 420.0, 12)
+    assert [part and part.ended_at for part in narrow] == [
+        120.0, 120.0, 180.0, 180.0, None, None, None, None, None, None, 420.0, 420.0,
+    ], "a period is as wide as it lasted"  # fmt: skip
