@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
+
+_quotation = re.compile(r"""(["'])(?:(?!\1).)+\1""").sub
+# What differs between mistakes of one kind: numbers, and quoted text that is not a path.
+_detail = re.compile(
+    r"('(?:properties|event|time|distinct_id|\$insert_id)\b(?:[^'\\]|\\.)*')|'(?:[^'\\]|\\.)*'"
+    r'|"(?:[^"\\]|\\.)*"|\d+'
+).sub
+_index = re.compile(r"\d+").sub
 
 
 def printable(text: str) -> str:
     """Foreign *text* on one line, safe for a terminal: control characters are escaped."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
@@ -56,3 +67,13 @@ def instant(at: float | None) -> str | None:
 def as_sentence(text: str) -> str:
     """*text* with a capital at its beginning and a full stop at its end."""
     return f"{text[:1].upper()}{text[1:].rstrip('.')}."
+
+
+def unquoted(reason: str) -> str:
+    """*reason* without what it quotes."""
+    return _quotation("…", reason)
+
+
+def kind_of(reason: str) -> str:
+    """*reason* without what differs between mistakes of one kind, so without the event's values."""
+    return _detail(lambda found: _index("…", found[1] or "…"), reason)

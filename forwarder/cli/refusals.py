@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +12,7 @@ from io import FileIO
 
 from forwarder.cli.stored import json_line, json_text
 from forwarder.errors import CannotCreateError, StorageError, UsageError
-from forwarder.text import printable
+from forwarder.text import kind_of, printable
 
 # Line number, reason, and the line; None: it was too long to be read.
 Refused = tuple[int, str, bytes | None]
@@ -24,18 +23,6 @@ MOST_REASONS = 20
 _MOST_COUNTED = 1000
 # A live stream has no end, so counts are shown at intervals.
 TELL_EACH_S = 60.0
-
-# What differs between refusals of the same kind: numbers, and quoted text that is not a path.
-_detail = re.compile(
-    r"('(?:properties|event|time|distinct_id|\$insert_id)\b(?:[^'\\]|\\.)*')|'(?:[^'\\]|\\.)*'"
-    r'|"(?:[^"\\]|\\.)*"|\d+'
-).sub
-_index = re.compile(r"\d+").sub
-
-
-def kind_of(reason: str) -> str:
-    """*reason* without what differs between mistakes of one kind, so without the event's values."""
-    return _detail(lambda found: _index("…", found[1] or "…"), reason)
 
 
 class Refusals:

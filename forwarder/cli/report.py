@@ -22,11 +22,10 @@ import forwarder
 from forwarder import spool
 from forwarder.cli.check import examine
 from forwarder.cli.command import Context, any_file, command
-from forwarder.cli.refusals import kind_of
 from forwarder.cli.table import say
 from forwarder.errors import CannotCreateError, ForwarderError
-from forwarder.service.status import gather
-from forwarder.text import instant, printable
+from forwarder.service.status import gather, without_quotes
+from forwarder.text import instant, kind_of, printable, unquoted
 
 if TYPE_CHECKING:
     from forwarder.config import Settings
@@ -40,8 +39,6 @@ forwarder report of {at}
 Secrets are left out, and so is what stands in events. A reason may still quote a value of an event, above all
 in the log: read the report before you pass it on.
 """
-# What a reason quotes of an event.
-_unquoted = re.compile(r"""(["'])(?:(?!\1).)+\1""").sub
 # What stands before the host of an address.
 _userinfo = re.compile(r"(?<=://)\S*@").sub
 
@@ -156,18 +153,14 @@ def _settings(context: Context) -> Iterator[str]:
 
 
 def _status(context: Context) -> Iterator[str]:
-    found = gather(context.queue, context.server, late_s=context.late_s)
-    for told in (found, found["server"] or {}):
-        for key, value in told.items():
-            if isinstance(value, str) and ("reason" in key or "error" in key):
-                told[key] = _unquoted("…", value)
+    found = without_quotes(gather(context.queue, context.server, late_s=context.late_s))
     yield from json.dumps(found, indent=1).splitlines()
 
 
 def _check(context: Context) -> Iterator[str]:
     for found in examine(context, online=False):
         for line in found.detail.splitlines():
-            yield f"{found.result} {found.name}: {_unquoted('…', line.strip())}"
+            yield f"{found.result} {found.name}: {unquoted(line.strip())}"
 
 
 def _directory(context: Context) -> Iterator[str]:

@@ -8,12 +8,12 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from forwarder.cli.plot import MINUTE_S, bars
-from forwarder.cli.status import COLOURS, laid_out, passed, rows
+from forwarder.cli.status import COLOURS, laid_out, rows
 from forwarder.cli.table import ascii_only, cut, padded, wrapped
 from forwarder.cli.watched import Look
 from forwarder.service.causes import MOST_LETTERS, Cause
 from forwarder.service.shape import Shape
-from forwarder.service.status import OTHER_KINDS, sentence
+from forwarder.service.status import OTHER_KINDS, passed, sentence
 from forwarder.spool import binned
 from forwarder.text import duration, printable
 

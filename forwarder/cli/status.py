@@ -15,7 +15,16 @@ from forwarder.cli.completion import values
 from forwarder.cli.conditions import Condition, beginnings, understand
 from forwarder.cli.table import say, styled, terminal_width, wrapped
 from forwarder.errors import UsageError
-from forwarder.service.status import CHOICES, KEYS, OTHER_KINDS, gather, outlook, sentence
+from forwarder.service.status import (
+    CHOICES,
+    KEYS,
+    OTHER_KINDS,
+    gather,
+    line_of_kind,
+    outlook,
+    passed,
+    sentence,
+)
 from forwarder.spool import Holder
 from forwarder.text import counted, duration, instant, printable, since, size
 
@@ -66,10 +75,11 @@ def status(
     alerts.oldest_s. 0 is now, null is never, at this rate.
 
     All figures are of events; engage and groups have those of profile and group updates. The state is the
-    worst of all kinds. Of a queue on a server, queue_path names the server, host is the host of the daemon,
-    standbys is the setting (null of a directory), and wal_bytes and disk_free_bytes are null. On a host with
-    a relay all this is of the host's own queue, where delivered means handed over; server has the same keys
-    for the queue on the server, its state_reason says why they are not known, and it is null on other hosts.
+    worst of all kinds, and state_since when it began. Of a queue on a server, queue_path names the server,
+    host is the host of the daemon, standbys is the setting (null of a directory), and wal_bytes and
+    disk_free_bytes are null. On a host with a relay all this is of the host's own queue, where delivered
+    means handed over; server has the same keys for the queue on the server, its state_reason says why they
+    are not known, and it is null on other hosts.
 
     Exit code: 0, or 1 if a condition of --fail-if is true. A condition is a key of --json, one of > >= < <=
     == !=, and a number or text. A number of seconds may end in s, m, h or d, one of bytes in KiB, MiB or
@@ -136,11 +146,6 @@ def laid_out(name: str, text: str, width: int | None) -> Iterator[str]:
         yield from wrapped(f"  {text}", width, "  ")
 
 
-def passed(found: Mapping[str, Any]) -> str:
-    """What became of events that have left: a relay hands them over."""
-    return "relayed" if found.get("server") else "delivered"
-
-
 def rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The table for a person: names and texts."""
     now = time.time()
@@ -152,7 +157,7 @@ def rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "at this rate", ahead
     for name, kind in OTHER_KINDS.items():
         if any(found[name][key] for key in ("accepted", "refused")):
-            yield kind.noun, _line_of_kind(found[name], passed(found))
+            yield kind.noun, line_of_kind(found[name], passed(found))
     if found["requests"]:
         took = ""
         if found["request_p50_s"] is not None:
@@ -187,16 +192,6 @@ def rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield who, "none runs"
     alone = "; one copy is enough (queue.standbys is 0)" if found["standbys"] == 0 else ""
     yield "queue", f"{printable(found['queue_path'])}{alone}"
-
-
-def _line_of_kind(of_kind: Mapping[str, Any], passed: str) -> str:
-    text = f"{of_kind['waiting']:,} waiting, {of_kind['delivered']:,} {passed}"
-    if of_kind["oldest_waiting_s"]:
-        text += f"; the oldest waits for {duration(of_kind['oldest_waiting_s'])}"
-    for key, words in (("dead_letters", "dead letters"), ("held", "held"), ("refused", "refused")):
-        if of_kind[key]:
-            text += f"; {of_kind[key]:,} {words}"
-    return text
 
 
 def _when(at: str | None, now: float) -> str:

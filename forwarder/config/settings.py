@@ -257,8 +257,9 @@ class Metrics:
         default="",
         metadata=about(
             Listen("127.0.0.1:9464"),
-            "The address and port where the daemon serves /metrics for Prometheus, /healthz and /readyz "
-            'without authentication, such as "127.0.0.1:9464"; if empty, it serves nothing.',
+            "The address and port where the daemon serves a web page about the queue, /metrics for "
+            'Prometheus, /healthz and /readyz without authentication, such as "127.0.0.1:9464"; if empty, it '
+            "serves nothing.",
         ),
     )
 

@@ -78,6 +78,7 @@ class Daemon:
         self._publisher = Publisher(presence, self._deferred)
         self._supervisor = Supervisor(lambda: summary(self.settings.queue, *self.condition))
         self._pid, self._started_at = os.getpid(), time.time()
+        self._state, self._state_since = "", 0.0
         self._storage_ok_at = 0.0
         self._storage_error = ""
         self._stop_at: float | None = None
@@ -104,9 +105,12 @@ class Daemon:
         if self._listener:
             self._heartbeat = self._beat(time.monotonic())
             # Loaded only if used: Prometheus' library takes memory and time.
-            from forwarder.service.metrics import pages
+            from forwarder.service import metrics, page
 
-            self._listener.serve(pages(lambda: self._heartbeat, self._worker.counters))
+            self._listener.serve(
+                page.pages(lambda: self._heartbeat, self._to.server)
+                | metrics.pages(lambda: self._heartbeat, self._worker.counters)
+            )
             self._daemon_log.listening(self._listener.url)
         if self._messenger:
             self._messenger.apply(self.settings)
@@ -282,6 +286,8 @@ class Daemon:
 
     def _beat(self, now: float) -> Heartbeat:
         name, reason = self.condition
+        if name != self._state:
+            self._state, self._state_since = name, time.time()
         events = self._worker.streams[EVENTS.name].dispatcher
         state = DaemonState(
             self._pid,
@@ -296,6 +302,7 @@ class Daemon:
             requests=self._worker.counters[EVENTS.name].by_outcome(),
             kinds={name: self._of_kind(stream) for name, stream in self._worker.streams.items()},
             started_at=self._started_at,
+            state_since=self._state_since,
         )
         trouble = self._storage_error or ("" if self._stop_at is None else "the daemon is stopping")
         return Heartbeat(state, self.settings, trouble, now)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol, cast
 
 from forwarder.config import Settings, endpoint_url
+from forwarder.config.settings import Queue
 from forwarder.delivery.dispatcher import Dispatcher
 from forwarder.delivery.handover import HandoverDispatcher
 from forwarder.delivery.ordered import OrderedDispatcher
@@ -25,9 +26,11 @@ class Destination(Protocol):
 
     Attributes:
         stop_s: How long a daemon that stops waits for what is in flight.
+        server: The queue that it is, on a server; None: it is not one.
     """
 
     stop_s: float
+    server: Queue | None
 
     def place(self, settings: Settings) -> str:
         """It, for people."""
@@ -47,6 +50,7 @@ class Mixpanel(Destination):
     """Mixpanel, as the settings say."""
 
     stop_s = STOP_S
+    server = None
 
     def place(self, settings: Settings) -> str:
         return endpoint_url(settings, EVENTS.endpoint)

@@ -8,7 +8,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl
 
 from forwarder.config.addresses import host_and_port
 from forwarder.errors import ForwarderError, NotPermittedError, UnavailableError
@@ -21,6 +22,7 @@ TEXT = "text/plain; charset=utf-8"
 _REASONS = {
     200: "OK",
     400: "Bad Request",
+    403: "Forbidden",
     404: "Not Found",
     405: "Method Not Allowed",
     408: "Request Timeout",
@@ -31,15 +33,24 @@ _REASONS = {
 
 
 @dataclass(frozen=True, slots=True)
+class Request:
+    """What a client asks of a page: the query's parameters, and the headers by their names in lower case."""
+
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
-    """An answer."""
+    """An answer; *headers* are those besides its type and its length."""
 
     status: int
     body: bytes
     content_type: str = TEXT
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
-Pages = Mapping[str, Callable[[Mapping[str, str]], Page]]
+Pages = dict[str, Callable[[Request], Page]]
 
 
 class _RefusedError(Exception):
@@ -75,7 +86,7 @@ class Listener:
         self._pages: Pages = {}
 
     def serve(self, pages: Pages) -> None:
-        """Answer requests for *pages*, by path. Each gets the request's headers, with names in lower case."""
+        """Answer requests for *pages*, by path."""
         self._pages = pages
         for number in range(THREADS):
             threading.Thread(target=self._work, name=f"listener-{number + 1}", daemon=True).start()
@@ -104,12 +115,15 @@ class Listener:
         deadline = time.monotonic() + REQUEST_S
         method, is_refused = "", False
         try:
-            method, path, headers = _parsed(_read_head(connection, deadline))
-            page = self._page(method, path, headers)
+            method, path, request = _parsed(_read_head(connection, deadline))
+            page = self._page(method, path, request)
         except _RefusedError as refused:
             page, is_refused = refused.page, True
         head = f"HTTP/1.1 {page.status} {_REASONS[page.status]}\r\nContent-Type: {page.content_type}\r\n"
         head += f"Content-Length: {len(page.body)}\r\nConnection: close\r\n"
+        # An answer is never anything else than what it says it is.
+        head += "X-Content-Type-Options: nosniff\r\n"
+        head += "".join(f"{name}: {value}\r\n" for name, value in page.headers.items())
         if page.status == 405:
             head += "Allow: GET, HEAD\r\n"
         body = b"" if method == "HEAD" else page.body
@@ -120,14 +134,14 @@ class Listener:
         while is_refused and _received(connection, deadline):
             pass
 
-    def _page(self, method: str, path: str, headers: Mapping[str, str]) -> Page:
+    def _page(self, method: str, path: str, request: Request) -> Page:
         made = self._pages.get(path)
         if made is None:
             raise _RefusedError(404, f"There is {', '.join(self._pages)}")
         if method not in ("GET", "HEAD"):
             raise _RefusedError(405, "Only GET and HEAD are answered")
         try:
-            return made(headers)
+            return made(request)
         except Exception as error:  # a page that fails must not take the thread with it
             raise _RefusedError(500, f"{type(error).__name__}: {error}") from error
 
@@ -156,14 +170,16 @@ def _received(connection: socket.socket, deadline: float) -> bytes:
     return connection.recv(4096)
 
 
-def _parsed(head: bytes) -> tuple[str, str, dict[str, str]]:
-    """Method, path without its query, and headers by their names in lower case."""
+def _parsed(head: bytes) -> tuple[str, str, Request]:
+    """Method, path without its query, and the rest."""
     first, *lines = head.decode("latin-1").split("\r\n")
     words = first.split(" ")
     if len(words) != 3 or not words[2].startswith("HTTP/1."):
         raise _RefusedError(400, "This is not HTTP/1.1")
     pairs = (line.partition(":") for line in lines)
-    return words[0], words[1].partition("?")[0], {name.lower(): value.strip() for name, _, value in pairs}
+    headers = {name.lower(): value.strip() for name, _, value in pairs}
+    path, _, query = words[1].partition("?")
+    return words[0], path, Request(dict(parse_qsl(query, keep_blank_values=True)), headers)
 
 
 def _cannot_listen(address: str, error: OSError) -> ForwarderError:

@@ -34,7 +34,7 @@ from forwarder.records import EVENTS
 from forwarder.records.verdict import Verdict
 from forwarder.service.counters import BUCKETS_S, Counters
 from forwarder.service.forecast import FORECAST_MINUTES, Limits, forecast
-from forwarder.service.listener import Page, Pages
+from forwarder.service.listener import Page, Pages, Request
 from forwarder.service.state import Heartbeat
 from forwarder.spool import Figures
 
@@ -252,14 +252,14 @@ def pages(heartbeat: Callable[[], Heartbeat], counters: Mapping[str, Counters]) 
     }
 
 
-def _healthz(heartbeat: Callable[[], Heartbeat]) -> Callable[[Mapping[str, str]], Page]:
+def _healthz(heartbeat: Callable[[], Heartbeat]) -> Callable[[Request], Page]:
     """200 while the daemon's loop turns, else 503 and since when it does not."""
-    return lambda _headers: _judged(heartbeat().stall, "healthy")
+    return lambda _request: _judged(heartbeat().stall, "healthy")
 
 
-def _readyz(heartbeat: Callable[[], Heartbeat]) -> Callable[[Mapping[str, str]], Page]:
+def _readyz(heartbeat: Callable[[], Heartbeat]) -> Callable[[Request], Page]:
     """200 while the daemon has its lock, its queue and its settings, and turns; else 503 and why."""
-    return lambda _headers: _judged(heartbeat().stall or heartbeat().trouble, "ready")
+    return lambda _request: _judged(heartbeat().stall or heartbeat().trouble, "ready")
 
 
 def _judged(trouble: str, good: str) -> Page:
@@ -268,14 +268,14 @@ def _judged(trouble: str, good: str) -> Page:
 
 def _metrics(
     heartbeat: Callable[[], Heartbeat], counters: Mapping[str, Counters]
-) -> Callable[[Mapping[str, str]], Page]:
+) -> Callable[[Request], Page]:
     """The page, in the format that the request's headers ask for; with the process's own figures."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Queue(heartbeat, counters))
     ProcessCollector(registry=registry)
 
-    def made(headers: Mapping[str, str]) -> Page:
-        encode, content_type = choose_encoder(headers.get("accept", ""))
+    def made(request: Request) -> Page:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Page(200, encode(registry), content_type)
 
     return made

@@ -71,8 +71,8 @@ class Relay(Destination):
                 "a relay needs queue.path, where this host's events wait, and queue.url, where they go",
                 "Set both, queue.path also if it is the default",
             )
-        self._queue = settings.queue
-        self._place = spool.of(self._queue).place
+        self.server = settings.queue
+        self._place = spool.of(self.server).place
         self._clients: dict[str, Client] = {}
 
     def here(self, settings: Settings) -> Settings:
@@ -81,7 +81,7 @@ class Relay(Destination):
         Raises:
             ConfigError: they name another server.
         """
-        if not settings.is_relay or settings.queue.url != self._queue.url:
+        if not settings.is_relay or settings.queue.url != self.server.url:
             raise ConfigError("queue.url has changed and needs a restart")
         return replace(settings, queue=settings.door)
 
@@ -94,7 +94,7 @@ class Relay(Destination):
     ) -> tuple[Mapping[str, Client], list[str]]:
         if not self._clients:
             for kind in KINDS.values():
-                self._clients[kind.name] = Client(spool.handover(self._queue, kind), kind)
+                self._clients[kind.name] = Client(spool.handover(self.server, kind), kind)
             # While the server is away, events are accepted here, and wait.
             with suppress(TryAgainError, StorageError):
                 for client in self._clients.values():

@@ -29,7 +29,8 @@ MOST_REASON = 200
 class DaemonState:
     """A running daemon, as of ``updated_at``; instants are seconds since the epoch.
 
-    ``state`` is one of ``running``, ``backing_off``, ``blocked``, ``paused``; ``in_flight`` counts events,
+    ``state`` is one of ``running``, ``backing_off``, ``blocked``, ``paused``, and has been it since
+    ``state_since``, 0: not known; ``in_flight`` counts events,
     ``failures`` the failed tries in a row. ``orphaned`` says what only those files hold that were moved,
     deleted or replaced under the daemon. ``requests`` counts requests since its start by outcome. In
     ``kinds`` each kind of records has its own ``state``, ``state_reason`` and ``in_flight``; all else is of
@@ -51,6 +52,7 @@ class DaemonState:
     started_at: float = 0.0
     updated_at: float = 0.0
     host: str = ""
+    state_since: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ def read(queue: Spool) -> DaemonState | None:
         return told
     halted = {"state": "blocked", "state_reason": holder.halted}
     kinds = {name: {**each, **halted} for name, each in told.kinds.items()}
-    return replace(told, state="blocked", state_reason=holder.halted, kinds=kinds)
+    return replace(told, state="blocked", state_reason=holder.halted, state_since=0.0, kinds=kinds)
 
 
 def summary(queue: Queue, state: str, reason: str) -> str:

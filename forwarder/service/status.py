@@ -14,8 +14,9 @@ from forwarder.service import state as daemon_state
 from forwarder.service.forecast import FORECAST_MINUTES, Limits, forecast
 from forwarder.service.state import DaemonState
 from forwarder.spool import Figures, NoQueueError, Spool, UnusedQueueError
-from forwarder.text import as_sentence, counted, duration, instant, printable, since
+from forwarder.text import as_sentence, counted, duration, instant, printable, since, unquoted
 
+TIMEOUT_S = 10.0
 # Every key, in the order of printing, at its value while there is no queue.
 NOTHING: Mapping[str, Any] = {
     "accepted": 0,
@@ -58,6 +59,7 @@ NOTHING: Mapping[str, Any] = {
     "full_in_s": 0.0,
     "disk_full_in_s": 0.0,
     "oldest_late_in_s": 0.0,
+    "state_since": "",
 }
 # The same of each other kind of records, in an object by the name of its queue.
 _OF_KIND = (
@@ -75,6 +77,7 @@ _NULL_WHEN_EMPTY = (
     "host",
     "request_p50_s",
     "request_p95_s",
+    "state_since",
 )
 # A backlog, and not what is on its way: as many as go into one request.
 MANY = 2000
@@ -106,7 +109,11 @@ def nothing() -> dict[str, Any]:
 
 
 def gather(
-    queue: Queue, server: Queue | None = None, read: Read | None = None, late_s: float = LATE_S
+    queue: Queue,
+    server: Queue | None = None,
+    read: Read | None = None,
+    late_s: float = LATE_S,
+    timeout_s: float = TIMEOUT_S,
 ) -> dict[str, Any]:
     """All keys of ``status --json``.
 
@@ -116,33 +123,36 @@ def gather(
         read: Gives the state of the daemon that delivers from *queue*, if not as others see it. A daemon
             gives its own: by looking, it would lose its lock.
         late_s: After which time an event that still waits is late.
+        timeout_s: How long to wait for other users of a queue, at each look.
     """
-    found = _gather(queue, late_s, "relay" if server else "daemon", read)
+    found = _gather(queue, late_s, timeout_s, "relay" if server else "daemon", read)
     if server:
         try:
-            found["server"] = _gather(server, late_s)
+            found["server"] = _gather(server, late_s, timeout_s)
         except ForwarderError as error:
             place = spool.of(server).place
-            found["server"] = _unknown(place, f"the queue on the server can't be seen: {error}", known=False)
+            found["server"] = unknown(place, f"the queue on the server can't be seen: {error}")
     return found
 
 
-def _unknown(place: str, reason: str, *, known: bool) -> dict[str, Any]:
-    """All keys where there is no queue to look at."""
+def unknown(place: str, reason: str, *, known: bool = False) -> dict[str, Any]:
+    """All keys where there is no queue to look at, or where it is not *known* whether there is one."""
     found = {**nothing(), "queue_path": place, "state_reason": reason, "known": known}
     return found | dict.fromkeys(_NULL_WHEN_EMPTY)
 
 
-def _gather(queue: Queue, late_s: float, who: str = "daemon", read: Read | None = None) -> dict[str, Any]:
+def _gather(
+    queue: Queue, late_s: float, timeout_s: float, who: str = "daemon", read: Read | None = None
+) -> dict[str, Any]:
     events, *others = spool.each(queue)
     found = {**nothing(), "queue_path": events.place, "set_aside": len(events.set_aside())}
     try:
-        with events.view() as view:
+        with events.view(timeout_s) as view:
             figures, refused, used_bytes = view.figures(), view.refused(), view.used_bytes()
             minutes = view.history(FORECAST_MINUTES)
     except NoQueueError as error:
         is_known = not isinstance(error, UnusedQueueError)
-        return _unknown(events.place, str(error), known=is_known) | {"set_aside": found["set_aside"]}
+        return unknown(events.place, str(error), known=is_known) | {"set_aside": found["set_aside"]}
     found |= _durable(figures, refused)
     found["exists"] = True
     found["standbys"] = queue.standbys if queue.url else None
@@ -151,14 +161,15 @@ def _gather(queue: Queue, late_s: float, who: str = "daemon", read: Read | None 
     if daemon:
         for key in found.keys() & set(daemon.__slots__):
             found[key] = getattr(daemon, key)
-        found["last_error_at"] = instant(daemon.last_error_at or None)
+        for key in ("last_error_at", "state_since"):
+            found[key] = instant(getattr(daemon, key) or None)
         # What the daemon says of itself may be a moment older than the figures.
         found["in_flight"] = min(found["in_flight"], figures.due)
     elif figures.paused:
         found["state_reason"] = f"no {who} runs, and delivery is paused (`forwarder resume`)"
     else:
         found["state_reason"] = f"no {who} runs"
-    found |= {other.kind.queue: _of_kind(other, daemon, found) for other in others}
+    found |= {other.kind.queue: _of_kind(other, daemon, found, timeout_s) for other in others}
     if figures.took_s:
         for key, part in (("request_p50_s", 0.5), ("request_p95_s", 0.95)):
             found[key] = round(figures.took_s[int(len(figures.took_s) * part)], 3)
@@ -190,10 +201,12 @@ def _nothing_of_kind() -> dict[str, Any]:
     return {key: None if key in _NULL_WHEN_EMPTY else NOTHING[key] for key in _OF_KIND}
 
 
-def _of_kind(queue: Spool, daemon: DaemonState | None, whole: Mapping[str, Any]) -> dict[str, Any]:
+def _of_kind(
+    queue: Spool, daemon: DaemonState | None, whole: Mapping[str, Any], timeout_s: float
+) -> dict[str, Any]:
     """The keys of one kind, besides those of all."""
     found = _nothing_of_kind()
-    with queue.view() as view:
+    with queue.view(timeout_s) as view:
         figures = view.figures()
         durable = _durable(figures, view.refused())
     found |= {key: durable[key] for key in _OF_KIND if key in durable}
@@ -202,6 +215,17 @@ def _of_kind(queue: Spool, daemon: DaemonState | None, whole: Mapping[str, Any])
     found |= {key: told[key] for key in _OF_KIND if key in told}
     found["in_flight"] = min(found["in_flight"], figures.due)
     return found
+
+
+def without_quotes(found: Mapping[str, Any]) -> dict[str, Any]:
+    """*found* without what its reasons and errors quote, which may be a value of an event."""
+    return {key: _without_quotes(key, value) for key, value in found.items()}
+
+
+def _without_quotes(key: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return without_quotes(value)
+    return unquoted(value) if key in ("state_reason", "last_error") and value else value
 
 
 def sentence(found: Mapping[str, Any]) -> str:
@@ -269,3 +293,19 @@ def _waits(found: Mapping[str, Any]) -> tuple[int, str]:
     if waiting == 1:
         return 1, f"{named} waits, for {duration(oldest_s)}"
     return waiting, f"{named} wait, the oldest for {duration(oldest_s)}"
+
+
+def passed(found: Mapping[str, Any]) -> str:
+    """What became of the delivered records, in a word: a relay has handed them over."""
+    return "relayed" if found.get("server") else "delivered"
+
+
+def line_of_kind(of_kind: Mapping[str, Any], passed: str) -> str:
+    """The figures of one of the other kinds, in words."""
+    text = f"{of_kind['waiting']:,} waiting, {of_kind['delivered']:,} {passed}"
+    if of_kind["oldest_waiting_s"]:
+        text += f"; the oldest waits for {duration(of_kind['oldest_waiting_s'])}"
+    for key, words in (("dead_letters", "dead letters"), ("held", "held"), ("refused", "refused")):
+        if of_kind[key]:
+            text += f"; {of_kind[key]:,} {words}"
+    return text

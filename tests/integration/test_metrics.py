@@ -330,13 +330,20 @@ def test_sizes_that_the_engine_can_not_know_are_left_out(here, monkeypatch, queu
 # HTTP
 
 
+def _told(request):
+    text = request.headers.get("accept", "") + "".join(
+        f"{key}={value};" for key, value in request.query.items()
+    )
+    return Page(200, text.encode(), headers={"X-Of-The-Page": "1"})
+
+
 @pytest.fixture
 def pages():
     """A listener with one page; returns its address."""
     with ExitStack() as stack:
         started = Listener(ANYWHERE)
         stack.callback(started.close)
-        started.serve({"/page": lambda headers: Page(200, headers.get("accept", "").encode())})
+        started.serve({"/page": _told})
         yield started.url
 
 
@@ -353,8 +360,10 @@ def raw(url, *pieces, end=True):
 
 
 def test_only_what_is_there_is_answered(pages):
-    """An unknown path is 404, another method 405 with Allow, HEAD has no body, a query is left aside."""
-    assert (Answer(pages, "/page?x=1", headers={"Accept": "a"}).text) == "a"
+    """An unknown path is 404, another method 405 with Allow, HEAD has no body; a page gets headers and query,
+    and adds headers of its own."""
+    found = Answer(pages, "/page?x=1%202&y", headers={"Accept": "a "})
+    assert (found.text, found.headers["X-Of-The-Page"]) == ("ax=1 2;y=;", "1")
     unknown = Answer(pages, "/")
     assert (unknown.status, unknown.text) == (404, "There is /page\n")
     posted = Answer(pages, "/page", method="POST")
@@ -385,7 +394,7 @@ def test_nonsense_is_refused_and_the_next_is_served(pages, sent, status):
 def test_a_page_that_fails_takes_nothing_down():
     """An error in a page is a 500, however often."""
 
-    def broken(_headers):
+    def broken(_request):
         raise OSError("no more files")
 
     started = Listener(ANYWHERE)

@@ -66,12 +66,14 @@ def test_the_sdist_holds_all_that_the_repository_is_for(built: Path) -> None:
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
-    """Every module of the product is in the wheel, with the mark that it is typed; no test, no benchmark."""
+    """Every module of the product is in the wheel, with the mark that it is typed, and the files of the web
+    page; no test, no benchmark."""
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "forwarder").rglob("*.py")}
     inside = {name for name in names if ".dist-info/" not in name}
-    assert inside == modules | {"forwarder/py.typed"}
+    page = {f"forwarder/service/page.{kind}" for kind in ("css", "js")}
+    assert inside == modules | page | {"forwarder/py.typed"}
 
 
 def test_the_sdist_makes_the_same_wheel_as_the_source(built: Path, wheel: Path, tmp_path: Path) -> None:
