@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import signal
@@ -78,7 +79,7 @@ class Daemon:
         self._publisher = Publisher(presence, self._deferred)
         self._supervisor = Supervisor(lambda: summary(self.settings.queue, *self.condition))
         self._pid, self._started_at = os.getpid(), time.time()
-        self._state, self._state_since = "", 0.0
+        self._state, self._state_since, self._next_try_at = "", 0.0, 0.0
         self._storage_ok_at = 0.0
         self._storage_error = ""
         self._stop_at: float | None = None
@@ -303,9 +304,21 @@ class Daemon:
             kinds={name: self._of_kind(stream) for name, stream in self._worker.streams.items()},
             started_at=self._started_at,
             state_since=self._state_since,
+            next_try_at=self._next_try(name, now),
         )
         trouble = self._storage_error or ("" if self._stop_at is None else "the daemon is stopping")
         return Heartbeat(state, self.settings, trouble, now)
+
+    def _next_try(self, state: str, now: float) -> float:
+        """When a request is sent again, in seconds since the epoch; 0: none is planned."""
+        streams = () if state == "running" or self.is_held else self._worker.streams.values()
+        waiting = (each.dispatcher for each in streams if each.dispatcher.condition[0] == state)
+        wait_s = min((each.wait_s(now) for each in waiting), default=math.inf)
+        at = time.time() + wait_s if wait_s < math.inf else 0.0
+        # Clocks differ from each other by less than that, and each change is reported.
+        if abs(at - self._next_try_at) > 1:
+            self._next_try_at = at
+        return self._next_try_at
 
     def _deferred(self) -> dict[str, list[Postponed]]:
         now = time.monotonic()

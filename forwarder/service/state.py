@@ -30,7 +30,7 @@ class DaemonState:
     """A running daemon, as of ``updated_at``; instants are seconds since the epoch.
 
     ``state`` is one of ``running``, ``backing_off``, ``blocked``, ``paused``, and has been it since
-    ``state_since``, 0: not known; ``in_flight`` counts events,
+    ``state_since``, 0: not known; ``next_try_at``, 0: none is planned; ``in_flight`` counts events,
     ``failures`` the failed tries in a row. ``orphaned`` says what only those files hold that were moved,
     deleted or replaced under the daemon. ``requests`` counts requests since its start by outcome. In
     ``kinds`` each kind of records has its own ``state``, ``state_reason`` and ``in_flight``; all else is of
@@ -53,6 +53,7 @@ class DaemonState:
     updated_at: float = 0.0
     host: str = ""
     state_since: float = 0.0
+    next_try_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +130,9 @@ def read(queue: Spool) -> DaemonState | None:
         told = DaemonState(holder.pid, state_reason="starting", host=holder.host)
     if not holder.halted:
         return told
-    halted = {"state": "blocked", "state_reason": holder.halted}
+    halted: dict[str, Any] = {"state": "blocked", "state_reason": holder.halted}
     kinds = {name: {**each, **halted} for name, each in told.kinds.items()}
-    return replace(told, state="blocked", state_reason=holder.halted, state_since=0.0, kinds=kinds)
+    return replace(told, **halted, state_since=0.0, next_try_at=0.0, kinds=kinds)
 
 
 def summary(queue: Queue, state: str, reason: str) -> str:
