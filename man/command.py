@@ -14,7 +14,7 @@ from man import roff
 COMMON = ("--config", "--help", "--version")
 # Besides 0, and what the command line itself can be wrong in (64).
 EXITS = {
-    "enqueue": "65 a line was refused; 66, 77 a file can't be read; 73, 74, 75",
+    "enqueue": "65 a line was refused; 66, 77 a file can't be read; 73, 74; 75 full, locked or still waiting",
     "run": "69 ``metrics.listen`` is taken; 75 another daemon runs; 77, 78",
     "intake": "69 an address is taken; 73, 77 a socket can't be made; 78 no tokens",
     "relay": "69 ``metrics.listen`` is taken; 75 another relay runs; 77, 78; with ``--drain`` as ``drain``",
@@ -23,6 +23,7 @@ EXITS = {
     "status": "1 if ``--fail-if`` holds",
     "top": "",
     "peek": "",
+    "where": "1 an id is not known",
     "waiting": "1 an id does not wait",
     "dead-letters": "1 an id does not exist; 65 some stay refused",
     "pause": "",

@@ -34,6 +34,7 @@ COMMANDS = {
     "status": ("status", "status", "How the queue and the daemon are."),
     "top": ("top", "top", "Watch events flow, live."),
     "peek": ("peek", "peek", "Show the next events, without touching them."),
+    "where": ("where", "where", "What became of events, by their ids."),
     "waiting": ("waiting", "waiting", "List, hold, release or delete waiting events."),
     "dead-letters": ("dead_letters", "dead_letters", "Look at refused events, retry or delete them."),
     "pause": ("control", "pause", "Stop delivery; new events are still accepted."),

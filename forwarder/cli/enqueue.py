@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from io import FileIO
 from typing import TYPE_CHECKING
 
@@ -21,11 +21,11 @@ from forwarder.cli.refusals import Refusals, open_rejects
 from forwarder.errors import EventError, ForwarderError, UsageError
 from forwarder.records import EVENTS
 from forwarder.records.reading import StoppedError
-from forwarder.spool import FateUnknownError
+from forwarder.spool import FateUnknownError, NoQueueError, runs_of, text_of
 
 if TYPE_CHECKING:
     from forwarder.records.kind import Kind
-    from forwarder.spool import Producer
+    from forwarder.spool import Producer, Run
 
 LOCK_TIMEOUT_S = 10.0
 
@@ -60,6 +60,14 @@ LOCK_TIMEOUT_S = 10.0
     shell_complete=any_file,
     help="Append refused lines to FILE as JSON, one per line, with file, line, reason and event.",
 )
+@click.option("--wait", is_flag=True, help="Then wait until none of them waits in the queue any more.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    metavar="S",
+    type=click.FloatRange(min=0),
+    help="With --wait: for S seconds at most.",
+)
 @kind_option
 @json_option
 def enqueue(
@@ -74,6 +82,8 @@ def enqueue(
     no_check: bool,
     skip: int,
     rejects: str | None,
+    wait: bool,
+    timeout_s: float | None,
     as_json: bool,
 ) -> int:
     """Put events into the queue durably, and print how many.
@@ -90,10 +100,21 @@ def enqueue(
     lines are counted by reason; --rejects keeps them all, also with --check. In an array over several lines,
     elements are counted instead of lines, also for --skip.
 
+    With --wait it returns when each event was delivered or deleted or is a dead letter, and says which are
+    not delivered. What it prints without --wait comes before, when all are stored.
+
+    With --json: accepted, refused, lines (the number for --skip), and ids, those of the stored events, as
+    1-2000,2003 for `forwarder where`; null if nothing was stored.
+
     Exit code: 0 if all events were accepted; 65 if a line was refused; 66 or 77 if a file could not be read,
     though the others were; 75 if the queue is full or locked; 130 or 143 if interrupted. With the last three
-    it says how to continue.
+    it says how to continue. With --wait: 0 if all were delivered, too; 65 if one is a dead letter or was
+    deleted; 75 if one still waits at the timeout: it is stored, so do not enqueue it again.
     """
+    if timeout_s is not None and not wait:
+        raise UsageError("--timeout is for --wait", "Give both")
+    if wait and check:
+        raise UsageError("--check stores nothing to --wait for", "Remove one or the other")
     single = any(given is not None for given in (distinct_id, at, insert_id)) or bool(properties)
     if name is None and single:
         raise UsageError("-d, -p, --time and --insert-id describe one event", "Give its name with -e NAME")
@@ -102,6 +123,10 @@ def enqueue(
             "-e gives one event, so there is no FILE, no --skip and no --rejects",
             "Remove one or the other",
         )
+    if wait:
+        # Now, before anything is stored: who may hand events over may not be allowed to look.
+        with suppress(NoQueueError), context.spool.view():
+            pass
     kind = context.kind
     if name is not None and kind is not EVENTS:
         raise UsageError("-e gives an event, so there is no --kind", "Give updates as lines of JSON")
@@ -109,8 +134,14 @@ def enqueue(
     names = files or ("-",)
     with open_rejects(rejects, names) as keep, _store(context, check) as store:
         if line is not None:
-            return _take_one(line, store, not no_check, as_json)
-        return _take_files(names, kind, store, not no_check, skip, keep, as_json)
+            code, stored = _take_one(line, store, not no_check, as_json)
+        else:
+            code, stored = _take_files(names, kind, store, not no_check, skip, keep, as_json)
+    if not (wait and stored):
+        return code
+    from forwarder.cli.awaiting import await_delivery
+
+    return await_delivery(context, stored, timeout_s, as_json) or code
 
 
 @contextmanager
@@ -129,19 +160,21 @@ def _store(context: Context, check: bool) -> Iterator[Producer | None]:
         yield producer
 
 
-def _take_one(line: bytes, store: Producer | None, rules: bool, as_json: bool) -> int:
+# Each returns the exit code, and the ids of what is stored; none if it ended early.
+
+
+def _take_one(line: bytes, store: Producer | None, rules: bool, as_json: bool) -> tuple[int, list[Run]]:
     try:
         record = EVENTS.accept(line, time.time_ns() // 1_000_000, rules)
     except EventError as error:
         if store:
             store.refuse({EVENTS.word_for(str(error)): 1})
         echo(f"forwarder: the event is refused: {error}", err=True)
-        _print_counts(0, 1, 1, store is None, as_json)
-        return error.exit_code
-    if store:
-        store.append([record])
-    _print_counts(1, 0, 1, store is None, as_json)
-    return 0
+        _print_counts(0, 1, 1, store is None, as_json, [])
+        return error.exit_code, []
+    stored = runs_of(store.append([record])) if store else []
+    _print_counts(1, 0, 1, store is None, as_json, stored)
+    return 0, stored
 
 
 def _take_files(
@@ -152,7 +185,7 @@ def _take_files(
     skip: int,
     keep: FileIO | None,
     as_json: bool,
-) -> int:
+) -> tuple[int, list[Run]]:
     if "-" in names and sys.stdin is not None and sys.stdin.isatty():
         echo(f"Reading {kind.noun} from the terminal, one JSON object a line; Ctrl-D ends.", err=True)
     progress = Progress(names)
@@ -178,20 +211,27 @@ def _take_files(
             progress.close()
         if last_words:
             echo(last_words, err=True)
-        _print_counts(feed.accepted, feed.refused, feed.lines, store is None, as_json, kind)
-    return code or feed.exit_code
+        _print_counts(feed.accepted, feed.refused, feed.lines, store is None, as_json, feed.stored, kind)
+    return (code, []) if last_words else (feed.exit_code, feed.stored)
 
 
 def _print_counts(
-    accepted: int, refused: int, lines: int, only_checked: bool, as_json: bool, kind: Kind = EVENTS
+    accepted: int,
+    refused: int,
+    lines: int,
+    only_checked: bool,
+    as_json: bool,
+    stored: Sequence[Run],
+    kind: Kind = EVENTS,
 ) -> None:
     """The result on standard output; with *as_json*, ``lines`` is the number for --skip."""
     events = f"1 {kind.noun.removesuffix('s')}" if accepted == 1 else f"{accepted:,} {kind.noun}"
     text = f"would accept {events}" if only_checked else f"accepted {events}"
     if refused:
         text += f", refused {refused:,}"
+    found = {"accepted": accepted, "refused": refused, "lines": lines, "ids": text_of(stored) or None}
     try:
-        echo(json.dumps({"accepted": accepted, "refused": refused, "lines": lines}) if as_json else text)
+        echo(json.dumps(found) if as_json else text)
     except OutputError:
         # The exit code will be that of the output, but the events are stored.
         echo(text, err=True)

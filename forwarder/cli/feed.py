@@ -17,11 +17,12 @@ from forwarder.cli.progress import Progress
 from forwarder.cli.refusals import Refusals, Refused
 from forwarder.errors import InputError
 from forwarder.records.reading import BrokenInputError, Chunk, Source, read_chunks, take_apart
+from forwarder.spool import extend_runs
 from forwarder.text import printable
 
 if TYPE_CHECKING:
     from forwarder.records.kind import Kind
-    from forwarder.spool import Producer
+    from forwarder.spool import Producer, Run
 
 STDIN = "<stdin>"
 _is_heading = re.compile(rb'[ "]*[A-Za-z_$][\w $.-]*[ "]*').fullmatch
@@ -53,6 +54,7 @@ class Feed:
         accepted: How many events were stored, or are valid.
         refused: How many events, or lines without an event, were refused.
         lines: How many lines are done, skipped ones included.
+        stored: The ids of those that were stored.
         exit_code: 0, 65 if anything was refused, 66 if a file can't be read, 77 if that was a lack of
             permission: the highest that applies.
     """
@@ -69,6 +71,7 @@ class Feed:
         wake_fd: int = -1,
     ) -> None:
         self.accepted = self.refused = self.lines = self.exit_code = 0
+        self.stored: list[Run] = []
         self._kind = kind
         self._store = store
         self._rules = rules
@@ -156,7 +159,7 @@ class Feed:
             refused[0] = (1, f"{refused[0][1]}. {likeness}", refused[0][2])
         self._refusals.keep(shown, refused)
         if records and self._store:
-            self._store.append(records)
+            extend_runs(self.stored, self._store.append(records))
         self.lines += len(chunk.lines)
         self.accepted += len(records)
         if refused:

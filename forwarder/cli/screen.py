@@ -25,7 +25,7 @@ _AGE, _AGES_FROM, _WIDEST_NAME = 7, 64, 40
 # How many lines of ages there are in any case, and how many causes of dead letters at most.
 _LEAST_AGES, _MOST_CAUSES = 3, 3
 # In the order of importance, before and behind the ages: what does not fit is left out from the end.
-_BEFORE = ("waiting", "forecast", *(kind.noun for kind in OTHER_KINDS.values()))
+_BEFORE = ("next try", "waiting", "forecast", *(kind.noun for kind in OTHER_KINDS.values()))
 _BEHIND = ("requests", "dead letters", "last error", "disk", "daemon", "relay")
 KEYS = "p pause  f flush  d dead letters  h help  q quit"
 HELP = (

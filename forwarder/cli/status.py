@@ -21,6 +21,7 @@ from forwarder.service.status import (
     OTHER_KINDS,
     gather,
     line_of_kind,
+    next_try,
     outlook,
     passed,
     sentence,
@@ -75,11 +76,11 @@ def status(
     alerts.oldest_s. 0 is now, null is never, at this rate.
 
     All figures are of events; engage and groups have those of profile and group updates. The state is the
-    worst of all kinds, and state_since when it began. Of a queue on a server, queue_path names the server,
-    host is the host of the daemon, standbys is the setting (null of a directory), and wal_bytes and
-    disk_free_bytes are null. On a host with a relay all this is of the host's own queue, where delivered
-    means handed over; server has the same keys for the queue on the server, its state_reason says why they
-    are not known, and it is null on other hosts.
+    worst of all kinds, state_since is when it began, and next_try_at when a request is sent again. Of a
+    queue on a server, queue_path names the server, host is the host of the daemon, standbys is the setting
+    (null of a directory), and wal_bytes and disk_free_bytes are null. On a host with a relay all this is of
+    the host's own queue, where delivered means handed over; server has the same keys for the queue on the
+    server, its state_reason says why they are not known, and it is null on other hosts.
 
     Exit code: 0, or 1 if a condition of --fail-if is true. A condition is a key of --json, one of > >= < <=
     == !=, and a number or text. A number of seconds may end in s, m, h or d, one of bytes in KiB, MiB or
@@ -151,6 +152,8 @@ def rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     now = time.time()
     held = f", {found['held']:,} held (`forwarder waiting list --held`)" if found["held"] else ""
     yield "waiting", f"{counted(found['waiting'], 'event')}, {found['in_flight']:,} of them in flight{held}"
+    if found["next_try_at"]:
+        yield "next try", next_try(found, now)
     rates = f"{_rate(found['rate_1m'])} {passed(found)}, {_rate(found['accepted_1m'])} accepted"
     yield "last minute", rates
     if ahead := outlook(found):

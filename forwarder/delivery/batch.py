@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 
+from forwarder.records.verdict import Outcome
+from forwarder.spool import Dead
+
 
 @dataclass(slots=True, eq=False)
 class Batch:
@@ -20,6 +23,7 @@ class Batch:
         number: The number of its last request, see `flow.Flow.sent`.
         patience_s: How long to wait for the answer to that request.
         is_recounted: It is sent again because the server's count was short.
+        reason: What the last request without success led to.
     """
 
     ids: Sequence[int]
@@ -31,6 +35,7 @@ class Batch:
     number: int = 0
     patience_s: float = 0.0
     is_recounted: bool = False
+    reason: str = ""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -49,3 +54,17 @@ class Batch:
     def without(self, indexes: Container[int]) -> Batch:
         """The events that are not at *indexes*."""
         return self.part([index for index in range(len(self)) if index not in indexes])
+
+    def dead(self, outcome: Outcome) -> list[Dead]:
+        """The events that the answer names as refused; none of a sample."""
+        if not self.ids:
+            return []
+        return [
+            Dead(self.ids[said.index], self.events[said.index], said.message, said.field, outcome.status)
+            for said in outcome.rejections
+        ]
+
+    def all_dead(self, reason: str, outcome: Outcome) -> list[Dead]:
+        """All of them, for one *reason*."""
+        pairs = zip(self.ids, self.events, strict=True)
+        return [Dead(row_id, event, reason, "", outcome.status) for row_id, event in pairs]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from heapq import heappop, heappush
 
 from forwarder.delivery.batch import Batch
+from forwarder.delivery.report import Postponed
 from forwarder.spool import Consumer
 
 # Refusals count against Mixpanel's rate limit: parts of a refused batch are sent at most this often.
@@ -66,6 +67,21 @@ class Deferred:
     def turn_at(self) -> float:
         """When an isolated batch has its turn; infinite: none waits, or one is in flight."""
         return self._turn_at if self.isolated else math.inf
+
+    def postponed(self, retry_at: float, now: float) -> Iterator[Postponed]:
+        """What was sent without success, the isolated batches first.
+
+        Args:
+            retry_at: When those are sent again that may have failed by chance.
+        """
+        isolated = [*self.refused, *self.alone, *self.blamed]
+        first = min(isolated, key=lambda batch: batch.number, default=None)
+        due = [(batch, self.turn_at if batch is first else math.inf) for batch in isolated]
+        due += [(batch, retry_at) for batch in self.failed]
+        due += [(batch, self.parts_at) for _, _, batch in self.parts]
+        due += [(batch, retry_at) for _, _, batch in self.ready]
+        for batch, at in due:
+            yield Postponed.until(at, now, batch.ids, batch.reason, batch.tries)
 
     def add_ready(self, *batches: Batch) -> None:
         """Send *batches* as soon as possible."""

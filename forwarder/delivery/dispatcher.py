@@ -8,13 +8,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 
 from forwarder.config.settings import Delivery
 from forwarder.delivery.backlog import Backlog
 from forwarder.delivery.batch import Batch
 from forwarder.delivery.deferred import PART_PACE_S, Deferred, Heap
 from forwarder.delivery.flow import Flow, delay_s
-from forwarder.delivery.report import Report
+from forwarder.delivery.report import MOST_POSTPONED, Postponed, Report
 from forwarder.delivery.sent import Sent, Way
 from forwarder.records.kind import Kind
 from forwarder.records.verdict import Outcome, Verdict
@@ -114,6 +115,10 @@ class Dispatcher:
     def take_dead(self) -> tuple[int, str]:
         """How many rows since the last call were not events, and the reason for the first."""
         return self._backlog.take_dead()
+
+    def deferred(self, now: float) -> list[Postponed]:
+        """What was sent without success, as far as it is reported."""
+        return [*islice(self._deferred.postponed(self.flow.retry_at, now), MOST_POSTPONED)]
 
     def flush(self) -> None:
         """Forget the present waits."""
@@ -280,6 +285,8 @@ class Dispatcher:
         is_stale = sent.flow is not self.flow and not has_passed
         if is_stale:
             rule = Dispatcher._as_it_was
+        elif not has_passed:
+            batch.reason = outcome.detail
         counts = rule(self, batch, outcome, sent, now)
         if batch.ids and batch.tries == 1 and not was_open:
             sent.flow.tried(has_failed=rule is Dispatcher._failed)
@@ -295,7 +302,7 @@ class Dispatcher:
         )
 
     def _delivered(self, batch: Batch, outcome: Outcome, sent: Sent, now: float, short: int = 0) -> _Counts:
-        dead = _dead(batch, outcome)
+        dead = batch.dead(outcome)
         if batch.ids:
             self._settle(batch, batch.ids, dead, outcome, short)
         self._passed(batch, outcome, sent, now)
@@ -309,7 +316,7 @@ class Dispatcher:
             short = max(len(batch) - len(named) - outcome.imported, 0)
             return self._delivered(batch, outcome, sent, now, short)
         if named:
-            dead = _dead(batch, outcome)
+            dead = batch.dead(outcome)
             self._settle(batch, [each.event_id for each in dead], dead, outcome)
         self._passed(batch, outcome, sent, now)
         rest.is_recounted = True
@@ -340,8 +347,7 @@ class Dispatcher:
         refusals = batch.refusals + (not batch.refusals or self._tells(batch.refusals, sent.before))
         dead = len(batch) == 1 and refusals >= REFUSALS and self._may_give_up
         if dead:
-            said = Dead(batch.ids[0], batch.events[0], outcome.detail, "", outcome.status)
-            self._settle(batch, batch.ids, [said], outcome)
+            self._settle(batch, batch.ids, batch.all_dead(outcome.detail, outcome), outcome)
             self._may_die -= 1
         if outcome.verdict is Verdict.TOO_LARGE:
             flow.size.too_large(batch.size_bytes, outcome.limit_bytes)
@@ -427,15 +433,6 @@ class Dispatcher:
     def _wait_s(self, tries: int) -> float:
         settings = self._settings
         return delay_s(tries, settings.retry_initial_s, settings.retry_max_s, self._random())
-
-
-def _dead(batch: Batch, outcome: Outcome) -> list[Dead]:
-    if not batch.ids:
-        return []
-    return [
-        Dead(batch.ids[said.index], batch.events[said.index], said.message, said.field, outcome.status)
-        for said in outcome.rejections
-    ]
 
 
 _RULES: dict[Verdict, Callable[[Dispatcher, Batch, Outcome, Sent, float], _Counts]] = {

@@ -15,7 +15,7 @@ from forwarder.config.settings import Delivery
 from forwarder.delivery.backlog import Backlog
 from forwarder.delivery.batch import Batch
 from forwarder.delivery.flow import Flow
-from forwarder.delivery.report import Report
+from forwarder.delivery.report import Postponed, Report
 from forwarder.records.kind import Kind
 from forwarder.records.verdict import Outcome, Verdict
 from forwarder.spool import Claim, Consumer, HandedOver, Settlement
@@ -88,6 +88,13 @@ class HandoverDispatcher:
     def take_dead(self) -> tuple[int, str]:
         """How many rows since the last call were not records, and the reason for the first."""
         return self._backlog.take_dead()
+
+    def deferred(self, now: float) -> list[Postponed]:
+        """What was not taken over at the last try."""
+        _, reason = self.condition
+        if not (self._again and reason):
+            return []
+        return [Postponed.until(self.flow.retry_at, now, self._again, reason, self.flow.tries)]
 
     def flush(self) -> None:
         """Forget the present wait."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
+
+from forwarder.delivery.report import Postponed
 
 # How long an isolated row waits after another's success; and turns take at most a tenth of the time.
 TURN_PACE_S, WAIT_PER_TRY = 0.1, 9
@@ -24,6 +26,7 @@ class Row:
         is_refused: It was refused alone.
         number: The number of the last such request, see `flow.Flow.sent`.
         most: How many rows its next request may have.
+        reason: What the last request without success led to.
     """
 
     id: int
@@ -35,6 +38,19 @@ class Row:
     is_refused: bool = False
     number: int = 0
     most: int = 1 << 30
+    reason: str = ""
+
+
+def split(rows: Sequence[Row]) -> None:
+    """Let the next request of each have half as many of them."""
+    for row in rows:
+        row.failures = min(row.failures, 1)
+        row.most = max(len(rows) // 2, 1)
+
+
+def postponed(rows: Sequence[Row], at: float, now: float) -> Postponed:
+    """What is to be told of *rows* that are sent again *at* an instant."""
+    return Postponed.until(at, now, [row.id for row in rows], rows[0].reason, max(row.tries for row in rows))
 
 
 class Lanes:
@@ -136,6 +152,11 @@ class Turns:
     def at(self) -> float:
         """When a row has its turn; infinite: there is none, or one is in flight."""
         return self._at if self._rows and not self._is_out else math.inf
+
+    def due(self) -> Iterator[tuple[list[Row], float]]:
+        """The rows, each with when it has its turn."""
+        for place, row in enumerate(self._rows):
+            yield [row], math.inf if place else self.at
 
     def add(self, row: Row, now: float) -> None:
         """Isolate *row*."""

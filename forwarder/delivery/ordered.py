@@ -12,14 +12,15 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import chain, islice
 from typing import NamedTuple
 
 from forwarder.config.settings import Delivery
 from forwarder.delivery.backlog import Backlog
 from forwarder.delivery.batch import Batch
 from forwarder.delivery.flow import Flow, delay_s
-from forwarder.delivery.lanes import Lanes, Row, Turns
-from forwarder.delivery.report import Report
+from forwarder.delivery.lanes import Lanes, Row, Turns, postponed, split
+from forwarder.delivery.report import MOST_POSTPONED, Postponed, Report
 from forwarder.records.kind import OrderedKind
 from forwarder.records.verdict import Outcome, Verdict
 from forwarder.spool import Consumer, Dead, Settlement
@@ -131,6 +132,12 @@ class OrderedDispatcher:
         found = count + self._dead, reason or self._reason
         self._dead, self._reason = 0, ""
         return found
+
+    def deferred(self, now: float) -> list[Postponed]:
+        """What was sent without success, as far as it is reported; not what waits behind it."""
+        failed = ((rows, self.flow.retry_at) for rows in self._failed_rows)
+        due = islice(chain(self._turns.due(), failed), MOST_POSTPONED)
+        return [postponed(rows, at, now) for rows, at in due]
 
     def flush(self) -> None:
         """Forget the present waits."""
@@ -340,7 +347,7 @@ class OrderedDispatcher:
 
     def _lost(self, batch: Batch, outcome: Outcome, sent: _Sent, now: float) -> _Counts:
         """Whether they count is not known, and may not be tried."""
-        self._remove(batch, self._all_dead(batch, DOUBTFUL.format(outcome.detail), outcome), outcome, sent)
+        self._remove(batch, batch.all_dead(DOUBTFUL.format(outcome.detail), outcome), outcome, sent)
         self._report_failure(sent.flow, batch, outcome, now)
         return 0, len(batch)
 
@@ -355,19 +362,19 @@ class OrderedDispatcher:
             flow.size.too_large(batch.size_bytes, outcome.limit_bytes)
         if len(rows) > 1:
             self._unmark(batch, sent)
-            self._split(rows)
+            split(rows)
             self._lanes.put_back(rows)
             if not is_too_large:
                 flow.passed(batch.number, now)
             return _NONE
         row = rows[0]
         if is_too_large or (row.is_refused and flow.has_imported_since(row.number)):
-            self._remove(batch, self._all_dead(batch, outcome.detail, outcome), outcome, sent)
+            self._remove(batch, batch.all_dead(outcome.detail, outcome), outcome, sent)
             if not is_too_large:
                 flow.passed(batch.number, now)
             return 0, 1
         self._unmark(batch, sent)
-        row.is_refused, row.number, row.most = True, batch.number, 1
+        row.is_refused, row.number, row.most, row.reason = True, batch.number, 1, outcome.detail
         self._failed_rows.append(rows)
         flow.refused(batch.number, outcome.detail, now)
         return _NONE
@@ -391,7 +398,7 @@ class OrderedDispatcher:
         for row in rows:
             has_passed = row.failures > 0 and flow.has_passed_since(row.number)
             row.failures += not row.failures or has_passed
-            row.number = batch.number
+            row.number, row.reason = batch.number, outcome.detail
             is_own = is_own or has_passed
         failures = max(row.failures for row in rows)
         if was_open or not is_own:
@@ -404,7 +411,7 @@ class OrderedDispatcher:
             rows[0].most = 1
             self._turns.add(rows[0], now)
         else:
-            self._split(rows)
+            split(rows)
             self._failed_rows.append(rows)
         return _NONE
 
@@ -417,17 +424,6 @@ class OrderedDispatcher:
         state = "blocked" if blocks else "backing_off"
         wait_s = outcome.retry_after_s or 0.0
         flow.failed(batch.number, state, outcome.detail, now, wait_s, is_news=is_news)
-
-    @staticmethod
-    def _split(rows: Sequence[Row]) -> None:
-        for row in rows:
-            row.failures = min(row.failures, 1)
-            row.most = max(len(rows) // 2, 1)
-
-    @staticmethod
-    def _all_dead(batch: Batch, reason: str, outcome: Outcome) -> list[Dead]:
-        pairs = zip(batch.ids, batch.events, strict=True)
-        return [Dead(row_id, record, reason, "", outcome.status) for row_id, record in pairs]
 
     def _remove(self, batch: Batch, dead: Sequence[Dead], outcome: Outcome, sent: _Sent) -> None:
         self._spool.settle(

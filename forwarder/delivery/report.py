@@ -1,10 +1,17 @@
-"""What a reply led to: for the log and for counting."""
+"""What a reply led to, and what is still to be sent again: for people, the log and for counting."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Self
 
 from forwarder.records.verdict import Outcome
+from forwarder.spool import runs_of, text_of
+
+# As much is reported of what is deferred: so many batches, and of each so many runs of ids.
+MOST_POSTPONED, MOST_RUNS = 20, 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,3 +32,23 @@ class Report:
     state: str = "running"
     reason: str = ""
     wait_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """Records that were sent without success, and will be again: their *ids*, as ``1-2000,2003``.
+
+    *reason* is that of the last time, *tries* how often they were sent, and *next_s* in how many seconds they
+    are sent again; None: after others have succeeded, or had their turn.
+    """
+
+    ids: str
+    reason: str
+    tries: int
+    next_s: float | None
+
+    @classmethod
+    def until(cls, at: float, now: float, ids: Iterable[int], reason: str, tries: int) -> Self:
+        """Sent again *at* an instant; infinite: it is not known when."""
+        next_s = round(max(at - now, 0.0), 1) if at < math.inf else None
+        return cls(text_of(runs_of(sorted(ids))[:MOST_RUNS]), reason, tries, next_s)

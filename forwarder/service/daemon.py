@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import signal
@@ -13,6 +14,7 @@ from typing import Any
 from forwarder import log, spool
 from forwarder.config import Settings
 from forwarder.delivery.batch import Batch
+from forwarder.delivery.report import Postponed
 from forwarder.errors import ForwarderError
 from forwarder.records import EVENTS
 from forwarder.records.kind import Kind
@@ -74,10 +76,10 @@ class Daemon:
             for name, client in clients.items()
         }
         self._daemon_log.secrets_warned(warnings)
-        self._publisher = Publisher(presence)
+        self._publisher = Publisher(presence, self._deferred)
         self._supervisor = Supervisor(lambda: summary(self.settings.queue, *self.condition))
         self._pid, self._started_at = os.getpid(), time.time()
-        self._state, self._state_since = "", 0.0
+        self._state, self._state_since, self._next_try_at = "", 0.0, 0.0
         self._storage_ok_at = 0.0
         self._storage_error = ""
         self._stop_at: float | None = None
@@ -302,9 +304,25 @@ class Daemon:
             kinds={name: self._of_kind(stream) for name, stream in self._worker.streams.items()},
             started_at=self._started_at,
             state_since=self._state_since,
+            next_try_at=self._next_try(name, now),
         )
         trouble = self._storage_error or ("" if self._stop_at is None else "the daemon is stopping")
         return Heartbeat(state, self.settings, trouble, now)
+
+    def _next_try(self, state: str, now: float) -> float:
+        """When a request is sent again, in seconds since the epoch; 0: none is planned."""
+        streams = () if state == "running" or self.is_held else self._worker.streams.values()
+        waiting = (each.dispatcher for each in streams if each.dispatcher.condition[0] == state)
+        wait_s = min((each.wait_s(now) for each in waiting), default=math.inf)
+        at = time.time() + wait_s if wait_s < math.inf else 0.0
+        # Clocks differ from each other by less than that, and each change is reported.
+        if abs(at - self._next_try_at) > 1:
+            self._next_try_at = at
+        return self._next_try_at
+
+    def _deferred(self) -> dict[str, list[Postponed]]:
+        now = time.monotonic()
+        return {name: stream.dispatcher.deferred(now) for name, stream in self._worker.streams.items()}
 
     def _of_kind(self, stream: Stream) -> dict[str, Any]:
         """The state of one kind's delivery."""

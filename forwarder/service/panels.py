@@ -19,7 +19,7 @@ from forwarder.records.verdict import Verdict
 from forwarder.service import charts
 from forwarder.service.causes import MOST_LETTERS, Cause
 from forwarder.service.charts import Chart, Series, clock
-from forwarder.service.status import OTHER_KINDS, line_of_kind, passed, sentence
+from forwarder.service.status import OTHER_KINDS, line_of_kind, next_try, passed, sentence
 from forwarder.service.timeline import Outage, Timeline
 from forwarder.spool import Gap, Period
 from forwarder.text import counted, duration, kind_of, printable, since, unquoted
@@ -129,7 +129,8 @@ def headline(found: Mapping[str, Any], now: float) -> str:
     began = ""
     if found["state_since"]:
         at = datetime.fromisoformat(found["state_since"]).timestamp()
-        began = f"<p class=since>Since {clock(at)}, for {duration(since(at, now))}.</p>"
+        again = f" Next try {next_try(found, now)}." if found["next_try_at"] else ""
+        began = f"<p class=since>Since {clock(at)}, for {duration(since(at, now))}.{again}</p>"
     state = found["state"] if found["exists"] else "stopped"
     return f'<div class="state {state}"><p>{lead}{text(rest)}</p>{began}</div>'
 

@@ -7,13 +7,14 @@ valid while the daemon that reported it delivers.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from forwarder import spool
 from forwarder.config import Settings
 from forwarder.config.settings import Queue
+from forwarder.delivery.report import Postponed
 from forwarder.errors import ForwarderError
 from forwarder.spool import Presence, Spool
 from forwarder.text import printable
@@ -29,12 +30,12 @@ class DaemonState:
     """A running daemon, as of ``updated_at``; instants are seconds since the epoch.
 
     ``state`` is one of ``running``, ``backing_off``, ``blocked``, ``paused``, and has been it since
-    ``state_since``, 0: not known; ``in_flight`` counts events,
+    ``state_since``, 0: not known; ``next_try_at``, 0: none is planned; ``in_flight`` counts events,
     ``failures`` the failed tries in a row. ``orphaned`` says what only those files hold that were moved,
     deleted or replaced under the daemon. ``requests`` counts requests since its start by outcome. In
     ``kinds`` each kind of records has its own ``state``, ``state_reason`` and ``in_flight``; all else is of
-    events, and ``state`` the worst of them. When read, ``pid`` is 0 if the process is not visible, and
-    ``host`` is as in `Holder`.
+    events, and ``state`` the worst of them. When read, each kind has a ``deferred`` list of `Postponed`, too,
+    ``pid`` is 0 if the process is not visible, and ``host`` is as in `Holder`.
     """
 
     pid: int
@@ -52,6 +53,7 @@ class DaemonState:
     updated_at: float = 0.0
     host: str = ""
     state_since: float = 0.0
+    next_try_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +77,15 @@ class Heartbeat:
 
 
 class Publisher:
-    """Keeps the state that *presence* reports up to date; for one thread."""
+    """Keeps the state that *presence* reports up to date; for one thread.
 
-    def __init__(self, presence: Presence) -> None:
+    Args:
+        deferred: What is deferred of each kind. It is asked for what is reported only.
+    """
+
+    def __init__(self, presence: Presence, deferred: Callable[[], Mapping[str, Sequence[Postponed]]]) -> None:
         self._presence = presence
+        self._deferred = deferred
         self._told: DaemonState | None = None
         self._told_at = float("-inf")
 
@@ -97,7 +104,10 @@ class Publisher:
         is_same = told is None or (told.state, told.state_reason) == (state.state, state.state_reason)
         if is_same and now < self._told_at + PUBLISH_S:
             return True
-        is_told = self._presence.tell(asdict(replace(state, updated_at=time.time())))
+        report = asdict(replace(state, updated_at=time.time()))
+        for name, found in self._deferred().items():
+            report["kinds"][name]["deferred"] = [asdict(each) for each in found]
+        is_told = self._presence.tell(report)
         self._told, self._told_at = state if is_told else None, now
         return True
 
@@ -118,9 +128,11 @@ def read(queue: Spool) -> DaemonState | None:
         told = DaemonState(**{"state_reason": "" if holder.told else "starting", **holder.told, **process})
     except TypeError:  # written by another version
         told = DaemonState(holder.pid, state_reason="starting", host=holder.host)
-    if holder.halted:
-        return replace(told, state="blocked", state_reason=holder.halted, state_since=0.0)
-    return told
+    if not holder.halted:
+        return told
+    halted: dict[str, Any] = {"state": "blocked", "state_reason": holder.halted}
+    kinds = {name: {**each, **halted} for name, each in told.kinds.items()}
+    return replace(told, **halted, state_since=0.0, next_try_at=0.0, kinds=kinds)
 
 
 def summary(queue: Queue, state: str, reason: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any
 
 from forwarder import spool
@@ -60,6 +61,7 @@ NOTHING: Mapping[str, Any] = {
     "disk_full_in_s": 0.0,
     "oldest_late_in_s": 0.0,
     "state_since": "",
+    "next_try_at": "",
 }
 # The same of each other kind of records, in an object by the name of its queue.
 _OF_KIND = (
@@ -78,6 +80,7 @@ _NULL_WHEN_EMPTY = (
     "request_p50_s",
     "request_p95_s",
     "state_since",
+    "next_try_at",
 )
 # A backlog, and not what is on its way: as many as go into one request.
 MANY = 2000
@@ -161,7 +164,7 @@ def _gather(
     if daemon:
         for key in found.keys() & set(daemon.__slots__):
             found[key] = getattr(daemon, key)
-        for key in ("last_error_at", "state_since"):
+        for key in ("last_error_at", "state_since", "next_try_at"):
             found[key] = instant(getattr(daemon, key) or None)
         # What the daemon says of itself may be a moment older than the figures.
         found["in_flight"] = min(found["in_flight"], figures.due)
@@ -211,7 +214,8 @@ def _of_kind(
         durable = _durable(figures, view.refused())
     found |= {key: durable[key] for key in _OF_KIND if key in durable}
     told = daemon.kinds.get(queue.kind.name) if daemon else None
-    found |= told or {key: whole[key] for key in ("state", "state_reason")}
+    told = told or {key: whole[key] for key in ("state", "state_reason")}
+    found |= {key: told[key] for key in _OF_KIND if key in told}
     found["in_flight"] = min(found["in_flight"], figures.due)
     return found
 
@@ -292,6 +296,12 @@ def _waits(found: Mapping[str, Any]) -> tuple[int, str]:
     if waiting == 1:
         return 1, f"{named} waits, for {duration(oldest_s)}"
     return waiting, f"{named} wait, the oldest for {duration(oldest_s)}"
+
+
+def next_try(found: Mapping[str, Any], now: float) -> str:
+    """When a request is sent again, where that is planned: ``in 8 s``."""
+    at = datetime.fromisoformat(found["next_try_at"]).timestamp()
+    return f"in {duration(max(at - now, 0.0))}"
 
 
 def passed(found: Mapping[str, Any]) -> str:

@@ -27,10 +27,12 @@ from forwarder.spool.errors import (
     TakenError,
     UnusedQueueError,
 )
-from forwarder.spool.queue import EventQueue, at, each, handover, of, set_up, set_up_sql
+from forwarder.spool.ids import Run, count_of, extend_runs, joined, runs_in, runs_of, text_of
+from forwarder.spool.queue import EventQueue, at, each, handover, of, set_up, set_up_sql, wait
 from forwarder.spool.values import (
     DUE,
     FAIL,
+    MOST_AHEAD,
     OK,
     WARNING,
     Brief,
@@ -43,6 +45,7 @@ from forwarder.spool.values import (
     Group,
     HandedOver,
     Holder,
+    Receipt,
     Selection,
     Settlement,
     Waiting,
@@ -57,6 +60,7 @@ __all__ = [
     "FAIL",
     "HOURS",
     "MINUTES",
+    "MOST_AHEAD",
     "OK",
     "SLACK_S",
     "WARNING",
@@ -82,6 +86,8 @@ __all__ = [
     "Presence",
     "Producer",
     "QueueReplacedError",
+    "Receipt",
+    "Run",
     "Selection",
     "Settlement",
     "Spool",
@@ -92,14 +98,21 @@ __all__ = [
     "Waiting",
     "at",
     "binned",
+    "count_of",
     "each",
     "engine_version",
+    "extend_runs",
     "gaps",
     "handover",
+    "joined",
     "merged",
     "of",
+    "runs_in",
+    "runs_of",
     "set_up",
     "set_up_sql",
+    "text_of",
+    "wait",
 ]
 
 _OF_HISTORY = ("HOURS", "MINUTES", "SLACK_S", "Gap", "Period", "binned", "gaps", "merged")

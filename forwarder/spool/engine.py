@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from forwarder.spool.ids import Run
 from forwarder.spool.values import (
     DUE,
     Brief,
@@ -19,6 +20,7 @@ from forwarder.spool.values import (
     Group,
     HandedOver,
     Holder,
+    Receipt,
     Selection,
     Settlement,
     Waiting,
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 class Producer(Protocol):
     """The way in. Usable by several threads and processes at once, and after a fork."""
 
-    def append(self, records: Sequence[bytes], dead: Sequence[tuple[bytes, str]] = ()) -> int:
+    def append(self, records: Sequence[bytes], dead: Sequence[tuple[bytes, str]] = ()) -> Sequence[int]:
         """Store final bytes of records. On return all are durable; if it raises, none is stored.
 
         Args:
@@ -40,7 +42,7 @@ class Producer(Protocol):
             dead: What is not a record, each with the reason: a dead letter at once.
 
         Returns:
-            the id of the last one.
+            their ids, ascending: those of the *records*, in their order, then those of the *dead* ones.
 
         Raises:
             SpoolFullError: there is no room.
@@ -223,6 +225,13 @@ class View(DeadLetters, Protocol):
 
     def count_waiting(self, where: Selection) -> int:
         """How many waiting events match."""
+
+    def receipts(self, runs: Sequence[Run]) -> list[Receipt]:
+        """What became of the records with these ids, each run its first and last one: in the order of ids,
+        each id once."""
+
+    def waits(self, runs: Sequence[Run]) -> bool:
+        """Whether a record with one of these ids waits, held ones too; cheap for up to 1000 *runs*."""
 
     def check(self) -> list[Finding]:
         """Whether the stored data is sound, and the totals match it."""

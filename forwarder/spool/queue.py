@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,15 +13,21 @@ from forwarder.errors import ConfigError, EventError
 from forwarder.records import EVENTS, KINDS
 from forwarder.records.event import encode
 from forwarder.spool.engine import Handover, Producer, Spool
+from forwarder.spool.ids import Run, joined, runs_of
 from forwarder.spool.sqlite import engine as embedded
 
 if TYPE_CHECKING:
     from forwarder.config.settings import Queue
     from forwarder.records.kind import Kind
     from forwarder.spool.postgresql.address import Address
+    from forwarder.spool.values import Receipt
 
 GIB = 1024**3
 SCHEMES = ("postgresql://", "postgres://")
+# How long to wait before looking again: at first, and at most. With one look, of so many runs of ids.
+POLL_S, POLL_MOST_S, POLL_RUNS = 0.1, 1.0, 1000
+
+Ids = int | Iterable[int] | Iterable[Run]
 
 
 def of(queue: Queue, kind: Kind = EVENTS) -> Spool:
@@ -177,12 +184,11 @@ class EventQueue:
             return self._producer
         found = self._others.get(kind.name)
         if not found:
-            spool = at(self._url or self.path, kind, **self._on_server)
-            found = self._others.setdefault(kind.name, spool.producer(**self._limits))
+            found = self._others.setdefault(kind.name, self._at(kind).producer(**self._limits))
         return found
 
     def put(self, event: Mapping[str, Any]) -> int:
-        """Store one event durably.
+        """Store one event durably. `where` and `wait` say what becomes of it, by its id.
 
         Args:
             event: ``{"event": name, "properties": {...}}``. A missing ``time`` or ``$insert_id`` is filled
@@ -226,7 +232,7 @@ class EventQueue:
         return self._put(KINDS["group"], update)
 
     def _put(self, kind: Kind, record: Mapping[str, Any]) -> int:
-        return self._producer_of(kind).append([self._accepted(kind, record, _now_ms())])
+        return self._producer_of(kind).append([self._accepted(kind, record, _now_ms())])[0]
 
     def put_many(self, events: Iterable[Mapping[str, Any]]) -> int:
         """Store events durably, all or none. Returns how many.
@@ -261,6 +267,40 @@ class EventQueue:
             self._producer.append(records)
         return len(records)
 
+    def where(self, ids: Ids, *, kind: str = "event") -> list[Receipt]:
+        """What became of records: where each of them is now, in the order of ids, each id once.
+
+        Args:
+            ids: An id, several, or runs of them as pairs of the first and the last.
+            kind: "event", "profile" or "group".
+
+        Raises:
+            NoQueueError: there is no queue yet.
+            TryAgainError, StorageError, NotPermittedError: it can't be read now, or by this user.
+        """
+        with self._at(KINDS[kind]).view() as view:
+            return view.receipts(_runs(ids))
+
+    def wait(self, ids: Ids, timeout_s: float | None = None, *, kind: str = "event") -> list[Receipt]:
+        """Wait until none of these records is in the queue any more, or the time is up. Returns what `where`
+        returns then.
+
+        Held ones are in the queue. One that was retried or released since has another id there, which its
+        receipt names.
+
+        Args:
+            ids, kind: As for `where`.
+            timeout_s: In seconds; None: however long it takes.
+
+        Raises: as `where`.
+        """
+        runs = _runs(ids)
+        wait(self._at(KINDS[kind]), runs, timeout_s)
+        return self.where(runs, kind=kind)
+
+    def _at(self, kind: Kind) -> Spool:
+        return at(self._url or self.path, kind, **self._on_server)
+
     def close(self) -> None:
         """Close the files; a later call opens them again."""
         for producer in (self._producer, *self._others.values()):
@@ -275,6 +315,39 @@ class EventQueue:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def wait(queue: Spool, runs: Sequence[Run], timeout_s: float | None = None) -> bool:
+    """Wait until none of the records with these ids is in the *queue*. False: the time is up.
+
+    Raises: as `Spool.view`, and `TryAgainError` or `StorageError` if it can't be read.
+    """
+    deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+    pause_s = POLL_S
+    # The oldest first: while they wait, there is no need to look for the others.
+    for start in range(0, len(runs), POLL_RUNS):
+        part = runs[start : start + POLL_RUNS]
+        while _are_there(queue, part):
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                return False
+            time.sleep(min(pause_s, left_s))
+            pause_s = min(pause_s * 1.5, POLL_MOST_S)
+    return True
+
+
+def _are_there(queue: Spool, runs: Sequence[Run]) -> bool:
+    # Opened each time, so that what replaces a damaged database is seen.
+    with queue.view() as view:
+        return view.waits(runs)
+
+
+def _runs(ids: Ids) -> list[Run]:
+    if isinstance(ids, int):
+        return [(ids, ids)]
+    if isinstance(ids, range) and ids.step == 1:
+        return runs_of(ids)
+    return joined((each, each) if isinstance(each, int) else each for each in ids)
 
 
 def _again(path: str, options: dict[str, Any]) -> EventQueue:

@@ -6,8 +6,9 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any, NamedTuple
+
+from forwarder.spool.ids import Run, runs_of, text_of
 
 OK, WARNING, FAIL = "ok", "warning", "FAIL"
 
@@ -67,18 +68,19 @@ class Settlement:
     took_s: float = 0.0
 
     @property
-    def runs(self) -> list[tuple[int, int]]:
+    def runs(self) -> list[Run]:
         """The ids as ranges, from and to; rows in the gaps belong to others."""
-        if isinstance(self.ids, range):
-            return [(self.ids[0], self.ids[-1])]
-        starts = [row_id for before, row_id in pairwise((-1, *self.ids)) if row_id != before + 1]
-        ends = [row_id for row_id, after in pairwise((*self.ids, -1)) if after != row_id + 1]
-        return list(zip(starts, ends, strict=True))
+        return runs_of(self.ids)
 
     @property
     def id_list(self) -> str:
         """The ids for the delivery log, as ``1-2000,2003``."""
-        return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in self.runs)
+        return text_of(self.runs)
+
+    @property
+    def dead_id_list(self) -> str:
+        """Those of them that were refused, likewise."""
+        return text_of(runs_of(sorted(each.event_id for each in self.dead)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +239,55 @@ class DeadLetter:
     dead_at: float
 
 
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of the records with the ids from *first* to *last*; what does not apply is None.
+
+    Attributes:
+        state: Where they are:
+
+            - ``waiting``: since *at*, the first of them behind *ahead* others (`MOST_AHEAD` is that many or
+              more);
+            - ``held`` by a person; accepted *at*;
+            - ``delivered``: *at*, by the request that is entry *request* of the delivery log, with *events*
+              records, at try number *tries*, with *http_status*, which took *took_s* seconds;
+            - ``dead``: *dead_letter* is the id of the dead letter; refused *at* for *reason*, with *field*,
+              *http_status* and the name *event*;
+            - ``retried``: the dead letter *dead_letter* was put back *at*, as the row *new_id*;
+            - ``released``: a held one that was let go *at*, as the row *new_id*;
+            - ``deleted`` by a person; if it was a dead letter, *request* is the one that it was refused in;
+            - ``unknown``: the delivery log goes back to *at* only;
+            - ``absent``: never accepted; *newest* is the newest id that was given.
+    """
+
+    first: int
+    last: int
+    state: str
+    at: float | None = None
+    ahead: int | None = None
+    request: int | None = None
+    events: int | None = None
+    tries: int | None = None
+    http_status: int | None = None
+    took_s: float | None = None
+    dead_letter: int | None = None
+    reason: str | None = None
+    field: str | None = None
+    event: str | None = None
+    new_id: int | None = None
+    newest: int | None = None
+
+    @property
+    def count(self) -> int:
+        """How many records."""
+        return self.last - self.first + 1
+
+    @property
+    def waits(self) -> bool:
+        """Whether they are still in the queue."""
+        return self.state in ("waiting", "held")
+
+
 class Brief(NamedTuple):
     """A dead letter in brief."""
 
@@ -252,7 +303,7 @@ class Selection:
 
     ``reason`` is a part of a dead letter's reason, ``event`` an event's whole name, ``user`` any id of the
     user that it belongs to. It was refused or accepted from ``since`` until before ``before``, in seconds
-    since the epoch. ``held``: only held waiting events, or only others.
+    since the epoch. ``held``: only held waiting events, or only others. ``insert_id`` is its identity.
     """
 
     ids: tuple[int, ...] | None = None
@@ -262,8 +313,11 @@ class Selection:
     since: float | None = None
     before: float | None = None
     held: bool | None = None
+    insert_id: str | None = None
 
 
+# To count more rows before a waiting one would be a long read.
+MOST_AHEAD = 100_000
 # What waits for delivery.
 DUE = Selection(held=False)
 

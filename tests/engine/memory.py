@@ -30,8 +30,10 @@ from forwarder.spool import (
     TakenError,
     Waiting,
     merged,
+    receipts,
 )
 from forwarder.spool import engine as verbs
+from forwarder.spool.receipts import Entry, Letter, Renewal, Row
 from forwarder.spool.values import HELD
 
 
@@ -52,6 +54,8 @@ class Store:
     retried: int = 0
     discarded: int = 0
     refused: Counter[str] = field(default_factory=Counter)
+    log: list[Entry] = field(default_factory=list)
+    renewals: list[Renewal] = field(default_factory=list)
     short: int = 0
     last_delivery_at: float | None = None
     paused: bool = False
@@ -94,7 +98,8 @@ class Producer:
         for data, reason in dead:
             row_id = self._store.put(data)
             self._store.refuse(Dead(row_id, data, reason), time.time())
-        return self._store.accepted
+        last = self._store.accepted + 1
+        return range(last - len(records) - len(dead), last)
 
     def refuse(self, counts):
         self._store.refused.update(counts)
@@ -164,6 +169,8 @@ class Consumer:
                 store.delivered += 1
                 store.last_delivery_at = now
         store.short += settlement.short
+        done = settlement.id_list, settlement.dead_id_list, settlement.http_status, settlement.tries
+        store.log.append(Entry(len(store.log) + 1, *done, settlement.took_s, now, None))
 
     def record(self, period):
         self._behind()
@@ -251,8 +258,15 @@ class View:
             if where.held in (None, status == HELD)
             and (where.ids is None or row_id in where.ids)
             and (where.event is None or where.event == EVENTS.name_of(data)[0])
+            and (where.insert_id is None or where.insert_id == EVENTS.name_of(data)[1])
             and _is_between(where, data, at)
         ]
+
+    def receipts(self, runs):
+        return receipts.find(Places(self._store), runs)
+
+    def waits(self, runs):
+        return any(_is_in(runs, row_id) for row_id in (*self._store.rows, *self._store.held))
 
     def newest_dead_letter(self):
         return max(self._store.letters, default=0)
@@ -288,8 +302,52 @@ class View:
             if (where.ids is None or each.id in where.ids)
             and (where.reason is None or where.reason.lower() in each.reason.lower())
             and (where.event is None or where.event == each.event)
+            and (where.insert_id is None or where.insert_id == each.insert_id)
             and _is_between(where, each.data, each.dead_at)
         ]
+
+
+class Places(receipts.Source):
+    def __init__(self, store):
+        self._store = store
+
+    def newest_id(self):
+        return self._store.accepted
+
+    def rows(self, runs):
+        waiting, held = (
+            [Row(row_id, at) for row_id, (_, at) in sorted(rows.items()) if _is_in(runs, row_id)]
+            for rows in (self._store.rows, self._store.held)
+        )
+        return waiting, held
+
+    def count_rows(self, first, end, most):
+        return min(sum(first <= row_id < end for row_id in self._store.rows), most)
+
+    def letters(self, runs):
+        return [
+            Letter(
+                each.event_id, each.id, each.reason, each.field, each.http_status, each.event, each.dead_at
+            )
+            for each in self._store.letters.values()
+            if _is_in(runs, each.event_id)
+        ]
+
+    def renewals(self, first, last):
+        return [each for each in self._store.renewals if first <= each.event_id <= last]
+
+    def entries(self, before):
+        return [entry for entry in self._store.log if entry.id < before][::-1]
+
+    def oldest_renewal(self):
+        return None
+
+    def oldest_entry(self):
+        return None
+
+
+def _is_in(runs, row_id):
+    return any(first <= row_id <= last for first, last in runs)
 
 
 class Presence:
@@ -351,7 +409,8 @@ class Spool(verbs.Spool):
                 except EventError as error:
                     stayed.append((letter_id, str(error)))
                     continue
-                new_ids[letter_id] = store.put(data)
+                new_ids[letter_id] = new_id = store.put(data)
+                store.renewals.append(Renewal(letter.event_id, letter_id, new_id, time.time()))
                 del store.letters[letter_id]
         store.retried += len(new_ids)
         return new_ids, stayed
@@ -364,8 +423,9 @@ class Spool(verbs.Spool):
         return self._move(may_be, self._store.rows, self._store.held.__setitem__)
 
     def release(self, ids):
-        def put(_, row):
-            self._store.put(row[0])
+        def put(row_id, row):
+            new_id = self._store.put(row[0])
+            self._store.renewals.append(Renewal(row_id, 0, new_id, time.time()))
             self._store.baseline += 1
 
         return self._move(ids, self._store.held, put)

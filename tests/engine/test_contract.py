@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import random
+import time
 import warnings
 from contextlib import closing
 
@@ -154,13 +155,13 @@ def test_nothing_is_there_before_the_first_verb(absent):
 
 
 def test_append_gives_rows_in_order(spool, producer):
-    """What was appended waits in the order of its ids, as the bytes it was; its id is the last one's."""
-    first = producer.append([record(0)])
-    last = producer.append([record(1), record(2)])
+    """What was appended waits in the order of its ids, which are returned, as the bytes it was."""
+    (first,) = producer.append([record(0)])
+    ids = [first, *producer.append([record(1), record(2)])]
     with spool.view() as view:
         rows = view.peek(10)
         assert [row.data for row in rows] == [record(0), record(1), record(2)]
-        assert (rows[0].id, rows[2].id) == (first, last)
+        assert [row.id for row in rows] == ids
         assert [row.id for row in view.peek(1, after_id=first)] == [rows[1].id]
     found = figures(spool)
     assert (found.accepted, found.waiting, found.oldest_waiting_at) == (3, 3, rows[0].accepted_at)
@@ -177,16 +178,17 @@ def test_append_refuses_what_does_not_fit(spool, producer):
 def test_append_takes_what_is_no_record_as_a_dead_letter(spool, producer, consumer):
     """It is accepted and dead-lettered in the same commit, beside good ones or alone, and never claimed."""
     consumer.claim(10, MIB)
-    producer.append([record(10)], [(b"[1", "not JSON"), (b"{}", "not an event")])
-    last = producer.append([], [(b"\x00", "NUL")])
+    good, *bad = producer.append([record(10)], [(b"[1", "not JSON"), (b"{}", "not an event")])
+    bad += producer.append([], [(b"\x00", "NUL")])
     with spool.view() as view:
         found = view.dead_letters(ALL)
         assert [(each.data, each.reason) for each in found] == [
             (b"[1", "not JSON"), (b"{}", "not an event"), (b"\x00", "NUL")
         ]  # fmt: skip
-        assert found[-1].event_id == last
+        assert [each.event_id for each in found] == bad
     consumer.arrivals()
-    assert numbers(consumer.claim(10, MIB)) == [10]
+    claim = consumer.claim(10, MIB)
+    assert (numbers(claim), list(claim.ids)) == ([10], [good])
     found = figures(spool)
     assert (found.accepted, found.waiting, found.dead_letters) == (14, 11, 3)
 
@@ -454,6 +456,7 @@ def test_dead_letters_are_found(spool, consumer):
         assert found(event=called("signup"), reason="name") == [second]
         assert found(event="sign") == []
         assert found(since=letters[2].dead_at + 1) == []
+        assert found(insert_id="id-1") == [second]
         assert [letter.id for letter in view.dead_letters(ALL, first, 1, with_data=False)] == [second]
         assert view.dead_letters(ALL, with_data=False)[0].data == b""
         assert view.newest_dead_letter() == third
@@ -512,7 +515,134 @@ def test_dead_letters_are_deleted(spool, consumer):
     assert (found.dead_letters, found.discarded, found.dead_lettered) == (0, 3, 3)
 
 
-# Who delivers
+# What became of records
+
+
+def fates(spool, *runs):
+    """The receipts of these ids, each as its ids, its state and what is not None of the rest but times."""
+    with spool.view() as view:
+        found = view.receipts(runs)
+    for receipt in found:
+        assert receipt.at is None or time.time() - 60 < receipt.at <= time.time()
+    return [
+        (receipt.first, receipt.last, receipt.state, {
+            name: value for name in RECEIPT if (value := getattr(receipt, name)) is not None
+        })
+        for receipt in found
+    ]  # fmt: skip
+
+
+RECEIPT = (
+    "ahead", "request", "events", "tries", "http_status", "took_s", "dead_letter", "reason", "field", "event",
+    "new_id",
+)  # fmt: skip
+
+
+def test_receipts_of_what_waits(spool, producer, consumer):
+    """Consecutive ids that wait are one receipt; a claim changes nothing; what never came is absent."""
+    last = producer.append([record(10)])[-1]
+    first = last - 10
+    consumer.claim(5, MIB)
+    assert fates(spool, (first + 2, first + 4), (last, last + 3), (first + 3, first + 5)) == [
+        (first + 2, first + 5, "waiting", {"ahead": 2}),
+        (last, last, "waiting", {"ahead": 10}),
+        (last + 1, last + 3, "absent", {}),
+    ]
+    assert fates(spool, (0, 0), (10**15, 10**15)) == [(0, 0, "absent", {}), (10**15, 10**15, "absent", {})]
+    assert fates(spool) == []
+
+
+def test_receipts_of_what_was_sent(spool, consumer):
+    """Delivered ones name their request, and dead ones their dead letter; then what a person made of it."""
+    claim = consumer.claim(10, MIB)
+    ids = list(claim.ids)
+    dead = [Dead(ids[n], claim.events[n], f"bad {n}", "time", 400) for n in (4, 2)]
+    consumer.settle(Settlement(ids[:5], dead, http_status=400, tries=2, took_s=0.25))
+    consumer.settle(Settlement(ids[6:8], http_status=200))
+    with spool.view() as view:
+        letters = {letter.reason: letter.id for letter in view.dead_letters(ALL)}
+    of_first = {"request": 1, "events": 5, "tries": 2, "http_status": 400, "took_s": 0.25}
+    of_dead = {"http_status": 400, "field": "time", "event": called("signup")}
+    of_second = {"request": 2, "events": 2, "tries": 1, "http_status": 200, "took_s": 0.0}
+    sent = [
+        (ids[0], ids[1], "delivered", of_first),
+        (ids[2], ids[2], "dead", of_dead | {"dead_letter": letters["bad 2"], "reason": "bad 2"}),
+        (ids[3], ids[3], "delivered", of_first),
+        (ids[4], ids[4], "dead", of_dead | {"dead_letter": letters["bad 4"], "reason": "bad 4"}),
+        (ids[5], ids[5], "waiting", {"ahead": 0}),
+        (ids[6], ids[7], "delivered", of_second),
+        (ids[8], ids[9], "waiting", {"ahead": 1}),
+    ]
+    assert fates(spool, (ids[0], ids[9])) == sent
+    assert fates(spool, (ids[1], ids[1]), (ids[7], ids[8])) == [
+        (ids[1], ids[1], "delivered", of_first),
+        (ids[7], ids[7], "delivered", of_second),
+        (ids[8], ids[8], "waiting", {"ahead": 1}),
+    ]
+    new_ids, _ = spool.retry_dead_letters([letters["bad 2"]], lambda data, _: data)
+    spool.delete_dead_letters([letters["bad 4"]])
+    new_id = new_ids[letters["bad 2"]]
+    sent[1] = (ids[2], ids[2], "retried", {"dead_letter": letters["bad 2"], "new_id": new_id})
+    sent[3] = (ids[4], ids[4], "deleted", {"request": 1})
+    sent[6] = (ids[8], new_id, "waiting", {"ahead": 1})
+    assert fates(spool, (ids[0], ids[9]), (new_id, new_id)) == sent
+
+
+def test_receipts_of_what_a_person_moved(spool, consumer):
+    """Held, released under another id, deleted while it waited, was held or was being sent."""
+    claim = consumer.claim(3, MIB)
+    ids = [claim.ids[0] + number for number in range(10)]
+    spool.hold([ids[1], ids[2], ids[3], ids[4], ids[6]])
+    spool.release([ids[4], ids[2]])
+    spool.delete_waiting([ids[6], ids[7]])
+    with spool.view() as view:
+        new_ids = {number_of(row.data): row.id for row in view.peek(99)}
+    dead = [Dead(ids[1], claim.events[1], "bad"), Dead(ids[0], claim.events[0], "bad")]
+    consumer.settle(Settlement(claim.ids, dead))
+    expected = [
+        (ids[1], ids[1], "held", {}),
+        (ids[2], ids[2], "released", {"new_id": new_ids[2]}),
+        (ids[3], ids[3], "held", {}),
+        (ids[4], ids[4], "released", {"new_id": new_ids[4]}),
+        (ids[5], ids[5], "waiting", {"ahead": 0}),
+        (ids[6], ids[7], "deleted", {}),
+        (ids[8], ids[9], "waiting", {"ahead": 1}),
+    ]
+    assert fates(spool, (ids[1], ids[9])) == expected
+    spool.delete_waiting([ids[1]])
+    assert fates(spool, (ids[1], ids[1])) == [(ids[1], ids[1], "deleted", {"request": 1})]
+    assert fates(spool, (new_ids[4], new_ids[2])) == [(new_ids[4], new_ids[2], "waiting", {"ahead": 3})]
+
+
+def test_receipts_of_what_was_no_record(spool, producer, consumer):
+    """It was accepted, and is a dead letter that was never sent; deleted, it is told as deleted."""
+    (row_id,) = producer.append([], [(b"[1", "not JSON")])
+    with spool.view() as view:
+        (letter,) = view.dead_letters(ALL)
+    ((_, _, state, more),) = fates(spool, (row_id, row_id))
+    assert (state, more["dead_letter"], more["reason"]) == ("dead", letter.id, "not JSON")
+    spool.delete_dead_letters([letter.id])
+    ((_, _, state, _),) = fates(spool, (row_id, row_id))
+    assert state == "deleted"
+
+
+def test_whether_any_waits(spool, producer, consumer):
+    """While one of the ids has a row, held or not."""
+    claim = consumer.claim(10, MIB)
+    ids = list(claim.ids)
+
+    def waits(*runs):
+        with spool.view() as view:
+            return view.waits(runs)
+
+    spool.hold([ids[9]])
+    consumer.settle(Settlement(ids[2:8]))
+    assert waits((ids[0], ids[9]))
+    assert waits((ids[2], ids[2]), (ids[8], ids[8]))
+    assert waits((ids[9], ids[9] + 10))
+    assert not waits((ids[2], ids[7]))
+    assert not waits((ids[9] + 1, 10**15))
+    assert not waits()
 
 
 # Waiting events in a person's hands
@@ -532,8 +662,8 @@ def test_waiting_events_are_found(spool, producer):
         {"distinct_id": "adam"},
         {"x": "ada"},
     ]
-    ids = [producer.append([belonging(number, **user)]) for number, user in enumerate(users)]
-    ids.append(producer.append([record(5, name="login")]))
+    ids = [producer.append([belonging(number, **user)])[0] for number, user in enumerate(users)]
+    ids += producer.append([record(5, name="login")])
     with spool.view() as view:
         rows = view.peek(10)
         wanted = {
@@ -546,6 +676,8 @@ def test_waiting_events_are_found(spool, producer):
             Selection(user="None"): [],
             Selection(since=rows[3].accepted_at, before=rows[5].accepted_at): ids[3:5],
             Selection(event="signup", user="ada", ids=tuple(ids[1:])): [ids[2]],
+            Selection(insert_id="id-3"): [ids[3]],
+            Selection(insert_id="id-"): [],
             Selection(held=True): [],
         }
         for where, expected in wanted.items():
@@ -659,6 +791,19 @@ def by_hand(spool, rng, step):
     return {number_of(row.data) for row in rows} if step == "erase" else set()
 
 
+def fate_of_each(spool, first_ids):
+    """The state of each key of *first_ids*, by the id that it had first."""
+    with spool.view() as view:
+        receipts = view.receipts([(1, 1000)])
+    assert [receipt.first for receipt in receipts] == [1, *(receipt.last + 1 for receipt in receipts[:-1])]
+    found = {row_id: each for each in receipts for row_id in range(each.first, each.last + 1)}
+
+    def last_of(row_id):
+        return last_of(found[row_id].new_id) if found[row_id].new_id else found[row_id].state
+
+    return {key: last_of(row_id) for key, row_id in first_ids.items()}
+
+
 # On a server a run takes seconds, and the kinds differ in their tables' names alone.
 SEEDS = [(engine, seed) for engine in ENGINES for seed in range(2 if engine.startswith("postgresql") else 5)]
 
@@ -668,14 +813,15 @@ def test_whatever_comes_the_books_balance(spool, producer, seed):
     """A hundred steps at random: each record ends in one place, and the figures say how many in which."""
     rng = random.Random(seed)
     consumer, claimed, offered = spool.consumer(), {}, 0
-    delivered, dead, deleted = set(), set(), set()
+    delivered, dead, deleted, first_ids = set(), set(), set(), {}
     for _ in range(100):
         step = rng.choice(
             ["append", "claim", "settle", "retry", "delete", "crash", "house", "hold", "release", "erase"]
         )
         if step == "append":
             count = rng.randrange(1, 5)
-            producer.append([record(offered + n) for n in range(count)])
+            ids = producer.append([record(offered + n) for n in range(count)])
+            first_ids |= zip(range(offered, offered + count), ids, strict=True)
             offered += count
             consumer.arrivals()
         elif step == "claim":
@@ -713,4 +859,8 @@ def test_whatever_comes_the_books_balance(spool, producer, seed):
         assert waiting | letters | delivered | dead | deleted == set(range(offered))
         assert (len(waiting), len(letters)) == (found.waiting, found.dead_letters)
         assert (len(delivered), len(deleted)) == (found.delivered, found.deleted)
+    places = {"waiting": waiting, "held": waiting, "dead": letters, "deleted": deleted | dead}
+    for number, state in fate_of_each(spool, first_ids).items():
+        # What was deleted while it was being sent may have been delivered.
+        assert number in places.get(state, delivered | deleted), (number, state)
     consumer.close()

@@ -21,6 +21,8 @@ LOOKING = [
     "status --history",
     "peek -n 500",
     "peek --json",
+    "where 1-400",
+    "where --json 30-50 200",
     "dead-letters list",
     "dead-letters list --json --reason bad --since 1h",
     "dead-letters summary",

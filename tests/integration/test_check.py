@@ -452,7 +452,7 @@ def test_a_damaged_database(run, queue):
     with closing(sqlite3.connect(f"{queue}/data.db")) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     with open(f"{queue}/data.db", "r+b") as file:
-        file.seek(40 * 4096)
+        file.seek(80 * 4096)  # behind the tables
         file.write(b"\xa5" * 40 * 4096)
 
     code, found = run()

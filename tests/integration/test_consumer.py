@@ -210,7 +210,7 @@ def test_delivery_log_is_bounded(consumer, queue_path, sql):
     sql(
         queue_path,
         "INSERT INTO deliveries WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE"
-        " i < 100000) SELECT i, '1', 1, 0, 0, 0, 200, 1, 0.1, 1e9, NULL FROM n",
+        " i < 100000) SELECT i, '1', 1, 0, 0, 0, 200, 1, 0.1, 1e9, NULL, '' FROM n",
     )
     for row_id in (1, 2, 3):
         consumer.settle(Settlement([row_id]))

@@ -13,6 +13,7 @@ import pytest
 from forwarder.config import Credentials
 from forwarder.config.settings import Delivery
 from forwarder.delivery.dispatcher import REFUSALS
+from forwarder.delivery.report import MOST_POSTPONED
 from forwarder.delivery.wire.client import Client
 from forwarder.delivery.wire.outcome import Reply
 from forwarder.errors import TryAgainError
@@ -492,6 +493,39 @@ def test_event_that_makes_the_server_fail_holds_back_no_other(trip, fails, later
     assert 30 < len(t.sent) - asked < 100, "tried again slowly"
     t.deliver(yes, for_s=200)
     assert (t.counts(), t.state) == ((500 + later, 0, 0), "running")
+
+
+def test_what_is_deferred_is_reported(trip):
+    """With the reason of the last try, and when the next one is; nothing once it is settled."""
+    t = trip(batch_events=10)
+    events = t.offer([event(n) for n in range(30)])
+    assert t.dispatcher.deferred(t.now) == []
+    server = unless(events[4].__eq__, otherwise=lambda batch: Reply(503, {}, b""))
+    t.deliver(server, for_s=1200)
+    (told,) = t.dispatcher.deferred(t.now)
+    assert (told.ids, "503" in told.reason) == ("5", True)
+    assert told.tries > 5
+    assert told.next_s == pytest.approx(t.dispatcher.wait_s(t.now), abs=0.1)
+    t.now += 1
+    assert t.dispatcher.deferred(t.now)[0].next_s == pytest.approx(told.next_s - 1, abs=0.1)
+    t.deliver(yes, for_s=200)
+    assert t.dispatcher.deferred(t.now) == []
+
+
+def test_a_batch_that_failed_is_reported_whole(trip):
+    """While all waits for the server, and as many as are worth reading."""
+    t = trip(batch_events=10)
+    t.offer([event(n) for n in range(20)])
+    t.settle(t.next(), Reply(503, {}, b""))
+    (told,) = t.dispatcher.deferred(t.now)
+    assert (told.ids, told.tries) == ("1-10", 1)
+    assert told.next_s == round(t.dispatcher.flow.retry_at - t.now, 1) > 0
+    t.offer([event(100 + n) for n in range(300)])
+    t.deliver(unless(lambda data: b'5"' in data, otherwise=lambda batch: Reply(503, {}, b"")), for_s=3600)
+    assert t.counts()[2] > MOST_POSTPONED
+    deferred = t.dispatcher.deferred(t.now)
+    assert len(deferred) == MOST_POSTPONED
+    assert sum(told.next_s is not None for told in deferred) <= 1, "one has its turn"
 
 
 def test_suspect_is_asked_again_before_it_is_buried(trip):

@@ -599,7 +599,7 @@ def test_interrupted_live_stream_says_what_is_in(desk):
             b"<stdin>:1: not JSON: Expecting value (column 1), at 'bad'\n"
             b"interrupted: 4 lines are done; continue with --skip 4\n"
         )
-    assert told == {"accepted": 3, "refused": 1, "lines": 4}
+    assert told == {"accepted": 3, "refused": 1, "lines": 4, "ids": "1-3"}
     assert desk.numbers() == [0, 1, 2]
 
 
@@ -705,7 +705,7 @@ def test_no_check_leaves_the_rules_to_mixpanel(desk):
 def test_json_counts(desk):
     """--json prints one object with what was accepted and refused, and how many lines there were."""
     told = desk.enqueue("--json", text=ndjson(2) + b"\nbad\n")
-    assert json.loads(told.stdout) == {"accepted": 2, "refused": 1, "lines": 4}
+    assert json.loads(told.stdout) == {"accepted": 2, "refused": 1, "lines": 4, "ids": "1-2"}
 
 
 def test_one_event_by_options(desk):
@@ -734,7 +734,8 @@ def test_one_event_by_options(desk):
 def test_one_event_is_completed(desk):
     """An event of a name alone gets its time and id."""
     before_ms = time.time_ns() // 1_000_000
-    assert json.loads(desk.enqueue("--json", "-e", "E").stdout) == {"accepted": 1, "refused": 0, "lines": 1}
+    told = json.loads(desk.enqueue("--json", "-e", "E").stdout)
+    assert told == {"accepted": 1, "refused": 0, "lines": 1, "ids": "1"}
     properties = json.loads(desk.stored()[0])["properties"]
     assert before_ms <= properties["time"] <= time.time_ns() // 1_000_000
     assert re.fullmatch("[0-9A-Za-z-]{1,36}", properties["$insert_id"])

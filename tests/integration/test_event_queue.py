@@ -454,15 +454,26 @@ COMMANDS = [
 ]
 
 
-def test_queue_of_an_older_version_is_brought_up_to_date(queue_path, sql, forwarder, figures):
-    """What is in it stays, and a look before that says who does it."""
+@pytest.mark.parametrize("version", [2, 3])
+def test_queue_of_an_older_version_is_brought_up_to_date(version, queue_path, sql, forwarder, figures):
+    """What is in it stays, its tables are those of a new one, and a look before that says who does it."""
+
+    def columns(path):
+        query = "SELECT m.name, c.* FROM sqlite_master AS m LEFT JOIN pragma_table_xinfo(m.name) AS c"
+        return sql(path, f"{query} ORDER BY m.name, c.cid")
+
     with EventQueue(queue_path) as queue:
         queue.put_many([EVENT] * 3)
-    for each in tables.each()[1:]:
+        new = columns(queue_path)
+    for each in tables.each():
+        sql(queue_path, f"ALTER TABLE {each.deliveries} DROP COLUMN dead_ids")
+        sql(queue_path, f"DROP INDEX dead_letters_event_id{each.suffix}")
+    for each in tables.each()[1:] if version == 2 else ():
         for name in each.names:
             sql(queue_path, f"DROP TABLE {name}")
-    sql(queue_path, "DROP TABLE history")
-    sql(queue_path, "PRAGMA user_version = 2")
+    for each in tables.each() if version == 3 else tables.each()[:1]:
+        sql(queue_path, f"DROP TABLE {each.history}")
+    sql(queue_path, f"PRAGMA user_version = {version}")
     looked = forwarder("status")
     assert "has not been used by this version of the forwarder yet" in looked.stdout
     assert "`forwarder run` or `forwarder enqueue`" in looked.stdout
@@ -471,6 +482,7 @@ def test_queue_of_an_older_version_is_brought_up_to_date(queue_path, sql, forwar
     assert forwarder("waiting", "hold", "1", "4").returncode == 0
     assert forwarder.json("status")["held"] == 2
     assert figures(queue_path).due == 2
+    assert columns(queue_path) == new
 
 
 @pytest.mark.parametrize("version", [0, 1, schema_module.VERSION + 1])

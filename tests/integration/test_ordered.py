@@ -435,8 +435,11 @@ def test_one_update_that_always_fails_holds_back_only_its_profile(reply, on_doub
     t.deliver(failing_on("u50", reply), for_s=3600)
     assert 30 <= len(t.sent) - before <= 120
     assert all(batch in ([51], []) for batch in t.sent[before:])
+    (told,) = t.dispatcher.deferred(t.now)
+    assert (told.ids, bool(told.reason), told.tries) == ("51", True, sum(51 in batch for batch in t.sent))
+    assert told.next_s == pytest.approx(t.dispatcher.wait_s(t.now), abs=0.1)
     t.deliver(lambda batch: YES if batch.ids else NO, for_s=200)
-    assert (t.waiting, t.dead) == ([], {})
+    assert (t.waiting, t.dead, t.dispatcher.deferred(t.now)) == ([], {}, [])
 
 
 def test_a_refusal_in_mixpanels_words_ends_an_outage():

@@ -184,6 +184,39 @@ def test_a_newer_queue_is_refused(remote, postgres):
         assert f"has version {VERSION + 1}" in done.stderr
 
 
+def test_a_producer_that_may_not_look_does_not_wait(remote, postgres):
+    """It is said before anything is stored."""
+    schema = remote.address.schema
+    postgres.execute(f"CREATE ROLE {schema}_till LOGIN IN ROLE {schema}_producer")
+    url = postgres.url(user=f"{schema}_till")
+    environ = {**remote.environ, "FORWARDER_QUEUE_URL": url}
+    command = [sys.executable, "-m", "forwarder", "enqueue", "-e", "E"]
+    done = subprocess.run([*command, "--wait"], env=environ, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (77, "")
+    assert remote.figures().accepted == 0
+    assert subprocess.run(command, env=environ, capture_output=True).returncode == 0
+
+
+def test_an_older_queue_is_brought_up_to_date(remote, postgres):
+    """By setup, once; what waits stays, and a daemon says before what to do."""
+    schema = remote.address.schema
+    remote("enqueue", "-e", "E")
+    for kind in ("", "_engage", "_groups"):
+        postgres.execute(f"ALTER TABLE {schema}.deliveries{kind} DROP COLUMN dead_ids")
+        postgres.execute(f"DROP FUNCTION {schema}.put{kind}(bytea[])")
+        postgres.execute(
+            f"CREATE FUNCTION {schema}.put{kind}(records bytea[]) RETURNS bigint"
+            " LANGUAGE sql AS 'SELECT 1::bigint'"
+        )
+    postgres.execute(f"UPDATE {schema}.control SET version = 1")
+    done = remote("run")
+    assert (done.returncode, "`forwarder setup` of the newer one" in done.stderr) == (78, True)
+    for _ in range(2):
+        assert remote("setup").returncode == 0
+    assert remote.json("enqueue", "-e", "E")["ids"] == "2"
+    assert remote.json("status")["waiting"] == 2
+
+
 def test_without_psycopg(remote):
     """What uses no server starts without psycopg; what does, says how to get it."""
     hide = "import sys; sys.modules['psycopg'] = None; from forwarder.cli import main; main()"

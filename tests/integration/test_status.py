@@ -152,6 +152,23 @@ def test_paused_and_stopped(run, queue_path):
     assert "paused (`forwarder resume`)" in found["state_reason"]
 
 
+def test_the_next_try_is_shown(forwarder, server, until):
+    """While delivery waits, and not while it works."""
+    forwarder.environ |= {f"FORWARDER_DELIVERY_RETRY_{which}_S": "30" for which in ("INITIAL", "MAX")}
+    forwarder.daemon()
+    assert forwarder.json("status")["next_try_at"] is None
+    server.inject(Fault.unauthorized())
+    forwarder("enqueue", "-e", "E")
+    found = until(lambda: (found := forwarder.json("status"))["next_try_at"] and found)
+    assert found["state"] == "blocked"
+    in_s = datetime.fromisoformat(found["next_try_at"]).timestamp() - time.time()
+    assert 10 < in_s < 45
+    assert re.search(r"^next try +in [1-4][0-9] s$", forwarder("status").stdout, re.MULTILINE)
+    server.clear()
+    forwarder("flush")
+    until(lambda: (found := forwarder.json("status"))["state"] == "running" and not found["next_try_at"])
+
+
 def test_what_the_daemon_says_is_shown(forwarder, server, until):
     """While a daemon runs, state, reason, last error and process are its own; after it, it is stopped."""
     daemon = forwarder.daemon()

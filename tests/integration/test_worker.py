@@ -148,7 +148,7 @@ def test_a_state_that_could_not_be_told_is_told_later():
             told.append(state["state"])
             return has_room
 
-    publisher, paused = Publisher(Disk()), DaemonState(1, "paused")
+    publisher, paused = Publisher(Disk(), dict), DaemonState(1, "paused")
     assert publisher.publish(paused, 0.0)
     assert publisher.publish(paused, 0.1)
     assert len(told) == 1, "not at each turn"

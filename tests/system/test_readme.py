@@ -48,6 +48,7 @@ NAMES = (
     "Backup Done",
     "Logged Out",
     "Invoice Paid",
+    "Order Paid",
     "Job Started",
     "Renewed",
 )

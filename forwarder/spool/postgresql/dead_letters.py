@@ -167,5 +167,6 @@ def _condition(where: Selection) -> tuple[str, list[object]]:
         "event = %s::text": None if where.event is None else fit(where.event),
         "dead_at >= %s": where.since,
         "dead_at < %s": where.before,
+        "insert_id = %s::text": None if where.insert_id is None else fit(where.insert_id),
     }
     return matching(parts)

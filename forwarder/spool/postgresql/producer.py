@@ -36,19 +36,20 @@ class Producer(engine.Producer):
         self._refused = Refused(self._save_refused)
         self._sized_at = float("-inf")
 
-    def append(self, records: Sequence[bytes], dead: Sequence[tuple[bytes, str]] = ()) -> int:
+    def append(self, records: Sequence[bytes], dead: Sequence[tuple[bytes, str]] = ()) -> list[int]:
         its = self._tables
 
-        def put(connection: Connection) -> int:
+        def put(connection: Connection) -> list[int]:
             self._check_room(connection)
-            ((last_id,),) = connection.rows(f"SELECT {its.put}(%b::bytea[])", [[*records]])
-            return int(last_id)
+            ((ids,),) = connection.rows(f"SELECT {its.put}(%b::bytea[])", [[*records]])
+            return list(ids)
 
-        def refuse(connection: Connection) -> int:
+        def refuse(connection: Connection) -> list[int]:
             if records:
-                put(connection)
+                ids = put(connection)
             else:
                 self._check_room(connection)
+                ids = []
             names = [[fit(word) for word in its.kind.name_of(data)] for data, _ in dead]
             columns = [
                 [data for data, _ in dead],
@@ -57,8 +58,8 @@ class Producer(engine.Producer):
                 [fit(reason) for _, reason in dead],
             ]
             query = f"SELECT {its.refuse}(%b::bytea[], %s::text[], %s::text[], %s::text[])"
-            ((last_id,),) = connection.rows(query, columns)
-            return int(last_id)
+            ((dead_ids,),) = connection.rows(query, columns)
+            return ids + list(dead_ids)
 
         return self._client.write(refuse) if dead else self._client.run(put)
 

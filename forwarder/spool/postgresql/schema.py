@@ -15,6 +15,7 @@ def statements(schema: str) -> str:
     parts += [_KIND.format(**_names(its)) for its in each(schema)]
     parts.append(_ROLES.format(schema=schema))
     parts += [_GRANTS.format(**_names(its)) for its in each(schema)]
+    parts.append(f"UPDATE {schema}.control SET version = {VERSION} WHERE version < {VERSION};")
     return "\n".join(parts)
 
 
@@ -142,6 +143,9 @@ CREATE TABLE IF NOT EXISTS {schema}.deliveries{s} (
     put_at timestamptz
 );
 
+-- Which of the ids were refused.
+ALTER TABLE {schema}.deliveries{s} ADD COLUMN IF NOT EXISTS dead_ids text NOT NULL DEFAULT '';
+
 CREATE TABLE IF NOT EXISTS {schema}.retries{s} (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     dead_letter_id bigint NOT NULL,
@@ -208,17 +212,25 @@ DROP TRIGGER IF EXISTS count_inserted ON {schema}.queue{s};
 CREATE TRIGGER count_inserted AFTER INSERT ON {schema}.queue{s}
     REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION {schema}.count_inserted{s}();
 
--- Final records; the last one's id.
-CREATE OR REPLACE FUNCTION {schema}.put{s}(records bytea[]) RETURNS bigint
+-- In version 1 they returned one id.
+DO $$
+BEGIN
+    IF (SELECT version FROM {schema}.control) < 2 THEN
+        DROP FUNCTION IF EXISTS {schema}.put{s}(bytea[]), {schema}.refuse{s}(bytea[], text[], text[], text[]);
+    END IF;
+END $$;
+
+-- Final records; their ids, in their order.
+CREATE OR REPLACE FUNCTION {schema}.put{s}(records bytea[]) RETURNS bigint[]
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
     WITH new AS (INSERT INTO {schema}.queue{s} (data, status) SELECT unnest(records), 1 RETURNING id)
-    SELECT max(id) FROM new
+    SELECT array_agg(id ORDER BY id) FROM new
 $$;
 
--- What is not a record, accepted as a dead letter at once; the last one's id.
+-- What is not a record, accepted as a dead letter at once; their ids, in their order.
 CREATE OR REPLACE FUNCTION {schema}.refuse{s}(
     records bytea[], events text[], insert_ids text[], reasons text[]
-) RETURNS bigint LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
+) RETURNS bigint[] LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
     INSERT INTO {schema}.intake{s} (n, dead) VALUES (cardinality(records), cardinality(records));
     WITH new AS (
         INSERT INTO {schema}.dead_letters{s} (event_id, data, event, insert_id, reason, field, accepted_at)
@@ -226,7 +238,7 @@ CREATE OR REPLACE FUNCTION {schema}.refuse{s}(
         FROM unnest(records, events, insert_ids, reasons) AS given
         RETURNING event_id
     )
-    SELECT max(event_id) FROM new
+    SELECT array_agg(event_id ORDER BY event_id) FROM new
 $$;
 
 CREATE OR REPLACE FUNCTION {schema}.count_refused{s}(words text[], counts bigint[]) RETURNS void

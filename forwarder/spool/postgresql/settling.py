@@ -36,7 +36,7 @@ def settle(connection: Connection, its: Tables, settlement: Settlement) -> None:
         " JOIN gone USING (id) ORDER BY n RETURNING 1),"
         " counted AS (SELECT (SELECT count(*) FROM gone) AS gone, (SELECT count(*) FROM letters) AS letters),"
         f" log AS (INSERT INTO {its.deliveries} (delivered, dead, short, size_bytes, http_status, tries,"
-        " took_s, ids, put_at) SELECT gone - letters, letters, %s, %s, %s, %s, %s, %s,"
+        " took_s, ids, dead_ids, put_at) SELECT gone - letters, letters, %s, %s, %s, %s, %s, %s, %s,"
         " (SELECT put_at FROM gone ORDER BY id DESC LIMIT 1) FROM counted"
         " WHERE gone > 0) SELECT gone - letters, letters FROM counted",
         [
@@ -54,6 +54,7 @@ def settle(connection: Connection, its: Tables, settlement: Settlement) -> None:
             settlement.tries,
             settlement.took_s,
             settlement.id_list,
+            settlement.dead_id_list,
         ],
     )
     connection.execute(

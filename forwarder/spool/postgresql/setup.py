@@ -71,4 +71,3 @@ def _make(connection: Connection, schema: str) -> None:
             )
     # Several statements at once take no parameters.
     connection.execute(statements(schema).encode())
-    connection.execute(f"UPDATE {schema}.control SET version = {VERSION}")

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Self
 
-from forwarder.spool import engine
+from forwarder.spool import engine, receipts
 from forwarder.spool.errors import NoQueueError
 from forwarder.spool.findings import UNBALANCED
 from forwarder.spool.history import Period
+from forwarder.spool.ids import Run
 from forwarder.spool.postgresql import history, producer
 from forwarder.spool.postgresql.address import Address
 from forwarder.spool.postgresql.client import Client, Connection
 from forwarder.spool.postgresql.dead_letters import DeadLetters
 from forwarder.spool.postgresql.errors import AbsentError
+from forwarder.spool.postgresql.places import Places
 from forwarder.spool.postgresql.setup import must_be_current
 from forwarder.spool.postgresql.tables import EPOCH, Tables
 from forwarder.spool.postgresql.waiting import WaitingEvents
-from forwarder.spool.values import FAIL, OK, Figures, Finding
+from forwarder.spool.values import FAIL, OK, Figures, Finding, Receipt
 
 RATE_WINDOW_S = 60.0
 _NEWEST_DELIVERIES, _NEWEST_REQUESTS = 20_000, 1000
@@ -122,6 +125,12 @@ class View(DeadLetters, WaitingEvents, engine.View):
             else:
                 end = middle - 1
         return int(newest - last)
+
+    def receipts(self, runs: Sequence[Run]) -> list[Receipt]:
+        return receipts.find(Places(self), runs)
+
+    def waits(self, runs: Sequence[Run]) -> bool:
+        return Places(self).waits(runs)
 
     def refused(self) -> dict[str, int]:
         return dict(self.client.rows(f"SELECT reason, count FROM {self.tables.refusals} ORDER BY reason"))

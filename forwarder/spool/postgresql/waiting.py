@@ -32,7 +32,7 @@ class WaitingEvents(Reader):
         return int(self.client.rows(query)[0][0])
 
     def count_waiting(self, where: Selection) -> int:
-        if where.event is not None or where.user is not None:
+        if self._fits(where):
             return sum(1 for rows in self._selected(where) for _ in self._read(rows, where, 0, None))
         condition, values = _condition(where)
         return sum(
@@ -60,7 +60,7 @@ class WaitingEvents(Reader):
             yield Waiting(*row)
 
     def _fits(self, where: Selection) -> Callable[[tuple[int, bytes, float, int, int]], bool] | None:
-        if where.event is None and where.user is None:
+        if where.event is None and where.user is None and where.insert_id is None:
             return None
         kind = self.tables.kind
 
@@ -71,6 +71,7 @@ class WaitingEvents(Reader):
                 size == len(data)
                 and (where.event is None or kind.name_of(data)[0] == where.event)
                 and (where.user is None or kind.concerns(data, where.user))
+                and (where.insert_id is None or kind.name_of(data)[1] == where.insert_id)
             )
 
         return fits
@@ -130,12 +131,17 @@ def _hold(connection: Connection, its: Tables, ids: Sequence[int]) -> int:
 
 def _release(connection: Connection, its: Tables, ids: Sequence[int]) -> int:
     lock(connection, its)
-    # A row with a new id, because the daemon has passed the old one, that waits from now on. It is not
+    # Rows with new ids, because the daemon has passed the old ones, that wait from now on. They are not
     # accepted once more: the baseline moves.
     count = connection.execute(
         f"WITH gone AS (DELETE FROM {its.held} USING unnest(%s::bigint[]) WITH ORDINALITY"
-        f" AS given (row_id, n) WHERE id = row_id RETURNING n, data) INSERT INTO {its.queue} (data, status)"
-        f" SELECT data, {READY} FROM gone ORDER BY n",
+        " AS given (row_id, n) WHERE id = row_id RETURNING id, n, data),"
+        f" renewed AS (SELECT nextval('{its.sequence}') AS new_id, id, data"
+        " FROM (SELECT * FROM gone ORDER BY n) AS ordered),"
+        f" put AS (INSERT INTO {its.queue} (id, data, status) OVERRIDING SYSTEM VALUE"
+        f" SELECT new_id, data, {READY} FROM renewed)"
+        f" INSERT INTO {its.retries} (dead_letter_id, event_id, new_event_id)"
+        " SELECT 0, id, new_id FROM renewed",
         [[*dict.fromkeys(ids)]],
     ).rowcount
     connection.execute(f"UPDATE {its.ledger} SET held = held - %s, baseline = baseline + %s", [count, count])

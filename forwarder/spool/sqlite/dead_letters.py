@@ -122,7 +122,6 @@ def retry(
     """See `engine.Spool.retry_dead_letters`; each gets a new row, which ``retries`` records."""
     stayed: list[tuple[int, str]] = []
     new_ids: dict[int, int] = {}
-    now = time.time()
     with closing(Database(path)) as queue, queue.transaction() as connection:
         for letter_id in ids:
             row = connection.execute(
@@ -136,21 +135,34 @@ def retry(
             except EventError as error:
                 stayed.append((letter_id, str(error)))
                 continue
-            new_id = connection.execute(tables.insert, (data, now, READY)).lastrowid
-            assert new_id is not None
-            new_ids[letter_id] = new_id
-            connection.execute(
-                f"INSERT INTO {tables.retries} (dead_letter_id, event_id, new_event_id, at)"
-                " VALUES (?, ?, ?, ?)",
-                (letter_id, row[2], new_id, now),
-            )
+            new_ids[letter_id] = put_again(connection, tables, data, row[2], letter_id)
             connection.execute(f"DELETE FROM {tables.dead_letters} WHERE id = ?", (letter_id,))
         connection.execute(f"UPDATE {tables.ledger} SET retried = retried + ?", (len(new_ids),))
-        connection.execute(
-            f"DELETE FROM {tables.retries} WHERE id <= (SELECT max(id) FROM {tables.retries}) - ?",
-            (KEPT_ENTRIES,),
-        )
+        shorten(connection, tables)
     return new_ids, stayed
+
+
+def put_again(
+    connection: sqlite3.Connection, tables: Tables, data: bytes, event_id: int, letter_id: int = 0
+) -> int:
+    """Add a row for the record that had the id *event_id*, was the dead letter *letter_id* or held, and waits
+    from now on. Returns the row's id."""
+    now = time.time()
+    new_id = connection.execute(tables.insert, (data, now, READY)).lastrowid
+    assert new_id is not None
+    connection.execute(
+        f"INSERT INTO {tables.retries} (dead_letter_id, event_id, new_event_id, at) VALUES (?, ?, ?, ?)",
+        (letter_id, event_id, new_id, now),
+    )
+    return new_id
+
+
+def shorten(connection: sqlite3.Connection, tables: Tables) -> None:
+    """Keep the newest `KEPT_ENTRIES` of what `put_again` has noted."""
+    connection.execute(
+        f"DELETE FROM {tables.retries} WHERE id <= (SELECT max(id) FROM {tables.retries}) - ?",
+        (KEPT_ENTRIES,),
+    )
 
 
 def delete(path: str, tables: Tables, ids: Sequence[int]) -> int:
@@ -205,5 +217,6 @@ def _condition(where: Selection) -> tuple[str, list[object]]:
         "concerns(CAST(data AS BLOB), ?)": where.user,
         "dead_at >= ?": where.since,
         "dead_at < ?": where.before,
+        "insert_id = ?": where.insert_id,
     }
     return matching(parts)

@@ -50,14 +50,16 @@ class Producer(engine.Producer):
         self._database = Database(path, timeout=lock_timeout_s)
         self._refused = Refused(partial(save_alone, self._database.path, tables))
 
-    def append(self, records: Sequence[bytes], dead: Sequence[tuple[bytes, str]] = ()) -> int:
+    def append(self, records: Sequence[bytes], dead: Sequence[tuple[bytes, str]] = ()) -> range:
         refused = self._refused.take() if self._refused else {}
         try:
-            return self._database.write(partial(self._insert, records, dead, refused))
+            last_id = self._database.write(partial(self._insert, records, dead, refused))
         except BaseException:
             if refused:
                 self._refused.add(refused)
             raise
+        # Nobody else writes between the first and the last one.
+        return range(last_id + 1 - len(records) - len(dead), last_id + 1)
 
     def refuse(self, counts: Mapping[str, int]) -> None:
         self._refused.add(counts)

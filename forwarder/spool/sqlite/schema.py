@@ -17,7 +17,7 @@ from forwarder.spool.sqlite import errors, room, tables
 from forwarder.spool.sqlite.directory import DATABASE, refuse_links, sync_way
 
 APPLICATION_ID = 0x4D_50_46_51  # "MPFQ"
-# Version 2 had only the tables of events, and none before 4 a history.
+# Version 2 had only the tables of events, and none before 4 a history and dead_ids.
 VERSION, OLDEST = 4, 2
 JOURNAL_SIZE_LIMIT = 8 * 1024 * 1024
 
@@ -74,20 +74,21 @@ def _make_tables(connection: sqlite3.Connection, path: str) -> None:
         ConfigError: it was made by another program or a newer version.
     """
     version = version_of(connection)
-    events = tables.of(EVENTS)
-    if not version:
+    if version == VERSION:
+        return
+    queue_id = str(uuid.uuid4())
+    if version:
+        (queue_id,) = connection.execute(f"SELECT queue_id FROM {tables.of(EVENTS).ledger}").fetchone()
+    else:
         refuse_others(connection, path)
-        events.make(connection, str(uuid.uuid4()))
         connection.execute("CREATE TABLE salvages (source TEXT PRIMARY KEY, position INTEGER NOT NULL)")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    if version < VERSION:
-        (queue_id,) = connection.execute(f"SELECT queue_id FROM {events.ledger}").fetchone()
-        for one in tables.each():
-            if version < 3 and one is not events:
-                one.make(connection, queue_id)
-            elif version:
-                one.renew(connection)
-        connection.execute(f"PRAGMA user_version = {VERSION}")
+    for one in tables.each():
+        if one.are_made(connection):
+            one.renew(connection)
+        else:
+            one.make(connection, queue_id)
+    connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
 def opened(

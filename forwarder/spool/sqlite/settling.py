@@ -40,7 +40,7 @@ def settle(connection: sqlite3.Connection, tables: Tables, settlement: Settlemen
     )
     entry = connection.execute(
         f"INSERT INTO {tables.deliveries} (ids, delivered, dead, short, size_bytes, http_status,"
-        " tries, took_s, settled_at, put_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " tries, took_s, settled_at, put_at, dead_ids) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             settlement.id_list,
             delivered,
@@ -52,6 +52,7 @@ def settle(connection: sqlite3.Connection, tables: Tables, settlement: Settlemen
             settlement.took_s,
             now,
             *(put_at or (None,)),
+            settlement.dead_id_list,
         ),
     ).lastrowid
     assert entry is not None

@@ -11,7 +11,8 @@ events are bare; those of the others end in the name of their queue, such as ``l
   columns without it;
 - ``deliveries``: one row per settled batch, with its exact ids (``1-2000,2003``) and its request's duration;
   the newest `KEPT_ENTRIES`;
-- ``retries``: the record that a retried dead letter has become; the newest `KEPT_ENTRIES`;
+- ``retries``: the record that a retried dead letter, or with ``dead_letter_id`` 0 a released one, has become;
+  the newest `KEPT_ENTRIES`;
 - ``refusals``: how many records of producers were refused, by reason;
 - ``history``: a row a minute, and one an hour, see `forwarder.spool.history`.
 """
@@ -80,6 +81,9 @@ class Tables:
             f" SELECT substr(?1, value >> {SIZE_BITS}, value & {(1 << SIZE_BITS) - 1}), ?3, ?4"
             " FROM json_each(?2)"
         )
+        self._index = (
+            f"CREATE INDEX IF NOT EXISTS dead_letters_event_id{suffix} ON {self.dead_letters} (event_id)"
+        )
         self.sequence = f"coalesce((SELECT seq FROM sqlite_sequence WHERE name = '{self.queue}'), 0)"
 
     def is_external_queue(self, connection: sqlite3.Connection) -> bool | None:
@@ -104,6 +108,7 @@ class Tables:
         )
         for name, columns in _CREATE.items():
             connection.execute(f"CREATE TABLE {name}{self.suffix} ({columns})")
+        connection.execute(self._index)
         connection.execute(
             f"INSERT INTO {self.ledger} (id, queue_id, created_at, baseline)"
             f" VALUES (1, ?, ?, {self.sequence} - (SELECT count(*) FROM {self.queue}))",
@@ -111,9 +116,15 @@ class Tables:
         )
         connection.execute(f"INSERT INTO {self.control} (id) VALUES (1)")
 
+    def are_made(self, connection: sqlite3.Connection) -> bool:
+        """Whether there are such tables, of this version or an older one."""
+        return bool(connection.execute(f"PRAGMA table_info({self.ledger})").fetchone())
+
     def renew(self, connection: sqlite3.Connection) -> None:
         """Add what tables of version 3 or older lack, inside a write transaction."""
         connection.execute(f"CREATE TABLE {self.history} ({_CREATE['history']})")
+        connection.execute(f"ALTER TABLE {self.deliveries} ADD COLUMN dead_ids TEXT NOT NULL DEFAULT ''")
+        connection.execute(self._index)
 
 
 def of(kind: Kind) -> Tables:
@@ -163,7 +174,7 @@ _CREATE = {
         dead_at REAL NOT NULL,
         data BLOB
     """,
-    # put_at: when the newest record of the batch was added.
+    # put_at: when the newest record of the batch was added; dead_ids: which of the ids were refused.
     "deliveries": """
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         delivered INTEGER NOT NULL,
@@ -175,7 +186,8 @@ _CREATE = {
         took_s REAL NOT NULL,
         settled_at REAL NOT NULL,
         ids TEXT NOT NULL,
-        put_at REAL
+        put_at REAL,
+        dead_ids TEXT NOT NULL DEFAULT ''
     """,
     "retries": """
         id INTEGER PRIMARY KEY AUTOINCREMENT,

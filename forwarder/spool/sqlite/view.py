@@ -6,7 +6,7 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Self
 from urllib.parse import quote
@@ -14,6 +14,7 @@ from urllib.parse import quote
 from forwarder.spool import engine
 from forwarder.spool.errors import NoQueueError, UnusedQueueError
 from forwarder.spool.history import Period
+from forwarder.spool.ids import Run
 from forwarder.spool.sqlite import control, history, refused, schema
 from forwarder.spool.sqlite.dead_letters import DeadLetters
 from forwarder.spool.sqlite.directory import DATABASE, LOG, refuse_links, size_of
@@ -21,7 +22,7 @@ from forwarder.spool.sqlite.errors import damaged, has_no_space, translated
 from forwarder.spool.sqlite.room import is_emptied
 from forwarder.spool.sqlite.tables import OF_EVENTS, PUT_AT, Tables
 from forwarder.spool.sqlite.waiting import WaitingEvents
-from forwarder.spool.values import Figures, Finding
+from forwarder.spool.values import Figures, Finding, Receipt
 
 RATE_WINDOW_S = 60.0
 _NEWEST_DELIVERIES, _NEWEST_REQUESTS = 20_000, 1000
@@ -100,6 +101,9 @@ class View(DeadLetters, WaitingEvents, engine.View):
         self.connection.create_function(
             "is_named", 2, lambda data, name: kind.name_of(data)[0] == name, deterministic=True
         )
+        self.connection.create_function(
+            "has_id", 2, lambda data, insert_id: kind.name_of(data)[1] == insert_id, deterministic=True
+        )
         self.connection.create_function("concerns", 2, kind.concerns, deterministic=True)
 
     def close(self) -> None:
@@ -145,6 +149,17 @@ class View(DeadLetters, WaitingEvents, engine.View):
         from forwarder.spool.sqlite import books
 
         return books.check(self)
+
+    def receipts(self, runs: Sequence[Run]) -> list[Receipt]:
+        from forwarder.spool import receipts
+        from forwarder.spool.sqlite.places import Places
+
+        return receipts.find(Places(self), runs)
+
+    def waits(self, runs: Sequence[Run]) -> bool:
+        from forwarder.spool.sqlite.places import Places
+
+        return Places(self).waits(runs)
 
     def refused(self) -> dict[str, int]:
         with self._reading():

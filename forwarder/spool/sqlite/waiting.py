@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
 
 from forwarder.spool.sqlite.claiming import origin_of
 from forwarder.spool.sqlite.database import Database
+from forwarder.spool.sqlite.dead_letters import put_again, shorten
 from forwarder.spool.sqlite.reader import Reader, as_bytes, matching
 from forwarder.spool.sqlite.room import freeing
 from forwarder.spool.sqlite.tables import Tables
-from forwarder.spool.values import DUE, HELD, READY, SENT, Selection, Waiting
+from forwarder.spool.values import DUE, HELD, SENT, Selection, Waiting
 
 _START_BYTES = 4096
 
@@ -78,6 +78,7 @@ class WaitingEvents(Reader):
             f"{small} concerns(data, ?)": where.user,
             "put_at >= ?": where.since,
             "put_at < ?": where.before,
+            f"{small} has_id(data, ?)": where.insert_id,
         }
         return matching(parts)
 
@@ -119,16 +120,17 @@ def hold_rows(path: str, connection: sqlite3.Connection, tables: Tables, ids: Se
 
 
 def _release(connection: sqlite3.Connection, tables: Tables, ids: Sequence[int]) -> int:
-    rows = [(row_id,) for row_id in dict.fromkeys(ids)]
-    # A row with a new id, because the daemon has passed the old one, that waits from now on. It is not
-    # accepted once more: the baseline moves.
-    connection.executemany(
-        f"INSERT INTO {tables.queue} (data, timestamp, status)"
-        f" SELECT data, {time.time()}, {READY} FROM {tables.held} WHERE _id = ?",
-        rows,
-    )
-    count = connection.executemany(f"DELETE FROM {tables.held} WHERE _id = ?", rows).rowcount
+    count = 0
+    for row_id in ids:
+        row = connection.execute(f"SELECT data FROM {tables.held} WHERE _id = ?", (row_id,)).fetchone()
+        if row:
+            # A row with a new id, because the daemon has passed the old one.
+            put_again(connection, tables, row[0], row_id)
+            connection.execute(f"DELETE FROM {tables.held} WHERE _id = ?", (row_id,))
+            count += 1
+    # They are not accepted once more: the baseline moves.
     connection.execute(f"UPDATE {tables.ledger} SET held = held - ?1, baseline = baseline + ?1", (count,))
+    shorten(connection, tables)
     return count
 
 
