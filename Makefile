@@ -17,7 +17,7 @@ MAKEFLAGS += --no-print-directory
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.rst)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit lint check soak crash simulate bench bench-full man docs dist deb clean
+.PHONY: help demo test unit lint check soak crash simulate bench bench-full man docs pictures dist deb clean
 
 help: ## list these targets
 	@echo "usage: make TARGET [PYTHON=python3.12]"
@@ -63,6 +63,9 @@ man: $(VENV)/runtime ## write the manual pages into man/
 
 docs: $(VENV)/runtime ## write the pages of docs/ that are made from the code: commands and settings
 	@$(BIN)/python -m man.reference docs
+
+pictures: $(VENV)/runtime ## draw the pictures of docs/ from a recorded run; needs tmux and chromium
+	@$(BIN)/python -m man.pictures docs/pictures
 
 dist: $(VENV)/dev man ## build sdist and wheel into dist/
 	@$(BIN)/python -m build --no-isolation

@@ -19,7 +19,7 @@ from forwarder.records.verdict import Verdict
 from forwarder.service import charts
 from forwarder.service.causes import MOST_LETTERS, Cause
 from forwarder.service.charts import Chart, Series, clock
-from forwarder.service.status import OTHER_KINDS, line_of_kind, next_try, passed, sentence
+from forwarder.service.status import MANY, OTHER_KINDS, line_of_kind, next_try, passed, sentence
 from forwarder.service.timeline import Outage, Timeline
 from forwarder.spool import Gap, Period
 from forwarder.text import counted, duration, kind_of, printable, since, unquoted
@@ -157,7 +157,11 @@ def forecast(found: Mapping[str, Any]) -> str:
     """What comes if it goes on like this, as far as it is known."""
     if not found["exists"]:
         return ""
-    is_unknown = {"disk_full_in_s": found["disk_free_bytes"] is None}
+    is_unknown = {
+        "disk_full_in_s": found["disk_free_bytes"] is None,
+        # What is only on its way is no backlog.
+        "eta_s": found["waiting"] - found["held"] < MANY,
+    }
     rows = ((name, found[key]) for key, name in _FORECASTS.items() if not is_unknown.get(key))
     return "".join(f"<div><dt>{name}</dt><dd>{_coming(in_s)}</dd></div>" for name, in_s in rows)
 

@@ -7,7 +7,7 @@ import pytest
 from forwarder.records import EVENTS, PROFILES
 from forwarder.service import panels
 from forwarder.service.causes import Cause
-from forwarder.service.status import nothing
+from forwarder.service.status import MANY, nothing
 from forwarder.service.timeline import Outage, Part, Timeline
 from forwarder.spool import Gap, Period
 
@@ -43,12 +43,13 @@ def test_the_state_is_said_as_status_says_it_and_since_when():
     ("in_s", "said"), [(0.0, "now"), (600.0, "in about 10 min"), (None, "never, at this rate")]
 )
 def test_a_forecast_is_said_in_words(in_s, said):
-    """Null is never; of a disk that can't be seen nothing is said."""
+    """Null is never; of a disk that can't be seen, and of what is only on its way, nothing is said."""
     keys = ("eta_s", "full_in_s", "disk_full_in_s", "oldest_late_in_s")
-    of = found(**dict.fromkeys(keys, in_s))
+    of = found(waiting=MANY, **dict.fromkeys(keys, in_s))
     names = ("Nothing waits", "The queue is full", "The disk is full", "What waits is late")
     assert plain(panels.forecast(of)) == " ".join(f"{name} {said}" for name in names)
     assert "disk" not in panels.forecast({**of, "disk_free_bytes": None})
+    assert "Nothing" not in panels.forecast({**of, "waiting": MANY - 1})
     assert panels.forecast({**of, "exists": False}) == ""
 
 

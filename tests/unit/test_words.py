@@ -33,7 +33,7 @@ def test_words_that_the_list_replaces_do_not_come_back():
     found = [
         f"{path.relative_to(ROOT)}:{number}: {word[0]}"
         for path in [*files, *(ROOT / page for page in PAGES)]
-        if path.suffix != ".pyc"
+        if path.suffix not in (".pyc", ".png")
         for number, line in enumerate(path.read_text().splitlines(), 1)
         for word in UNSAID.finditer(line)
     ]
