@@ -311,6 +311,22 @@ def test_the_key_is_a_credential_and_nowhere_else(service, until):
     assert service.box.run("cat", "/etc/forwarder/token", user="forwarder", check=False).returncode != 0
 
 
+def test_an_alert_gets_out_of_the_service(service, until):
+    """Within the limits of the unit its command can start programs and reach the network; no key is in its
+    environment."""
+    service.start_server("--fault", "unauthorized")
+    told = service.box.root / "var/lib/forwarder/told"
+    script = f"exec 3<>/dev/tcp/127.0.0.1/{service.port} && cat > /var/lib/forwarder/told.new"
+    script += " && env >> /var/lib/forwarder/told.new && mv /var/lib/forwarder/told.new /var/lib/forwarder/told"
+    service.configure(f'[alerts]\ncommand = "bash -c \'{script}\'"\n')
+    service.systemctl("start")
+    service.enqueue("A")
+    text = until(lambda: told.exists() and told.read_text(), timeout_s=40)
+    assert ": blocked: delivery is blocked: " in text
+    assert TOKEN not in text
+    assert service.logged("alert.sent")
+
+
 def test_with_a_million_waiting_it_is_ready_in_a_second(service, until):
     """The start costs a second at most beyond that of an empty queue, however many events wait."""
 
