@@ -33,7 +33,7 @@ from forwarder.errors import ForwarderError
 from forwarder.records import EVENTS
 from forwarder.records.verdict import Verdict
 from forwarder.service.counters import BUCKETS_S, Counters
-from forwarder.service.forecast import FORECAST_MINUTES, Limits, forecast
+from forwarder.service.forecast import FORECAST_MINUTES, forecast
 from forwarder.service.listener import Page, Pages, Request
 from forwarder.service.state import Heartbeat
 from forwarder.spool import Figures
@@ -58,13 +58,13 @@ _GAUGES = {
     "dead_letters": ("dead_letters", "Dead letters that are kept now."),
 }
 _FORECASTS = {
-    "empty_s": ("empty_in_seconds", "When nothing waits any more"),
-    "full_s": ("full_in_seconds", "When the queue reaches its limit"),
-    "disk_full_s": (
-        "disk_full_in_seconds",
-        "When the disk has no more than its reserve",
+    "eta_s": ("empty_in_seconds", "When nothing waits any more"),
+    "full_in_s": ("full_in_seconds", "When the queue reaches its limit"),
+    "disk_full_in_s": ("disk_full_in_seconds", "When the disk has no more than its reserve"),
+    "oldest_late_in_s": (
+        "oldest_late_in_seconds",
+        "When the oldest waiting event has waited for alerts.oldest_s",
     ),
-    "late_s": ("oldest_late_in_seconds", "When the oldest waiting event has waited for alerts.oldest_s"),
 }
 _OF_KIND = {"accepted", "delivered", "dead_lettered", "deleted", "waiting", "dead_letters"}
 _QUEUE_GAUGES = {
@@ -126,14 +126,13 @@ class Queue(Collector):
         yield _gauge("queue_used_bytes", "Space taken up in the database, which its limit binds.", used_bytes)
         doc = "How long the oldest waiting event has waited; 0 while none waits."
         yield _gauge("oldest_waiting_seconds", doc, _age_s(figures))
-        settings, now = heartbeat.settings, time.time()
-        limits = Limits(settings.queue.max_bytes, settings.queue.min_free_bytes, settings.alerts.oldest_s)
-        ahead = forecast(figures, used_bytes, minutes, heartbeat.state.state, limits, now)
+        settings, state = heartbeat.settings, heartbeat.state.state
+        late_s = settings.alerts.oldest_s
+        ahead = forecast(figures, used_bytes, minutes, state, settings.queue, late_s, time.time())
         for key, (name, doc) in _FORECASTS.items():
             in_s = getattr(ahead, key)
-            yield _gauge(
-                name, f"{doc}, if it goes on like this; +Inf: never.", math.inf if in_s is None else in_s
-            )
+            doc = f"{doc}, if it goes on like this; +Inf: never."
+            yield _gauge(name, doc, math.inf if in_s is None else in_s)
         doc = "When an event was delivered last, in seconds since the epoch; 0: never."
         yield _gauge("last_delivery_timestamp_seconds", doc, figures.last_delivery_at or 0)
         doc = "Damaged databases set aside with events in them, to be salvaged."

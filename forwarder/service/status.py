@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -12,7 +13,7 @@ from forwarder.config.settings import Alerts, Queue
 from forwarder.errors import ForwarderError
 from forwarder.records import EVENTS, KINDS
 from forwarder.service import state as daemon_state
-from forwarder.service.forecast import FORECAST_MINUTES, Limits, forecast
+from forwarder.service.forecast import FORECAST_MINUTES, forecast
 from forwarder.service.state import DaemonState
 from forwarder.spool import Figures, NoQueueError, Spool, UnusedQueueError
 from forwarder.text import as_sentence, counted, duration, instant, printable, since, unquoted
@@ -176,14 +177,7 @@ def _gather(
     if figures.took_s:
         for key, part in (("request_p50_s", 0.5), ("request_p95_s", 0.95)):
             found[key] = round(figures.took_s[int(len(figures.took_s) * part)], 3)
-    limits = Limits(queue.max_bytes, queue.min_free_bytes, late_s)
-    ahead = forecast(figures, used_bytes, minutes, found["state"], limits, time.time())
-    found |= {
-        "eta_s": ahead.empty_s,
-        "full_in_s": ahead.full_s,
-        "disk_full_in_s": ahead.disk_full_s,
-        "oldest_late_in_s": ahead.late_s,
-    }
+    found |= asdict(forecast(figures, used_bytes, minutes, found["state"], queue, late_s, time.time()))
     return found | {key: found[key] or None for key in _NULL_WHEN_EMPTY}
 
 
