@@ -49,7 +49,7 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
-def since(at: float, now: float) -> float:
+def since(at: float | None, now: float) -> float:
     """The seconds from *at* to *now*; 0 if a clock was set back, or if *at* is no time at all."""
     # What an external producer wrote into a row's timestamp may be any value.
     return max(0.0, now - at) if isinstance(at, (int, float)) and abs(at) < 1e12 else 0.0

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from forwarder.config.settings import Queue
 from forwarder.spool import Figures, Period
-from forwarder.text import since
 
 # How far it looks back: less, if delivery has begun or stopped making progress since. In recorded runs with
 # waves of half an hour, longer windows saw the turns too late. The disk is written by others, too.
@@ -63,8 +62,7 @@ def forecast(
     """
     is_running = state == "running"
     recent = _recent(minutes, is_running, now, WINDOW_S)
-    oldest_at = figures.oldest_waiting_at
-    oldest_s = since(oldest_at, now) if figures.due and oldest_at is not None else 0.0
+    oldest_s = figures.oldest_waiting_s(now)
     if len(recent) < LEAST_POINTS:
         net = figures.accepted_1m - figures.rate_1m
         grows = net * used_bytes / figures.waiting if figures.waiting else 0.0

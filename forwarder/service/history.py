@@ -13,7 +13,6 @@ from forwarder.records import EVENTS
 from forwarder.service.counters import Counters
 from forwarder.service.stream import Stream
 from forwarder.spool import Figures, Period, Spool
-from forwarder.text import since
 
 PERIOD_S = 60.0
 MOST_REASON = 200
@@ -86,7 +85,6 @@ class Recorder:
         ended_at = time.time()
         requests = self._counters.by_outcome()
         took_s = self._counters.take_took_s()
-        oldest_at = figures.oldest_waiting_at if figures.due else None
         period = Period(
             ended_at,
             now - self._began,
@@ -94,7 +92,7 @@ class Recorder:
             **{name: _more(total, self._totals.get(name, total)) for name, total in totals.items()},
             waiting=figures.waiting,
             held=figures.held,
-            oldest_waiting_s=since(oldest_at, ended_at) if oldest_at is not None else 0.0,
+            oldest_waiting_s=figures.oldest_waiting_s(ended_at),
             requests={
                 name: more
                 for name, count in requests.items()

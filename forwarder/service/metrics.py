@@ -125,7 +125,7 @@ class Queue(Collector):
                 yield _gauge(name, doc, value)
         yield _gauge("queue_used_bytes", "Space taken up in the database, which its limit binds.", used_bytes)
         doc = "How long the oldest waiting event has waited; 0 while none waits."
-        yield _gauge("oldest_waiting_seconds", doc, _age_s(figures))
+        yield _gauge("oldest_waiting_seconds", doc, figures.oldest_waiting_s(time.time()))
         settings, state = heartbeat.settings, heartbeat.state.state
         late_s = settings.alerts.oldest_s
         ahead = forecast(figures, used_bytes, minutes, state, settings.queue, late_s, time.time())
@@ -154,7 +154,7 @@ class Queue(Collector):
         doc = "How long the oldest waiting update has waited; 0 while none waits."
         oldest = GaugeMetricFamily("forwarder_updates_oldest_waiting_seconds", doc, labels=["kind"])
         for kind, figures in found.items():
-            oldest.add_metric([kind], _age_s(figures))
+            oldest.add_metric([kind], figures.oldest_waiting_s(time.time()))
         yield oldest
         doc = "What the delivery of updates is doing: 1 for the state it is in."
         states = GaugeMetricFamily("forwarder_updates_state", doc, labels=["kind", "state"])
@@ -212,12 +212,6 @@ def _loop(heartbeat: Heartbeat) -> Iterator[Metric]:
     yield _gauge("failures", "Tries in a row that failed, up to now.", heartbeat.state.failures)
     beat_s = max(time.monotonic() - heartbeat.beat_at, 0.0)
     yield _gauge("loop_idle_seconds", "How long ago the daemon's loop has turned last.", beat_s)
-
-
-def _age_s(figures: Figures) -> float:
-    at = figures.oldest_waiting_at
-    # A clock that was set back makes no negative age.
-    return max(time.time() - at, 0.0) if figures.due and at is not None else 0.0
 
 
 def _of_updates(text: str) -> str:

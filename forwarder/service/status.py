@@ -16,7 +16,7 @@ from forwarder.service import state as daemon_state
 from forwarder.service.forecast import FORECAST_MINUTES, forecast
 from forwarder.service.state import DaemonState
 from forwarder.spool import Figures, NoQueueError, Spool, UnusedQueueError
-from forwarder.text import as_sentence, counted, duration, instant, printable, since, unquoted
+from forwarder.text import as_sentence, counted, duration, instant, printable, unquoted
 
 TIMEOUT_S = 10.0
 # Every key, in the order of printing, at its value while there is no queue.
@@ -187,10 +187,7 @@ def _durable(figures: Figures, refused: Mapping[str, int]) -> dict[str, Any]:
     found["refused"] = sum(refused.values())
     found["last_delivery_at"] = instant(figures.last_delivery_at)
     found["rate_1m"], found["accepted_1m"] = round(figures.rate_1m, 2), round(figures.accepted_1m, 2)
-    if figures.due:
-        oldest_at = figures.oldest_waiting_at
-        waited_s = since(oldest_at, time.time()) if oldest_at is not None else 0.0
-        found["oldest_waiting_s"] = round(waited_s, 3)
+    found["oldest_waiting_s"] = round(figures.oldest_waiting_s(time.time()), 3)
     return found
 
 
