@@ -13,7 +13,7 @@ from forwarder.cli.table import ascii_only, cut, padded, wrapped
 from forwarder.cli.watched import Look
 from forwarder.service.causes import MOST_LETTERS, Cause
 from forwarder.service.shape import Shape
-from forwarder.service.status import OTHER_KINDS, passed, sentence
+from forwarder.service.status import FORECASTS, OTHER_KINDS, coming, foretold, passed, sentence
 from forwarder.spool import binned
 from forwarder.text import duration, printable
 
@@ -182,7 +182,7 @@ def _cell(found: Mapping[str, Any], key: str) -> str:
     return short(found[key])
 
 
-_FULL = {"full_in_s": "queue full", "disk_full_in_s": "disk full"}
+_FULL = ("full_in_s", "disk_full_in_s")
 
 
 def short(value: float) -> str:
@@ -256,18 +256,12 @@ def _rate(value: float) -> str:
 
 
 def _forecast(found: Mapping[str, Any]) -> str:
-    """When nothing waits any more, when no more is accepted, and when what waits is late."""
-    told = [f"nothing waits in {duration(found['eta_s'])}"] if found["eta_s"] else []
-    told += [f"{what}: {_coming(found[key])}" for key, what in _FULL.items()]
-    if found["oldest_late_in_s"] is not None:
-        told.append(f"the oldest is late: {_coming(found['oldest_late_in_s'])}")
-    return "; ".join(told)
-
-
-def _coming(in_s: float | None) -> str:
-    if in_s is None:
-        return "never, at this rate"
-    return f"in {duration(in_s)}" if in_s else "now"
+    """What comes, and when no more is accepted in any case."""
+    return "; ".join(
+        f"{FORECASTS[key]}: {coming(in_s)}"
+        for key, in_s in foretold(found).items()
+        if key in _FULL or (in_s is not None and found["waiting"])
+    )
 
 
 def _ages(shape: Shape, width: int) -> list[Line]:

@@ -19,7 +19,16 @@ from forwarder.records.verdict import Verdict
 from forwarder.service import charts
 from forwarder.service.causes import MOST_LETTERS, Cause
 from forwarder.service.charts import Chart, Series, clock
-from forwarder.service.status import OTHER_KINDS, line_of_kind, next_try, passed, sentence
+from forwarder.service.status import (
+    FORECASTS,
+    OTHER_KINDS,
+    coming,
+    foretold,
+    line_of_kind,
+    next_try,
+    passed,
+    sentence,
+)
 from forwarder.service.timeline import Outage, Timeline
 from forwarder.spool import Gap, Period
 from forwarder.text import counted, duration, kind_of, printable, since, unquoted
@@ -34,12 +43,6 @@ _OUTCOMES = {
     Verdict.THROTTLED: "blue",
     Verdict.UNREACHABLE: "red",
     Verdict.MISCONFIGURED: "grey",
-}
-_FORECASTS = {
-    "eta_s": "Nothing waits",
-    "full_in_s": "The queue is full",
-    "disk_full_in_s": "The disk is full",
-    "oldest_late_in_s": "What waits is late",
 }
 _command = re.compile(r"`([^`]*)`").sub
 
@@ -157,15 +160,10 @@ def forecast(found: Mapping[str, Any]) -> str:
     """What comes if it goes on like this, as far as it is known."""
     if not found["exists"]:
         return ""
-    is_unknown = {"disk_full_in_s": found["disk_free_bytes"] is None}
-    rows = ((name, found[key]) for key, name in _FORECASTS.items() if not is_unknown.get(key))
-    return "".join(f"<div><dt>{name}</dt><dd>{_coming(in_s)}</dd></div>" for name, in_s in rows)
-
-
-def _coming(in_s: float | None) -> str:
-    if in_s is None:
-        return "never, at this rate"
-    return f"in about {duration(in_s)}" if in_s else "now"
+    return "".join(
+        f"<div><dt>{FORECASTS[key].capitalize()}</dt><dd>{coming(in_s)}</dd></div>"
+        for key, in_s in foretold(found).items()
+    )
 
 
 def other_kinds(found: Mapping[str, Any]) -> str:

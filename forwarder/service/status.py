@@ -87,11 +87,12 @@ _NULL_WHEN_EMPTY = (
 MANY = 2000
 # Nobody has to act yet on what comes later.
 FAR_S = 30 * 86400.0
-_COMING = (
-    ("oldest_late_in_s", "what waits is late", "what waits will be late"),
-    ("full_in_s", "the queue is full: new events are refused", "the queue will be full"),
-    ("disk_full_in_s", "the disk is full: new events are refused", "the disk will be full"),
-)
+FORECASTS = {
+    "eta_s": "nothing waits",
+    "full_in_s": "queue full",
+    "disk_full_in_s": "disk full",
+    "oldest_late_in_s": "oldest late",
+}
 STATES = ("running", "backing_off", "blocked", "paused", "stopped")
 # Every key of --fail-if.
 KEYS: Mapping[str, Any] = {
@@ -241,18 +242,30 @@ def sentence(found: Mapping[str, Any]) -> str:
 
 
 def outlook(found: Mapping[str, Any]) -> str:
-    """What comes, if it goes on like this, as parts of a sentence; "" where nothing is foretold."""
+    """What comes before long, if it goes on like this; "" where nothing is foretold."""
     parts = []
-    # What is only on its way is no backlog.
-    if found["eta_s"] and found["waiting"] - found["held"] >= MANY:
-        parts.append(f"done in about {duration(found['eta_s'])}")
-    for key, now, later in _COMING:
+    for key, what in FORECASTS.items():
         in_s = found[key]
-        if in_s == 0:
-            parts.append(now)
-        elif in_s and in_s < FAR_S:
-            parts.append(f"{later} in about {duration(in_s)}")
+        if key == "eta_s":
+            is_worth_it = in_s and found["waiting"] - found["held"] >= MANY
+        else:
+            is_worth_it = in_s is not None and in_s < FAR_S
+        if is_worth_it:
+            parts.append(f"{what} {coming(in_s)}")
     return "; ".join(parts)
+
+
+def foretold(found: Mapping[str, Any]) -> dict[str, float | None]:
+    """The forecasts that can be made, by their keys; of a server's disk there is none."""
+    unknown = {"disk_full_in_s"} if found["disk_free_bytes"] is None else set()
+    return {key: found[key] for key in FORECASTS if key not in unknown}
+
+
+def coming(in_s: float | None) -> str:
+    """When that is which is foretold, in words."""
+    if in_s is None:
+        return "never, at this rate"
+    return f"in about {duration(in_s)}" if in_s else "now"
 
 
 def _condition(found: Mapping[str, Any]) -> str:
