@@ -29,8 +29,8 @@ from forwarder.service.status import (
     passed,
     sentence,
 )
-from forwarder.service.timeline import Outage, Timeline
-from forwarder.spool import Gap, Period
+from forwarder.service.timeline import Timeline, told
+from forwarder.spool import Period
 from forwarder.text import counted, duration, kind_of, printable, since, unquoted
 
 MOST_CAUSES = 20
@@ -195,8 +195,8 @@ def _flat(found: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
 
 def events(timeline: Timeline) -> str:
     """Outages and times of which nothing is known, in words; the newest first."""
-    said = [(outage.since, outage.state, _of_outage(outage)) for outage in timeline.outages]
-    said += [(gap.since, "gap", _of_gap(gap)) for gap in timeline.gaps]
+    said = [(outage.since, outage.state, told(outage, clock)) for outage in timeline.outages]
+    said += [(gap.since, "gap", told(gap, clock)) for gap in timeline.gaps]
     if timeline.begins_at > timeline.since:
         said.append((timeline.since, "gap", f"Nothing is recorded before {clock(timeline.begins_at)}."))
     if not said:
@@ -205,20 +205,6 @@ def events(timeline: Timeline) -> str:
         f'<li><i class="swatch {of}"></i>{text(what)}</li>' for _, of, what in sorted(said, reverse=True)
     )
     return f"<ul>{''.join(lines)}</ul>"
-
-
-def _of_outage(outage: Outage) -> str:
-    state = outage.state.replace("_", " ").capitalize()
-    times = f"from {clock(outage.since)} to {clock(outage.until)}, {duration(outage.lasted_s)} in all"
-    return f"{state} {times}{f': {outage.reason}' if outage.reason else ''}."
-
-
-def _of_gap(gap: Gap) -> str:
-    for_s = abs(gap.until - gap.since)
-    if gap.was_set:
-        side = "back" if gap.until < gap.since else "ahead"
-        return f"The clock was set {side} by {duration(for_s)}, at {clock(gap.since)}."
-    return f"No daemon ran from {clock(gap.since)} to {clock(gap.until)}, for {duration(for_s)}."
 
 
 def causes(found: Iterable[tuple[Kind, Sequence[tuple[Cause, int]]]]) -> str:
