@@ -19,7 +19,7 @@ from forwarder.cli.table import ascii_only, is_utf8, styled, terminal_width, wra
 from forwarder.errors import ForwarderError, UsageError
 from forwarder.service.timeline import HOURLY_SLACK_S, of_this_hour, outages, recorded, told
 from forwarder.spool import SLACK_S, Period, Spool, binned, gaps
-from forwarder.text import counted, duration, size
+from forwarder.text import counted, duration, latency, rate, size
 
 if TYPE_CHECKING:
     from forwarder.cli.command import Context
@@ -40,17 +40,12 @@ class Plot(NamedTuple):
     total: Callable[[Period], int] | None = None
 
 
-def rate(value: float) -> str:
-    """A number of events a second, or a minute, with two digits at least."""
-    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
-
-
 PLOTS = (
     Plot("accepted/s", lambda p: p.accepted / p.lasted_s, rate, lambda p: p.accepted),
     Plot("delivered/s", lambda p: p.delivered / p.lasted_s, rate, lambda p: p.delivered),
     Plot("waiting", lambda p: p.waiting, "{:,.0f}".format),
     Plot("oldest waiting", lambda p: p.oldest_waiting_s, duration),
-    Plot("95 % of requests took up to", lambda p: p.p95_s, lambda value: f"{value:.2g} s"),
+    Plot("95 % of requests took up to", lambda p: p.p95_s, latency),
     Plot("dead letters/min", lambda p: p.dead_lettered * 60 / p.lasted_s, rate, lambda p: p.dead_lettered),
     Plot("refused/min", lambda p: p.refused * 60 / p.lasted_s, rate, lambda p: p.refused),
     Plot("queue's size", lambda p: p.used_bytes, lambda value: size(int(value))),

@@ -15,7 +15,7 @@ from forwarder.service.causes import MOST_LETTERS, Cause
 from forwarder.service.shape import Shape
 from forwarder.service.status import FORECASTS, OTHER_KINDS, coming, foretold, passed, sentence
 from forwarder.spool import binned
-from forwarder.text import duration, printable
+from forwarder.text import duration, printable, rate
 
 # Older than this, a look is said to be old.
 STALE_S = 5.0
@@ -248,11 +248,7 @@ def _rates(look: Look, width: int, now: float, utf8: bool) -> Iterator[Line]:
     most = max((value for each in values.values() for value in each if value), default=0.0)
     for name, _, key in names:
         spark = bars(values[name], 1, most, utf8)[0]
-        yield Line(f"{name:<11}{_rate(look.found[key]):>7}/s  {spark}".rstrip())
-
-
-def _rate(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+        yield Line(f"{name:<11}{rate(look.found[key]):>7}/s  {spark}".rstrip())
 
 
 def _forecast(found: Mapping[str, Any]) -> str:

@@ -9,7 +9,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
 from html import escape
 from typing import Any
 
@@ -31,7 +30,7 @@ from forwarder.service.status import (
 )
 from forwarder.service.timeline import Timeline, told
 from forwarder.spool import Period
-from forwarder.text import counted, duration, kind_of, printable, since, unquoted
+from forwarder.text import counted, duration, kind_of, printable, seconds_of, since, unquoted
 
 MOST_CAUSES = 20
 MOST_NAME = 100
@@ -131,7 +130,7 @@ def headline(found: Mapping[str, Any], now: float) -> str:
     lead = f"<strong>{text(head)}{colon}</strong>" if head else ""
     began = ""
     if found["state_since"]:
-        at = datetime.fromisoformat(found["state_since"]).timestamp()
+        at = seconds_of(found["state_since"])
         again = f" Next try {next_try(found, now)}." if found["next_try_at"] else ""
         began = f"<p class=since>Since {clock(at)}, for {duration(since(at, now))}.{again}</p>"
     state = found["state"] if found["exists"] else "stopped"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from datetime import datetime
 from typing import Any
 
 from forwarder import spool
@@ -16,7 +15,7 @@ from forwarder.service import state as daemon_state
 from forwarder.service.forecast import FORECAST_MINUTES, forecast
 from forwarder.service.state import DaemonState
 from forwarder.spool import Figures, NoQueueError, Spool, UnusedQueueError
-from forwarder.text import as_sentence, counted, duration, instant, printable, unquoted
+from forwarder.text import as_sentence, counted, duration, instant, printable, seconds_of, unquoted
 
 TIMEOUT_S = 10.0
 # Every key, in the order of printing, at its value while there is no queue.
@@ -304,8 +303,7 @@ def _waits(found: Mapping[str, Any]) -> tuple[int, str]:
 
 def next_try(found: Mapping[str, Any], now: float) -> str:
     """When a request is sent again, where that is planned: ``in 8 s``."""
-    at = datetime.fromisoformat(found["next_try_at"]).timestamp()
-    return f"in {duration(max(at - now, 0.0))}"
+    return f"in {duration(max(seconds_of(found['next_try_at']) - now, 0.0))}"
 
 
 def passed(found: Mapping[str, Any]) -> str:

@@ -117,5 +117,5 @@ def test_since_when(run, queue_path):
         "",
     )
     assert (
-        "accepted/s: 0.017 last, 0.017 at most, 2 in all" in run("status", "--history", "--since", "30m")[1]
+        "accepted/s: 0.0167 last, 0.0167 at most, 2 in all" in run("status", "--history", "--since", "30m")[1]
     )

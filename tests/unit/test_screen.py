@@ -75,7 +75,7 @@ def test_80_columns_by_24_lines():
         "Purchase                          1200      -   1000    200      -      -      -",
         "Seen\\x1b[31m                        45     45      -      -      -      -      -",
         "",
-        "requests       9 delivered, 4 unreachable; half took up to 0.25 s, 95 % up to",
+        "requests       9 delivered, 4 unreachable; half took up to 250 ms, 95 % up to",
         "               1.5 s",
         "dead letters   100 (`forwarder dead-letters summary`)",
         "       90  Purchase  properties.time: is no number",
