@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -61,7 +61,7 @@ class Recorder:
         self._counters = counters
         self._run = run
         self._began = self._observed = now
-        self._states: Counter[str] = Counter()
+        self._states: defaultdict[str, float] = defaultdict(float)
         self._state = self._reason = ""
         self._requests: Mapping[str, int] = {}
         self._totals: dict[str, int] = {}
@@ -71,7 +71,7 @@ class Recorder:
     def observe(self, state: str, reason: str, now: float) -> None:
         """Note the state from now on."""
         if self._state:
-            self._states[self._state] += now - self._observed  # type: ignore[assignment]  # seconds
+            self._states[self._state] += now - self._observed
         self._state, self._observed = state, now
         if state != "running":
             self._reason = reason[:MOST_REASON]

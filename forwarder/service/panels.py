@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape
+from operator import attrgetter
 from typing import Any
 
 from forwarder.records import EVENTS
@@ -60,30 +61,8 @@ def _requests(verdict: Verdict) -> Callable[[Period], float]:
     return lambda period: float(period.requests.get(verdict.value, 0))
 
 
-def _as_it_is(name: str) -> Callable[[Period], float | None]:
-    return lambda period: getattr(period, name)
-
-
-_WAITING = Series("waiting", "blue", _as_it_is("waiting"))
-_OLDEST = Series("oldest", "orange", _as_it_is("oldest_waiting_s"))
-_HALF, _MOST = (
-    Series("half up to", "blue", _as_it_is("p50_s")),
-    Series("95 % up to", "violet", _as_it_is("p95_s")),
-)
-_DEAD, _REFUSED = (
-    Series("dead letters", "red", _as_it_is("dead_lettered")),
-    Series("refused to producers", "orange", _as_it_is("refused")),
-)
-_IN_USE = Series("in use", "teal", _as_it_is("used_bytes"))
-_FREE = Series("free", "teal", _as_it_is("disk_free_bytes"))
-
-
 def plots(timeline: Timeline, *, relays: bool) -> list[Chart]:
     """What is plotted of *timeline*; a daemon that *relays* delivers to the server."""
-    rates = (
-        Series("accepted", "blue", _rate("accepted")),
-        Series("relayed" if relays else "delivered", "green", _rate("delivered")),
-    )
     periods = [part.period for part in timeline.parts]
     outcomes = tuple(
         Series(verdict.value, colour, _requests(verdict))
@@ -91,17 +70,29 @@ def plots(timeline: Timeline, *, relays: bool) -> list[Chart]:
         if verdict is Verdict.DELIVERED or any(map(_requests(verdict), periods))
     )
     found = [
-        Chart("rate", "Rate", charts.RATE, rates),
-        Chart("waiting", "Waiting", charts.COUNT, (_WAITING,)),
-        Chart("oldest", "Oldest waiting", charts.DURATION, (_OLDEST,)),
-        Chart("latency", "Request duration", charts.LATENCY, (_HALF, _MOST)),
+        Chart("rate", "Rate", charts.RATE, (
+            Series("accepted", "blue", _rate("accepted")),
+            Series("relayed" if relays else "delivered", "green", _rate("delivered")),
+        )),
+        Chart("waiting", "Waiting", charts.COUNT, (Series("waiting", "blue", attrgetter("waiting")),)),
+        Chart("oldest", "Oldest waiting", charts.DURATION, (
+            Series("oldest", "orange", attrgetter("oldest_waiting_s")),
+        )),
+        Chart("latency", "Request duration", charts.LATENCY, (
+            Series("half up to", "blue", attrgetter("p50_s")),
+            Series("95 % up to", "violet", attrgetter("p95_s")),
+        )),
         Chart("requests", "Requests", charts.COUNT, outcomes, stacked=True),
-        Chart("refused", "Refused", charts.COUNT, (_DEAD, _REFUSED), stacked=True),
-        Chart("space", "Space in use", charts.BYTES, (_IN_USE,)),
-    ]
+        Chart("refused", "Refused", charts.COUNT, (
+            Series("dead letters", "red", attrgetter("dead_lettered")),
+            Series("refused to producers", "orange", attrgetter("refused")),
+        ), stacked=True),
+        Chart("space", "Space in use", charts.BYTES, (Series("in use", "teal", attrgetter("used_bytes")),)),
+    ]  # fmt: skip
     # Of a queue on a server the disk is not known.
     if any(period.disk_free_bytes is not None for period in periods):
-        found.append(Chart("disk", "Disk free", charts.BYTES, (_FREE,)))
+        free = Series("free", "teal", attrgetter("disk_free_bytes"))
+        found.append(Chart("disk", "Disk free", charts.BYTES, (free,)))
     return found
 
 
@@ -124,17 +115,15 @@ def table(chart: Chart, timeline: Timeline) -> str:
 
 def headline(found: Mapping[str, Any], now: float) -> str:
     """The state in words, and since when."""
-    head, colon, rest = sentence(found).partition(":")
-    if not colon or not found["exists"]:
-        head, colon, rest = "", "", sentence(found)
+    said = sentence(found)
+    head, colon, rest = said.partition(":") if found["exists"] else ("", "", said)
     lead = f"<strong>{text(head)}{colon}</strong>" if head else ""
     began = ""
     if found["state_since"]:
         at = seconds_of(found["state_since"])
         again = f" Next try {next_try(found, now)}." if found["next_try_at"] else ""
         began = f"<p class=since>Since {clock(at)}, for {duration(since(at, now))}.{again}</p>"
-    state = found["state"] if found["exists"] else "stopped"
-    return f'<div class="state {state}"><p>{lead}{text(rest)}</p>{began}</div>'
+    return f'<div class="state {found["state"]}"><p>{lead}{text(rest)}</p>{began}</div>'
 
 
 def tiles(found: Mapping[str, Any]) -> str:
