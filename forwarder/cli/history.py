@@ -41,13 +41,13 @@ class Plot(NamedTuple):
 
 
 PLOTS = (
-    Plot("accepted/s", lambda p: p.accepted / p.lasted_s, rate, lambda p: p.accepted),
-    Plot("delivered/s", lambda p: p.delivered / p.lasted_s, rate, lambda p: p.delivered),
+    Plot("accepted/s", lambda p: p.rate("accepted"), rate, lambda p: p.accepted),
+    Plot("delivered/s", lambda p: p.rate("delivered"), rate, lambda p: p.delivered),
     Plot("waiting", lambda p: p.waiting, "{:,.0f}".format),
     Plot("oldest waiting", lambda p: p.oldest_waiting_s, duration),
     Plot("95 % of requests took up to", lambda p: p.p95_s, latency),
-    Plot("dead letters/min", lambda p: p.dead_lettered * 60 / p.lasted_s, rate, lambda p: p.dead_lettered),
-    Plot("refused/min", lambda p: p.refused * 60 / p.lasted_s, rate, lambda p: p.refused),
+    Plot("dead letters/min", lambda p: p.rate("dead_lettered") * 60, rate, lambda p: p.dead_lettered),
+    Plot("refused/min", lambda p: p.rate("refused") * 60, rate, lambda p: p.refused),
     Plot("queue's size", lambda p: p.used_bytes, lambda value: size(int(value))),
     Plot("disk free", lambda p: p.disk_free_bytes, lambda value: size(int(value))),
 )

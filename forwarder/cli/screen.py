@@ -242,8 +242,7 @@ def _rates(look: Look, width: int, now: float, utf8: bool) -> Iterator[Line]:
     until = last if abs(now - last) < MINUTE_S + STALE_S else now
     minutes = binned(look.minutes, until - count * MINUTE_S, until, count) if count else []
     values = {
-        name: [*(each and getattr(each, kept) / each.lasted_s for each in minutes), look.found[key]]
-        for name, kept, key in names
+        name: [*(each and each.rate(kept) for each in minutes), look.found[key]] for name, kept, key in names
     }
     most = max((value for each in values.values() for value in each if value), default=0.0)
     for name, _, key in names:

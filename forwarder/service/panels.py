@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape
-from operator import attrgetter
+from operator import attrgetter, methodcaller
 from typing import Any
 
 from forwarder.records import EVENTS
@@ -52,11 +52,6 @@ def text(value: str) -> str:
     return _command(r"<code>\1</code>", escape(printable(value)))
 
 
-def _rate(name: str) -> Callable[[Period], float]:
-    # The end of a daemon may be recorded a moment after its last minute.
-    return lambda period: float(getattr(period, name)) / max(period.lasted_s, 1.0)
-
-
 def _requests(verdict: Verdict) -> Callable[[Period], float]:
     return lambda period: float(period.requests.get(verdict.value, 0))
 
@@ -71,8 +66,8 @@ def plots(timeline: Timeline, *, relays: bool) -> list[Chart]:
     )
     found = [
         Chart("rate", "Rate", charts.RATE, (
-            Series("accepted", "blue", _rate("accepted")),
-            Series("relayed" if relays else "delivered", "green", _rate("delivered")),
+            Series("accepted", "blue", methodcaller("rate", "accepted")),
+            Series("relayed" if relays else "delivered", "green", methodcaller("rate", "delivered")),
         )),
         Chart("waiting", "Waiting", charts.COUNT, (Series("waiting", "blue", attrgetter("waiting")),)),
         Chart("oldest", "Oldest waiting", charts.DURATION, (
