@@ -49,7 +49,19 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
-def since(at: float, now: float) -> float:
+def rate(value: float) -> str:
+    """How many there are in a time, of any size, with three digits: ``1,234``, ``12.5``, ``0.04``."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def latency(seconds: float) -> str:
+    """How long a request took: ``250 ms``, ``1.25 s``, and as `duration` from 100 s on."""
+    if seconds >= 99.95:
+        return duration(seconds)
+    return f"{seconds * 1000:.3g} ms" if 0 < seconds < 0.9995 else f"{seconds:.3g} s"
+
+
+def since(at: float | None, now: float) -> float:
     """The seconds from *at* to *now*; 0 if a clock was set back, or if *at* is no time at all."""
     # What an external producer wrote into a row's timestamp may be any value.
     return max(0.0, now - at) if isinstance(at, (int, float)) and abs(at) < 1e12 else 0.0
@@ -62,6 +74,11 @@ def instant(at: float | None) -> str | None:
     except (ValueError, OverflowError, OSError, TypeError):
         return None
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z") if moment else None
+
+
+def seconds_of(at: str) -> float:
+    """The seconds since the epoch of which `instant` has made *at*."""
+    return datetime.fromisoformat(at).timestamp()
 
 
 def as_sentence(text: str) -> str:

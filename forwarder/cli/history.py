@@ -7,18 +7,19 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime
-from itertools import groupby
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from forwarder.cli.plot import HOUR_S, MINUTE_S, axis, bars
+from forwarder.cli.plot import axis, bars
 from forwarder.cli.selection import read_when
 from forwarder.cli.stored import open_view
 from forwarder.cli.table import ascii_only, is_utf8, styled, terminal_width, wrapped
 from forwarder.errors import ForwarderError, UsageError
-from forwarder.spool import SLACK_S, Gap, Period, Spool, View, binned, gaps, merged
-from forwarder.text import counted, duration, printable, size
+from forwarder.service.timeline import HOURLY_SLACK_S, of_this_hour, outages, recorded, told
+from forwarder.spool import SLACK_S, Period, Spool, binned, gaps
+from forwarder.text import counted, duration, latency, rate, size
 
 if TYPE_CHECKING:
     from forwarder.cli.command import Context
@@ -28,11 +29,6 @@ SINCE = "6h"
 MINUTES_S = 48 * 3600.0
 WIDTH, ROWS = 80, 4
 MOST_INCIDENTS = 8
-# Hours are sums of minutes: the seconds that a restart takes are no gap between them.
-HOURLY_SLACK_S = 60.0
-NOT_DELIVERING = ("backing_off", "blocked", "paused")
-# Shorter, one failed request is no incident.
-LEAST_S = 1.0
 
 
 class Plot(NamedTuple):
@@ -44,19 +40,14 @@ class Plot(NamedTuple):
     total: Callable[[Period], int] | None = None
 
 
-def rate(value: float) -> str:
-    """A number of events a second, or a minute, with two digits at least."""
-    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
-
-
 PLOTS = (
-    Plot("accepted/s", lambda p: p.accepted / p.lasted_s, rate, lambda p: p.accepted),
-    Plot("delivered/s", lambda p: p.delivered / p.lasted_s, rate, lambda p: p.delivered),
+    Plot("accepted/s", lambda p: p.rate("accepted"), rate, lambda p: p.accepted),
+    Plot("delivered/s", lambda p: p.rate("delivered"), rate, lambda p: p.delivered),
     Plot("waiting", lambda p: p.waiting, "{:,.0f}".format),
     Plot("oldest waiting", lambda p: p.oldest_waiting_s, duration),
-    Plot("95 % of requests took up to", lambda p: p.p95_s, lambda value: f"{value:.2g} s"),
-    Plot("dead letters/min", lambda p: p.dead_lettered * 60 / p.lasted_s, rate, lambda p: p.dead_lettered),
-    Plot("refused/min", lambda p: p.refused * 60 / p.lasted_s, rate, lambda p: p.refused),
+    Plot("95 % of requests took up to", lambda p: p.p95_s, latency),
+    Plot("dead letters/min", lambda p: p.rate("dead_lettered") * 60, rate, lambda p: p.dead_lettered),
+    Plot("refused/min", lambda p: p.rate("refused") * 60, rate, lambda p: p.refused),
     Plot("queue's size", lambda p: p.used_bytes, lambda value: size(int(value))),
     Plot("disk free", lambda p: p.disk_free_bytes, lambda value: size(int(value))),
 )
@@ -77,17 +68,15 @@ def show(context: Context, since: str | None, as_json: bool) -> None:
     if began_at is None or began_at >= now:
         raise UsageError(f"--since {since!r} is not in the past", "Write 15m, 6h, 2d or 2025-01-31T12:00:00Z")
     is_hourly = now - began_at > MINUTES_S
-    # Minutes may be shorter, where a daemon was restarted, and a clock set.
-    count = int((now - began_at) / (HOUR_S if is_hourly else MINUTE_S)) * 2 + 100
     periods: list[Period] = []
     with open_view(context.spool) as view:
         if view:
-            periods = view.history(count, hourly=is_hourly)
+            periods = recorded(view, now - began_at, hourly=is_hourly)
             if is_hourly and not as_json:
-                periods += _of_this_hour(view, periods)
+                periods += of_this_hour(view, periods)
     if as_json:
-        recorded = [asdict(each) for each in periods if each.ended_at > began_at]
-        click.echo(json.dumps({"hours" if is_hourly else "minutes": recorded}))
+        later = [asdict(each) for each in periods if each.ended_at > began_at]
+        click.echo(json.dumps({"hours" if is_hourly else "minutes": later}))
     elif periods:
         is_over = _is_over(context.spool)
         until = now if is_over else periods[-1].ended_at
@@ -97,13 +86,6 @@ def show(context: Context, since: str | None, as_json: bool) -> None:
             click.echo(line if utf8 else ascii_only(line))
     elif view:
         click.echo("Nothing is recorded yet: the daemon does it each minute while it runs.")
-
-
-def _of_this_hour(view: View, hours: Sequence[Period]) -> list[Period]:
-    """The minutes that no hour sums up yet, as one."""
-    after = hours[-1].ended_at if hours else 0.0
-    newest = [each for each in view.history(2 * 60) if each.ended_at > after]
-    return [merged(newest)] if newest else []
 
 
 def _is_over(queue: Spool) -> bool:
@@ -154,44 +136,23 @@ def _plots(shown: Sequence[Period], since: float, until: float, width: int, utf8
 
 
 def incidents(periods: Sequence[Period], now: float, is_over: bool, slack_s: float) -> list[Incident]:
-    """When no daemon ran, when it did not deliver and why, and when the clock was set.
+    """What interrupted delivery.
 
     Args:
         periods: One at least, in the order of recording.
         is_over: No daemon runs since the last one.
         slack_s: As of `gaps`.
     """
-    found = [_between(gap, now) for gap in gaps(periods, slack_s)]
-    for state in NOT_DELIVERING:
-        for is_in_it, group in groupby(periods, key=lambda each: each.states.get(state, 0) >= LEAST_S):
-            if is_in_it:
-                found.append(_outage(state, list(group), now))
+    clock = partial(_clock, now=now)
+    found = [
+        Incident(min(gap.since, gap.until), abs(gap.until - gap.since), told(gap, clock))
+        for gap in gaps(periods, slack_s)
+    ]
+    found += [Incident(each.since, each.lasted_s, told(each, clock)) for each in outages(periods)]
     if is_over and (last := periods[-1].ended_at) < now:
-        text = f"no daemon has run since {_clock(last, now)} ({duration(now - last)})"
+        text = f"No daemon has run since {clock(last)}, for {duration(now - last)}."
         found.append(Incident(last, now - last, text))
     return found
-
-
-def _between(gap: Gap, now: float) -> Incident:
-    apart_s = abs(gap.until - gap.since)
-    if gap.was_set:
-        where = "back" if gap.until < gap.since else "forward"
-        text = f"the clock was set {where} by {duration(apart_s)} at {_clock(gap.since, now)}"
-    else:
-        text = f"no daemon ran {_span(gap.since, gap.until, apart_s, now)}"
-    return Incident(min(gap.since, gap.until), apart_s, text)
-
-
-def _outage(state: str, group: Sequence[Period], now: float) -> Incident:
-    whole = merged(group)
-    since, until, lasted_s = group[0].began_at, group[-1].ended_at, whole.states[state]
-    reason = f": {printable(whole.reason)}" if whole.reason else ""
-    text = f"{state.replace('_', ' ')} {_span(since, until, lasted_s, now)}{reason}"
-    return Incident(since, lasted_s, text)
-
-
-def _span(since: float, until: float, lasted_s: float, now: float) -> str:
-    return f"from {_clock(since, now)} to {_clock(until, now)} ({duration(lasted_s)})"
 
 
 def _clock(at: float, now: float) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from forwarder.cli.command import Context
 from forwarder.service import state as daemon_state
 from forwarder.spool import MOST_AHEAD, Receipt, Run, count_of, runs_in, text_of
-from forwarder.text import counted, duration, instant, printable, since
+from forwarder.text import counted, duration, instant, latency, printable, since
 
 
 class Standing:
@@ -101,7 +101,7 @@ class Standing:
         text = f"by request {receipt.request} with {events}, at {tried}"
         if receipt.http_status is None:  # by a relay
             return f"handed over to the server {at}, {text}"
-        return f"delivered {at}, {text}: HTTP {receipt.http_status} in {receipt.took_s:.2g} s"
+        return f"delivered {at}, {text}: HTTP {receipt.http_status} in {latency(receipt.took_s or 0.0)}"
 
     def _waits_for(self, receipt: Receipt) -> Iterator[str]:
         for told in self.deferred(receipt):

@@ -13,9 +13,9 @@ from forwarder.cli.table import ascii_only, cut, padded, wrapped
 from forwarder.cli.watched import Look
 from forwarder.service.causes import MOST_LETTERS, Cause
 from forwarder.service.shape import Shape
-from forwarder.service.status import OTHER_KINDS, passed, sentence
+from forwarder.service.status import FORECASTS, OTHER_KINDS, coming, foretold, passed, sentence
 from forwarder.spool import binned
-from forwarder.text import duration, printable
+from forwarder.text import duration, printable, rate
 
 # Older than this, a look is said to be old.
 STALE_S = 5.0
@@ -182,7 +182,7 @@ def _cell(found: Mapping[str, Any], key: str) -> str:
     return short(found[key])
 
 
-_FULL = {"full_in_s": "queue full", "disk_full_in_s": "disk full"}
+_FULL = ("full_in_s", "disk_full_in_s")
 
 
 def short(value: float) -> str:
@@ -242,32 +242,21 @@ def _rates(look: Look, width: int, now: float, utf8: bool) -> Iterator[Line]:
     until = last if abs(now - last) < MINUTE_S + STALE_S else now
     minutes = binned(look.minutes, until - count * MINUTE_S, until, count) if count else []
     values = {
-        name: [*(each and getattr(each, kept) / each.lasted_s for each in minutes), look.found[key]]
-        for name, kept, key in names
+        name: [*(each and each.rate(kept) for each in minutes), look.found[key]] for name, kept, key in names
     }
     most = max((value for each in values.values() for value in each if value), default=0.0)
     for name, _, key in names:
         spark = bars(values[name], 1, most, utf8)[0]
-        yield Line(f"{name:<11}{_rate(look.found[key]):>7}/s  {spark}".rstrip())
-
-
-def _rate(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+        yield Line(f"{name:<11}{rate(look.found[key]):>7}/s  {spark}".rstrip())
 
 
 def _forecast(found: Mapping[str, Any]) -> str:
-    """When nothing waits any more, when no more is accepted, and when what waits is late."""
-    told = [f"nothing waits in {duration(found['eta_s'])}"] if found["eta_s"] else []
-    told += [f"{what}: {_coming(found[key])}" for key, what in _FULL.items()]
-    if found["oldest_late_in_s"] is not None:
-        told.append(f"the oldest is late: {_coming(found['oldest_late_in_s'])}")
-    return "; ".join(told)
-
-
-def _coming(in_s: float | None) -> str:
-    if in_s is None:
-        return "never, at this rate"
-    return f"in {duration(in_s)}" if in_s else "now"
+    """What comes, and when no more is accepted in any case."""
+    return "; ".join(
+        f"{FORECASTS[key]}: {coming(in_s)}"
+        for key, in_s in foretold(found).items()
+        if key in _FULL or (in_s is not None and found["waiting"])
+    )
 
 
 def _ages(shape: Shape, width: int) -> list[Line]:

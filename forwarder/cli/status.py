@@ -27,7 +27,7 @@ from forwarder.service.status import (
     sentence,
 )
 from forwarder.spool import Holder
-from forwarder.text import counted, duration, instant, printable, since, size
+from forwarder.text import counted, duration, instant, latency, printable, seconds_of, since, size
 
 WATCH_S = 1.0
 # On fewer columns each figure stands below its name.
@@ -164,7 +164,8 @@ def rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if found["requests"]:
         took = ""
         if found["request_p50_s"] is not None:
-            took = f"; half took up to {found['request_p50_s']:g} s, 95 % up to {found['request_p95_s']:g} s"
+            half, most = latency(found["request_p50_s"]), latency(found["request_p95_s"])
+            took = f"; half took up to {half}, 95 % up to {most}"
         by_outcome = ", ".join(f"{count:,} {outcome}" for outcome, count in found["requests"].items())
         yield "requests", f"{by_outcome}{took}"
     yield "last relayed" if found.get("server") else "last delivery", _when(found["last_delivery_at"], now)
@@ -204,9 +205,7 @@ def _when(at: str | None, now: float) -> str:
 
 
 def _ago(at: str | None, now: float) -> str:
-    from datetime import datetime
-
-    return f" ({duration(since(datetime.fromisoformat(at).timestamp(), now))} ago)" if at else ""
+    return f" ({duration(since(seconds_of(at), now))} ago)" if at else ""
 
 
 def _rate(rate: float) -> str:

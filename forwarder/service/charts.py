@@ -16,7 +16,7 @@ from html import escape
 
 from forwarder.service.timeline import Part, Timeline
 from forwarder.spool import SLACK_S, Period
-from forwarder.text import duration, size
+from forwarder.text import duration, latency, rate, size
 
 MOST_TICKS = 4
 # The least height of a bar, of 100: one event among thousands is still seen.
@@ -75,25 +75,17 @@ def _compact(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _seconds(value: float) -> str:
-    return f"{value * 1000:.3g} ms" if 0 < value < 1 else f"{value:.3g} s"
-
-
-def _rate(value: float) -> str:
-    return f"{value:,.0f}/s" if value >= 100 else f"{value:.3g}/s"
-
-
 def _size_short(value: float) -> str:
     return size(round(value)).replace(".0 ", " ")
 
 
 COUNT = Unit(lambda value: f"{round(value):,}", _compact, lambda least: max(_decimal_step(least), 1.0))
-RATE = Unit(_rate, _compact, _decimal_step)
+RATE = Unit(lambda value: f"{rate(value)}/s", _compact, _decimal_step)
 BYTES = Unit(
     lambda value: size(round(value)), _size_short, lambda least: 2.0 ** math.ceil(math.log2(max(least, 1.0)))
 )
 DURATION = Unit(duration, lambda value: re.sub(" 0 (h|min)$", "", duration(value)), _time_step)
-LATENCY = Unit(_seconds, _seconds, _decimal_step)
+LATENCY = Unit(latency, latency, _decimal_step)
 
 
 def ticks(greatest: float, unit: Unit) -> list[float]:

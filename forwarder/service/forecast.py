@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from forwarder.config.settings import Queue
 from forwarder.spool import Figures, Period
-from forwarder.text import since
 
 # How far it looks back: less, if delivery has begun or stopped making progress since. In recorded runs with
 # waves of half an hour, longer windows saw the turns too late. The disk is written by others, too.
@@ -31,25 +31,16 @@ class Forecast:
     """In how many seconds; 0: it is so now, None: never, at this rate.
 
     Attributes:
-        empty_s: Nothing waits any more.
-        full_s: The queue reaches ``max_bytes``.
-        disk_full_s: The disk has only ``min_free_bytes`` left.
-        late_s: The oldest waiting event has waited for longer than a limit.
+        eta_s: Nothing waits any more.
+        full_in_s: The queue reaches ``max_bytes``.
+        disk_full_in_s: The disk has only ``min_free_bytes`` left.
+        oldest_late_in_s: The oldest waiting event has waited for longer than a limit.
     """
 
-    empty_s: float | None
-    full_s: float | None
-    disk_full_s: float | None
-    late_s: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What is not to be reached; as in the settings."""
-
-    max_bytes: int
-    min_free_bytes: int
-    oldest_s: float
+    eta_s: float | None
+    full_in_s: float | None
+    disk_full_in_s: float | None
+    oldest_late_in_s: float | None
 
 
 def forecast(
@@ -57,7 +48,8 @@ def forecast(
     used_bytes: int,
     minutes: Sequence[Period],
     state: str,
-    limits: Limits,
+    queue: Queue,
+    late_s: float,
     now: float,
 ) -> Forecast:
     """Look ahead.
@@ -66,11 +58,11 @@ def forecast(
         figures, used_bytes: As of *now*, in seconds since the epoch.
         minutes: The last ones, in the order of recording.
         state: That of delivery.
+        late_s: After which time an event that still waits is late.
     """
     is_running = state == "running"
     recent = _recent(minutes, is_running, now, WINDOW_S)
-    oldest_at = figures.oldest_waiting_at
-    oldest_s = since(oldest_at, now) if figures.due and oldest_at is not None else 0.0
+    oldest_s = figures.oldest_waiting_s(now)
     if len(recent) < LEAST_POINTS:
         net = figures.accepted_1m - figures.rate_1m
         grows = net * used_bytes / figures.waiting if figures.waiting else 0.0
@@ -88,11 +80,11 @@ def forecast(
         at = [*(each.ended_at for each in longer), now]
         shrinks = -trend(at, [*(each.disk_free_bytes or 0 for each in longer), free_bytes])
     return Forecast(
-        empty_s=_until(figures.due, -net) if is_running or not figures.due else None,
-        full_s=_until(limits.max_bytes - used_bytes, grows),
-        disk_full_s=None if free_bytes is None else _until(free_bytes - limits.min_free_bytes, shrinks),
+        eta_s=_until(figures.due, -net) if is_running or not figures.due else None,
+        full_in_s=_until(queue.max_bytes - used_bytes, grows),
+        disk_full_in_s=None if free_bytes is None else _until(free_bytes - queue.min_free_bytes, shrinks),
         # While nothing gets through, what waits ages like everything.
-        late_s=_until(limits.oldest_s - oldest_s, _ageing(figures, is_running, ages)),
+        oldest_late_in_s=_until(late_s - oldest_s, _ageing(figures, is_running, ages)),
     )
 
 

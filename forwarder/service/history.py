@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -13,7 +13,6 @@ from forwarder.records import EVENTS
 from forwarder.service.counters import Counters
 from forwarder.service.stream import Stream
 from forwarder.spool import Figures, Period, Spool
-from forwarder.text import since
 
 PERIOD_S = 60.0
 MOST_REASON = 200
@@ -62,7 +61,7 @@ class Recorder:
         self._counters = counters
         self._run = run
         self._began = self._observed = now
-        self._states: Counter[str] = Counter()
+        self._states: defaultdict[str, float] = defaultdict(float)
         self._state = self._reason = ""
         self._requests: Mapping[str, int] = {}
         self._totals: dict[str, int] = {}
@@ -72,7 +71,7 @@ class Recorder:
     def observe(self, state: str, reason: str, now: float) -> None:
         """Note the state from now on."""
         if self._state:
-            self._states[self._state] += now - self._observed  # type: ignore[assignment]  # seconds
+            self._states[self._state] += now - self._observed
         self._state, self._observed = state, now
         if state != "running":
             self._reason = reason[:MOST_REASON]
@@ -86,7 +85,6 @@ class Recorder:
         ended_at = time.time()
         requests = self._counters.by_outcome()
         took_s = self._counters.take_took_s()
-        oldest_at = figures.oldest_waiting_at if figures.due else None
         period = Period(
             ended_at,
             now - self._began,
@@ -94,7 +92,7 @@ class Recorder:
             **{name: _more(total, self._totals.get(name, total)) for name, total in totals.items()},
             waiting=figures.waiting,
             held=figures.held,
-            oldest_waiting_s=since(oldest_at, ended_at) if oldest_at is not None else 0.0,
+            oldest_waiting_s=figures.oldest_waiting_s(ended_at),
             requests={
                 name: more
                 for name, count in requests.items()

@@ -33,7 +33,7 @@ from forwarder.errors import ForwarderError
 from forwarder.records import EVENTS
 from forwarder.records.verdict import Verdict
 from forwarder.service.counters import BUCKETS_S, Counters
-from forwarder.service.forecast import FORECAST_MINUTES, Limits, forecast
+from forwarder.service.forecast import FORECAST_MINUTES, forecast
 from forwarder.service.listener import Page, Pages, Request
 from forwarder.service.state import Heartbeat
 from forwarder.spool import Figures
@@ -58,13 +58,13 @@ _GAUGES = {
     "dead_letters": ("dead_letters", "Dead letters that are kept now."),
 }
 _FORECASTS = {
-    "empty_s": ("empty_in_seconds", "When nothing waits any more"),
-    "full_s": ("full_in_seconds", "When the queue reaches its limit"),
-    "disk_full_s": (
-        "disk_full_in_seconds",
-        "When the disk has no more than its reserve",
+    "eta_s": ("empty_in_seconds", "When nothing waits any more"),
+    "full_in_s": ("full_in_seconds", "When the queue reaches its limit"),
+    "disk_full_in_s": ("disk_full_in_seconds", "When the disk has no more than its reserve"),
+    "oldest_late_in_s": (
+        "oldest_late_in_seconds",
+        "When the oldest waiting event has waited for alerts.oldest_s",
     ),
-    "late_s": ("oldest_late_in_seconds", "When the oldest waiting event has waited for alerts.oldest_s"),
 }
 _OF_KIND = {"accepted", "delivered", "dead_lettered", "deleted", "waiting", "dead_letters"}
 _QUEUE_GAUGES = {
@@ -125,15 +125,14 @@ class Queue(Collector):
                 yield _gauge(name, doc, value)
         yield _gauge("queue_used_bytes", "Space taken up in the database, which its limit binds.", used_bytes)
         doc = "How long the oldest waiting event has waited; 0 while none waits."
-        yield _gauge("oldest_waiting_seconds", doc, _age_s(figures))
-        settings, now = heartbeat.settings, time.time()
-        limits = Limits(settings.queue.max_bytes, settings.queue.min_free_bytes, settings.alerts.oldest_s)
-        ahead = forecast(figures, used_bytes, minutes, heartbeat.state.state, limits, now)
+        yield _gauge("oldest_waiting_seconds", doc, figures.oldest_waiting_s(time.time()))
+        settings, state = heartbeat.settings, heartbeat.state.state
+        late_s = settings.alerts.oldest_s
+        ahead = forecast(figures, used_bytes, minutes, state, settings.queue, late_s, time.time())
         for key, (name, doc) in _FORECASTS.items():
             in_s = getattr(ahead, key)
-            yield _gauge(
-                name, f"{doc}, if it goes on like this; +Inf: never.", math.inf if in_s is None else in_s
-            )
+            doc = f"{doc}, if it goes on like this; +Inf: never."
+            yield _gauge(name, doc, math.inf if in_s is None else in_s)
         doc = "When an event was delivered last, in seconds since the epoch; 0: never."
         yield _gauge("last_delivery_timestamp_seconds", doc, figures.last_delivery_at or 0)
         doc = "Damaged databases set aside with events in them, to be salvaged."
@@ -155,7 +154,7 @@ class Queue(Collector):
         doc = "How long the oldest waiting update has waited; 0 while none waits."
         oldest = GaugeMetricFamily("forwarder_updates_oldest_waiting_seconds", doc, labels=["kind"])
         for kind, figures in found.items():
-            oldest.add_metric([kind], _age_s(figures))
+            oldest.add_metric([kind], figures.oldest_waiting_s(time.time()))
         yield oldest
         doc = "What the delivery of updates is doing: 1 for the state it is in."
         states = GaugeMetricFamily("forwarder_updates_state", doc, labels=["kind", "state"])
@@ -213,12 +212,6 @@ def _loop(heartbeat: Heartbeat) -> Iterator[Metric]:
     yield _gauge("failures", "Tries in a row that failed, up to now.", heartbeat.state.failures)
     beat_s = max(time.monotonic() - heartbeat.beat_at, 0.0)
     yield _gauge("loop_idle_seconds", "How long ago the daemon's loop has turned last.", beat_s)
-
-
-def _age_s(figures: Figures) -> float:
-    at = figures.oldest_waiting_at
-    # A clock that was set back makes no negative age.
-    return max(time.time() - at, 0.0) if figures.due and at is not None else 0.0
 
 
 def _of_updates(text: str) -> str:

@@ -9,8 +9,8 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
 from html import escape
+from operator import attrgetter, methodcaller
 from typing import Any
 
 from forwarder.records import EVENTS
@@ -19,10 +19,19 @@ from forwarder.records.verdict import Verdict
 from forwarder.service import charts
 from forwarder.service.causes import MOST_LETTERS, Cause
 from forwarder.service.charts import Chart, Series, clock
-from forwarder.service.status import MANY, OTHER_KINDS, line_of_kind, next_try, passed, sentence
-from forwarder.service.timeline import Outage, Timeline
-from forwarder.spool import Gap, Period
-from forwarder.text import counted, duration, kind_of, printable, since, unquoted
+from forwarder.service.status import (
+    FORECASTS,
+    OTHER_KINDS,
+    coming,
+    foretold,
+    line_of_kind,
+    next_try,
+    passed,
+    sentence,
+)
+from forwarder.service.timeline import Timeline, told
+from forwarder.spool import Period
+from forwarder.text import counted, duration, kind_of, printable, seconds_of, since, unquoted
 
 MOST_CAUSES = 20
 MOST_NAME = 100
@@ -35,12 +44,6 @@ _OUTCOMES = {
     Verdict.UNREACHABLE: "red",
     Verdict.MISCONFIGURED: "grey",
 }
-_FORECASTS = {
-    "eta_s": "Nothing waits",
-    "full_in_s": "The queue is full",
-    "disk_full_in_s": "The disk is full",
-    "oldest_late_in_s": "What waits is late",
-}
 _command = re.compile(r"`([^`]*)`").sub
 
 
@@ -49,39 +52,12 @@ def text(value: str) -> str:
     return _command(r"<code>\1</code>", escape(printable(value)))
 
 
-def _rate(name: str) -> Callable[[Period], float]:
-    # The end of a daemon may be recorded a moment after its last minute.
-    return lambda period: float(getattr(period, name)) / max(period.lasted_s, 1.0)
-
-
 def _requests(verdict: Verdict) -> Callable[[Period], float]:
     return lambda period: float(period.requests.get(verdict.value, 0))
 
 
-def _as_it_is(name: str) -> Callable[[Period], float | None]:
-    return lambda period: getattr(period, name)
-
-
-_WAITING = Series("waiting", "blue", _as_it_is("waiting"))
-_OLDEST = Series("oldest", "orange", _as_it_is("oldest_waiting_s"))
-_HALF, _MOST = (
-    Series("half up to", "blue", _as_it_is("p50_s")),
-    Series("95 % up to", "violet", _as_it_is("p95_s")),
-)
-_DEAD, _REFUSED = (
-    Series("dead letters", "red", _as_it_is("dead_lettered")),
-    Series("refused to producers", "orange", _as_it_is("refused")),
-)
-_IN_USE = Series("in use", "teal", _as_it_is("used_bytes"))
-_FREE = Series("free", "teal", _as_it_is("disk_free_bytes"))
-
-
 def plots(timeline: Timeline, *, relays: bool) -> list[Chart]:
     """What is plotted of *timeline*; a daemon that *relays* delivers to the server."""
-    rates = (
-        Series("accepted", "blue", _rate("accepted")),
-        Series("relayed" if relays else "delivered", "green", _rate("delivered")),
-    )
     periods = [part.period for part in timeline.parts]
     outcomes = tuple(
         Series(verdict.value, colour, _requests(verdict))
@@ -89,17 +65,29 @@ def plots(timeline: Timeline, *, relays: bool) -> list[Chart]:
         if verdict is Verdict.DELIVERED or any(map(_requests(verdict), periods))
     )
     found = [
-        Chart("rate", "Rate", charts.RATE, rates),
-        Chart("waiting", "Waiting", charts.COUNT, (_WAITING,)),
-        Chart("oldest", "Oldest waiting", charts.DURATION, (_OLDEST,)),
-        Chart("latency", "Request duration", charts.LATENCY, (_HALF, _MOST)),
+        Chart("rate", "Rate", charts.RATE, (
+            Series("accepted", "blue", methodcaller("rate", "accepted")),
+            Series("relayed" if relays else "delivered", "green", methodcaller("rate", "delivered")),
+        )),
+        Chart("waiting", "Waiting", charts.COUNT, (Series("waiting", "blue", attrgetter("waiting")),)),
+        Chart("oldest", "Oldest waiting", charts.DURATION, (
+            Series("oldest", "orange", attrgetter("oldest_waiting_s")),
+        )),
+        Chart("latency", "Request duration", charts.LATENCY, (
+            Series("half up to", "blue", attrgetter("p50_s")),
+            Series("95 % up to", "violet", attrgetter("p95_s")),
+        )),
         Chart("requests", "Requests", charts.COUNT, outcomes, stacked=True),
-        Chart("refused", "Refused", charts.COUNT, (_DEAD, _REFUSED), stacked=True),
-        Chart("space", "Space in use", charts.BYTES, (_IN_USE,)),
-    ]
+        Chart("refused", "Refused", charts.COUNT, (
+            Series("dead letters", "red", attrgetter("dead_lettered")),
+            Series("refused to producers", "orange", attrgetter("refused")),
+        ), stacked=True),
+        Chart("space", "Space in use", charts.BYTES, (Series("in use", "teal", attrgetter("used_bytes")),)),
+    ]  # fmt: skip
     # Of a queue on a server the disk is not known.
     if any(period.disk_free_bytes is not None for period in periods):
-        found.append(Chart("disk", "Disk free", charts.BYTES, (_FREE,)))
+        free = Series("free", "teal", attrgetter("disk_free_bytes"))
+        found.append(Chart("disk", "Disk free", charts.BYTES, (free,)))
     return found
 
 
@@ -122,17 +110,15 @@ def table(chart: Chart, timeline: Timeline) -> str:
 
 def headline(found: Mapping[str, Any], now: float) -> str:
     """The state in words, and since when."""
-    head, colon, rest = sentence(found).partition(":")
-    if not colon or not found["exists"]:
-        head, colon, rest = "", "", sentence(found)
+    said = sentence(found)
+    head, colon, rest = said.partition(":") if found["exists"] else ("", "", said)
     lead = f"<strong>{text(head)}{colon}</strong>" if head else ""
     began = ""
     if found["state_since"]:
-        at = datetime.fromisoformat(found["state_since"]).timestamp()
+        at = seconds_of(found["state_since"])
         again = f" Next try {next_try(found, now)}." if found["next_try_at"] else ""
         began = f"<p class=since>Since {clock(at)}, for {duration(since(at, now))}.{again}</p>"
-    state = found["state"] if found["exists"] else "stopped"
-    return f'<div class="state {state}"><p>{lead}{text(rest)}</p>{began}</div>'
+    return f'<div class="state {found["state"]}"><p>{lead}{text(rest)}</p>{began}</div>'
 
 
 def tiles(found: Mapping[str, Any]) -> str:
@@ -157,19 +143,10 @@ def forecast(found: Mapping[str, Any]) -> str:
     """What comes if it goes on like this, as far as it is known."""
     if not found["exists"]:
         return ""
-    is_unknown = {
-        "disk_full_in_s": found["disk_free_bytes"] is None,
-        # What is only on its way is no backlog.
-        "eta_s": found["waiting"] - found["held"] < MANY,
-    }
-    rows = ((name, found[key]) for key, name in _FORECASTS.items() if not is_unknown.get(key))
-    return "".join(f"<div><dt>{name}</dt><dd>{_coming(in_s)}</dd></div>" for name, in_s in rows)
-
-
-def _coming(in_s: float | None) -> str:
-    if in_s is None:
-        return "never, at this rate"
-    return f"in about {duration(in_s)}" if in_s else "now"
+    return "".join(
+        f"<div><dt>{FORECASTS[key].capitalize()}</dt><dd>{coming(in_s)}</dd></div>"
+        for key, in_s in foretold(found).items()
+    )
 
 
 def other_kinds(found: Mapping[str, Any]) -> str:
@@ -201,8 +178,8 @@ def _flat(found: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
 
 def events(timeline: Timeline) -> str:
     """Outages and times of which nothing is known, in words; the newest first."""
-    said = [(outage.since, outage.state, _of_outage(outage)) for outage in timeline.outages]
-    said += [(gap.since, "gap", _of_gap(gap)) for gap in timeline.gaps]
+    said = [(outage.since, outage.state, told(outage, clock)) for outage in timeline.outages]
+    said += [(gap.since, "gap", told(gap, clock)) for gap in timeline.gaps]
     if timeline.begins_at > timeline.since:
         said.append((timeline.since, "gap", f"Nothing is recorded before {clock(timeline.begins_at)}."))
     if not said:
@@ -211,20 +188,6 @@ def events(timeline: Timeline) -> str:
         f'<li><i class="swatch {of}"></i>{text(what)}</li>' for _, of, what in sorted(said, reverse=True)
     )
     return f"<ul>{''.join(lines)}</ul>"
-
-
-def _of_outage(outage: Outage) -> str:
-    state = outage.state.replace("_", " ").capitalize()
-    times = f"from {clock(outage.since)} to {clock(outage.until)}, {duration(outage.lasted_s)} in all"
-    return f"{state} {times}{f': {outage.reason}' if outage.reason else ''}."
-
-
-def _of_gap(gap: Gap) -> str:
-    for_s = abs(gap.until - gap.since)
-    if gap.was_set:
-        side = "back" if gap.until < gap.since else "ahead"
-        return f"The clock was set {side} by {duration(for_s)}, at {clock(gap.since)}."
-    return f"No daemon ran from {clock(gap.since)} to {clock(gap.until)}, for {duration(for_s)}."
 
 
 def causes(found: Iterable[tuple[Kind, Sequence[tuple[Cause, int]]]]) -> str:

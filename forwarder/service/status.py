@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from dataclasses import asdict
 from typing import Any
 
 from forwarder import spool
@@ -12,10 +12,10 @@ from forwarder.config.settings import Alerts, Queue
 from forwarder.errors import ForwarderError
 from forwarder.records import EVENTS, KINDS
 from forwarder.service import state as daemon_state
-from forwarder.service.forecast import FORECAST_MINUTES, Limits, forecast
+from forwarder.service.forecast import FORECAST_MINUTES, forecast
 from forwarder.service.state import DaemonState
 from forwarder.spool import Figures, NoQueueError, Spool, UnusedQueueError
-from forwarder.text import as_sentence, counted, duration, instant, printable, since, unquoted
+from forwarder.text import as_sentence, counted, duration, instant, printable, seconds_of, unquoted
 
 TIMEOUT_S = 10.0
 # Every key, in the order of printing, at its value while there is no queue.
@@ -86,11 +86,12 @@ _NULL_WHEN_EMPTY = (
 MANY = 2000
 # Nobody has to act yet on what comes later.
 FAR_S = 30 * 86400.0
-_COMING = (
-    ("oldest_late_in_s", "what waits is late", "what waits will be late"),
-    ("full_in_s", "the queue is full: new events are refused", "the queue will be full"),
-    ("disk_full_in_s", "the disk is full: new events are refused", "the disk will be full"),
-)
+FORECASTS = {
+    "eta_s": "nothing waits",
+    "full_in_s": "queue full",
+    "disk_full_in_s": "disk full",
+    "oldest_late_in_s": "oldest late",
+}
 STATES = ("running", "backing_off", "blocked", "paused", "stopped")
 # Every key of --fail-if.
 KEYS: Mapping[str, Any] = {
@@ -176,14 +177,7 @@ def _gather(
     if figures.took_s:
         for key, part in (("request_p50_s", 0.5), ("request_p95_s", 0.95)):
             found[key] = round(figures.took_s[int(len(figures.took_s) * part)], 3)
-    limits = Limits(queue.max_bytes, queue.min_free_bytes, late_s)
-    ahead = forecast(figures, used_bytes, minutes, found["state"], limits, time.time())
-    found |= {
-        "eta_s": ahead.empty_s,
-        "full_in_s": ahead.full_s,
-        "disk_full_in_s": ahead.disk_full_s,
-        "oldest_late_in_s": ahead.late_s,
-    }
+    found |= asdict(forecast(figures, used_bytes, minutes, found["state"], queue, late_s, time.time()))
     return found | {key: found[key] or None for key in _NULL_WHEN_EMPTY}
 
 
@@ -193,10 +187,7 @@ def _durable(figures: Figures, refused: Mapping[str, int]) -> dict[str, Any]:
     found["refused"] = sum(refused.values())
     found["last_delivery_at"] = instant(figures.last_delivery_at)
     found["rate_1m"], found["accepted_1m"] = round(figures.rate_1m, 2), round(figures.accepted_1m, 2)
-    if figures.due:
-        oldest_at = figures.oldest_waiting_at
-        waited_s = since(oldest_at, time.time()) if oldest_at is not None else 0.0
-        found["oldest_waiting_s"] = round(waited_s, 3)
+    found["oldest_waiting_s"] = round(figures.oldest_waiting_s(time.time()), 3)
     return found
 
 
@@ -250,18 +241,23 @@ def sentence(found: Mapping[str, Any]) -> str:
 
 
 def outlook(found: Mapping[str, Any]) -> str:
-    """What comes, if it goes on like this, as parts of a sentence; "" where nothing is foretold."""
-    parts = []
-    # What is only on its way is no backlog.
-    if found["eta_s"] and found["waiting"] - found["held"] >= MANY:
-        parts.append(f"done in about {duration(found['eta_s'])}")
-    for key, now, later in _COMING:
-        in_s = found[key]
-        if in_s == 0:
-            parts.append(now)
-        elif in_s and in_s < FAR_S:
-            parts.append(f"{later} in about {duration(in_s)}")
-    return "; ".join(parts)
+    """What comes before long, if it goes on like this; "" where nothing is foretold."""
+    soon = {key: in_s for key, in_s in foretold(found).items() if in_s is not None and in_s < FAR_S}
+    return "; ".join(f"{FORECASTS[key]} {coming(in_s)}" for key, in_s in soon.items())
+
+
+def foretold(found: Mapping[str, Any]) -> dict[str, float | None]:
+    """The forecasts that can be made, by their keys: none of a server's disk, or of what is on its way."""
+    unknown = {"disk_full_in_s": found["disk_free_bytes"] is None}
+    unknown["eta_s"] = found["waiting"] - found["held"] < MANY
+    return {key: found[key] for key in FORECASTS if not unknown.get(key)}
+
+
+def coming(in_s: float | None) -> str:
+    """When that is which is foretold, in words."""
+    if in_s is None:
+        return "never, at this rate"
+    return f"in about {duration(in_s)}" if in_s else "now"
 
 
 def _condition(found: Mapping[str, Any]) -> str:
@@ -300,8 +296,7 @@ def _waits(found: Mapping[str, Any]) -> tuple[int, str]:
 
 def next_try(found: Mapping[str, Any], now: float) -> str:
     """When a request is sent again, where that is planned: ``in 8 s``."""
-    at = datetime.fromisoformat(found["next_try_at"]).timestamp()
-    return f"in {duration(max(at - now, 0.0))}"
+    return f"in {duration(max(seconds_of(found['next_try_at']) - now, 0.0))}"
 
 
 def passed(found: Mapping[str, Any]) -> str:

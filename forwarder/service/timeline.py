@@ -1,13 +1,13 @@
-"""The recorded past of a range of time, as the web page plots it: in parts, with gaps and outages."""
+"""The recorded past of a range of time: in parts, with gaps and outages, and those in words."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from forwarder.spool import SLACK_S, Gap, Period, View, binned, gaps
-from forwarder.text import instant, unquoted
+from forwarder.text import duration, instant, printable, unquoted
 
 # A shorter interruption of delivery is what retries are for.
 OUTAGE_S = 30.0
@@ -44,10 +44,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """Delivery was in *state*, which is not running, for *lasted_s* between *since* and *until*.
-
-    *reason* quotes nothing.
-    """
+    """Delivery was in *state*, which is not running, for *lasted_s* between *since* and *until*."""
 
     state: str
     since: float
@@ -61,7 +58,7 @@ class Timeline:
     """What is known of the time from *since* until *until*.
 
     *gaps* are the times of which nothing is known; before *begins_at* nothing was recorded. *outages* are the
-    newest `MOST_OUTAGES`.
+    newest `MOST_OUTAGES`. Reasons quote nothing.
     """
 
     since: float
@@ -88,21 +85,32 @@ class Timeline:
 def read(view: View, name: str, now: float, started_at: float) -> Timeline:
     """The range called *name* until *now*, of a daemon that started at *started_at*."""
     it = RANGES[name]
+    periods = recorded(view, it.part_s * it.count, hourly=it.hourly)
     if it.hourly:
-        hours = view.history(round(it.count * it.part_s / 3600) + 2, hourly=True)
-        ended_at = hours[-1].ended_at if hours else 0.0
-        # The hour that is not over has only minutes.
-        periods = [*hours, *(each for each in view.history(150) if each.ended_at > ended_at)]
-    else:
-        # A daemon that starts often records more than one a minute.
-        periods = view.history(round(it.count * it.part_s / 60 * 1.5))
+        periods += of_this_hour(view, periods)
     return laid_out(periods, it, now, started_at)
+
+
+def recorded(view: View, span_s: float, *, hourly: bool) -> list[Period]:
+    """The minutes, or hours, of the last *span_s* seconds; some earlier ones may be with them."""
+    # A daemon that starts often records more than one a minute.
+    return view.history(int(span_s / (3600 if hourly else 60) * 1.5) + 100, hourly=hourly)
+
+
+def of_this_hour(view: View, hours: Sequence[Period]) -> list[Period]:
+    """The minutes that none of the *hours* sums up yet."""
+    ended_at = hours[-1].ended_at if hours else 0.0
+    return [each for each in view.history(150) if each.ended_at > ended_at]
 
 
 def laid_out(periods: Sequence[Period], it: Range, now: float, started_at: float) -> Timeline:
     """*periods* in the range *it* until *now*; one that is recorded by the minute is not divided further."""
     since = now - it.part_s * it.count
-    shown = [each for each in periods if since < each.ended_at <= now + it.part_s]
+    shown = [
+        replace(each, reason=unquoted(each.reason))
+        for each in periods
+        if since < each.ended_at <= now + it.part_s
+    ]
     found = gaps(periods, HOURLY_SLACK_S if it.hourly else SLACK_S)
     # As long as a daemon has not recorded anything, its predecessor's end is where the gap begins.
     if periods and started_at > periods[-1].ended_at + SLACK_S:
@@ -116,7 +124,7 @@ def laid_out(periods: Sequence[Period], it: Range, now: float, started_at: float
         if it.part_s <= 60
         else _parts(shown, it, now),
         [gap for gap in found if gap.until > since],
-        _outages(shown)[-MOST_OUTAGES:],
+        outages(shown)[-MOST_OUTAGES:],
     )
 
 
@@ -129,15 +137,15 @@ def _parts(periods: Sequence[Period], it: Range, now: float) -> list[Part]:
     return [Part(at, min(at + it.part_s, now), found) for at, found in bounds if found]
 
 
-def _outages(periods: Iterable[Period]) -> list[Outage]:
-    """Neighbouring periods in the same state are one."""
+def outages(periods: Iterable[Period]) -> list[Outage]:
+    """When delivery was interrupted for longer than `OUTAGE_S`; neighbouring periods in one state are one."""
     found: list[Outage] = []
     for each in periods:
         states = {state: lasted_s for state, lasted_s in each.states.items() if state != "running"}
         if sum(states.values()) < OUTAGE_S:
             continue
         state = max(states, key=lambda name: states[name])
-        new = Outage(state, each.began_at, each.ended_at, sum(states.values()), unquoted(each.reason))
+        new = Outage(state, each.began_at, each.ended_at, sum(states.values()), each.reason)
         last = found[-1] if found else None
         if last and last.state == state and abs(new.since - last.until) < OUTAGE_S:
             reason = new.reason or last.reason
@@ -147,10 +155,22 @@ def _outages(periods: Iterable[Period]) -> list[Outage]:
     return found
 
 
+def told(what: Outage | Gap, clock: Callable[[float], str]) -> str:
+    """It as a sentence, in which *clock* writes the times."""
+    if isinstance(what, Outage):
+        state = what.state.replace("_", " ").capitalize()
+        lasted = f"{duration(what.lasted_s)} in all{': ' if what.reason else ''}{printable(what.reason)}"
+        return f"{state} from {clock(what.since)} to {clock(what.until)}, {lasted}."
+    for_s = abs(what.until - what.since)
+    if what.was_set:
+        side = "back" if what.until < what.since else "ahead"
+        return f"The clock was set {side} by {duration(for_s)}, at {clock(what.since)}."
+    return f"No daemon ran from {clock(what.since)} to {clock(what.until)}, for {duration(for_s)}."
+
+
 def _plain(part: Part) -> dict[str, Any]:
     values = asdict(part.period)
     del values["ended_at"], values["run"]
-    values["reason"] = unquoted(values["reason"])
     return {"since": instant(part.since), "until": instant(part.until), **values}
 
 

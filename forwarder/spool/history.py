@@ -71,6 +71,11 @@ class Period:
         """The state that delivery was in longest; "": none is known."""
         return max(self.states, key=lambda state: self.states[state], default="")
 
+    def rate(self, name: str) -> float:
+        """How many of the figure *name* were counted in it a second."""
+        # The end of a daemon may be recorded a moment after its last minute.
+        return float(getattr(self, name)) / max(self.lasted_s, 1.0)
+
 
 COLUMNS = tuple(column.name for column in fields(Period))
 _AS_JSON = [COLUMNS.index(name) for name in ("requests", "states")]

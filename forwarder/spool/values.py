@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from forwarder.spool.ids import Run, runs_of, text_of
+from forwarder.text import since
 
 OK, WARNING, FAIL = "ok", "warning", "FAIL"
 
@@ -197,6 +198,10 @@ class Figures:
     def due(self) -> int:
         """How many wait for delivery."""
         return self.waiting - self.held
+
+    def oldest_waiting_s(self, now: float) -> float:
+        """How long the oldest of those has waited *now*; 0: there is none."""
+        return since(self.oldest_waiting_at, now) if self.due else 0.0
 
 
 @dataclass(frozen=True, slots=True)

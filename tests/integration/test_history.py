@@ -153,15 +153,3 @@ def test_a_database_in_place_of_another_begins_its_own_counts(recording, queue, 
     recording.streams["event"].consumer.close()
     (row,) = history(queue_path)
     assert (row.accepted, row.waiting) == (3, 3)
-
-
-def test_a_database_of_before_gets_a_history(queue, queue_path, sql, figures):
-    """Tables of version 3 get what they lack, and keep what they have."""
-    queue.put(EVENT)
-    queue.close()
-    for table in ("history", "history_engage", "history_groups"):
-        sql(queue_path, f"DROP TABLE {table}")
-    sql(queue_path, "PRAGMA user_version = 3")
-    queue.put(EVENT)
-    assert figures(queue_path).waiting == 2
-    assert history(queue_path) == history(queue_path, "group") == []

@@ -30,7 +30,7 @@ def test_it_shows_what_was_recorded(forwarder, queue_path, figures):
     assert any("█" in line for line in shown)
     assert max(map(len, shown)) <= 80
     assert "\x1b" not in done.stdout
-    assert shown[-1].startswith("no daemon has run since ")
+    assert shown[-1].startswith("No daemon has run since ")
     with spool.at(queue_path).view() as view:
         recorded = [asdict(each) for each in view.history(10)]
     assert forwarder.json("status", "--history") == {"minutes": recorded}
@@ -117,5 +117,5 @@ def test_since_when(run, queue_path):
         "",
     )
     assert (
-        "accepted/s: 0.017 last, 0.017 at most, 2 in all" in run("status", "--history", "--since", "30m")[1]
+        "accepted/s: 0.0167 last, 0.0167 at most, 2 in all" in run("status", "--history", "--since", "30m")[1]
     )

@@ -69,7 +69,7 @@ def test_the_way_of_events(forwarder, queue, run, says):
     )
     forwarder.daemon()
     assert queue.wait([1, 7])[0].state == "delivered"
-    by = rf"delivered {PASSED}: HTTP 200 in \d\S* s"
+    by = rf"delivered {PASSED}: HTTP 200 in \d\S* m?s"
     says("1,3", f"1  {by}", f"3  released {AT} as 7", f"  7  {by}")
 
 

@@ -4,11 +4,12 @@ import random
 
 import pytest
 
-from forwarder.service.forecast import Forecast, Limits, forecast, trend
+from forwarder.config.settings import Queue
+from forwarder.service.forecast import Forecast, forecast, trend
 from forwarder.spool import Figures, Period
 
 NOW = 1_000_000.0
-LIMITS = Limits(max_bytes=1_000_000, min_free_bytes=100_000, oldest_s=600.0)
+QUEUE = Queue(max_bytes=1_000_000, min_free_bytes=100_000)
 NEVER = Forecast(None, None, None, None)
 
 
@@ -31,16 +32,16 @@ def minutes(count, state="running", end=NOW - 10, **each):
 
 
 def look(now, past, state="running", used_bytes=500_000):
-    return forecast(now, used_bytes, past, state, LIMITS, NOW)
+    return forecast(now, used_bytes, past, state, QUEUE, 600.0, NOW)
 
 
 def test_a_backlog_that_gets_shorter_has_an_end():
     """By the net of what leaves and what comes, and not by the last minute's chance."""
     past = minutes(10, accepted=600, delivered=1200, used_bytes=500_000, disk_free_bytes=900_000)
     found = look(figures(6000, rate_1m=99.0), past)
-    assert (found.empty_s, found.full_s, found.disk_full_s) == (600.0, None, None)
-    assert look(figures(6000, held=6000), past).empty_s == 0.0
-    assert look(figures(0), []).empty_s == 0.0
+    assert (found.eta_s, found.full_in_s, found.disk_full_in_s) == (600.0, None, None)
+    assert look(figures(6000, held=6000), past).eta_s == 0.0
+    assert look(figures(0), []).eta_s == 0.0
 
 
 def test_an_outage_fills_the_queue_and_the_disk():
@@ -51,8 +52,8 @@ def test_an_outage_fills_the_queue_and_the_disk():
     )  # fmt: skip
     found = look(figures(600, oldest_s=400.0), past, "backing_off")
     assert found == Forecast(None, 5000.0, 8000.0, 200.0)
-    assert look(figures(600, oldest_s=700.0), past, "backing_off", 1_000_001).full_s == 0.0
-    assert look(figures(600, oldest_s=700.0), past, "backing_off").late_s == 0.0
+    assert look(figures(600, oldest_s=700.0), past, "backing_off", 1_000_001).full_in_s == 0.0
+    assert look(figures(600, oldest_s=700.0), past, "backing_off").oldest_late_in_s == 0.0
 
 
 def test_the_time_before_an_outage_says_nothing_about_it():
@@ -62,7 +63,7 @@ def test_the_time_before_an_outage_says_nothing_about_it():
     found = look(figures(1000, oldest_s=100.0, accepted_1m=10.0), before + since, "blocked")
     assert found == Forecast(None, 100.0, 160.0, 500.0)
     gone = minutes(10, accepted=600, delivered=6000, end=NOW - 3600)
-    assert look(figures(1000, rate_1m=2.0), gone).empty_s == 500.0
+    assert look(figures(1000, rate_1m=2.0), gone).eta_s == 500.0
 
 
 def test_where_nothing_moves_nothing_is_foretold():
@@ -83,12 +84,12 @@ def test_what_waits_gets_older_while_more_comes_than_leaves():
     past = minutes(
         10, accepted=900, delivered=600, oldest_waiting_s=lambda n: 95.0 - 30 * n, used_bytes=500_000
     )
-    assert look(figures(10_000, oldest_s=100.0), past).late_s == pytest.approx(1000.0)
+    assert look(figures(10_000, oldest_s=100.0), past).oldest_late_in_s == pytest.approx(1000.0)
     jump = minutes(10, oldest_waiting_s=lambda n: 95.0 - 300 * n, used_bytes=500_000)
-    assert look(figures(10_000, oldest_s=100.0), jump).late_s == 500.0
-    assert look(figures(10, oldest_s=100.0), []).late_s == 500.0, "nothing has left for a minute"
-    assert look(figures(10, oldest_s=100.0, rate_1m=1.0), []).late_s is None
-    assert look(figures(0, oldest_s=100.0), [], "stopped").late_s is None
+    assert look(figures(10_000, oldest_s=100.0), jump).oldest_late_in_s == 500.0
+    assert look(figures(10, oldest_s=100.0), []).oldest_late_in_s == 500.0, "nothing has left for a minute"
+    assert look(figures(10, oldest_s=100.0, rate_1m=1.0), []).oldest_late_in_s is None
+    assert look(figures(0, oldest_s=100.0), [], "stopped").oldest_late_in_s is None
 
 
 def test_a_trend_is_by_least_squares():

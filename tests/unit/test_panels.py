@@ -46,9 +46,9 @@ def test_a_forecast_is_said_in_words(in_s, said):
     """Null is never; of a disk that can't be seen, and of what is only on its way, nothing is said."""
     keys = ("eta_s", "full_in_s", "disk_full_in_s", "oldest_late_in_s")
     of = found(waiting=MANY, **dict.fromkeys(keys, in_s))
-    names = ("Nothing waits", "The queue is full", "The disk is full", "What waits is late")
+    names = ("Nothing waits", "Queue full", "Disk full", "Oldest late")
     assert plain(panels.forecast(of)) == " ".join(f"{name} {said}" for name in names)
-    assert "disk" not in panels.forecast({**of, "disk_free_bytes": None})
+    assert "Disk" not in panels.forecast({**of, "disk_free_bytes": None})
     assert "Nothing" not in panels.forecast({**of, "waiting": MANY - 1})
     assert panels.forecast({**of, "exists": False}) == ""
 

@@ -58,7 +58,7 @@ def test_plots_with_a_gap():
         "########                ################",
         "########................################",
         "|12:00              |12:05",
-        "95 % of requests took up to: 0.25 s last, 0.25 s at most",
+        "95 % of requests took up to: 250 ms last, 250 ms at most",
         "                        ################",
         "                        ################",
         "                        ################",
@@ -73,8 +73,8 @@ def test_plots_with_a_gap():
         "Nothing to show of: oldest waiting, dead",
         "letters/min, refused/min, disk free.",
         "",
-        "no daemon ran from 12:02 to 12:06 (4",
-        "  min)",
+        "No daemon ran from 12:02 to 12:06, for 4",
+        "  min.",
     ]
     in_colour = list(lines(periods, found, NOON, until, 40, utf8=True))
     assert in_colour[0] == "\x1b[1maccepted/s: 10 last, 10 at most, 2,520 in all\x1b[0m"
@@ -92,10 +92,10 @@ def test_what_stood_still_and_why():
     ]
     later = NOON + 86400
     assert told(periods, later, is_over=True) == [
-        "blocked from Nov 15 12:01 to Nov 15 12:03 (90 s): HTTP 401: wrong\\x07 key",
-        "no daemon ran from Nov 15 12:04 to Nov 15 12:09 (5 min)",
-        "paused from Nov 15 12:09 to Nov 15 12:10 (60 s)",
-        "no daemon has run since Nov 15 12:10 (23 h 50 min)",
+        "Blocked from Nov 15 12:01 to Nov 15 12:03, 90 s in all: HTTP 401: wrong\\x07 key.",
+        "No daemon ran from Nov 15 12:04 to Nov 15 12:09, for 5 min.",
+        "Paused from Nov 15 12:09 to Nov 15 12:10, 60 s in all.",
+        "No daemon has run since Nov 15 12:10, for 23 h 50 min.",
     ]
     assert told(periods[:1], NOON + 60, is_over=False) == []
 
@@ -103,9 +103,9 @@ def test_what_stood_still_and_why():
 def test_a_clock_that_was_set():
     """Which way, by how much, and when."""
     back = [*minutes(60), *minutes(1)]
-    assert told(back, NOON + 120) == ["the clock was set back by 60 min at 13:01"]
+    assert told(back, NOON + 120) == ["The clock was set back by 60 min, at 13:01."]
     forward = [*minutes(1), *minutes(62)]
-    assert told(forward, NOON + 4000) == ["the clock was set forward by 60 min at 12:02"]
+    assert told(forward, NOON + 4000) == ["The clock was set ahead by 60 min, at 12:02."]
 
 
 def test_the_longest_few_are_told():
@@ -113,10 +113,10 @@ def test_the_longest_few_are_told():
     periods = [Period(NOON + 1000 * n, 1000.0 - (n % 12) * 50, float(n), accepted=1) for n in range(1, 12)]
     until = periods[-1].ended_at
     shown = list(lines(periods, incidents(periods, until, False, 5.0), NOON, until, 200, utf8=True))
-    gaps = [line for line in shown if line.startswith("no daemon ran")]
+    gaps = [line for line in shown if line.startswith("No daemon ran")]
     assert (len(gaps), shown[-1]) == (8, "and 2 shorter ones")
-    assert gaps[0] == "no daemon ran from 12:50 to 12:53 (3 min)"
-    assert gaps[-1] == "no daemon ran from 14:46 to 14:55 (9 min)"
+    assert gaps[0] == "No daemon ran from 12:50 to 12:53, for 3 min."
+    assert gaps[-1] == "No daemon ran from 14:46 to 14:55, for 9 min."
 
 
 def test_a_time_of_which_nothing_is_recorded():
@@ -127,5 +127,5 @@ def test_a_time_of_which_nothing_is_recorded():
     assert list(lines(periods, found, NOON + 3600, now, 80, utf8=True)) == [
         "Nothing is recorded since 13:00.",
         "",
-        "no daemon has run since 12:02 (118 min)",
+        "No daemon has run since 12:02, for 118 min.",
     ]

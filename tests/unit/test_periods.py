@@ -23,6 +23,7 @@ def test_several_as_one():
         states={"running": 80.0, "blocked": 40.0}, reason="wrong key",
     )  # fmt: skip
     assert merged([before]) == before
+    assert (before.rate("accepted"), minute(60.0, lasted_s=0.001, accepted=5).rate("accepted")) == (5 / 60, 5)
     assert (before.state, before.began_at, before.hour, minute(3600.0).hour) == ("blocked", 0.0, 0, 1)
 
 

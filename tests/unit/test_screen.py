@@ -68,14 +68,14 @@ def test_80_columns_by_24_lines():
         f"accepted       250/s  {'·' * 51}█▇·▄▂ █",
         f"delivered     12.5/s  {'·' * 51}▁▁·▁▁▁▁",
         "waiting        1,245 events, 45 of them in flight",
-        "forecast       queue full: in 2 h 0 min; disk full: never, at this rate",
+        "forecast       queue full: in about 2 h 0 min; disk full: never, at this rate",
         "",
         "ages in a sample of 1,000        total    5 s  1 min  5 min    1 h    1 d   more",
         "all                               1245     45   1000    200      -      -      -",
         "Purchase                          1200      -   1000    200      -      -      -",
         "Seen\\x1b[31m                        45     45      -      -      -      -      -",
         "",
-        "requests       9 delivered, 4 unreachable; half took up to 0.25 s, 95 % up to",
+        "requests       9 delivered, 4 unreachable; half took up to 250 ms, 95 % up to",
         "               1.5 s",
         "dead letters   100 (`forwarder dead-letters summary`)",
         "       90  Purchase  properties.time: is no number",
@@ -101,7 +101,7 @@ def test_a_small_screen_has_what_matters_most():
         "waiting",
         "  1,245 events, 45 of them in flight",
         "forecast",
-        "  queue full: in 2 h 0 min; disk full:",
+        "  queue full: in about 2 h 0 min; disk",
         "p pause  f flush  d dead letters  h hel…",
     ]
 
@@ -203,8 +203,8 @@ def test_forecasts():
     figures = FOUND | {"eta_s": 30.0, "full_in_s": 0.0, "oldest_late_in_s": 600.0}
     shown = text(render([Look("", NOW, figures)], State(), 160, 24, NOW))
     assert (
-        "forecast       nothing waits in 30 s; queue full: now; disk full: never, at this rate; "
-        "the oldest is late: in 10 min"
+        "forecast       nothing waits: in about 30 s; queue full: now; disk full: never, at this rate; "
+        "oldest late: in about 10 min"
     ) in shown
     several = text(render([Look("a", NOW, figures), Look("b", NOW)], State(), 90, 24, NOW))
     assert several[1].endswith("         now")

@@ -9,6 +9,7 @@ from forwarder.spool.ids import Run
 from forwarder.spool.postgresql.reader import Reader
 from forwarder.spool.postgresql.tables import EPOCH
 from forwarder.spool.receipts import PAGE_ENTRIES, PAGE_IDS, Entry, Letter, Oldest, Renewal, Row
+from forwarder.spool.values import Receipt
 
 # Of a table's rows, those in runs of ids. A plain join may read the whole table: its planner does not know
 # that the runs are short.
@@ -19,12 +20,16 @@ _IN_RUNS = (
 
 
 class Places(Reader, receipts.Source):
-    """The places of the records that *reader* reads."""
+    """Reads where records are."""
 
-    def __init__(self, reader: Reader) -> None:
-        self.tables, self.client = reader.tables, reader.client
+    @property
+    def _low(self) -> str:
         # Vacuum may not be able to remove what is below; see `Tables`.
-        self._low = f"(SELECT low_id FROM {self.tables.ledger})"
+        return f"(SELECT low_id FROM {self.tables.ledger})"
+
+    def receipts(self, runs: Sequence[Run]) -> list[Receipt]:
+        """See `engine.View.receipts`."""
+        return receipts.find(self, runs)
 
     def waits(self, runs: Sequence[Run]) -> bool:
         """See `engine.View.waits`."""

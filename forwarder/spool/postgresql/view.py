@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Self
 
-from forwarder.spool import engine, receipts
+from forwarder.spool import engine
 from forwarder.spool.errors import NoQueueError
 from forwarder.spool.findings import UNBALANCED
 from forwarder.spool.history import Period
-from forwarder.spool.ids import Run
 from forwarder.spool.postgresql import history, producer
 from forwarder.spool.postgresql.address import Address
 from forwarder.spool.postgresql.client import Client, Connection
@@ -20,7 +18,7 @@ from forwarder.spool.postgresql.places import Places
 from forwarder.spool.postgresql.setup import must_be_current
 from forwarder.spool.postgresql.tables import EPOCH, Tables
 from forwarder.spool.postgresql.waiting import WaitingEvents
-from forwarder.spool.values import FAIL, OK, Figures, Finding, Receipt
+from forwarder.spool.values import FAIL, OK, Figures, Finding
 
 RATE_WINDOW_S = 60.0
 _NEWEST_DELIVERIES, _NEWEST_REQUESTS = 20_000, 1000
@@ -28,7 +26,7 @@ _NEWEST_DELIVERIES, _NEWEST_REQUESTS = 20_000, 1000
 _last_id = re.compile(r"\d+$").search
 
 
-class View(DeadLetters, WaitingEvents, engine.View):
+class View(DeadLetters, WaitingEvents, Places, engine.View):
     """The records of a kind in the queue at *address*, those of *tables*.
 
     A step waits *timeout_s* at most.
@@ -125,12 +123,6 @@ class View(DeadLetters, WaitingEvents, engine.View):
             else:
                 end = middle - 1
         return int(newest - last)
-
-    def receipts(self, runs: Sequence[Run]) -> list[Receipt]:
-        return receipts.find(Places(self), runs)
-
-    def waits(self, runs: Sequence[Run]) -> bool:
-        return Places(self).waits(runs)
 
     def refused(self) -> dict[str, int]:
         return dict(self.client.rows(f"SELECT reason, count FROM {self.tables.refusals} ORDER BY reason"))

@@ -15,12 +15,10 @@ def add(connection: sqlite3.Connection, tables: Tables, period: Period) -> None:
     """Add a minute; the first one of an hour sums up the hour before, and deletes what is too old.
 
     Call it inside a write transaction."""
-    newest = connection.execute(
-        f"SELECT {_NAMES} FROM {tables.history} WHERE hourly = 0 ORDER BY id DESC LIMIT 1"
-    ).fetchone()
-    if newest and of_row(newest).hour != period.hour:
+    newest = read(connection, tables, False, 1)
+    if newest and newest[0].hour != period.hour:
         _sum_up(connection, tables)
-    _insert(connection, tables, 0, period)
+    _insert(connection, tables, False, period)
 
 
 def _sum_up(connection: sqlite3.Connection, tables: Tables) -> None:
@@ -28,8 +26,8 @@ def _sum_up(connection: sqlite3.Connection, tables: Tables) -> None:
     rows = connection.execute(
         f"SELECT {_NAMES} FROM {tables.history} WHERE hourly = 0 AND id > {last} ORDER BY id"
     ).fetchall()
-    _insert(connection, tables, 1, merged([of_row(row) for row in rows]))
-    for hourly, kept in ((0, MINUTES), (1, HOURS)):
+    _insert(connection, tables, True, merged([of_row(row) for row in rows]))
+    for hourly, kept in ((False, MINUTES), (True, HOURS)):
         connection.execute(
             f"DELETE FROM {tables.history} WHERE hourly = ?1 AND id <= (SELECT id FROM {tables.history}"
             " WHERE hourly = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
@@ -37,7 +35,7 @@ def _sum_up(connection: sqlite3.Connection, tables: Tables) -> None:
         )
 
 
-def _insert(connection: sqlite3.Connection, tables: Tables, hourly: int, period: Period) -> None:
+def _insert(connection: sqlite3.Connection, tables: Tables, hourly: bool, period: Period) -> None:
     connection.execute(
         f"INSERT INTO {tables.history} (hourly, {_NAMES}) VALUES ({_SET})", [hourly, *to_row(period)]
     )

@@ -9,6 +9,7 @@ from forwarder.spool.ids import Run
 from forwarder.spool.receipts import PAGE_ENTRIES, PAGE_IDS, Entry, Letter, Oldest, Renewal, Row
 from forwarder.spool.sqlite.reader import Reader
 from forwarder.spool.sqlite.tables import PUT_AT
+from forwarder.spool.values import Receipt
 
 # Of a table's rows, those in the runs of a JSON array. The cross join keeps SQLite from reading all rows.
 _IN_RUNS = (
@@ -18,10 +19,11 @@ _IN_RUNS = (
 
 
 class Places(Reader, receipts.Source):
-    """The places of the records that *reader* reads."""
+    """Reads where records are."""
 
-    def __init__(self, reader: Reader) -> None:
-        self.path, self.tables, self.connection = reader.path, reader.tables, reader.connection
+    def receipts(self, runs: Sequence[Run]) -> list[Receipt]:
+        """See `engine.View.receipts`."""
+        return receipts.find(self, runs)
 
     def waits(self, runs: Sequence[Run]) -> bool:
         """See `engine.View.waits`."""

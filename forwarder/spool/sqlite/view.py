@@ -6,7 +6,7 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Self
 from urllib.parse import quote
@@ -14,15 +14,15 @@ from urllib.parse import quote
 from forwarder.spool import engine
 from forwarder.spool.errors import NoQueueError, UnusedQueueError
 from forwarder.spool.history import Period
-from forwarder.spool.ids import Run
 from forwarder.spool.sqlite import control, history, refused, schema
 from forwarder.spool.sqlite.dead_letters import DeadLetters
 from forwarder.spool.sqlite.directory import DATABASE, LOG, refuse_links, size_of
 from forwarder.spool.sqlite.errors import damaged, has_no_space, translated
+from forwarder.spool.sqlite.places import Places
 from forwarder.spool.sqlite.room import is_emptied
 from forwarder.spool.sqlite.tables import OF_EVENTS, PUT_AT, Tables
 from forwarder.spool.sqlite.waiting import WaitingEvents
-from forwarder.spool.values import Figures, Finding, Receipt
+from forwarder.spool.values import Figures, Finding
 
 RATE_WINDOW_S = 60.0
 _NEWEST_DELIVERIES, _NEWEST_REQUESTS = 20_000, 1000
@@ -35,7 +35,7 @@ _TOTALS = (
 _ids = re.compile(r"(?<!\d)\d{1,16}(?!\d)").findall
 
 
-class View(DeadLetters, WaitingEvents, engine.View):
+class View(DeadLetters, WaitingEvents, Places, engine.View):
     """The records of a kind in a directory, those of *tables*, read-only.
 
     It waits *timeout_s* at most for a lock.
@@ -149,17 +149,6 @@ class View(DeadLetters, WaitingEvents, engine.View):
         from forwarder.spool.sqlite import books
 
         return books.check(self)
-
-    def receipts(self, runs: Sequence[Run]) -> list[Receipt]:
-        from forwarder.spool import receipts
-        from forwarder.spool.sqlite.places import Places
-
-        return receipts.find(Places(self), runs)
-
-    def waits(self, runs: Sequence[Run]) -> bool:
-        from forwarder.spool.sqlite.places import Places
-
-        return Places(self).waits(runs)
 
     def refused(self) -> dict[str, int]:
         with self._reading():
