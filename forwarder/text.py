@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 
-_quotation = re.compile(r"""(["'])(?:(?!\1).)+\1""").sub
+# What is quoted may have such marks, too: rather the mark that no word follows. A long reason is cut off.
+_quotation = re.compile(
+    r"""(["'])(?:(?:\\.|(?!\1(?!\w)).)+\1(?!\w)|(?:(?!\1).)+\1)|(?<!\w)["']\S.*""", re.DOTALL
+).sub
 # What differs between mistakes of one kind: numbers, and quoted text that is not a path.
 _detail = re.compile(
     r"('(?:properties|event|time|distinct_id|\$insert_id)\b(?:[^'\\]|\\.)*')|'(?:[^'\\]|\\.)*'"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -33,6 +34,8 @@ COMMAND_S = 30.0
 # While delivery tries again, it may look for a moment as if all were well.
 SURE = 2
 MOST_OUTPUT = 500
+# While it runs, its output is read so often, and so much of it.
+PACE_S, MOST_AT_ONCE = 0.1, 64 * 1024
 # So many minutes after a start it is still told.
 START_MINUTES = 30
 
@@ -150,7 +153,10 @@ class Command:
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self, command: str, alert: Alert, text: str) -> str:
-        """Run *command* with *text* on its standard input. Returns why it failed; "": it did not."""
+        """Run *command* with *text* on its standard input. Returns why it failed; "": it did not.
+
+        What it leaves running in the background is not waited for.
+        """
         environ = {name: value for name, value in os.environ.items() if name not in config.SECRET_VARIABLES}
         environ |= {
             "FORWARDER_ALERT": alert.name,
@@ -159,6 +165,7 @@ class Command:
         try:
             self._process = process = subprocess.Popen(  # noqa: S603 - it is the operator's own
                 ["/bin/sh", "-c", command],
+                bufsize=0,
                 env=environ,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -167,15 +174,14 @@ class Command:
             )
         except OSError as error:
             return error.strerror or str(error)
-        try:
-            output, _ = process.communicate(text.encode(), COMMAND_S)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            process.communicate()
-            return f"it took longer than {COMMAND_S:g} s, and was killed"
+        with process:
+            output = _talk(process, text.encode(), time.monotonic() + COMMAND_S)
+            if output is None:
+                self.kill()
+                return f"it took longer than {COMMAND_S:g} s, and was killed"
         if not process.returncode:
             return ""
-        said = printable(output[-MOST_OUTPUT:].decode(errors="replace").strip())
+        said = printable(output.decode(errors="replace").strip())
         return f"exit code {process.returncode}{': ' if said else ''}{said}"
 
     def kill(self) -> None:
@@ -185,6 +191,57 @@ class Command:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # it leads a group of its own
             process.wait()
+
+
+def _talk(process: subprocess.Popen[bytes], text: bytes, deadline: float) -> bytes | None:
+    """Give it *text* until it ends. Returns the end of its output; None: the time is up.
+
+    What it prints is read no faster than a person's command needs, and not kept.
+    """
+    assert process.stdin
+    assert process.stdout
+    into, out = process.stdin.fileno(), process.stdout.fileno()
+    os.set_blocking(into, False)
+    os.set_blocking(out, False)
+    output = b""
+    ready = select.poll()
+    ready.register(out, select.POLLIN)
+    ready.register(into, select.POLLOUT)
+    while True:
+        # Others may still have its output open.
+        is_over = process.poll() is not None
+        for descriptor, _ in ready.poll(0 if is_over else PACE_S * 1000):
+            if descriptor == out:
+                more = _read(out)
+                output = (output + more)[-MOST_OUTPUT:]
+                if not more:
+                    ready.unregister(out)
+            else:
+                text = text[_write(into, text) :]
+                if not text:
+                    ready.unregister(into)
+                    process.stdin.close()
+        if is_over:
+            return output
+        if time.monotonic() >= deadline:
+            return None
+        time.sleep(PACE_S / 10)
+
+
+def _read(descriptor: int) -> bytes:
+    with suppress(BlockingIOError):
+        return os.read(descriptor, MOST_AT_ONCE)
+    return b""
+
+
+def _write(descriptor: int, text: bytes) -> int:
+    """How much of *text* need not be written again."""
+    with suppress(BlockingIOError):
+        try:
+            return os.write(descriptor, text)
+        except BrokenPipeError:  # it need not read
+            return len(text)
+    return 0
 
 
 class Messenger:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from typing import Any
@@ -78,7 +79,9 @@ class Period:
 
 
 COLUMNS = tuple(column.name for column in fields(Period))
-_AS_JSON = [COLUMNS.index(name) for name in ("requests", "states")]
+TEXTS = ("requests", "states", "reason")
+_AS_JSON = [COLUMNS.index(name) for name in TEXTS[:2]]
+_MAY_BE_NONE = ("p50_s", "p95_s", "disk_free_bytes")
 _SUMS = ("lasted_s", "accepted", "delivered", "dead_lettered", "deleted", "refused", "sent_bytes")
 
 
@@ -90,12 +93,27 @@ def to_row(period: Period) -> list[object]:
     return values
 
 
-def of_row(row: Sequence[Any]) -> Period:
-    """The period of which `to_row` has made it."""
-    values = list(row)
-    for index in _AS_JSON:
-        values[index] = json.loads(values[index])
-    return Period(*values)
+def of_rows(rows: Iterable[Sequence[Any]]) -> list[Period]:
+    """The periods of which `to_row` has made them, without those that are damaged; text may be bytes."""
+    found = []
+    for row in rows:
+        values: list[Any] = [
+            value.decode(errors="replace") if isinstance(value, bytes) else value for value in row
+        ]
+        with suppress(ValueError, TypeError):
+            for index in _AS_JSON:
+                values[index] = json.loads(values[index])
+            if all(map(_is_fit, COLUMNS, values)):
+                found.append(Period(*values))
+    return found
+
+
+def _is_fit(name: str, value: Any) -> bool:
+    if name == "reason":
+        return isinstance(value, str)
+    if isinstance(value, dict):
+        return all(isinstance(each, (int, float)) for each in value.values())
+    return isinstance(value, (int, float)) or (value is None and name in _MAY_BE_NONE)
 
 
 def merged(periods: Sequence[Period]) -> Period:

@@ -18,6 +18,8 @@ from forwarder.spool.values import MOST_AHEAD, Receipt
 
 # Of one read.
 PAGE_IDS, PAGE_RUNS, PAGE_ENTRIES = 10_000, 1000, 500
+# As SQL: which of an entry's records were refused, unless that is not known.
+KNOWN_DEAD = "CASE WHEN dead = 0 OR dead_ids <> '' THEN dead_ids END"
 _NEWEST = (1 << 63) - 1
 
 
@@ -50,11 +52,15 @@ class Renewal(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """An entry of the delivery log; *put_at*: when its last record was added."""
+    """An entry of the delivery log.
+
+    *put_at*: when its last record was added. *dead_ids*: those that were refused; None: some were, and which
+    is not known, as of tables of before.
+    """
 
     id: int
     ids: str
-    dead_ids: str
+    dead_ids: str | None
     http_status: int | None
     tries: int
     took_s: float
@@ -224,6 +230,9 @@ def _in_entry(
     count = count_of(runs)
     for one in runs:
         for run in left.take(*one):
+            if entry.dead_ids is None:
+                yield Receipt(*run, "unknown", entry.settled_at)
+                continue
             yield Receipt(
                 *run,
                 "delivered",

@@ -283,3 +283,20 @@ def test_full_file_system_is_no_lack_of_permission(kind, tmp_path, forwarder, mo
         assert forwarder("drain").returncode == 0
     finally:
         subprocess.run(["umount", "--lazy", path], check=True)
+
+
+def test_delivery_goes_on_with_tables_of_before(disk, queue, queue_path, sql, figures):
+    """What an older queue gets more makes its file longer; settling does not take that room first."""
+    queue.put_many([EVENT] * 11_900)
+    queue.close()
+    for suffix in ("", "_engage", "_groups"):
+        sql(queue_path, f"DROP TABLE history{suffix}")
+        sql(queue_path, f"DROP INDEX dead_letters_event_id{suffix}")
+        sql(queue_path, f"ALTER TABLE deliveries{suffix} DROP COLUMN dead_ids")
+    sql(queue_path, "PRAGMA user_version = 3")
+    sql(queue_path, "VACUUM")
+    disk.fill()
+    with closing(Consumer(queue_path)) as consumer:
+        for first in range(1, 12_000, 1000):
+            consumer.settle(Settlement(range(first, first + 1000), [], 0, 550_000, 200, 1, 0.1))
+    assert (figures(queue_path).waiting, figures(queue_path).delivered) == (0, 12_000)

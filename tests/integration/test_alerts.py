@@ -1,6 +1,7 @@
 """``alerts.command`` run by a real daemon, also one that fails, and one that hangs."""
 
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -82,6 +83,28 @@ def test_what_a_command_says_when_it_fails(monkeypatch, tmp_path, until):
     why = Command().run(f"sleep 600 & echo $! > {pid}; wait", ALERT, "")
     assert why == "it took longer than 0.5 s, and was killed"
     until(lambda: is_gone(int(pid.read_text())))
+
+
+def test_what_a_command_leaves_running_is_not_waited_for(monkeypatch, tmp_path):
+    """A background process, or one of a session of its own, does not end all alerts."""
+    monkeypatch.setattr(alerts, "COMMAND_S", 1.0)
+    pid = tmp_path / "pid"
+    began_at = time.monotonic()
+    assert Command().run(f"sleep 600 & echo $! > {pid}", ALERT, "") == ""
+    os.kill(int(pid.read_text()), signal.SIGKILL)
+    why = Command().run(f"setsid sh -c 'echo $$ > {pid}; exec sleep 600'; true", ALERT, "")
+    assert why == "it took longer than 1 s, and was killed"
+    os.kill(int(pid.read_text()), signal.SIGKILL)
+    assert time.monotonic() - began_at < 10
+
+
+def test_what_a_command_prints_is_not_kept(monkeypatch):
+    """The daemon's memory does not depend on it, nor does it read all day."""
+    monkeypatch.setattr(alerts, "COMMAND_S", 1.0)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert Command().run("yes", ALERT, "") == "it took longer than 1 s, and was killed"
+    assert Command().run("head -c 5000000 /dev/zero; echo; echo end; exit 1", ALERT, "").endswith("\\nend")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 * 1024
 
 
 def test_a_person_tries_it(forwarder, tmp_path):

@@ -153,3 +153,32 @@ def test_a_database_in_place_of_another_begins_its_own_counts(recording, queue, 
     recording.streams["event"].consumer.close()
     (row,) = history(queue_path)
     assert (row.accepted, row.waiting) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "requests = '{\"deliv'",
+        "states = CAST(x'7bff22' AS TEXT)",
+        "reason = CAST(x'ff41' AS TEXT)",
+        "delivered = x'00'",
+        "ended_at = 'text'",
+        "states = '{\"running\": []}'",
+    ],
+)
+def test_a_damaged_row_ends_nothing(recording, queue, queue_path, sql, forwarder, damage):
+    """It is left out; the figures, and what is recorded later, do not suffer."""
+    queue.put(EVENT)
+    recording.turn(0.0)
+    recording.turn(60.0)
+    sql(queue_path, f"UPDATE history SET {damage}")
+    recording.turn(120.0)
+    assert [row.lasted_s for row in history(queue_path)][-1] == 60.0
+    assert forwarder.json("status")["waiting"] == 1
+    # In the next hour it is summed up.
+    sql(queue_path, "UPDATE history SET ended_at = ended_at - 3600 WHERE id = 2")
+    sql(queue_path, f"UPDATE history SET {damage} WHERE id = 1")
+    recording.turn(180.0)
+    with spool.at(queue_path).view() as view:
+        assert len(view.history(10, hourly=True)) == 1
+    assert len(history(queue_path)) >= 2

@@ -8,9 +8,10 @@ from contextlib import closing
 
 import pytest
 
+from forwarder import spool
 from forwarder.records import KINDS
 from forwarder.sandbox import Fault
-from forwarder.spool import text_of
+from forwarder.spool import Dead, Settlement, text_of
 from tests.conftest import each_engine
 from tests.relays import Host
 
@@ -288,3 +289,16 @@ def test_ids_of_those_who_put_at_once(queue_path, queue):
         there |= {letter.event_id: letter.data for letter in view.dead_letters(spool.Selection())}
     assert there == found
     assert text_of([(min(found), max(found))]) == "1-220"
+
+
+def test_a_request_of_before_does_not_say_that_a_refused_event_was_delivered(queue, queue_path, sql):
+    """Tables of version 3 did not have which ids were refused; the letter is deleted since."""
+    queue.put_many([event(number) for number in range(3)])
+    place = spool.at(queue_path)
+    with closing(place.consumer()) as consumer:
+        consumer.settle(Settlement([1, 2], [Dead(2, b"{}", "bad")]))
+        consumer.settle(Settlement([3]))
+    place.delete_dead_letters([1])
+    assert [each.state for each in queue.where([1, 2, 3])] == ["delivered", "deleted", "delivered"]
+    sql(queue_path, "UPDATE deliveries SET dead_ids = ''")
+    assert [each.state for each in queue.where([1, 2, 3])] == ["unknown", "delivered"]

@@ -316,10 +316,8 @@ def test_an_alert_gets_out_of_the_service(service, until):
     environment."""
     service.start_server("--fault", "unauthorized")
     told = service.box.root / "var/lib/forwarder/told"
-    script = f"exec 3<>/dev/tcp/127.0.0.1/{service.port} && cat > /var/lib/forwarder/told.new"
-    script += (
-        " && env >> /var/lib/forwarder/told.new && mv /var/lib/forwarder/told.new /var/lib/forwarder/told"
-    )
+    script = f"exec 3<>/dev/tcp/127.0.0.1/{service.port} && cd /var/lib/forwarder"
+    script += " && cat > told.new && env >> told.new && mv told.new told"
     service.configure(f"[alerts]\ncommand = \"bash -c '{script}'\"\n")
     service.systemctl("start")
     service.enqueue("A")

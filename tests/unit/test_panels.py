@@ -10,6 +10,7 @@ from forwarder.service.causes import Cause
 from forwarder.service.status import MANY, nothing
 from forwarder.service.timeline import Outage, Part, Timeline
 from forwarder.spool import Gap, Period
+from forwarder.text import unquoted
 
 NOON = 1_800_014_400.0
 HOSTILE = "<script>alert(1)</script>\"'&\x1b"
@@ -67,6 +68,25 @@ def test_dead_letters_are_grouped_by_what_quotes_nothing():
     assert rows[2].count("&lt;script&gt;") == 3
     assert "secret" not in html
     assert plain(panels.causes([])) == "There are none."
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "bad 'it's secret here'",
+        r"bad 'a\'secret' too",
+        "bad u'secret'",
+        'bad "a\'b" and "secret"',
+        "bad 'a'secret'",
+        "bad 'a secr",
+    ],
+)
+def test_what_is_quoted_may_have_marks_of_its_own(reason):
+    """None of it is shown, and what stands around it is."""
+    assert "secr" not in unquoted(reason)
+    assert unquoted(reason).startswith("bad ")
+    assert unquoted("it can't be read: 'x'") == "it can…"
+    assert unquoted("it can't be read") == "it can't be read"
 
 
 def test_only_the_most_frequent_causes_are_listed():

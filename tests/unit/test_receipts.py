@@ -228,3 +228,16 @@ def test_an_entry_that_is_damaged_says_nothing():
     source = Source()
     source.log = [entry(1, "1-9"), entry(2, "11-"), entry(3, "12", "x")]
     assert states(find(source, [(9, 9), (12, 12)])) == [(9, 9, "delivered"), (12, 12, "deleted")]
+
+
+def test_which_were_refused_may_not_be_known():
+    """Of a request before these tables had it: then none of its records was delivered for sure."""
+    source = Source()
+    source.log = [entry(1, "1-3", None), entry(2, "4-5")]
+    source.dead = [Letter(2, 9, "bad", "f", 400, "A", 1.0)]
+    assert states(find(source, [(1, 5)])) == [
+        (1, 1, "unknown"),
+        (2, 2, "dead"),
+        (3, 3, "unknown"),
+        (4, 5, "delivered"),
+    ]

@@ -200,7 +200,7 @@ def test_the_present_minute_is_no_gap():
 
 def test_forecasts():
     """Each says when, and tells what is so already from what never is, at this rate."""
-    figures = FOUND | {"eta_s": 30.0, "full_in_s": 0.0, "oldest_late_in_s": 600.0}
+    figures = FOUND | {"waiting": 2000, "eta_s": 30.0, "full_in_s": 0.0, "oldest_late_in_s": 600.0}
     shown = text(render([Look("", NOW, figures)], State(), 160, 24, NOW))
     assert (
         "forecast       nothing waits: in about 30 s; queue full: now; disk full: never, at this rate; "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from forwarder.spool.history import COLUMNS, HOURS, MINUTES, Period, merged, of_row, to_row
+from forwarder.spool.history import COLUMNS, HOURS, MINUTES, Period, merged, of_rows, to_row
 from forwarder.spool.postgresql.client import Connection
 from forwarder.spool.postgresql.tables import Tables
 
@@ -25,7 +25,7 @@ def _sum_up(connection: Connection, its: Tables) -> None:
         f"SELECT {_NAMES} FROM {its.history} WHERE NOT hourly"
         f" AND id > coalesce((SELECT max(id) FROM {its.history} WHERE hourly), 0) ORDER BY id"
     )
-    _insert(connection, its, True, merged([of_row(row) for row in rows]))
+    _insert(connection, its, True, merged(of_rows(rows)))
     for hourly, kept in ((False, MINUTES), (True, HOURS)):
         connection.execute(
             f"DELETE FROM {its.history} WHERE hourly = %s AND id <= (SELECT id FROM {its.history}"
@@ -45,4 +45,4 @@ def read(connection: Connection, its: Tables, hourly: bool, count: int) -> list[
     rows = connection.rows(
         f"SELECT {_NAMES} FROM {its.history} WHERE hourly = %s ORDER BY id DESC LIMIT %s", [hourly, count]
     )
-    return [of_row(row) for row in reversed(rows)]
+    return of_rows(reversed(rows))

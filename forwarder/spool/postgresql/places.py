@@ -8,7 +8,7 @@ from forwarder.spool import receipts
 from forwarder.spool.ids import Run
 from forwarder.spool.postgresql.reader import Reader
 from forwarder.spool.postgresql.tables import EPOCH
-from forwarder.spool.receipts import PAGE_ENTRIES, PAGE_IDS, Entry, Letter, Oldest, Renewal, Row
+from forwarder.spool.receipts import KNOWN_DEAD, PAGE_ENTRIES, PAGE_IDS, Entry, Letter, Oldest, Renewal, Row
 from forwarder.spool.values import Receipt
 
 # Of a table's rows, those in runs of ids. A plain join may read the whole table: its planner does not know
@@ -83,7 +83,7 @@ class Places(Reader, receipts.Source):
 
     def entries(self, before: int) -> list[Entry]:
         query = (
-            "SELECT id, ids, dead_ids, http_status, tries, took_s,"
+            f"SELECT id, ids, {KNOWN_DEAD}, http_status, tries, took_s,"
             f" {EPOCH.format('settled_at')}, {EPOCH.format('put_at')}"
             f" FROM {self.tables.deliveries} WHERE id < %s ORDER BY id DESC LIMIT {PAGE_ENTRIES}"
         )

@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from forwarder.errors import TryAgainError
+from forwarder.errors import ForwarderError, TryAgainError
 from forwarder.spool import engine
 from forwarder.spool.errors import DamagedError, QueueReplacedError, SpoolFullError
 from forwarder.spool.history import Period
@@ -65,6 +65,9 @@ class Consumer(engine.Consumer):
         except SpoolFullError:
             room.release_reserve(path)
             self._database = Database(path, timeout=lock_timeout_s)
+            # New tables make the file longer: now, before settling has filled that room with the log.
+            with suppress(ForwarderError):
+                self._database.empty_log()
         self._settled: set[int] = set()
         try:
             try:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 
-from forwarder.spool.history import COLUMNS, HOURS, MINUTES, Period, merged, of_row, to_row
+from forwarder.spool.history import COLUMNS, HOURS, MINUTES, TEXTS, Period, merged, of_rows, to_row
 from forwarder.spool.sqlite.tables import Tables
 
 _NAMES = ", ".join(COLUMNS)
+# As bytes: damaged text is no UTF-8.
+_READ = ", ".join(f"CAST({name} AS BLOB)" if name in TEXTS else name for name in COLUMNS)
 _SET = ", ".join("?" * (len(COLUMNS) + 1))
 
 
@@ -24,9 +26,9 @@ def add(connection: sqlite3.Connection, tables: Tables, period: Period) -> None:
 def _sum_up(connection: sqlite3.Connection, tables: Tables) -> None:
     last = f"coalesce((SELECT id FROM {tables.history} WHERE hourly = 1 ORDER BY id DESC LIMIT 1), 0)"
     rows = connection.execute(
-        f"SELECT {_NAMES} FROM {tables.history} WHERE hourly = 0 AND id > {last} ORDER BY id"
+        f"SELECT {_READ} FROM {tables.history} WHERE hourly = 0 AND id > {last} ORDER BY id"
     ).fetchall()
-    _insert(connection, tables, True, merged([of_row(row) for row in rows]))
+    _insert(connection, tables, True, merged(of_rows(rows)))
     for hourly, kept in ((False, MINUTES), (True, HOURS)):
         connection.execute(
             f"DELETE FROM {tables.history} WHERE hourly = ?1 AND id <= (SELECT id FROM {tables.history}"
@@ -44,6 +46,6 @@ def _insert(connection: sqlite3.Connection, tables: Tables, hourly: bool, period
 def read(connection: sqlite3.Connection, tables: Tables, hourly: bool, count: int) -> list[Period]:
     """See `engine.View.history`."""
     rows = connection.execute(
-        f"SELECT {_NAMES} FROM {tables.history} WHERE hourly = ? ORDER BY id DESC LIMIT ?", (hourly, count)
+        f"SELECT {_READ} FROM {tables.history} WHERE hourly = ? ORDER BY id DESC LIMIT ?", (hourly, count)
     ).fetchall()
-    return [of_row(row) for row in reversed(rows)]
+    return of_rows(reversed(rows))

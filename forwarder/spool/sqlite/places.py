@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from forwarder.spool import receipts
 from forwarder.spool.ids import Run
-from forwarder.spool.receipts import PAGE_ENTRIES, PAGE_IDS, Entry, Letter, Oldest, Renewal, Row
+from forwarder.spool.receipts import KNOWN_DEAD, PAGE_ENTRIES, PAGE_IDS, Entry, Letter, Oldest, Renewal, Row
 from forwarder.spool.sqlite.reader import Reader
 from forwarder.spool.sqlite.tables import PUT_AT
 from forwarder.spool.values import Receipt
@@ -74,7 +74,7 @@ class Places(Reader, receipts.Source):
 
     def entries(self, before: int) -> list[Entry]:
         query = (
-            "SELECT id, ids, dead_ids, http_status, tries, took_s, settled_at, put_at"
+            f"SELECT id, ids, {KNOWN_DEAD}, http_status, tries, took_s, settled_at, put_at"
             f" FROM {self.tables.deliveries} WHERE id < ? ORDER BY id DESC LIMIT {PAGE_ENTRIES}"
         )
         return [Entry(*found) for found in self._rows(query, (before,))]
