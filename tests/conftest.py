@@ -111,6 +111,16 @@ def cluster() -> Iterator[Cluster]:
         yield cluster
 
 
+@pytest.fixture
+def in_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Local times are in UTC."""
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
 def until(condition: Callable[[], Any], what: str = "", timeout_s: float = 20.0) -> Any:
     """Wait until *condition* returns something true, and return it; fail after *timeout_s*."""
     deadline = time.monotonic() + timeout_s

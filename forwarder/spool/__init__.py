@@ -52,14 +52,12 @@ from forwarder.spool.values import (
 )
 
 if TYPE_CHECKING:
-    from forwarder.spool.history import HOURS, MINUTES, SLACK_S, Gap, Period, binned, gaps, merged
+    from forwarder.spool.history import SLACK_S, Gap, Period, binned, gaps
     from forwarder.spool.sqlite.ackqueue import AckQueue
 
 __all__ = [
     "DUE",
     "FAIL",
-    "HOURS",
-    "MINUTES",
     "MOST_AHEAD",
     "OK",
     "SLACK_S",
@@ -105,7 +103,6 @@ __all__ = [
     "gaps",
     "handover",
     "joined",
-    "merged",
     "of",
     "runs_in",
     "runs_of",
@@ -115,7 +112,7 @@ __all__ = [
     "wait",
 ]
 
-_OF_HISTORY = ("HOURS", "MINUTES", "SLACK_S", "Gap", "Period", "binned", "gaps", "merged")
+_OF_HISTORY = ("SLACK_S", "Gap", "Period", "binned", "gaps")
 
 
 def engine_version() -> str:

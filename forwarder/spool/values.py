@@ -287,11 +287,6 @@ class Receipt:
         """How many records."""
         return self.last - self.first + 1
 
-    @property
-    def waits(self) -> bool:
-        """Whether they are still in the queue."""
-        return self.state in ("waiting", "held")
-
 
 class Brief(NamedTuple):
     """A dead letter in brief."""

@@ -29,10 +29,10 @@ from forwarder.spool import (
     SpoolFullError,
     TakenError,
     Waiting,
-    merged,
     receipts,
 )
 from forwarder.spool import engine as verbs
+from forwarder.spool.history import merged
 from forwarder.spool.receipts import Entry, Letter, Renewal, Row
 from forwarder.spool.values import HELD
 

@@ -27,6 +27,7 @@ from forwarder.spool import (
     SpoolFullError,
     TakenError,
 )
+from forwarder.spool.history import merged
 from forwarder.spool.postgresql.address import Address
 from forwarder.spool.postgresql.engine import Spool as PostgresqlSpool
 from forwarder.spool.postgresql.setup import setup
@@ -368,7 +369,7 @@ def test_history_is_kept_by_the_minute_and_by_the_hour(spool, consumer):
         assert view.history(2) == [whole, minute(61)]
         # What ends with the hour is the first of the next.
         before = [minute(58, accepted=1, waiting=5), minute(59, accepted=2, p95_s=0.5)]
-        assert view.history(9, hourly=True) == [spools.merged(before)]
+        assert view.history(9, hourly=True) == [merged(before)]
     for number in range(62, 64):
         consumer.record(minute(number, delivered=1))
     consumer.record(minute(120))

@@ -98,7 +98,7 @@ def test_some_are_dead_letters(forwarder):
 def test_some_are_deleted(forwarder, started, until, queue, run):
     """By a person, while it waits: that ends the wait for them."""
     process = started("enqueue", "--wait", "-e", "E")
-    until(lambda: queue.where(1)[0].waits)
+    until(lambda: queue.where(1)[0].state == "waiting")
     run("waiting", "delete", "1")
     assert process.wait(20) == 65
     assert "forwarder: 1 event deleted by a person: 1\n" in process.stderr.read()
@@ -125,7 +125,7 @@ def test_held_ones_wait(forwarder, started, until, queue, run):
     forwarder.daemon()
     run("pause")
     process = started("enqueue", "--wait", "--timeout", "2", stdin=lines(3))
-    until(lambda: queue.where(3)[0].waits)
+    until(lambda: queue.where(3)[0].state == "waiting")
     run("waiting", "hold", "1", "2")
     run("resume")
     assert process.wait(20) == 75

@@ -1,7 +1,5 @@
 """The history as plots and in words: its exact lines."""
 
-import time
-
 import pytest
 
 from forwarder.cli.history import incidents, lines
@@ -9,14 +7,7 @@ from forwarder.spool import Period
 
 NOON = 1_700_049_600.0
 
-
-@pytest.fixture(autouse=True)
-def _in_utc(monkeypatch):
-    monkeypatch.setenv("TZ", "UTC")
-    time.tzset()
-    yield
-    monkeypatch.delenv("TZ")
-    time.tzset()
+pytestmark = pytest.mark.usefixtures("in_utc")
 
 
 def minutes(*numbers, run=1.0, **what):

@@ -1,6 +1,7 @@
 """Periods: as one, in equal parts of a time, and what lies between them."""
 
-from forwarder.spool import Gap, Period, binned, gaps, merged
+from forwarder.spool import Gap, Period, binned, gaps
+from forwarder.spool.history import merged
 
 
 def minute(ended_at, run=0.0, lasted_s=60.0, **what):

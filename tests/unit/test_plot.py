@@ -6,14 +6,7 @@ import pytest
 
 from forwarder.cli.plot import axis, bars
 
-
-@pytest.fixture(autouse=True)
-def _in_utc(monkeypatch):
-    monkeypatch.setenv("TZ", "UTC")
-    time.tzset()
-    yield
-    monkeypatch.delenv("TZ")
-    time.tzset()
+pytestmark = pytest.mark.usefixtures("in_utc")
 
 
 def test_a_bar_for_each_value():
