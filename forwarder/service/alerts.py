@@ -49,7 +49,7 @@ class Alert:
     is_over: bool = False
 
 
-def causes(found: Mapping[str, Any], alerts: Alerts) -> Iterator[tuple[str, str]]:
+def needs(found: Mapping[str, Any], alerts: Alerts) -> Iterator[tuple[str, str]]:
     """What needs a person now, by the values of `status`: names, and what to say."""
     if found["state"] == "blocked":
         yield "blocked", f"delivery is blocked: {found['state_reason']}"
@@ -86,7 +86,7 @@ def _kinds(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 @dataclass(slots=True)
-class _Cause:
+class _Need:
     """How often it was seen lately, `SURE` at most; whether the person knows of it, and since when."""
 
     seen: int = 0
@@ -105,35 +105,35 @@ class Watcher:
 
     def __init__(self, tell: Callable[[Alert], bool]) -> None:
         self._tell = tell
-        self._causes: defaultdict[str, _Cause] = defaultdict(_Cause)
+        self._needs: defaultdict[str, _Need] = defaultdict(_Need)
         self._dead: int | None = None
 
     def look(self, found: Mapping[str, Any], alerts: Alerts, now: float) -> None:
         """Look at the values of `status`, at an instant (monotonic)."""
-        active = dict(causes(found, alerts))
-        for name, cause in self._causes.items():
+        active = dict(needs(found, alerts))
+        for name, need in self._needs.items():
             if name in active:
                 continue
-            cause.seen = max(cause.seen - 1, 0)
-            if cause.is_known and not cause.seen:
-                cause.is_known = not self._tell(Alert(name, "this is over", is_over=True))
+            need.seen = max(need.seen - 1, 0)
+            if need.is_known and not need.seen:
+                need.is_known = not self._tell(Alert(name, "this is over", is_over=True))
         for name, text in active.items():
-            cause = self._causes[name]
-            cause.seen = min(cause.seen + 1, SURE)
-            if cause.seen == SURE and not cause.is_known and now >= cause.known_at + alerts.repeat_s:
-                cause.is_known = self._tell(Alert(name, text))
-                cause.known_at = now if cause.is_known else cause.known_at
+            need = self._needs[name]
+            need.seen = min(need.seen + 1, SURE)
+            if need.seen == SURE and not need.is_known and now >= need.known_at + alerts.repeat_s:
+                need.is_known = self._tell(Alert(name, text))
+                need.known_at = now if need.is_known else need.known_at
         self._count_dead(sum(each["dead_lettered"] for each in _kinds(found)), alerts, now)
 
     def _count_dead(self, total: int, alerts: Alerts, now: float) -> None:
         if self._dead is None or total < self._dead:  # the first look, or another database
             self._dead = total
         more = total - self._dead
-        cause = self._causes["dead_letters"]
-        if more and now >= cause.known_at + alerts.repeat_s:
+        need = self._needs["dead_letters"]
+        if more and now >= need.known_at + alerts.repeat_s:
             text = f"{counted(more, 'more dead letter')}; `forwarder dead-letters summary` says why"
             if self._tell(Alert("dead_letters", text)):
-                self._dead, cause.known_at = total, now
+                self._dead, need.known_at = total, now
 
 
 def message(alert: Alert, found: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 import pytest
 
 from forwarder.config.settings import Alerts
-from forwarder.service.alerts import Watcher, causes, restart
+from forwarder.service.alerts import Watcher, needs, restart
 from forwarder.service.status import nothing
 from forwarder.spool import Period
 
@@ -46,7 +46,7 @@ def found(**values):
 )
 def test_what_needs_a_person(values, told):
     """An outage that passes by itself does not, until what waits is late."""
-    assert dict(causes(found(**values), SETTINGS)) == told
+    assert dict(needs(found(**values), SETTINGS)) == told
 
 
 class Watched:
