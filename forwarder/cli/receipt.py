@@ -9,8 +9,9 @@ from typing import Any
 
 from forwarder.cli.command import Context
 from forwarder.service import state as daemon_state
+from forwarder.service.status import not_running
 from forwarder.spool import MOST_AHEAD, Receipt, Run, count_of, runs_in, text_of
-from forwarder.text import counted, duration, instant, latency, printable, since
+from forwarder.text import as_sentence, counted, duration, instant, latency, printable, since
 
 
 class Standing:
@@ -30,11 +31,9 @@ class Standing:
         daemon = daemon_state.read(context.spool)
         self.is_alone = daemon is None
         if daemon is None:
-            paused = " and delivery is paused (`forwarder resume`)"
             with context.spool.view() as view:
-                is_paused = view.figures().paused
-            who = "relay" if context.server else "daemon"
-            self.trouble = f"No {who} runs{paused if is_paused else ''}."
+                why = not_running("relay" if context.server else "daemon", view.figures())
+            self.trouble = as_sentence(why)
             return
         told = daemon.kinds.get(self.kind.name, {})
         state = told.get("state", daemon.state)

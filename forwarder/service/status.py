@@ -169,16 +169,19 @@ def _gather(
             found[key] = instant(getattr(daemon, key) or None)
         # What the daemon says of itself may be a moment older than the figures.
         found["in_flight"] = min(found["in_flight"], figures.due)
-    elif figures.paused:
-        found["state_reason"] = f"no {who} runs, and delivery is paused (`forwarder resume`)"
     else:
-        found["state_reason"] = f"no {who} runs"
+        found["state_reason"] = not_running(who, figures)
     found |= {other.kind.queue: _of_kind(other, daemon, found, timeout_s) for other in others}
     if figures.took_s:
         for key, part in (("request_p50_s", 0.5), ("request_p95_s", 0.95)):
             found[key] = round(figures.took_s[int(len(figures.took_s) * part)], 3)
     found |= asdict(forecast(figures, used_bytes, minutes, found["state"], queue, late_s, time.time()))
     return found | {key: found[key] or None for key in _NULL_WHEN_EMPTY}
+
+
+def not_running(who: str, figures: Figures) -> str:
+    """That there is no daemon, or relay: *who*; and whether delivery is paused."""
+    return f"no {who} runs{', and delivery is paused (`forwarder resume`)' if figures.paused else ''}"
 
 
 def _durable(figures: Figures, refused: Mapping[str, int]) -> dict[str, Any]:

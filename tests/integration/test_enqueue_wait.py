@@ -9,9 +9,7 @@ import time
 import pytest
 
 from forwarder.sandbox import Fault
-from tests.conftest import each_engine
-
-TOKEN = "0123456789abcdef0123456789abcdef"
+from tests.conftest import TOKEN, each_engine
 
 
 def event(number, **properties):

@@ -12,13 +12,12 @@ from forwarder import spool
 from forwarder.records import KINDS
 from forwarder.sandbox import Fault
 from forwarder.spool import Dead, Settlement, text_of
-from tests.conftest import each_engine
+from tests.conftest import TOKEN, each_engine
 from tests.relays import Host
 
 AT = r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ"
 WAITS = rf"waiting since {AT} \(\d+ s\), "
 PASSED = rf"{AT}, by request 1 with 4 events, at the first try"
-TOKEN = "0123456789abcdef0123456789abcdef"
 BAD = {"event": "E", "properties": {"time": -5, "$insert_id": "bad", "distinct_id": "d"}}
 
 
@@ -136,7 +135,7 @@ def test_paused_and_halted(forwarder, queue, says, run, until):
     """Why nothing is sent, whoever is the cause."""
     run("pause")
     queue.put(event())
-    says("1", f"1  {WAITS}.*", r"No daemon runs and delivery is paused \(`forwarder resume`\)\.")
+    says("1", f"1  {WAITS}.*", r"No daemon runs, and delivery is paused \(`forwarder resume`\)\.")
     daemon = forwarder.daemon()
     until(lambda: forwarder.json("status")["state"] == "paused")
     says("1", f"1  {WAITS}.*", r"Delivery is paused: .*\.")
