@@ -49,14 +49,19 @@ def rate(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
+def _a_second(count: int, period: Period) -> float:
+    # The end of a daemon may be recorded a moment after its last minute.
+    return count / max(period.lasted_s, 1.0)
+
+
 PLOTS = (
-    Plot("accepted/s", lambda p: p.accepted / p.lasted_s, rate, lambda p: p.accepted),
-    Plot("delivered/s", lambda p: p.delivered / p.lasted_s, rate, lambda p: p.delivered),
+    Plot("accepted/s", lambda p: _a_second(p.accepted, p), rate, lambda p: p.accepted),
+    Plot("delivered/s", lambda p: _a_second(p.delivered, p), rate, lambda p: p.delivered),
     Plot("waiting", lambda p: p.waiting, "{:,.0f}".format),
     Plot("oldest waiting", lambda p: p.oldest_waiting_s, duration),
     Plot("95 % of requests took up to", lambda p: p.p95_s, lambda value: f"{value:.2g} s"),
-    Plot("dead letters/min", lambda p: p.dead_lettered * 60 / p.lasted_s, rate, lambda p: p.dead_lettered),
-    Plot("refused/min", lambda p: p.refused * 60 / p.lasted_s, rate, lambda p: p.refused),
+    Plot("dead letters/min", lambda p: _a_second(p.dead_lettered, p) * 60, rate, lambda p: p.dead_lettered),
+    Plot("refused/min", lambda p: _a_second(p.refused, p) * 60, rate, lambda p: p.refused),
     Plot("queue's size", lambda p: p.used_bytes, lambda value: size(int(value))),
     Plot("disk free", lambda p: p.disk_free_bytes, lambda value: size(int(value))),
 )
