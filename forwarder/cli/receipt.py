@@ -100,7 +100,8 @@ class Standing:
         text = f"by request {receipt.request} with {events}, at {tried}"
         if receipt.http_status is None:  # by a relay
             return f"handed over to the server {at}, {text}"
-        return f"delivered {at}, {text}: HTTP {receipt.http_status} in {latency(receipt.took_s or 0.0)}"
+        some = " (others in it were refused)" if receipt.http_status == 400 else ""
+        return f"delivered {at}, {text}: HTTP {receipt.http_status}{some} in {latency(receipt.took_s or 0.0)}"
 
     def _waits_for(self, receipt: Receipt) -> Iterator[str]:
         for told in self.deferred(receipt):

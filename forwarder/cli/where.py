@@ -43,7 +43,7 @@ def where(context: Context, ids: tuple[str, ...], insert_ids: tuple[str, ...], a
 
     \b
       forwarder where 17 20-25
-      forwarder enqueue --json events.ndjson | jq -r .ids | forwarder where -
+      forwarder enqueue --json events.ndjson | jq -r '.ids // empty' | forwarder where -
 
     Consecutive ids of which the same is to be said are one line. An event that was retried or released has
     another id since; what became of that follows. The newest 100,000 requests are kept: what was delivered

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from forwarder.errors import ForwarderError
+from forwarder.errors import ForwarderError, StorageError
 from forwarder.records import EVENTS
 from forwarder.service.counters import Counters
 from forwarder.service.stream import Stream
@@ -49,8 +49,12 @@ class History:
         """Write what has happened since the last time."""
         self._due_at = now + PERIOD_S
         for name, recorder in self._recorders.items():
-            with suppress(ForwarderError):
-                recorder.record(streams[name], now)
+            try:
+                with suppress(StorageError):
+                    recorder.record(streams[name], now)
+            except ForwarderError:
+                # Who has the lock has it for all kinds: each would wait for it as long.
+                return
 
 
 class Recorder:

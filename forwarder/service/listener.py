@@ -17,6 +17,7 @@ from forwarder.errors import ForwarderError, NotPermittedError, UnavailableError
 # One client can occupy one of them, for `REQUEST_S` at most.
 THREADS = 4
 REQUEST_S = 5.0
+FIRST_BYTE_S = 1.0
 MOST_REQUEST_BYTES = 16 * 1024
 TEXT = "text/plain; charset=utf-8"
 _REASONS = {
@@ -149,12 +150,16 @@ class Listener:
 def _read_head(connection: socket.socket, deadline: float) -> bytes:
     """The request up to the empty line, without the body."""
     head = b""
+    # Browsers open connections that they may not need.
+    begins_by = min(deadline, time.monotonic() + FIRST_BYTE_S)
     while b"\r\n\r\n" not in head:
         if len(head) > MOST_REQUEST_BYTES:
             raise _RefusedError(431, "The request is too large")
         try:
-            more = _received(connection, deadline)
+            more = _received(connection, deadline if head else begins_by)
         except TimeoutError:
+            if not head:
+                raise  # it is closed without an answer
             raise _RefusedError(408, "The request took too long") from None
         if not more:
             raise _RefusedError(400, "The request is cut short")

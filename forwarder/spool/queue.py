@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 from forwarder.errors import ConfigError, EventError
@@ -343,11 +344,17 @@ def _are_there(queue: Spool, runs: Sequence[Run]) -> bool:
 
 
 def _runs(ids: Ids) -> list[Run]:
-    if isinstance(ids, int):
-        return [(ids, ids)]
     if isinstance(ids, range) and ids.step == 1:
         return runs_of(ids)
-    return joined((each, each) if isinstance(each, int) else each for each in ids)
+    return joined(map(_run, ids if isinstance(ids, Iterable) else [ids]))
+
+
+def _run(given: int | Run) -> Run:
+    # An id may be of numpy, as those in a column of a data frame.
+    first, last = map(index, given if isinstance(given, (tuple, list)) else (given, given))
+    if first > last:
+        raise ValueError(f"{given!r} is no run of ids: the first comes first")
+    return first, last
 
 
 def _again(path: str, options: dict[str, Any]) -> EventQueue:

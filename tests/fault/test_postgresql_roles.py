@@ -99,8 +99,8 @@ def looks(schema):
 def handing_over(schema):
     yield f"INSERT INTO {schema}.queue (data) VALUES ('')"
     yield f"INSERT INTO {schema}.queue_engage (data) VALUES ('')"
-    yield f"SELECT {schema}.put(ARRAY[''::bytea])"
-    yield f"SELECT {schema}.refuse(ARRAY[''::bytea], '{{a}}', '{{a}}', '{{a}}')"
+    yield f"SELECT {schema}.put_all(ARRAY[''::bytea])"
+    yield f"SELECT {schema}.refuse_all(ARRAY[''::bytea], '{{a}}', '{{a}}', '{{a}}')"
     yield f"SELECT {schema}.count_refused('{{a}}', '{{1}}')"
 
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from forwarder import spool
+from forwarder.errors import TryAgainError
 from forwarder.records import KINDS
 from forwarder.sandbox import Fault
 from forwarder.service.counters import Counters
@@ -133,6 +134,22 @@ def test_what_could_not_be_written_is_in_the_next_row(recording, queue, queue_pa
     recording.turn(120.0)
     (row,) = history(queue_path)
     assert (row.accepted, row.lasted_s, row.states) == (2, 120.0, {"running": 120.0})
+
+
+def test_a_lock_that_others_keep_is_waited_for_once(recording, queue, monkeypatch):
+    """Not once for each kind: a daemon that ends has no time for that."""
+    queue.put(EVENT)
+    queue.put_profile({"$token": TOKEN, "$distinct_id": "d", "$set": {"a": 1}})
+    tried = []
+
+    def locked(_, name):
+        tried.append(name)
+        raise TryAgainError("locked")
+
+    for name, stream in recording.streams.items():
+        monkeypatch.setattr(stream.consumer, "record", partial(locked, name=name))
+    recording.turn(60.0)
+    assert tried == ["event"]
 
 
 def fail(error, _):

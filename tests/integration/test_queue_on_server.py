@@ -198,23 +198,27 @@ def test_a_producer_that_may_not_look_does_not_wait(remote, postgres):
 
 
 def test_an_older_queue_is_brought_up_to_date(remote, postgres):
-    """By setup, once; what waits stays, and a daemon says before what to do."""
+    """By setup, once; what waits stays, and a daemon and a producer say before what to do."""
     schema = remote.address.schema
     remote("enqueue", "-e", "E")
     for kind in ("", "_engage", "_groups"):
         postgres.execute(f"ALTER TABLE {schema}.deliveries{kind} DROP COLUMN dead_ids")
-        postgres.execute(f"DROP FUNCTION {schema}.put{kind}(bytea[])")
+        postgres.execute(f"DROP FUNCTION {schema}.put_all{kind}(bytea[])")
         postgres.execute(
             f"CREATE FUNCTION {schema}.put{kind}(records bytea[]) RETURNS bigint"
-            " LANGUAGE sql AS 'SELECT 1::bigint'"
+            f" LANGUAGE sql AS 'INSERT INTO {schema}.queue{kind} (data, status)"
+            " SELECT unnest(records), 1; SELECT 1::bigint'"
         )
     postgres.execute(f"UPDATE {schema}.control SET version = 1")
-    done = remote("run")
-    assert (done.returncode, "`forwarder setup` of the newer one" in done.stderr) == (78, True)
+    for command in (("run",), ("enqueue", "-e", "E")):
+        done = remote(*command)
+        assert (done.returncode, "`forwarder setup`" in done.stderr) == (78, True)
     for _ in range(2):
         assert remote("setup").returncode == 0
-    assert remote.json("enqueue", "-e", "E")["ids"] == "2"
-    assert remote.json("status")["waiting"] == 2
+    assert remote.json("enqueue", "-e", "E")["ids"] == "2", "the producer has not stored what it refused"
+    # A producer of before, which gets one id, does not repeat what it has stored.
+    assert postgres.execute(f"SELECT {schema}.put(ARRAY['{{}}'::bytea])") == [(1,)]
+    assert remote.json("status")["waiting"] == 3
 
 
 def test_without_psycopg(remote):

@@ -301,3 +301,20 @@ def test_a_request_of_before_does_not_say_that_a_refused_event_was_delivered(que
     assert [each.state for each in queue.where([1, 2, 3])] == ["delivered", "deleted", "delivered"]
     sql(queue_path, "UPDATE deliveries SET dead_ids = ''")
     assert [each.state for each in queue.where([1, 2, 3])] == ["unknown", "delivered"]
+
+
+def test_what_counts_as_ids(queue):
+    """Whatever is a whole number; anything else is a mistake of the caller's, and no fault of the queue."""
+
+    class Scalar:
+        def __index__(self):
+            return 1
+
+    queue.put(event())
+    for given in (1, True, Scalar(), [Scalar()], {1}, (1,), [(1, 1)], [[1, 1]], range(1, 2)):
+        assert [(each.first, each.state) for each in queue.where(given)] == [(1, "waiting")], given
+    with pytest.raises(ValueError, match="the first comes first"):
+        queue.where([(5, 1)])
+    for wrong in ("17", 1.5, [1.5], None):
+        with pytest.raises(TypeError):
+            queue.wait(wrong, timeout_s=0)

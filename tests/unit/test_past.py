@@ -120,3 +120,11 @@ def test_a_time_of_which_nothing_is_recorded():
         "",
         "No daemon has run since 12:02, for 118 min.",
     ]
+
+
+@pytest.mark.parametrize("lasted_s", [0.0, 0.01])
+def test_a_moment_is_no_peak(lasted_s):
+    """A daemon that ends right after its last minute records the rest."""
+    periods = [*minutes(0, 1, accepted=60), Period(NOON + 120 + lasted_s, lasted_s, 1.0, accepted=2)]
+    shown = list(lines(periods, [], NOON, NOON + 180, 40, utf8=False))
+    assert shown[0] == "accepted/s: 2 last, 2 at most, 122 in all"

@@ -212,23 +212,17 @@ DROP TRIGGER IF EXISTS count_inserted ON {schema}.queue{s};
 CREATE TRIGGER count_inserted AFTER INSERT ON {schema}.queue{s}
     REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION {schema}.count_inserted{s}();
 
--- In version 1 they returned one id.
-DO $$
-BEGIN
-    IF (SELECT version FROM {schema}.control) < 2 THEN
-        DROP FUNCTION IF EXISTS {schema}.put{s}(bytea[]), {schema}.refuse{s}(bytea[], text[], text[], text[]);
-    END IF;
-END $$;
+-- Version 1 had put and refuse, which return one id: they stay for the producers of that time.
 
 -- Final records; their ids, in their order.
-CREATE OR REPLACE FUNCTION {schema}.put{s}(records bytea[]) RETURNS bigint[]
+CREATE OR REPLACE FUNCTION {schema}.put_all{s}(records bytea[]) RETURNS bigint[]
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
     WITH new AS (INSERT INTO {schema}.queue{s} (data, status) SELECT unnest(records), 1 RETURNING id)
     SELECT array_agg(id ORDER BY id) FROM new
 $$;
 
 -- What is not a record, accepted as a dead letter at once; their ids, in their order.
-CREATE OR REPLACE FUNCTION {schema}.refuse{s}(
+CREATE OR REPLACE FUNCTION {schema}.refuse_all{s}(
     records bytea[], events text[], insert_ids text[], reasons text[]
 ) RETURNS bigint[] LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
     INSERT INTO {schema}.intake{s} (n, dead) VALUES (cardinality(records), cardinality(records));
@@ -269,7 +263,7 @@ BEGIN
     END IF;
     RETURN FOUND;
 END $$;
-REVOKE ALL ON FUNCTION {schema}.put{s}(bytea[]), {schema}.refuse{s}(bytea[], text[], text[], text[]),
+REVOKE ALL ON FUNCTION {schema}.put_all{s}(bytea[]), {schema}.refuse_all{s}(bytea[], text[], text[], text[]),
     {schema}.count_refused{s}(text[], bigint[]), {schema}.handed_over{s}(text),
     {schema}.hand_over{s}(text, bigint, bigint[], bigint[], bytea[]) FROM PUBLIC;
 """
@@ -289,7 +283,8 @@ GRANT SELECT ON {schema}.control, {schema}.daemon TO {schema}_viewer;
 
 _GRANTS = """
 GRANT INSERT (data) ON {schema}.queue{s} TO {schema}_producer;
-GRANT EXECUTE ON FUNCTION {schema}.put{s}(bytea[]), {schema}.refuse{s}(bytea[], text[], text[], text[]),
+GRANT EXECUTE ON FUNCTION {schema}.put_all{s}(bytea[]),
+    {schema}.refuse_all{s}(bytea[], text[], text[], text[]),
     {schema}.count_refused{s}(text[], bigint[]), {schema}.handed_over{s}(text),
     {schema}.hand_over{s}(text, bigint, bigint[], bigint[], bytea[]) TO {schema}_producer;
 GRANT SELECT ON {schema}.queue{s}, {schema}.queue{s}_id_seq, {schema}.intake{s}, {schema}.ledger{s},

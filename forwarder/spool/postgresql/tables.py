@@ -60,7 +60,8 @@ class Tables:
         )
         self.retries, self.refusals, self.history = named("retries"), named("refusals"), named("history")
         self.sequence = f"{schema}.queue{suffix}_id_seq"
-        self.put, self.refuse, self.count_refused = named("put"), named("refuse"), named("count_refused")
+        self.put, self.refuse = named("put_all"), named("refuse_all")
+        self.count_refused = named("count_refused")
         self.handed_over, self.hand_over = named("handed_over"), named("hand_over")
         self.row = f"SELECT id, data, {EPOCH.format('put_at')} AS put_at, status FROM {self.queue}"
         self.held_row = (
