@@ -83,7 +83,7 @@ def _paced_for_ever(self: RateLimit, now: float, draw: float) -> None:
 
 
 _PASSED, _FAILED, _SHORT = Flow.passed, Dispatcher._failed, Dispatcher._short
-_DEAD, _CLAIM = dispatcher._dead, Backlog.claim
+_DEAD, _CLAIM = Batch.dead, Backlog.claim
 _RULES = dispatcher._RULES
 
 # What is changed, by its owner and name, and what it is then.
@@ -103,7 +103,7 @@ FAULTS: dict[str, tuple[Any, str, Any]] = {
         "_RULES",
         {**_RULES, Verdict.SHORT: _forgets_the_rest},
     ),
-    "the neighbour of a named event dies": (dispatcher, "_dead", _blames_the_next),
+    "the neighbour of a named event dies": (Batch, "dead", _blames_the_next),
     "a claim skips an event": (Backlog, "claim", _skips_one),
     "one refusal kills": (dispatcher, "REFUSALS", 1),
     "a turn that never ends": (Deferred, "end_turn", _never_ends_a_turn),

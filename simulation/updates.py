@@ -20,6 +20,7 @@ from random import Random
 from typing import Any
 
 from forwarder.config.settings import Delivery
+from forwarder.delivery import ordered
 from forwarder.delivery.lanes import Lanes
 from forwarder.delivery.ordered import OrderedDispatcher
 from forwarder.delivery.wire.outcome import Reply, judge
@@ -396,7 +397,7 @@ FAULTS: dict[str, tuple[Any, str, Any]] = {
     "all that is doubtful is held": (OrderedDispatcher, "_failed", _holds_all),
     "nothing is marked": (Consumer, "mark_sent", lambda *_, **__: None),
     "a mark is never taken away": (OrderedDispatcher, "_unmark", lambda *_: None),
-    "a refused request is not halved": (OrderedDispatcher, "_split", staticmethod(lambda _: None)),
+    "a refused request is not halved": (ordered, "split", lambda _: None),
 }
 
 

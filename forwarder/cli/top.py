@@ -161,6 +161,9 @@ def _loop(watched: Sequence[Watched], console: Console, live: Live, keyboard: in
             for number in os.read(news, 4096):
                 if number in ENDING:
                     return 0 if number == signal.SIGINT else 128 + number
+                if number == signal.SIGWINCH:
+                    # There and back again leaves the screen cut, too.
+                    shown = None
         if keyboard in ready:
             typed = _typed(keyboard)
             if not typed or not all(press(key, state, watched, height - 1) for key in keys(typed)):

@@ -246,8 +246,10 @@ def set_own_aside(path: str) -> str:
 
 def _is_damaged(path: str) -> bool:
     try:
+        for each in tables.each():
+            with View(path, tables=each) as view:
+                view.figures()
         with View(path) as view, translated(path):
-            view.figures()
             for name in ("salvages", *(name for each in tables.each() for name in each.names)):
                 view.connection.execute(f"SELECT * FROM {name} LIMIT 1").fetchall()
             found = view.connection.execute("PRAGMA integrity_check(1)").fetchone()

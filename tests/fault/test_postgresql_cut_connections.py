@@ -48,7 +48,7 @@ def far(remote, proxy):
 def put(remote):
     """Puts one event, past the proxy; returns its id."""
     with closing(remote.spool.producer(**LIMITS)) as producer:
-        yield lambda: producer.append([data(next(numbers))])
+        yield lambda: producer.append([data(next(numbers))])[0]
 
 
 @pytest.fixture

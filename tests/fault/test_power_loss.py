@@ -273,12 +273,12 @@ def test_a_power_cut_while_disk_is_given_back(record, dice, tmp_path):
         last_id = 0
         for start in (3, 1003):
             # Those that take more than a page.
-            numbers = range(start, start + 17 * 40, 17)
+            numbers = range(start, start + 17 * 56, 17)
             queue.put_many(map(power_loss_run.event, numbers))
             for number in numbers:
                 power_loss_run.say(said / "accepted-put", b"%d-%d\\n" % (number, number))
             daemon.maintain(at_rest=True)  # what is in the log goes into the database
-            claim = daemon.claim_behind(last_id, 35, 10**7)
+            claim = daemon.claim_behind(last_id, 51, 10**7)
             power_loss_run.say(said / "taken", b"\\n".join(claim.events))
             daemon.settle(Settlement(claim.ids))
             last_id = claim.last_id

@@ -165,8 +165,8 @@ def test_commands_options_and_fixed_values_are_offered(offered) -> None:
     assert "--reason" in offered("forwarder dead-letters list --r")
     assert offered("forwarder sandbox --project s") == ["simplified"]
     assert set(offered("forwarder sandbox --fault ")) == set(NAMES)
-    assert offered("forwarder status --fail-if oldest") == ["oldest_waiting_s>"]
-    assert offered('forwarder status --fail-if "oldest') == ["oldest_waiting_s>"]
+    assert offered("forwarder status --fail-if oldest_w") == ["oldest_waiting_s>"]
+    assert offered('forwarder status --fail-if "oldest_w') == ["oldest_waiting_s>"]
     assert "state==blocked" in offered("forwarder status --fail-if state")
     assert set(SETTINGS) < set(offered("forwarder config show "))
     assert offered("forwarder completion ") == list(SHELLS)
@@ -265,7 +265,7 @@ def test_values_are_completed_in_a_terminal(terminal: Terminal, dead: None, tmp_
     assert terminal.arguments("forwarder dead-letters list --event=Pa")[-1] == "--event=Page: View"
     assert terminal.arguments("forwarder dead-letters list --event Page:")[-1] == "Page: View"
     assert terminal.arguments('forwarder dead-letters list --reason "time: t')[-1] == "time: too old"
-    assert terminal.arguments("forwarder status --fail-if oldest")[-1] == "oldest_waiting_s>"
+    assert terminal.arguments("forwarder status --fail-if oldest_w")[-1] == "oldest_waiting_s>"
     (tmp_path / "work/my events.ndjson").touch()
     assert terminal.arguments("forwarder enqueue my")[-1] == "my events.ndjson"
 
