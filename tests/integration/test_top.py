@@ -37,7 +37,9 @@ class Terminal:
     def __init__(self, environ: dict[str, str]) -> None:
         # A socket's path has about a hundred characters at most.
         self._directory = tempfile.mkdtemp(prefix="tmux-", dir="/tmp")
-        self._environ = {name: value for name, value in environ.items() if not name.startswith("TMUX")}
+        # Where readline has set a size for this process, it is not that of the terminal.
+        own = ("TMUX", "COLUMNS", "LINES")
+        self._environ = {name: value for name, value in environ.items() if not name.startswith(own)}
         self._environ |= {"LC_ALL": "C.UTF-8", "TERM": "xterm"}
         self("-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", "sh")
         until(lambda: self.text().strip(), "the shell has a prompt")
