@@ -18,6 +18,11 @@ from forwarder.spool import Receipt, Run, count_of, joined
 from forwarder.text import counted, printable
 
 NOT_DELIVERED, INTERRUPTED = 65, 130
+_GONE = {
+    "deleted": "deleted by a person",
+    "unknown": "no longer in the delivery log",
+    "absent": "not in the database that is there now; `forwarder check` says whether one was set aside",
+}
 
 
 def await_delivery(context: Context, runs: Sequence[Run], timeout_s: float | None, as_json: bool) -> int:
@@ -68,7 +73,7 @@ def _judge(context: Context, found: Sequence[Receipt], total: int, as_json: bool
         say(f"forwarder: {receipt.first} is dead letter {receipt.dead_letter}: {reason}", err=True)
     if count("dead") > MOST_NAMED:
         say(f"forwarder: and {counted(count('dead') - MOST_NAMED, 'dead letter')} more.", err=True)
-    for state, words in (("deleted", "deleted by a person"), ("unknown", "no longer in the delivery log")):
+    for state, words in _GONE.items():
         if state in by_state:
             ids = named([(each.first, each.last) for each in by_state[state]], MOST_NAMED)
             say(f"forwarder: {counted(count(state), noun)} {words}: {ids}", err=True)

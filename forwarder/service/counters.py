@@ -5,11 +5,17 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Sequence
 
 from forwarder.records.verdict import Outcome, Verdict
 
 BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 MOST_TOOK = 10_000
+
+
+def quantile(durations_s: Sequence[float], part: float) -> float | None:
+    """What a *part* of the sorted durations, from 0 to below 1, does not exceed; None: there is none."""
+    return durations_s[int(len(durations_s) * part)] if durations_s else None
 
 
 class Counters:

@@ -10,7 +10,7 @@ from typing import Any
 
 from forwarder.errors import ForwarderError, StorageError
 from forwarder.records import EVENTS
-from forwarder.service.counters import Counters
+from forwarder.service.counters import Counters, quantile
 from forwarder.service.stream import Stream
 from forwarder.spool import Figures, Period, Spool
 
@@ -103,8 +103,8 @@ class Recorder:
                 if (more := count - self._requests.get(name, 0))
             },
             sent_bytes=self._counters.take_sent_bytes(),
-            p50_s=took_s[len(took_s) // 2] if took_s else None,
-            p95_s=took_s[int(len(took_s) * 0.95)] if took_s else None,
+            p50_s=quantile(took_s, 0.5),
+            p95_s=quantile(took_s, 0.95),
             used_bytes=used_bytes,
             disk_free_bytes=figures.disk_free_bytes,
             states={state: round(seconds, 1) for state, seconds in self._states.items() if seconds},

@@ -36,10 +36,11 @@ from forwarder.service.counters import BUCKETS_S, Counters
 from forwarder.service.forecast import FORECAST_MINUTES, forecast
 from forwarder.service.listener import Page, Pages, Request
 from forwarder.service.state import Heartbeat
+from forwarder.service.status import STATES
 from forwarder.spool import Figures
 
 LOCK_TIMEOUT_S = 1.0
-STATES = ("running", "backing_off", "blocked", "paused")
+_STATES = tuple(state for state in STATES if state != "stopped")  # that no daemon is in
 
 # Durable figure: name behind the prefix, and what it says. In place of "events", profile and group updates
 # have "updates", with the label kind.
@@ -130,6 +131,8 @@ class Queue(Collector):
         late_s = settings.alerts.oldest_s
         ahead = forecast(figures, used_bytes, minutes, state, settings.queue, late_s, time.time())
         for key, (name, doc) in _FORECASTS.items():
+            if key == "disk_full_in_s" and figures.disk_free_bytes is None:
+                continue
             in_s = getattr(ahead, key)
             doc = f"{doc}, if it goes on like this; +Inf: never."
             yield _gauge(name, doc, math.inf if in_s is None else in_s)
@@ -159,7 +162,7 @@ class Queue(Collector):
         doc = "What the delivery of updates is doing: 1 for the state it is in."
         states = GaugeMetricFamily("forwarder_updates_state", doc, labels=["kind", "state"])
         for kind, of_kind in heartbeat.state.kinds.items():
-            for state in STATES if kind != EVENTS.name else ():
+            for state in _STATES if kind != EVENTS.name else ():
                 states.add_metric([kind, state], float(of_kind["state"] == state))
         yield states
         doc = "Requests with updates answered for since the daemon's start, by what came of them."
@@ -203,7 +206,7 @@ def _loop(heartbeat: Heartbeat) -> Iterator[Metric]:
     state = GaugeMetricFamily(
         "forwarder_state", "What delivery is doing: 1 for the state it is in.", labels=["state"]
     )
-    for name in STATES:
+    for name in _STATES:
         state.add_metric([name], float(heartbeat.state.state == name))
     yield state
     yield _gauge("in_flight_events", "Events sent and not answered for.", heartbeat.state.in_flight)

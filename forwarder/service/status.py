@@ -12,6 +12,7 @@ from forwarder.config.settings import Alerts, Queue
 from forwarder.errors import ForwarderError
 from forwarder.records import EVENTS, KINDS
 from forwarder.service import state as daemon_state
+from forwarder.service.counters import quantile
 from forwarder.service.forecast import FORECAST_MINUTES, forecast
 from forwarder.service.state import DaemonState
 from forwarder.spool import Figures, NoQueueError, Spool, UnusedQueueError
@@ -172,9 +173,8 @@ def _gather(
     else:
         found["state_reason"] = not_running(who, figures)
     found |= {other.kind.queue: _of_kind(other, daemon, found, timeout_s) for other in others}
-    if figures.took_s:
-        for key, part in (("request_p50_s", 0.5), ("request_p95_s", 0.95)):
-            found[key] = round(figures.took_s[int(len(figures.took_s) * part)], 3)
+    for key, part in (("request_p50_s", 0.5), ("request_p95_s", 0.95)):
+        found[key] = round(quantile(figures.took_s, part) or 0.0, 3)
     found |= asdict(forecast(figures, used_bytes, minutes, found["state"], queue, late_s, time.time()))
     return found | {key: found[key] or None for key in _NULL_WHEN_EMPTY}
 

@@ -5,10 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 
 import pytest
 
 from forwarder.sandbox import Fault
+from forwarder.spool import EventQueue
+from forwarder.spool.sqlite.consumer import Consumer
 from tests.conftest import TOKEN, each_engine
 
 
@@ -61,6 +64,21 @@ def test_all_are_delivered(forwarder, server):
     update = json.dumps({"$token": TOKEN, "$distinct_id": "d", "$set": {"n": 1}})
     done = forwarder("enqueue", "--wait", "--kind", "profile", stdin=update)
     assert (done.returncode, done.stdout) == (0, "accepted 1 profile update\ndelivered 1 profile update\n")
+
+
+def test_a_database_that_was_replaced_meanwhile(started, queue_path):
+    """Then what became of its events is not known here, and that is said, with where to look."""
+    waiting = started("enqueue", "--wait", stdin=lines(3))
+    assert waiting.stdout.readline() == "accepted 3 events\n"
+    assert "No daemon runs" in waiting.stderr.readline()
+    # Else it may look while there is none.
+    waiting.send_signal(signal.SIGSTOP)
+    with closing(Consumer(queue_path)) as consumer:
+        consumer.set_aside()
+    EventQueue(queue_path, min_free_bytes=0).close()
+    waiting.send_signal(signal.SIGCONT)
+    assert waiting.wait(20) == 65
+    assert "3 events not in the database that is there now; `forwarder check` says" in waiting.stderr.read()
 
 
 def test_ids_of_what_is_stored(forwarder, queue):

@@ -28,6 +28,7 @@ from forwarder.service.listener import Listener, Page
 from forwarder.service.run import running
 from forwarder.spool import EventQueue
 from forwarder.spool.sqlite.view import View
+from tests.conftest import each_engine
 
 ANYWHERE = "127.0.0.1:0"  # a free port, which the log names
 DURABLE = {
@@ -519,3 +520,14 @@ def test_connections_without_a_request_hold_up_nobody_for_long(pages):
         asked_at = time.monotonic()
         assert Answer(pages, "/page").status == 200
         assert time.monotonic() - asked_at < 2 * listener.REQUEST_S
+
+
+@each_engine
+def test_of_a_disk_that_is_not_known_nothing_is_foretold(forwarder, queue, queue_path):
+    """Never would be a promise; it is that of a server."""
+    daemon = forwarder.daemon(FORWARDER_METRICS_LISTEN=ANYWHERE)
+    page = Answer(daemon.wait_for("metrics.listening")["url"], "/metrics").text
+    is_known = not queue_path.startswith("postgresql://")
+    assert "forwarder_full_in_seconds +Inf" in page
+    for name in ("forwarder_disk_free_bytes", "forwarder_disk_full_in_seconds"):
+        assert (f"\n{name} " in page) == is_known
