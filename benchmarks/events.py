@@ -17,6 +17,14 @@ TEMPLATE = (
     '"amount":129.95,"currency":"EUR","items":3,"coupon":null,"returning":true,'
     '"campaign":"spring-newsletter-2026","country":"DE","city":"Heidelberg, Neck"}}'
 )
+# The same size, but most of it is in objects and lists.
+NESTED = (
+    '{"event":"Order Completed","properties":{"time":%d,"distinct_id":"user-%06d",'
+    '"$insert_id":"5d1c7a52-0000-4000-8000-%012d","cart":{"items":['
+    '{"sku":"A-100","price":9.5,"qty":1},{"sku":"B-200","price":19.95,"qty":2},'
+    '{"sku":"C-300","price":100.5,"qty":1}],"total":129.95,"currency":"EUR"},'
+    '"device":{"os":"Linux","browser":{"name":"Firefox","version":"128.0"}},"tags":["a","b","c"]}}'
+)
 _FIRST_MS = 1_700_000_000_000
 _LARGE = (
     """'{"event":"Snapshot","properties":{"time":1700000000000,"distinct_id":"d","$insert_id":"large-' || n"""
@@ -24,10 +32,10 @@ _LARGE = (
 )
 
 
-def lines(count: int) -> Iterator[bytes]:
+def lines(count: int, template: str = TEMPLATE) -> Iterator[bytes]:
     """*count* events, each with an ``$insert_id`` of its own."""
     for number in range(count):
-        yield (TEMPLATE % (_FIRST_MS + number, number % 9973, number)).encode()
+        yield (template % (_FIRST_MS + number, number % 9973, number)).encode()
 
 
 def fill(path: str, count: int) -> None:

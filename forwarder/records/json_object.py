@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
+from collections.abc import Container, Sequence
 from typing import Any
 
 from forwarder.errors import EventError
@@ -26,9 +28,9 @@ class _Constant(str):
 
 
 class _Repeating(dict[str, Any]):
-    """An object that has a key twice: `twice`."""
+    """An object that has some keys twice: `twice`, in their order. The last value of each counts."""
 
-    twice = ""
+    twice: Sequence[str] = ()
 
 
 class _FlawError(Exception):
@@ -49,10 +51,9 @@ def _constant(_name: str) -> Any:
 def _pairs_with_flaws(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        counts = Counter(key for key, _ in pairs)
         members = _Repeating(pairs)
-        members.twice = twice
+        members.twice = [key for key in members if counts[key] > 1]
     return members
 
 
@@ -64,11 +65,12 @@ _decoder_of_flaws = json.JSONDecoder(
 )
 
 
-def read(line: bytes, one: str) -> Any:
+def read(line: bytes, one: str, once: Container[str] | None = None) -> Any:
     """The value of one JSON text: UTF-8, no NaN, no half characters, no duplicate keys, `MAX_DEPTH` levels.
 
     Args:
         one: What the text is, for a message: an "event".
+        once: The keys that no object may have twice; None: all. Of another the last value counts.
 
     Returns:
         the value; each number as `Number`, as it was written.
@@ -88,7 +90,7 @@ def read(line: bytes, one: str) -> Any:
             _check_values(value, MAX_DEPTH)
         except _FlawError:
             value = _decoder_of_flaws.decode(text)
-            _name_flaw(value, "", MAX_DEPTH)
+            _name_flaw(value, "", MAX_DEPTH, once)
     except json.JSONDecodeError as error:
         raise EventError(f"not JSON: {error.msg} (column {error.pos + 1}){_near(text, error, one)}") from None
     except RecursionError:
@@ -149,7 +151,7 @@ def _check_values(value: Any, levels: int) -> None:
             _check_values(member, levels - 1)
 
 
-def _name_flaw(value: Any, where: str, levels: int) -> None:
+def _name_flaw(value: Any, where: str, levels: int, once: Container[str] | None) -> None:
     """Raise EventError for the first flaw in *value*, which is at the path *where*."""
     if isinstance(value, str):
         if isinstance(value, _Constant):
@@ -159,14 +161,14 @@ def _name_flaw(value: Any, where: str, levels: int) -> None:
     elif isinstance(value, (dict, list)):
         if levels == 0:
             raise EventError(f"'{cut(where, 80)}' is invalid: nested more than {MAX_DEPTH} levels deep")
-        if isinstance(value, _Repeating):
-            name = path_to(where, value.twice)
-            raise EventError(f"duplicate key {value.twice!r} ('{name}'); keep one of them")
+        for key in value.twice if isinstance(value, _Repeating) else ():
+            if once is None or key in once:
+                raise EventError(f"duplicate key {key!r} ('{path_to(where, key)}'); keep one of them")
         for step, member in value.items() if isinstance(value, dict) else enumerate(value):
             inside = path_to(where, step)
             if isinstance(step, str):
-                _name_flaw(step, inside, levels)
-            _name_flaw(member, inside, levels - 1)
+                _name_flaw(step, inside, levels, once)
+            _name_flaw(member, inside, levels - 1, once)
 
 
 def is_whole(text: str) -> bool:

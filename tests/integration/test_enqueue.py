@@ -209,7 +209,7 @@ def test_socket_is_read(desk):
         (b'{"event": "E"}', "'properties' must not be missing"),
         (b'{"event": "E", "properties": []}', "'properties' must be an object, not an array"),
         (b'{"event": "E", "properties": "a"}', "'properties' must be an object, not a single value"),
-        (b'{"event": "E", "properties": {"a": 1, "a": 2}}', "duplicate key 'a'"),
+        (b'{"event": "E", "properties": {"time": 1, "time": 2}}', "duplicate key 'time'"),
         (b'{"event": "E", "properties": {"a": ' + b"[" * 10_000 + b"]" * 10_000 + b"}}", "nested"),
         (b'{"event": "E", "properties": {"a": "\xff"}}', "UTF-8"),
         (b'{"event": "E", "properties": {"a": NaN}}', "NaN"),

@@ -103,7 +103,7 @@ def test_a_fraction_of_a_second_becomes_milliseconds():
         (b'{"event":', "not JSON"),
         (b'{"event":"A","properties":{"token":"abc","x":"\xff"}}', "not UTF-8"),
         (b'{"event":"A","properties":{"token":"abc","x":"\0"}}', "not JSON"),
-        (b'{"event":"A","properties":{"token":"abc","a":1,"a":2}}', "duplicate key"),
+        (b'{"event":"A","properties":{"token":"abc","time":1,"time":2}}', "duplicate key"),
         (
             b'{"event":"A","properties":{"token":"abc","x":' + b"[" * 200 + b"]" * 200 + b"}}",
             "'properties.x[0]",

@@ -1,12 +1,12 @@
 """The rules for events, and the reasons for a refusal.
 
-*Structure* always holds: valid JSON in UTF-8 without NaN, lone surrogates or duplicate keys; an object
-with ``event`` (a string that is not blank) and ``properties`` (an object); at most 1 MB; at most 100
-levels deep. *Rules* are what Mixpanel's strict mode refuses (Mixpanel docs, "Import Events"; messages as
-observed there); checking them can be left to Mixpanel. Where the documentation contradicts itself, the
-milder reading counts, so that nothing is refused here that Mixpanel would accept: 255 properties pass, not
-counting ``time`` and ``$insert_id``, which each event gets; depth is not limited to 3; a missing
-``distinct_id`` is left to Mixpanel, whose answer depends on the project.
+*Structure* always holds: valid JSON in UTF-8 without NaN and lone surrogates, and none of `ONCE` twice in an
+object; an object with ``event`` (a string that is not blank) and ``properties`` (an object); at most 1 MB;
+at most 100 levels deep. *Rules* are what Mixpanel's strict mode refuses (Mixpanel docs, "Import Events";
+messages as observed there); checking them can be left to Mixpanel. Where the documentation contradicts
+itself, the milder reading counts, so that nothing is refused here that Mixpanel would accept: 255
+properties pass, not counting ``time`` and ``$insert_id``, which each event gets; depth is not limited to 3;
+a missing ``distinct_id`` is left to Mixpanel, whose answer depends on the project.
 
 This module is the careful reading, which names the mistake; :mod:`forwarder.records.event.accept` has a
 fast one that only says "clean".
@@ -50,6 +50,8 @@ BAD_IDS = frozenset(
         "lmy47d",
     ]
 )
+# What decides what the event is. Another key may stand twice in an object: it is sent as it is written.
+ONCE = frozenset(["event", "properties", "time", "$insert_id", "distinct_id"])
 INSERT_ID = re.compile(r"[A-Za-z0-9-]{1,36}")
 
 
@@ -66,7 +68,7 @@ def parse(line: bytes, rules: bool = True) -> dict[str, Any]:
     Raises:
         EventError: with the first mistake in its structure, and the path.
     """
-    event = json_object.read(line, "event")
+    event = json_object.read(line, "event", ONCE)
     if not isinstance(event, dict):
         kind = "a list" if isinstance(event, list) else "a single value"
         raise EventError(f"not an event: {kind}, where an object with 'event' and 'properties' is expected")
