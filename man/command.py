@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import click
 
 from forwarder import errors
-from forwarder.cli import COMMANDS, cli
+from forwarder.cli.root import COMMANDS, cli
 from man import roff
 
 # Those that all commands have are documented once.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from forwarder.cli import COMMANDS, cli
+from forwarder.cli.root import COMMANDS, cli
 from forwarder.config.settings import SECTIONS, SETTINGS, Setting
 from man import paragraphs
 from man.command import ENVIRONMENT, EXITS, codes, commands, options

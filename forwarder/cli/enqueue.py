@@ -170,10 +170,10 @@ def _take_one(line: bytes, store: Producer | None, rules: bool, as_json: bool) -
         if store:
             store.refuse({EVENTS.word_for(str(error)): 1})
         echo(f"forwarder: the event is refused: {error}", err=True)
-        _print_counts(0, 1, 1, store is None, as_json, [])
+        print_counts(0, 1, 1, store is None, as_json, [])
         return error.exit_code, []
     stored = runs_of(store.append([record])) if store else []
-    _print_counts(1, 0, 1, store is None, as_json, stored)
+    print_counts(1, 0, 1, store is None, as_json, stored)
     return 0, stored
 
 
@@ -211,11 +211,11 @@ def _take_files(
             progress.close()
         if last_words:
             echo(last_words, err=True)
-        _print_counts(feed.accepted, feed.refused, feed.lines, store is None, as_json, feed.stored, kind)
+        print_counts(feed.accepted, feed.refused, feed.lines, store is None, as_json, feed.stored, kind)
     return (code, []) if last_words else (feed.exit_code, feed.stored)
 
 
-def _print_counts(
+def print_counts(
     accepted: int,
     refused: int,
     lines: int,
@@ -223,8 +223,8 @@ def _print_counts(
     as_json: bool,
     stored: Sequence[Run],
     kind: Kind = EVENTS,
-) -> None:
-    """The result on standard output; with *as_json*, ``lines`` is the number for --skip."""
+) -> int:
+    """The result on standard output; with *as_json*, ``lines`` is the number for --skip. Returns 0."""
     events = f"1 {kind.noun.removesuffix('s')}" if accepted == 1 else f"{accepted:,} {kind.noun}"
     text = f"would accept {events}" if only_checked else f"accepted {events}"
     if refused:
@@ -236,3 +236,4 @@ def _print_counts(
         # The exit code will be that of the output, but the events are stored.
         echo(text, err=True)
         raise
+    return 0

@@ -10,16 +10,20 @@ Everything is checked before anything is done. One error names all that is wrong
 
 from __future__ import annotations
 
-from forwarder.config.credentials import (
-    Credentials,
-    find_password,
-    find_secret,
-    known_secrets,
-    load_credentials,
-)
-from forwarder.config.listing import Shown, describe
-from forwarder.config.reading import SECRET_VARIABLES, load
-from forwarder.config.settings import PLACE, SETTINGS, Settings
+from forwarder import lazy
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from forwarder.config.credentials import (
+        Credentials,
+        find_password,
+        find_secret,
+        known_secrets,
+        load_credentials,
+    )
+    from forwarder.config.listing import Shown, describe
+    from forwarder.config.reading import SECRET_VARIABLES, load
+    from forwarder.config.settings import PLACE, SETTINGS, Settings
 
 __all__ = [
     "PLACE",
@@ -36,6 +40,18 @@ __all__ = [
     "load",
     "load_credentials",
 ]
+
+__getattr__ = lazy.names(
+    __name__,
+    {
+        "forwarder.config.credentials": (
+            "Credentials find_password find_secret known_secrets load_credentials"
+        ),
+        "forwarder.config.listing": "Shown describe",
+        "forwarder.config.reading": "SECRET_VARIABLES load",
+        "forwarder.config.settings": "PLACE SETTINGS Settings",
+    },
+)
 
 # https://developer.mixpanel.com/reference/overview (regional hosts)
 HOSTS = {

@@ -10,6 +10,7 @@ import math
 import re
 from typing import Any
 
+MIB, GIB, TIB = 2**20, 2**30, 2**40
 SIZE_UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40} | {
     "kb": 10**3,
     "mb": 10**6,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from forwarder.config import plain
 from forwarder.config.addresses import (
     Command,
     HostName,
@@ -26,16 +27,14 @@ from forwarder.config.addresses import (
     Username,
     WebOrigin,
 )
-from forwarder.config.kinds import Choice, Flag, Items, Kind, Number, Size, Whole
-
-MIB = 2**20
-GIB = 2**30
-TIB = 2**40
+from forwarder.config.kinds import MIB, Choice, Flag, Items, Kind, Number, Size, Whole
 
 # https://developer.mixpanel.com/reference/import-events: "2000 events and 10MB uncompressed per request".
 # Whether that is 10^7 or 10 * 2^20 is not said, and the array's brackets and commas count too.
 MOST_BATCH_EVENTS = 2000
 MOST_BATCH_BYTES = 9_500_000
+
+_LIMITS = plain.limits()
 
 
 def about(kind: Kind, doc: str) -> Mapping[str, Any]:
@@ -104,7 +103,7 @@ class Queue:
     """``[queue]``: where events wait."""
 
     path: str = field(
-        default="/var/lib/forwarder",
+        default=plain.DEFAULT_PATH,
         metadata=about(
             Path(optional=False),
             "The queue's directory, on a local disk; if url is set too, this host's producers write here.",
@@ -149,15 +148,15 @@ class Queue:
         ),
     )
     max_bytes: int = field(
-        default=10 * GIB,
+        default=_LIMITS["max_bytes"][0],
         metadata=about(
-            Size(MIB, 1024 * TIB), "The queue's largest size on disk; beyond it, new events are refused."
+            _LIMITS["max_bytes"][1], "The queue's largest size on disk; beyond it, new events are refused."
         ),
     )
     min_free_bytes: int = field(
-        default=256 * MIB,
+        default=_LIMITS["min_free_bytes"][0],
         metadata=about(
-            Size(0, 1024 * TIB),
+            _LIMITS["min_free_bytes"][1],
             "The disk space that must stay free; below it, new events are refused.",
         ),
     )

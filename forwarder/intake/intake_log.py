@@ -65,6 +65,10 @@ class IntakeLog:
         if told := self._repeats("accept", 0).failed("accept", time.monotonic()):
             self._log.error("intake.full", detail=str(error.strerror), failures=told.failures)
 
+    def not_listening(self, error: ForwarderError) -> None:
+        """The socket in the queue's directory can't be opened."""
+        self._log.warning("intake.no_socket", detail=str(error))
+
     def refused(self, peer: str, path: str, code: int, reason: str) -> None:
         """A request was refused as a whole."""
         told = self._repeats(path, code).failed(reason, time.monotonic())

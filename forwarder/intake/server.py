@@ -15,12 +15,14 @@ from collections.abc import Callable
 
 from forwarder import log, spool
 from forwarder.config import Settings, find_secret, load_credentials
+from forwarder.config.plain import SOCKET
 from forwarder.errors import ConfigError, ForwarderError
 from forwarder.intake import sockets
 from forwarder.intake.connection import Connection, House
 from forwarder.intake.counters import Counters
 from forwarder.intake.door import Door, Rules
 from forwarder.intake.intake_log import IntakeLog
+from forwarder.intake.lines import Lines
 from forwarder.intake.room import Room
 from forwarder.intake.writer import LOCK_TIMEOUT_S, Writer
 from forwarder.records import KINDS
@@ -65,7 +67,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 async def _serve(settings: Settings, load: Callable[[], Settings], early: Early) -> None:
     server = Server(settings, load, asyncio.get_running_loop())
     try:
-        server.start(early)
+        await server.start(early)
         await server.finished
         await server.finish()
     finally:
@@ -118,12 +120,15 @@ class Server:
         self._listening = sockets.opened(settings.intake, os.environ)
         self._own_hosts = tuple(filter(None, (one.host for one in self._listening)))
         rules = Rules.by(settings, tokens, self._own_hosts)
+        self._lines: set[Lines] = set()
+        self._in_directory: sockets.Listening | None = None
         self._door = Door(rules, self._writer, counters, self._intake_log, lambda: len(self._connections))
         self._house = House(self._door, Room(), lambda: self._is_stopping, self._lost)
 
-    def start(self, early: Early) -> None:
+    async def start(self, early: Early) -> None:
         """Open the queues and accept connections. Raises: as `run`."""
         self._writer.start(list(KINDS))
+        await self._listen_in_directory()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop)
         self._loop.add_signal_handler(signal.SIGHUP, self._reload)
@@ -138,6 +143,31 @@ class Server:
         return spool.of(said, KINDS[kind]).producer(
             max_bytes=said.max_bytes, min_free_bytes=said.min_free_bytes, lock_timeout_s=LOCK_TIMEOUT_S
         )
+
+    async def _listen_in_directory(self) -> None:
+        """Listen for ``forwarder enqueue``, which has the queue itself where this does not work."""
+        if self._settings.door.url:
+            return
+        try:
+            listening = sockets.unix(os.path.join(self._settings.door.path, SOCKET))
+        except ForwarderError as error:
+            self._intake_log.not_listening(error)
+            return
+        self._in_directory = listening
+        await self._loop.create_unix_server(self._new_lines, sock=listening.socket)
+
+    def _new_lines(self) -> Lines:
+        lines = Lines(self._writer, self._lost_lines)
+        self._lines.add(lines)
+        return lines
+
+    def _lost_lines(self, lines: Lines) -> None:
+        self._lines.discard(lines)
+        self._note_empty()
+
+    def _note_empty(self) -> None:
+        if self._is_stopping and not self._connections and not self._lines:
+            self._is_empty.set()
 
     # Connections
 
@@ -198,10 +228,10 @@ class Server:
 
     def _lost(self, connection: Connection) -> None:
         self._connections.discard(connection)
+        self._note_empty()
         if self._is_stopping:
-            if not self._connections:
-                self._is_empty.set()
-        elif not self._is_accepting and len(self._connections) < MOST_CONNECTIONS:
+            return
+        if not self._is_accepting and len(self._connections) < MOST_CONNECTIONS:
             self._accept(True)
 
     def _sweep(self) -> None:
@@ -244,8 +274,12 @@ class Server:
                 self._accept_some(one.socket)
         self._is_stopping = True
         self._accept(False)
+        if self._in_directory:
+            self._in_directory.close()
         await asyncio.gather(*self._accepting)
-        if not self._connections:
+        for lines in list(self._lines):
+            lines.end()
+        if not self._connections and not self._lines:
             return
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._is_empty.wait(), GRACE_S)
@@ -257,9 +291,11 @@ class Server:
     def close(self) -> None:
         """Close all files."""
         self._accept(False)
-        for one in self._listening:
+        for one in (*self._listening, *filter(None, [self._in_directory])):
             one.close()
         for connection in list(self._connections):
             connection.abort()
+        for lines in list(self._lines):
+            lines.abort()
         self._writer.close()
         self._intake_log.stopped()

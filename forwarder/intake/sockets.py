@@ -60,7 +60,7 @@ def opened(intake: Intake, environ: Mapping[str, str]) -> list[Listening]:
     found = _passed(environ)
     try:
         if intake.socket and not found:
-            found.append(_unix(intake.socket))
+            found.append(unix(intake.socket))
         if intake.listen and intake.listen not in [one.place.removeprefix("http://") for one in found]:
             found.append(_tcp(intake.listen))
     except BaseException:
@@ -93,7 +93,8 @@ def _place(ours: socket.socket) -> str:
     return f"http://{host}:{name[1]}"
 
 
-def _unix(path: str) -> Listening:
+def unix(path: str) -> Listening:
+    """Listen on a Unix socket for owner and group. Raises: as `opened`."""
     ours = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -107,7 +108,7 @@ def _unix(path: str) -> Listening:
         return Listening(ours, _place(ours), path=path, inode=os.stat(path).st_ino)
     except OSError as error:
         ours.close()
-        what = f"intake.socket: can't listen on {path}: {error.strerror or error}"
+        what = f"can't listen on {path}: {error.strerror or error}"
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise NotPermittedError(what, "Use a path in a directory of this user") from error
         raise CannotCreateError(what, "Use another path") from error
@@ -123,7 +124,7 @@ def _remove_stale(path: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise ConfigError(f"intake.socket: {path} is in the way: it is no socket", "Use another path")
+        raise ConfigError(f"{path} is in the way: it is no socket", "Use another path")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:
@@ -134,9 +135,7 @@ def _remove_stale(path: str) -> None:
         except (FileNotFoundError, TimeoutError, BlockingIOError):
             pass
     if os.path.lexists(path):
-        raise UnavailableError(
-            f"intake.socket: another process listens on {path}", "Stop it, or use another path"
-        )
+        raise UnavailableError(f"another process listens on {path}", "Stop it, or use another path")
 
 
 def _tcp(address: str) -> Listening:

@@ -37,15 +37,17 @@ class Batch:
         kind: The name of its kind.
         done: Called in the loop, once: with None when all is durable, or with the error if nothing is stored.
         refused: How many items were refused, by a word for the reason; only counted.
+        ids: Those of the records, once they are durable.
     """
 
     kind: str
     records: Sequence[bytes]
     dead: Sequence[tuple[bytes, str]]
     refused: Mapping[str, int]
-    done: Done
+    done: Done = lambda _: None
     size_bytes: int = 0
     came_at: float = field(default_factory=time.monotonic)
+    ids: Sequence[int] = ()
 
 
 @dataclass(slots=True)
@@ -194,7 +196,11 @@ class Writer:
         producer = self._producer(kind)
         records = [record for batch in batches for record in batch.records]
         if records:
-            producer.append(records, [letter for batch in batches for letter in batch.dead])
+            ids = producer.append(records, [letter for batch in batches for letter in batch.dead])
+            at = 0
+            for batch in batches:
+                batch.ids = ids[at : at + len(batch.records)]
+                at += len(batch.records)
         refused = sum((Counter(batch.refused) for batch in batches if batch.refused), Counter[str]())
         if refused:
             producer.refuse(refused)

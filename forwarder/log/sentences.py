@@ -29,6 +29,7 @@ SENTENCES = {
     "events.settled": "Events delivered: {delivered}; new dead letters: {dead}",
     "intake.failed": "A request could not be answered because of a bug: {detail}",
     "intake.full": "No connection can be accepted at the moment: {detail}",
+    "intake.no_socket": "`forwarder enqueue` has to open the queue itself each time: {detail}",
     "intake.reloaded": "New settings are in force from {config}",
     "intake.started": "Taking events into {queue} at {places}",
     "intake.stopped": "Stopped",

@@ -13,19 +13,20 @@ reads answers, and `verdict`, the values of a judgement.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from forwarder.records import event, update
-from forwarder.records.lines import Lines
+from forwarder import lazy
+from forwarder.records import event
 
 if TYPE_CHECKING:
-    from forwarder.records.kind import Kind, OrderedKind
+    from forwarder.records.kind import Kind
+    from forwarder.records.kinds import GROUPS, KINDS, PROFILES
+    from forwarder.records.lines import Lines
 
 __all__ = ["EVENTS", "GROUPS", "KINDS", "PROFILES", "Lines"]
 
 EVENTS: Kind = event
-PROFILES: OrderedKind = update.PROFILES
-GROUPS: OrderedKind = update.GROUPS
-# By name.
-KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (EVENTS, PROFILES, GROUPS)}
+
+__getattr__ = lazy.names(
+    __name__, {"forwarder.records.kinds": "GROUPS KINDS PROFILES", "forwarder.records.lines": "Lines"}
+)

@@ -11,7 +11,7 @@ from forwarder.salvage.pages import Cell, Pages
 from forwarder.spool.sqlite import schema, tables
 from forwarder.spool.sqlite.dead_letters import NewDeadLetter
 from forwarder.spool.sqlite.tables import ID_LENGTH
-from forwarder.spool.values import ACK_FAILED, ACKED, HELD, INITED, READY, SENT, UNACK
+from forwarder.spool.statuses import ACK_FAILED, ACKED, HELD, INITED, READY, SENT, UNACK
 
 _STATUSES = frozenset({INITED, READY, UNACK, ACKED, SENT, ACK_FAILED, HELD})
 _QUEUES = {each.queue: each.suffix for each in tables.each()}

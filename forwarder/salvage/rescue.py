@@ -27,7 +27,7 @@ from forwarder.spool.sqlite.errors import translated
 from forwarder.spool.sqlite.set_aside import damaged, mark_salvaged, salvaged_name
 from forwarder.spool.sqlite.tables import Tables
 from forwarder.spool.sqlite.view import View
-from forwarder.spool.values import HELD, READY, SENT
+from forwarder.spool.statuses import HELD, READY, SENT
 
 CHUNK_ROWS = 500
 

@@ -15,45 +15,47 @@ dead      row gone, a dead letter there  a person: retry, export, delete        
 ========= ============================== ======================================= ===========================
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from forwarder.spool.engine import Consumer, Handover, Presence, Producer, Spool, View
-from forwarder.spool.errors import (
-    DamagedError,
-    FateUnknownError,
-    NoQueueError,
-    QueueReplacedError,
-    SpoolFullError,
-    TakenError,
-    UnusedQueueError,
-)
-from forwarder.spool.ids import Run, count_of, extend_runs, joined, runs_in, runs_of, text_of
-from forwarder.spool.queue import EventQueue, at, each, handover, of, set_up, set_up_sql, wait
-from forwarder.spool.values import (
-    DUE,
-    FAIL,
-    MOST_AHEAD,
-    OK,
-    WARNING,
-    Brief,
-    Claim,
-    Control,
-    Dead,
-    DeadLetter,
-    Figures,
-    Finding,
-    Group,
-    HandedOver,
-    Holder,
-    Receipt,
-    Selection,
-    Settlement,
-    Waiting,
-)
+from forwarder import lazy
 
 if TYPE_CHECKING:
+    from forwarder.spool.engine import Consumer, Handover, Presence, Producer, Spool, View
+    from forwarder.spool.errors import (
+        DamagedError,
+        FateUnknownError,
+        NoQueueError,
+        QueueReplacedError,
+        SpoolFullError,
+        TakenError,
+        UnusedQueueError,
+    )
     from forwarder.spool.history import SLACK_S, Gap, Period, binned, gaps
+    from forwarder.spool.ids import Run, count_of, extend_runs, joined, runs_in, runs_of, text_of
+    from forwarder.spool.place import at, each, handover, of, set_up, set_up_sql
+    from forwarder.spool.queue import EventQueue, wait
     from forwarder.spool.sqlite.ackqueue import AckQueue
+    from forwarder.spool.values import (
+        DUE,
+        FAIL,
+        MOST_AHEAD,
+        OK,
+        WARNING,
+        Brief,
+        Claim,
+        Control,
+        Dead,
+        DeadLetter,
+        Figures,
+        Finding,
+        Group,
+        HandedOver,
+        Holder,
+        Receipt,
+        Selection,
+        Settlement,
+        Waiting,
+    )
 
 __all__ = [
     "DUE",
@@ -112,7 +114,25 @@ __all__ = [
     "wait",
 ]
 
-_OF_HISTORY = ("SLACK_S", "Gap", "Period", "binned", "gaps")
+__getattr__ = lazy.names(
+    __name__,
+    {
+        "forwarder.spool.engine": "Consumer Handover Presence Producer Spool View",
+        "forwarder.spool.errors": (
+            "DamagedError FateUnknownError NoQueueError QueueReplacedError SpoolFullError TakenError "
+            "UnusedQueueError"
+        ),
+        "forwarder.spool.history": "SLACK_S Gap Period binned gaps",
+        "forwarder.spool.ids": "Run count_of extend_runs joined runs_in runs_of text_of",
+        "forwarder.spool.place": "at each handover of set_up set_up_sql",
+        "forwarder.spool.queue": "EventQueue wait",
+        "forwarder.spool.sqlite.ackqueue": "AckQueue",
+        "forwarder.spool.values": (
+            "DUE FAIL MOST_AHEAD OK WARNING Brief Claim Control Dead DeadLetter Figures Finding Group "
+            "HandedOver Holder Receipt Selection Settlement Waiting"
+        ),
+    },
+)
 
 
 def engine_version() -> str:
@@ -120,16 +140,3 @@ def engine_version() -> str:
     from sqlite3 import sqlite_version
 
     return f"SQLite {sqlite_version}"
-
-
-def __getattr__(name: str) -> Any:
-    # Loaded only if used: a producer has to start fast, and persist-queue takes a third of its time.
-    if name in _OF_HISTORY:
-        from forwarder.spool import history
-
-        return getattr(history, name)
-    if name == "AckQueue":
-        from forwarder.spool.sqlite.ackqueue import AckQueue
-
-        return AckQueue
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

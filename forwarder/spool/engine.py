@@ -8,27 +8,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from forwarder.spool.ids import Run
-from forwarder.spool.values import (
-    DUE,
-    Brief,
-    Claim,
-    Control,
-    DeadLetter,
-    Figures,
-    Finding,
-    Group,
-    HandedOver,
-    Holder,
-    Receipt,
-    Selection,
-    Settlement,
-    Waiting,
-)
-
 if TYPE_CHECKING:
     from forwarder.records.kind import Kind
     from forwarder.spool.history import Period
+    from forwarder.spool.ids import Run
+    from forwarder.spool.values import (
+        Brief,
+        Claim,
+        Control,
+        DeadLetter,
+        Figures,
+        Finding,
+        Group,
+        HandedOver,
+        Holder,
+        Receipt,
+        Selection,
+        Settlement,
+        Waiting,
+    )
 
 
 class Producer(Protocol):
@@ -217,7 +215,7 @@ class View(DeadLetters, Protocol):
     def used_bytes(self) -> int:
         """The space in use, as ``queue.max_bytes`` counts it."""
 
-    def peek(self, count: int, after_id: int = 0, where: Selection = DUE) -> list[Waiting]:
+    def peek(self, count: int, after_id: int = 0, where: Selection = ...) -> list[Waiting]:
         """The next *count* matching waiting events behind *after_id*, in the order of delivery."""
 
     def newest_waiting(self) -> int:

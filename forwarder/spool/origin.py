@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from forwarder.errors import EventError
-from forwarder.spool.values import ACKED, READY, SENT, Dead
+from forwarder.spool.statuses import ACKED, READY, SENT
+from forwarder.spool.values import Dead
 
 if TYPE_CHECKING:
     from forwarder.records.kind import Kind

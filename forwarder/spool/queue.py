@@ -1,132 +1,33 @@
-"""A queue's place, and a program's way into it: `EventQueue`."""
+"""A program's way into a queue: `EventQueue`."""
 
 from __future__ import annotations
 
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from operator import index
 from typing import TYPE_CHECKING, Any
 
-from forwarder.errors import ConfigError, EventError
+from forwarder import lazy
+from forwarder.errors import EventError
 from forwarder.records import EVENTS, KINDS
 from forwarder.records.event import encode
-from forwarder.spool.engine import Handover, Producer, Spool
 from forwarder.spool.ids import Run, joined, runs_of
-from forwarder.spool.sqlite import engine as embedded
+from forwarder.spool.place import SCHEMES, at
 
 if TYPE_CHECKING:
-    from forwarder.config.settings import Queue
     from forwarder.records.kind import Kind
-    from forwarder.spool.postgresql.address import Address
+    from forwarder.spool.engine import Producer, Spool
     from forwarder.spool.values import Receipt
 
+lazy.load("forwarder.records.event")
+
 GIB = 1024**3
-SCHEMES = ("postgresql://", "postgres://")
 # How long to wait before looking again: at first, and at most. With one look, of so many runs of ids.
 POLL_S, POLL_MOST_S, POLL_RUNS = 0.1, 1.0, 1000
 
 Ids = int | Iterable[int] | Iterable[Run]
-
-
-def of(queue: Queue, kind: Kind = EVENTS) -> Spool:
-    """The records of a *kind* in the queue that the settings name. Nothing is opened yet.
-
-    Raises:
-        ConfigError: it is on a server, and psycopg is not installed.
-    """
-    if not queue.url:
-        return at(queue.path, kind)
-    with _psycopg_needed():
-        from forwarder.spool.postgresql import engine as replicated
-
-        return replicated.Spool(_address(queue), kind)
-
-
-def each(queue: Queue) -> list[Spool]:
-    """The queue that the settings name, once for each kind; events are the first. Raises: as `of`."""
-    return [of(queue, kind) for kind in KINDS.values()]
-
-
-def at(
-    place: str | os.PathLike[str],
-    kind: Kind = EVENTS,
-    *,
-    schema: str = "forwarder",
-    password_file: str = "",
-) -> Spool:
-    """The records of a *kind* in the queue at a *place*: a directory, or the URL of a server.
-
-    The others are as in the settings. Nothing is opened yet.
-
-    Raises:
-        ConfigError: the place is not one that the settings would take, or as `of`.
-    """
-    place = os.fspath(place)
-    if not place.startswith(SCHEMES):
-        return embedded.Spool(place, kind)
-    from forwarder.config.kinds import UnfitError
-    from forwarder.config.settings import SETTINGS, Queue
-
-    for name, value in (("url", place), ("schema", schema), ("password_file", password_file)):
-        rule = SETTINGS[f"queue.{name}"].kind
-        try:
-            rule.check(value)
-        except UnfitError as wrong:
-            raise ConfigError(f"the queue's {name} {wrong.what}", wrong.remedy or rule.remedy) from None
-    return of(Queue(url=place, schema=schema, password_file=password_file), kind)
-
-
-def handover(queue: Queue, kind: Kind) -> Handover:
-    """The way for records of a *kind* from this host's own queue into that on the server that the settings
-    name. Nothing is opened yet. Raises: as `of`."""
-    with _psycopg_needed():
-        from forwarder.spool.postgresql.handover import Handover as Replicated
-        from forwarder.spool.postgresql.tables import Tables
-
-    return Replicated(_address(queue), Tables(queue.schema, kind))
-
-
-def set_up(queue: Queue) -> list[str]:
-    """Make what the queue needs on its server. Returns what there is now, a line each, for people.
-
-    Raises:
-        ConfigError, NotPermittedError: the server, or this user there, is not fit for it; or as `of`.
-        TryAgainError, StorageError: the server can't be used now.
-    """
-    with _psycopg_needed():
-        from forwarder.spool.postgresql import setup
-
-        address = _address(queue)
-    return setup.setup(address)
-
-
-def set_up_sql(queue: Queue) -> str:
-    """The SQL that makes it."""
-    from forwarder.spool.postgresql import schema
-
-    return schema.statements(queue.schema)
-
-
-@contextmanager
-def _psycopg_needed() -> Iterator[None]:
-    try:
-        yield
-    except ImportError as error:
-        raise ConfigError(
-            f"a queue on a server needs psycopg, which can't be loaded: {error}",
-            "`pip install 'mixpanel-forwarder[postgresql]'`, or install Debian's python3-psycopg",
-        ) from None
-
-
-def _address(queue: Queue) -> Address:
-    from forwarder.config import find_password
-    from forwarder.spool.postgresql.address import Address
-
-    password = find_password(queue)
-    return Address(queue.url, queue.schema, password.path if password else "", queue.standbys, queue.lease_s)
 
 
 class EventQueue:

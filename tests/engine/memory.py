@@ -34,7 +34,7 @@ from forwarder.spool import (
 from forwarder.spool import engine as verbs
 from forwarder.spool.history import merged
 from forwarder.spool.receipts import Entry, Letter, Renewal, Row
-from forwarder.spool.values import HELD
+from forwarder.spool.statuses import HELD
 
 
 @dataclass

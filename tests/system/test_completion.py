@@ -20,9 +20,9 @@ from pathlib import Path
 
 import pytest
 
-from forwarder.cli import COMMANDS
 from forwarder.cli.completion import SHELLS
 from forwarder.cli.completion.values import MOST
+from forwarder.cli.root import COMMANDS
 from forwarder.config import SETTINGS
 from forwarder.sandbox.faults import NAMES
 

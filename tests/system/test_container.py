@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from forwarder.cli import COMMANDS
+from forwarder.cli.root import COMMANDS
 from forwarder.config.settings import SETTINGS
 from forwarder.sandbox import Sandbox
 

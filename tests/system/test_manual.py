@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
-from forwarder.cli import COMMANDS, cli
+from forwarder.cli.root import COMMANDS, cli
 from forwarder.config import SETTINGS
 from man.command import EXITS
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import forwarder as forwarder_package
-from forwarder.cli import COMMANDS
+from forwarder.cli.root import COMMANDS
 
 sys.path.insert(0, str(Path(__file__).parent))
 from source_copy import make

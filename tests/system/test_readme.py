@@ -24,7 +24,7 @@ from docutils import nodes
 from docutils.core import publish_doctree
 
 from forwarder import errors
-from forwarder.cli import COMMANDS, cli
+from forwarder.cli.root import COMMANDS, cli
 from forwarder.config import SETTINGS
 from forwarder.config.settings import SECTIONS
 from forwarder.sandbox import Sandbox

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from forwarder.errors import EventError
 from forwarder.records.event import accept, accept_many, complete, name_of
-from forwarder.records.event.accept import _read_carefully, _read_fast
+from forwarder.records.event.acceptance import _read_carefully, _read_fast
 from forwarder.records.event.rules import BAD_IDS, MAX_EVENT_BYTES
 
 NOW_MS = 1_700_000_000_000

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from forwarder.errors import EventError, InputError
 from forwarder.records.event import accept, accept_many, complete
-from forwarder.records.event.accept import _read_carefully as read_carefully
-from forwarder.records.event.accept import _read_fast as read_fast
+from forwarder.records.event.acceptance import _read_carefully as read_carefully
+from forwarder.records.event.acceptance import _read_fast as read_fast
 from forwarder.records.event.rules import MAX_EVENT_BYTES
 from forwarder.records.reading import Source, read_chunks
 from forwarder.sandbox import rules as mixpanel

@@ -13,7 +13,7 @@ import shlex
 
 from click.shell_completion import ShellComplete, add_completion_class
 
-from forwarder.cli import COMPLETE, cli
+from forwarder.cli.root import COMPLETE, cli
 from forwarder.text import printable
 
 # Not a character of a command line: marks where the line ends, also within quotes.

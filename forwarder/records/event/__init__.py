@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from forwarder.records.event.accept import accept, accept_many, complete
-from forwarder.records.event.encoding import encode
+from forwarder import lazy
 from forwarder.records.event.rules import MAX_EVENT_BYTES
-from forwarder.records.event.stored import are_final, concerns, is_final, name_of
-from forwarder.records.lines import pack
-from forwarder.records.reasons import COMMON, COMMON_VALUES, Reasons
 
 if TYPE_CHECKING:
+    from forwarder.records.event.acceptance import accept, accept_many, complete
+    from forwarder.records.event.from_python import encode
+    from forwarder.records.event.refusals import reasons, word_for
+    from forwarder.records.event.stored import are_final, concerns, is_final, name_of
+    from forwarder.records.lines import pack
     from forwarder.records.verdict import Hide, Outcome
 
 # Listed in full, or mypy would not find the members of a `Kind` in this module.
@@ -41,23 +42,18 @@ probe = b'{"event":"","properties":{}}'
 advice: Mapping[int, str] = {
     403: "Mixpanel's import does not answer 403: look for a firewall, a proxy, a block of this address"
 }
-_reasons = Reasons(
-    {
-        **COMMON,
-        "not_an_event": "not an event|an event is",
-        "event_name": "'event'",
-        "properties": "'properties' must",
-        "beside_properties": ".* beside 'properties'",
-        "duplicate_key": "duplicate key",
-        "time": r"'properties\.time'",
-        "insert_id": r"'properties\.\$insert_id'",
-        "distinct_id": r"'properties\.distinct_id'",
-        **COMMON_VALUES,
-    }
-)
-reasons: Sequence[str] = _reasons.words
-word_for = _reasons.word_for
 blames_future: Sequence[bytes] = (b"must not be in the future",)
+
+__getattr__ = lazy.names(
+    __name__,
+    {
+        "forwarder.records.event.acceptance": "accept accept_many complete",
+        "forwarder.records.event.from_python": "encode",
+        "forwarder.records.event.refusals": "reasons word_for",
+        "forwarder.records.event.stored": "are_final concerns is_final name_of",
+        "forwarder.records.lines": "pack",
+    },
+)
 
 
 def query(strict: bool, geolocate: bool, project_id: str) -> dict[str, str]:

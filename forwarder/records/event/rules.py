@@ -8,7 +8,7 @@ itself, the milder reading counts, so that nothing is refused here that Mixpanel
 properties pass, not counting ``time`` and ``$insert_id``, which each event gets; depth is not limited to 3;
 a missing ``distinct_id`` is left to Mixpanel, whose answer depends on the project.
 
-This module is the careful reading, which names the mistake; :mod:`forwarder.records.event.accept` has a
+This module is the careful reading, which names the mistake; :mod:`forwarder.records.event.acceptance` has a
 fast one that only says "clean".
 """
 

@@ -13,7 +13,8 @@ from forwarder.spool.errors import QueueReplacedError
 from forwarder.spool.origin import Origin
 from forwarder.spool.postgresql.client import Connection
 from forwarder.spool.postgresql.tables import Tables
-from forwarder.spool.values import READY, SENT, Claim, Dead
+from forwarder.spool.statuses import READY, SENT
+from forwarder.spool.values import Claim, Dead
 
 
 class Which(NamedTuple):

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from forwarder.spool.postgresql.client import Connection
 from forwarder.spool.postgresql.tables import Tables
 from forwarder.spool.postgresql.text import fit
-from forwarder.spool.values import READY, SENT, Settlement
+from forwarder.spool.statuses import READY, SENT
+from forwarder.spool.values import Settlement
 
 
 def settle(connection: Connection, its: Tables, settlement: Settlement) -> None:

@@ -11,7 +11,8 @@ from forwarder.spool.postgresql.client import Client, Connection
 from forwarder.spool.postgresql.dead_letters import lock
 from forwarder.spool.postgresql.reader import Reader, matching
 from forwarder.spool.postgresql.tables import EPOCH, Tables
-from forwarder.spool.values import DUE, READY, SENT, Selection, Waiting
+from forwarder.spool.statuses import READY, SENT
+from forwarder.spool.values import DUE, Selection, Waiting
 
 _START_BYTES = 4096
 

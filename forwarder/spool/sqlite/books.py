@@ -20,7 +20,8 @@ from forwarder.spool.sqlite.claiming import origin_of
 from forwarder.spool.sqlite.errors import damaged, translated
 from forwarder.spool.sqlite.tables import Tables
 from forwarder.spool.sqlite.view import View
-from forwarder.spool.values import FAIL, OK, READY, WARNING, Dead, Figures, Finding
+from forwarder.spool.statuses import READY
+from forwarder.spool.values import FAIL, OK, WARNING, Dead, Figures, Finding
 
 CHUNK_IDS = 100_000
 # Of one read, during which the log can't be reset: enough for 2M rows of 400 bytes.

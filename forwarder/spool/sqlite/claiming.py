@@ -16,7 +16,8 @@ from forwarder.spool.sqlite import tables
 from forwarder.spool.sqlite.errors import damaged
 from forwarder.spool.sqlite.schema import MOST_ID
 from forwarder.spool.sqlite.tables import ID_LENGTH, Tables
-from forwarder.spool.values import READY, SENT, Claim, Dead
+from forwarder.spool.statuses import READY, SENT
+from forwarder.spool.values import Claim, Dead
 
 # A row with an id above `MOST_ID` makes the database a damaged one; all other rows are delivered first.
 # If all rows begin with a brace and together hold as many values as there are rows, each holds exactly one.

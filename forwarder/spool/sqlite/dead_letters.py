@@ -16,7 +16,8 @@ from forwarder.spool.sqlite.database import Database
 from forwarder.spool.sqlite.reader import Reader, as_bytes, matching
 from forwarder.spool.sqlite.room import freeing
 from forwarder.spool.sqlite.tables import KEPT_ENTRIES, PUT_AT, Tables
-from forwarder.spool.values import READY, Brief, Dead, DeadLetter, Group, Selection
+from forwarder.spool.statuses import READY
+from forwarder.spool.values import Brief, Dead, DeadLetter, Group, Selection
 
 STEP_LETTERS = 1000
 STEP_BYTES = 4 << 20

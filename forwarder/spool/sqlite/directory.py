@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from contextlib import suppress
 from functools import lru_cache
 from typing import NamedTuple
@@ -94,7 +93,8 @@ def make_directory(path: str) -> None:
 
 def _make_open_directory(target: str, parent: str) -> None:
     # Under a temporary name until the group can use it: a kill in between must not leave it closed.
-    made = tempfile.mkdtemp(prefix=f".{os.path.basename(target)}.", dir=parent)
+    made = os.path.join(parent, f".{os.path.basename(target)}.{os.urandom(4).hex()}")
+    os.mkdir(made, 0o700)
     lock = os.path.join(made, LOCK)
     try:
         open_to_group(made)

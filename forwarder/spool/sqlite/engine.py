@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from forwarder.spool import engine
-from forwarder.spool.sqlite import control, set_aside, tables
+from forwarder.spool.sqlite import set_aside, tables
 from forwarder.spool.sqlite.producer import Producer
 
 if TYPE_CHECKING:
@@ -47,12 +47,18 @@ class Spool(engine.Spool):
         return View(self.place, timeout_s, self._tables)
 
     def pause(self) -> bool:
+        from forwarder.spool.sqlite import control
+
         return control.pause(self.place)
 
     def resume(self) -> bool:
+        from forwarder.spool.sqlite import control
+
         return control.resume(self.place)
 
     def request_flush(self) -> None:
+        from forwarder.spool.sqlite import control
+
         control.request_flush(self.place)
 
     def retry_dead_letters(

@@ -17,7 +17,7 @@ from forwarder.spool.sqlite.errors import full, used_up
 from forwarder.spool.sqlite.refused import save, save_alone
 from forwarder.spool.sqlite.schema import MOST_ID, used_bytes
 from forwarder.spool.sqlite.tables import OF_EVENTS, SIZE_BITS, Tables
-from forwarder.spool.values import READY
+from forwarder.spool.statuses import READY
 from forwarder.text import size
 
 PIECE_BYTES = 8 << 20

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 
@@ -76,7 +75,8 @@ def _make_tables(connection: sqlite3.Connection, path: str) -> None:
     version = version_of(connection)
     if version == VERSION:
         return
-    queue_id = str(uuid.uuid4())
+    random = os.urandom(16).hex()
+    queue_id = "-".join((random[:8], random[8:12], random[12:16], random[16:20], random[20:]))  # a UUID
     if version:
         (queue_id,) = connection.execute(f"SELECT queue_id FROM {tables.of(EVENTS).ledger}").fetchone()
     else:

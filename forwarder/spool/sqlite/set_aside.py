@@ -16,7 +16,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import shutil
 import sqlite3
 import struct
 import time
@@ -64,7 +63,7 @@ def set_aside(path: str) -> str:
             with contextlib.suppress(FileNotFoundError):
                 os.link(os.path.join(path, part), os.path.join(target, part), follow_symlinks=False)
     except BaseException as error:
-        shutil.rmtree(target)  # the files still have their old names
+        _remove(target)  # the files still have their old names
         if isinstance(error, OSError) and error.errno in _NO_LINKS:
             raise StorageError(
                 f"the damaged database in {path} can't be set aside without hard links: {error.strerror}",
@@ -85,7 +84,13 @@ def _drop_begun(path: str) -> None:
     for file in damaged(path):
         with contextlib.suppress(FileNotFoundError):
             if os.path.samefile(file, os.path.join(path, DATABASE)):
-                shutil.rmtree(os.path.dirname(file))  # only second names of files that are still in use
+                _remove(os.path.dirname(file))  # only second names of files that are still in use
+
+
+def _remove(directory: str) -> None:
+    for name in os.listdir(directory):
+        os.unlink(os.path.join(directory, name))
+    os.rmdir(directory)
 
 
 def set_log_aside(path: str) -> None:

@@ -12,7 +12,8 @@ from dataclasses import replace
 
 from forwarder.spool.sqlite import dead_letters
 from forwarder.spool.sqlite.tables import KEPT_ENTRIES, PUT_AT, Tables
-from forwarder.spool.values import READY, SENT, Dead, Settlement
+from forwarder.spool.statuses import READY, SENT
+from forwarder.spool.values import Dead, Settlement
 
 PIECE_BYTES = 256 * 1024
 VACUUM_PAGES = 1000  # 4 MB of log at most, as much as the reserve

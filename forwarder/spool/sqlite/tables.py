@@ -23,7 +23,7 @@ import sqlite3
 import time
 from typing import TYPE_CHECKING
 
-from forwarder.records import EVENTS, KINDS
+from forwarder.records import EVENTS
 
 if TYPE_CHECKING:
     from forwarder.records.kind import Kind
@@ -127,14 +127,19 @@ class Tables:
         connection.execute(self._index)
 
 
+_made: dict[str, Tables] = {}
+
+
 def of(kind: Kind) -> Tables:
     """The tables of *kind*."""
-    return _EACH[kind.queue]
+    return _made.get(kind.queue) or _made.setdefault(kind.queue, Tables(kind))
 
 
 def each() -> list[Tables]:
     """The tables of all kinds."""
-    return list(_EACH.values())
+    from forwarder.records import KINDS
+
+    return [of(kind) for kind in KINDS.values()]
 
 
 _CREATE = {
@@ -225,5 +230,4 @@ _CREATE = {
     """,
 }
 
-_EACH = {kind.queue: Tables(kind) for kind in KINDS.values()}
 OF_EVENTS = of(EVENTS)

@@ -13,7 +13,8 @@ from forwarder.spool.sqlite.dead_letters import put_again, shorten
 from forwarder.spool.sqlite.reader import Reader, as_bytes, matching
 from forwarder.spool.sqlite.room import freeing
 from forwarder.spool.sqlite.tables import Tables
-from forwarder.spool.values import DUE, HELD, SENT, Selection, Waiting
+from forwarder.spool.statuses import HELD, SENT
+from forwarder.spool.values import DUE, Selection, Waiting
 
 _START_BYTES = 4096
 

@@ -1,0 +1,137 @@
+"""One event by options, the quick way: without what only the other commands need.
+
+Where the intake runs, it goes through its socket in the queue's directory; else into the queue. Whatever is
+not plain, and whatever goes wrong before the event is stored, is left to the whole command.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from forwarder.cli.one_event import build_event
+from forwarder.config import plain
+from forwarder.errors import ForwarderError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_OPTIONS = {
+    **dict.fromkeys(("-e", "--event"), "name"),
+    **dict.fromkeys(("-d", "--distinct-id"), "distinct_id"),
+    **dict.fromkeys(("-p", "--property"), "properties"),
+    "--time": "time",
+    "--insert-id": "insert_id",
+}
+# Longer than the intake takes to say that it can't store it.
+_ANSWER_S = 10.0
+_MOST_BYTES = 1_000_000
+
+
+def enqueue(arguments: Sequence[str]) -> list[str]:
+    """Store the event that the *arguments* of ``enqueue`` describe, say so, and exit.
+
+    Returns:
+        the arguments for the whole command, if it has to do it. With them it stores the same event: if it is
+        in the queue already, Mixpanel will drop the second one.
+    """
+    given = _understood(arguments)
+    queue = plain.queue(os.environ) if given else None
+    if given is None or queue is None or "_FORWARDER_COMPLETE" in os.environ:
+        return list(arguments)
+    keys = {text.partition("=")[0].removesuffix(":") for text in given.properties}
+    fixed = {}
+    if "time" not in given.one and "time" not in keys:
+        fixed["time"] = str(time.time_ns() // 1_000_000)
+    if "insert_id" not in given.one and "$insert_id" not in keys:
+        fixed["insert_id"] = os.urandom(16).hex()
+    arguments = [*arguments, *(f"--{name.replace('_', '-')}={value}" for name, value in fixed.items())]
+    try:
+        line = build_event(properties=given.properties, **given.one, **fixed)
+    except ForwarderError:
+        return arguments
+    is_plain = len(line) <= _MOST_BYTES and b"\n" not in line and b"\r" not in line
+    if is_plain and (_sent(line, queue["path"]) or _stored(line, queue)):
+        _say_accepted()
+        sys.exit(0)
+    return arguments
+
+
+class _Given:
+    """The options of one event, as `build_event` takes them."""
+
+    def __init__(self) -> None:
+        self.one: dict[str, str] = {}
+        self.properties: list[str] = []
+
+
+def _understood(arguments: Sequence[str]) -> _Given | None:
+    """What the *arguments* give; None: there is another word among them."""
+    found = _Given()
+    words = iter(arguments)
+    for word in words:
+        option, equals, value = word.partition("=") if word.startswith("--") else (word, "", "")
+        name = _OPTIONS.get(option)
+        if name is None:
+            return None
+        if not equals:
+            value = next(words, "\0")
+            if value == "\0":
+                return None
+        if name == "properties":
+            found.properties.append(value)
+        else:
+            found.one[name] = value
+    return found if "name" in found.one else None
+
+
+def _sent(line: bytes, path: str) -> bool:
+    """Whether the intake has stored it. Refused, or without an answer in time: the whole command will say."""
+    import socket
+
+    with socket.socket(socket.AF_UNIX) as intake:
+        intake.settimeout(_ANSWER_S)
+        try:
+            intake.connect(os.path.join(path, plain.SOCKET))
+            intake.sendall(line + b"\n")
+            answer = b""
+            while not answer.endswith(b"\n") and (more := intake.recv(4096)):
+                answer += more
+        except OSError:
+            return False
+    return answer.strip().isdigit()
+
+
+def _stored(line: bytes, queue: Mapping[str, str]) -> bool:
+    """Whether it is stored in the queue. Refused, or without room: the whole command will say."""
+    from forwarder import spool
+    from forwarder.config.kinds import UnfitError
+    from forwarder.records.event import rules
+
+    try:
+        limits = {key: kind.check(queue.get(key, most)) for key, (most, kind) in plain.limits().items()}
+        event = rules.parse(line)
+        now_ms = time.time_ns() // 1_000_000
+        if rules.whole_time(event["properties"]["time"], now_ms) is not None:
+            return False
+        rules.check(event, now_ms)
+        producer = spool.at(queue["path"]).producer(**limits, lock_timeout_s=10.0)
+        try:
+            producer.append([line])
+        finally:
+            producer.close()
+    except (ForwarderError, UnfitError):
+        return False
+    return True
+
+
+def _say_accepted() -> None:
+    try:
+        print("accepted 1 event", flush=True)
+    except (OSError, ValueError):
+        from forwarder.cli.enqueue import print_counts
+        from forwarder.cli.root import end
+
+        end(lambda: print_counts(1, 0, 1, only_checked=False, as_json=False, stored=()))
