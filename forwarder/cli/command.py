@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ class Context:
     def __init__(self, config_file: str | None = None) -> None:
         self.config_file = config_file
         self.kind_name = "event"
+        self._has_warned = False
 
     @cached_property
     def settings(self) -> Settings:
@@ -45,7 +47,14 @@ class Context:
         """
         from forwarder import config
 
-        return config.load(self.config_file, used=("queue",), warn=_warn).door
+        return config.load(self.config_file, used=("queue",), warn=self._warn).door
+
+    def note_faultless(self) -> None:
+        """Note that the settings have no mistake, if `door` has found none, for the next `quick` command."""
+        from forwarder.config import plain
+
+        if self.config_file is None and not self._has_warned and (found := plain.read(os.environ)):
+            found.note_faultless()
 
     @property
     def queue(self) -> Queue:
@@ -75,7 +84,13 @@ class Context:
     def _where(self) -> Settings:
         from forwarder import config
 
-        return config.load(self.config_file, used=config.PLACE, warn=_warn)
+        return config.load(self.config_file, used=config.PLACE, warn=self._warn)
+
+    def _warn(self, text: str) -> None:
+        from forwarder.cli.table import say
+
+        self._has_warned = True
+        say(f"forwarder: warning: {text}", err=True)
 
     @property
     def kind(self) -> Kind:
@@ -90,12 +105,6 @@ class Context:
         from forwarder import spool
 
         return spool.of(self.queue, self.kind)
-
-
-def _warn(text: str) -> None:
-    from forwarder.cli.table import say
-
-    say(f"forwarder: warning: {text}", err=True)
 
 
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")

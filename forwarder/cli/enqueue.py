@@ -135,6 +135,8 @@ def enqueue(
     with open_rejects(rejects, names) as keep, _store(context, check) as store:
         if line is not None:
             code, stored = _take_one(line, store, not no_check, as_json)
+            if stored:
+                context.note_faultless()
         else:
             code, stored = _take_files(names, kind, store, not no_check, skip, keep, as_json)
     if not (wait and stored):

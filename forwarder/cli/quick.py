@@ -16,7 +16,9 @@ from forwarder.errors import ForwarderError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
+
+    from forwarder.config.plain import Plain
 
 _OPTIONS = {
     **dict.fromkeys(("-e", "--event"), "name"),
@@ -27,6 +29,8 @@ _OPTIONS = {
 }
 # Longer than the intake takes to say that it can't store it.
 _ANSWER_S = 10.0
+# The whole command waits longer.
+_LOCK_S = 1.0
 _MOST_BYTES = 1_000_000
 
 
@@ -38,8 +42,8 @@ def enqueue(arguments: Sequence[str]) -> list[str]:
         in the queue already, Mixpanel will drop the second one.
     """
     given = _understood(arguments)
-    queue = plain.queue(os.environ) if given else None
-    if given is None or queue is None or "_FORWARDER_COMPLETE" in os.environ:
+    settings = plain.read(os.environ) if given else None
+    if given is None or settings is None or not settings.are_faultless():
         return list(arguments)
     keys = {text.partition("=")[0].removesuffix(":") for text in given.properties}
     fixed = {}
@@ -53,7 +57,7 @@ def enqueue(arguments: Sequence[str]) -> list[str]:
     except ForwarderError:
         return arguments
     is_plain = len(line) <= _MOST_BYTES and b"\n" not in line and b"\r" not in line
-    if is_plain and (_sent(line, queue["path"]) or _stored(line, queue)):
+    if is_plain and (_sent(line, settings) or _stored(line, settings)):
         _say_accepted()
         sys.exit(0)
     return arguments
@@ -87,14 +91,14 @@ def _understood(arguments: Sequence[str]) -> _Given | None:
     return found if "name" in found.one else None
 
 
-def _sent(line: bytes, path: str) -> bool:
+def _sent(line: bytes, settings: Plain) -> bool:
     """Whether the intake has stored it. Refused, or without an answer in time: the whole command will say."""
     import socket
 
     with socket.socket(socket.AF_UNIX) as intake:
         intake.settimeout(_ANSWER_S)
         try:
-            intake.connect(os.path.join(path, plain.SOCKET))
+            intake.connect(os.path.join(settings.path, plain.SOCKET))
             intake.sendall(line + b"\n")
             answer = b""
             while not answer.endswith(b"\n") and (more := intake.recv(4096)):
@@ -104,20 +108,21 @@ def _sent(line: bytes, path: str) -> bool:
     return answer.strip().isdigit()
 
 
-def _stored(line: bytes, queue: Mapping[str, str]) -> bool:
+def _stored(line: bytes, settings: Plain) -> bool:
     """Whether it is stored in the queue. Refused, or without room: the whole command will say."""
     from forwarder import spool
     from forwarder.config.kinds import UnfitError
     from forwarder.records.event import rules
 
     try:
-        limits = {key: kind.check(queue.get(key, most)) for key, (most, kind) in plain.limits().items()}
+        given = settings.limits
+        limits = {key: kind.check(given.get(key, usual)) for key, (usual, kind) in plain.limits().items()}
         event = rules.parse(line)
         now_ms = time.time_ns() // 1_000_000
         if rules.whole_time(event["properties"]["time"], now_ms) is not None:
             return False
         rules.check(event, now_ms)
-        producer = spool.at(queue["path"]).producer(**limits, lock_timeout_s=10.0)
+        producer = spool.at(settings.path).producer(**limits, lock_timeout_s=_LOCK_S)
         try:
             producer.append([line])
         finally:

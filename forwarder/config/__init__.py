@@ -22,7 +22,8 @@ if TYPE_CHECKING:
         load_credentials,
     )
     from forwarder.config.listing import Shown, describe
-    from forwarder.config.reading import SECRET_VARIABLES, load
+    from forwarder.config.plain import SECRET_VARIABLES
+    from forwarder.config.reading import load
     from forwarder.config.settings import PLACE, SETTINGS, Settings
 
 __all__ = [
@@ -48,7 +49,8 @@ __getattr__ = lazy.names(
             "Credentials find_password find_secret known_secrets load_credentials"
         ),
         "forwarder.config.listing": "Shown describe",
-        "forwarder.config.reading": "SECRET_VARIABLES load",
+        "forwarder.config.plain": "SECRET_VARIABLES",
+        "forwarder.config.reading": "load",
         "forwarder.config.settings": "PLACE SETTINGS Settings",
     },
 )

@@ -9,14 +9,10 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from forwarder.config.kinds import UnfitError, type_name
-from forwarder.config.plain import DEFAULT_FILE
+from forwarder.config.plain import DEFAULT_FILE, SECRET_VARIABLES
 from forwarder.config.settings import SECTIONS, SETTINGS, Setting, Settings
 from forwarder.errors import ConfigError, NotPermittedError
 from forwarder.text import printable
-
-# Secrets given by environment. They are not settings: nothing shows them.
-SECRET_VARIABLES = ("FORWARDER_MIXPANEL_SECRET", "FORWARDER_MIXPANEL_TOKEN")
-
 
 # What Kubernetes injects for a service called forwarder-...: kubernetes.io, "Discovering services".
 _OF_KUBERNETES = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_.*)?)$")
