@@ -29,6 +29,7 @@ def settings(path: str, url: str = "http://127.0.0.1:1") -> dict[str, str]:
         "FORWARDER_QUEUE_MIN_FREE_BYTES": "0",
         "FORWARDER_MIXPANEL_TOKEN": "benchmark",
         "FORWARDER_MIXPANEL_URL": url,
+        "FORWARDER_INTAKE_SOCKET": f"{path}.sock",
         "FORWARDER_DELIVERY_LINGER_S": str(LINGER_S),
         "FORWARDER_LOG_LEVEL": "warning",
     }
