@@ -1,4 +1,4 @@
-"""From input of any accepted form to numbered lines: NDJSON, JSON arrays or values, or gzip of these.
+"""From input of any accepted form to numbered lines: NDJSON, JSON arrays or values, also compressed.
 
 Memory holds one block of the input and one unfinished line, whatever the input's size.
 """
@@ -20,19 +20,14 @@ from forwarder.records.reading.array import (
     split_values,
     too_long,
 )
+from forwarder.records.reading.decompression import MAGIC_BYTES, codec_of, decompress
 from forwarder.records.reading.form import ARRAY, LINES, form_of
-from forwarder.records.reading.gunzip import MAGIC, unzip
 from forwarder.records.reading.pieces import take_apart
 from forwarder.records.reading.source import BrokenInputError, Source, StoppedError
 
 __all__ = ["BrokenInputError", "Chunk", "Source", "StoppedError", "read_chunks", "take_apart"]
 
-_COMPRESSED = {
-    b"PK\x03\x04": "unzip -p",
-    b"BZh": "bzcat",
-    b"\xfd7zX": "xzcat",
-    b"\x28\xb5\x2f\xfd": "zstdcat",
-}
+_ZIP = b"PK\x03\x04"
 # Where ASCII in UTF-16 and UTF-32 has NULs in its first four bytes; a crash leaves them elsewhere.
 _WIDE = [[0, 2], [1, 3], [0, 1, 2], [1, 2, 3]]
 # What may come before the [ of an array, and how much: white space, NULs, a byte order mark.
@@ -76,10 +71,10 @@ def read_chunks(source: Source, max_bytes: int) -> Iterator[Chunk]:
 
 def _split(source: Source, max_bytes: int) -> Iterator[Lines]:
     blocks = iter(source.read_block, b"")
-    head = _take(blocks, b"", 4)
-    while head.startswith(MAGIC):
-        blocks = unzip(chain((head,), blocks), source.raise_if_stopped)
-        head = _take(blocks, b"", 4)
+    head = _take(blocks, b"", MAGIC_BYTES)
+    while codec := codec_of(head):
+        blocks = decompress(chain((head,), blocks), codec, source.raise_if_stopped)
+        head = _take(blocks, b"", MAGIC_BYTES)
     _check_encoding(head)
     while len(head) < _LEAD_BYTES and not head.strip(_LEAD) and (more := next(blocks, b"")):
         head += more
@@ -113,11 +108,8 @@ def _check_encoding(head: bytes) -> None:
             "the text looks like UTF-16 or UTF-32, not UTF-8",
             "Convert it: iconv -f UTF-16 -t UTF-8 FILE | forwarder enqueue",
         )
-    for magic, tool in _COMPRESSED.items():
-        if head.startswith(magic):
-            raise InputError(
-                "it is compressed, but not with gzip", f"Unpack it: {tool} FILE | forwarder enqueue"
-            )
+    if head.startswith(_ZIP):
+        raise InputError("it is a zip archive", "Unpack it: unzip -p FILE | forwarder enqueue")
 
 
 def _split_lines(blocks: Iterator[bytes], max_bytes: int) -> Iterator[Lines]:
