@@ -272,19 +272,17 @@ def test_indented_object_that_is_broken_is_told_the_remedy(desk, name, remedy):
 @pytest.mark.parametrize(
     ("text", "hint"),
     [
-        (
-            b"event,time,distinct_id\nE,1700000000,u\n",
-            "looks like CSV; .* mlr --icsv --ojsonl cat input",
-        ),
-        (b"event\ttime\nE\t1700000000\n", "looks like TSV; .* mlr --itsv --ojsonl cat input"),
-        (b'"event";"time"\n"E";1700000000\n', "It looks like CSV; .* mlr --icsv --ifs semicolon --ojsonl"),
+        (b"name,time,user\nE,1700000000,u\n", "It looks like a table: give --event NAME"),
+        (b'"name";"time"\n"E";1700000000\n', "It looks like a table: give --event NAME"),
+        (b'{"event":"E","distinct_id":"u","a":1}', "the properties: give --event-column event"),
+        (b'{"type":"E","distinct_id":"u","a":1}', "give --event NAME, or --event-column with its column"),
         (
             b'{"events": [%s, %s]}' % (event(0), event(1)),
             r"one event per line with jq -c '\.events\[\]'",
         ),
         (b'{"type":"track","event":"E","userId":"u","properties":{}}', "looks like an event of Segment"),
     ],
-    ids=["csv", "tsv", "semicolons", "events", "segment"],
+    ids=["csv", "semicolons", "flat", "unnamed", "events", "segment"],
 )
 def test_other_forms_are_told_the_remedy_once(desk, text, hint):
     """What looks like another form is named as such, once, with the command that makes events of it."""
@@ -769,7 +767,7 @@ def test_forms_of_time(desk, given, stored):
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["-e", "E", "file"], "no FILE"),
+        (["-e", "E", "-d", "u", "file"], "describe one event"),
         (["-e", "E", "--skip", "1"], "no --skip"),
         (["-d", "u1"], "-e NAME"),
         (["-p", "a=b"], "-e NAME"),

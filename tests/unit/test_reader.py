@@ -46,10 +46,10 @@ class Got:
         self.error: InputError | None = None
         try:
             for chunk in read_chunks(Source(fd), MAX_EVENT_BYTES):
-                assert chunk.first_line == len(self.lines) + 1
+                assert chunk.numbers == range(len(self.lines) + 1, len(self.lines) + len(chunk.lines) + 1)
                 assert len(chunk.lines) <= CHUNK_LINES
                 self.lines += chunk.lines
-                self.refused += chunk.refused
+                self.refused += [(number, reason) for number, reason, _ in chunk.refused]
         except InputError as error:
             self.error = error
         finally:
