@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-DATA = Path(__file__).parents[1] / "data"
+EXPORTS = Path(__file__).parents[1] / "data/exports"
 ORDERS = b"""\
 order,user_id,paid_at,zip,price,note,gift
 A-1,u1,2024-01-02 04:04:05,01234,10.00,"two
@@ -153,10 +153,11 @@ def test_options_that_do_not_go_together_are_named(run, arguments, why):
 
 def test_an_old_export_of_mixpanel_becomes_true_times(forwarder, stored):
     """Local times of a project made before 2023 are converted; a new export passes as it is."""
-    done = forwarder("enqueue", str(DATA / "mixpanel-export.ndjson.gz"))
+    export = str(EXPORTS / "mixpanel.ndjson.gz")
+    done = forwarder("enqueue", export)
     assert (done.returncode, done.stdout) == (0, "accepted 4 events\n"), done.stderr
     before = [event["properties"] for event in stored()]
-    done = forwarder("enqueue", "--time-zone", "America/Los_Angeles", str(DATA / "mixpanel-export.ndjson.gz"))
+    done = forwarder("enqueue", "--time-zone", "America/Los_Angeles", export)
     assert (done.returncode, done.stdout) == (0, "accepted 4 events\n"), done.stderr
     after = [event["properties"] for event in stored()[4:]]
     assert [one["time"] // 1000 - two["time"] for one, two in zip(after, before, strict=True)] == [
