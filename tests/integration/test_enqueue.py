@@ -564,11 +564,14 @@ def test_trickle_commits(desk):
     assert desk.numbers() == list(range(len(desk.stored())))
 
 
-@pytest.mark.parametrize("form", ["lines", "array", "gzip"])
+@pytest.mark.parametrize("form", ["lines", "array", "gzip", "csv"])
 def test_interrupted_file_goes_on_with_skip(desk, form):
     """After SIGINT during a long file, --skip with the number it said loses nothing and doubles nothing."""
     padded = [event(n, pad="x" * 300) for n in range(100_000)]
     content = b"[" + b",".join(padded) + b"]" if form == "array" else b"\n".join(padded)
+    if form == "csv":
+        rows = (f'E,u{n},{n},"{"x" * 150}\n{"x" * 150}"\n' for n in range(100_000))
+        content = b"event,distinct_id,n,pad\n" + "".join(rows).encode()
     name = desk.file("input", gzip.compress(content, 1) if form == "gzip" else content)
     with desk.start(name) as process:
         desk.wait_for(1)

@@ -184,6 +184,19 @@ def test_a_table_is_told_by_its_heading_or_name(head, name, is_mapped, separator
     assert separator_of(head.encode(), name, is_mapped) == separator
 
 
+def test_no_line_of_a_live_stream_waits_for_the_next(tmp_path):
+    """What is no heading is handed out at once, and rows of a table as they come."""
+    for first in (b"bad\n", b'\n{"event":"E"}\n', b'\x1e{"event":"E",\t"a":1}\n', b"event,a\nE,1\n"):
+        read_fd, write_fd = os.pipe()
+        with open(read_fd, "rb") as pipe, open(write_fd, "wb", buffering=0) as writer:
+            writer.write(first)
+            chunks = read_chunks(Source(pipe.fileno()), MAX_EVENT_BYTES, True)
+            assert next(chunks).lines
+            if first.startswith(b"event"):
+                writer.write(b"F,2\n")
+                assert next(chunks).lines == [{"event": '"F"', "a": "2"}]
+
+
 def test_a_format_that_is_given_is_believed(read):
     """--format decides where content and name say something else, or nothing."""
     assert read("a b\n1\n", EventMapping(name="E"), form="csv").rows == [(2, {"a b": 1})]

@@ -48,11 +48,11 @@ _WIDE = [[0, 2], [1, 3], [0, 1, 2], [1, 2, 3]]
 # What may come before the [ of an array, and how much: white space, NULs, a byte order mark.
 _LEAD_BYTES = 64 << 10
 _LEAD = b" \t\r\n\0" + codecs.BOM_UTF8
+# What lines or values of JSON begin with, and what may be before one (see `take_apart`).
+_JSON_BEGINNINGS = (b"{", b"[", b",", b"\x1e")
 # The size limit of an array that shares a line with others.
 _MOST_ARRAY_BYTES = 16 << 20
 _nuls = re.compile(b"\0+").sub
-
-
 # What ``--format`` takes.
 TABLES = ("csv", "tsv", "parquet")
 FORMATS = ("auto", "ndjson", "json", *TABLES)
@@ -137,16 +137,19 @@ def _table(
     form: str,
 ) -> tuple[bytes, Table | Parquet | None]:
     """What of the text has been read, and the table that begins with it; None: it is none."""
-    if form == "auto" and head.lstrip(_LEAD).startswith((b"{", b"[")):
+
+    def is_json() -> bool:
+        return form == "auto" and head.lstrip(_LEAD)[:1] in _JSON_BEGINNINGS
+
+    if is_json():
         return head, None
     # Loaded only when needed.
     from forwarder.records.reading import parquet, table
 
     if form == "parquet" or (form == "auto" and head.startswith(parquet.MAGIC)):
         return head, parquet.Parquet(source)
-    while len(head) < table.HEADING_BYTES and head.lstrip(_LEAD).count(b"\n") < 2:
-        if not (more := next(blocks, b"")):
-            break
+    # A line of a live stream must not wait for the one behind it, unless it may be a heading.
+    while table.may_be_cut(head) and not is_json() and (more := next(blocks, b"")):
         head += more
     if form == "auto":
         separator = table.separator_of(head, name, is_mapped)

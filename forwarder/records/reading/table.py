@@ -63,6 +63,13 @@ class Rows:
     refused: list[tuple[int, str, bytes | None]]
 
 
+def may_be_cut(head: bytes) -> bool:
+    """Whether *head* may be the beginning of a heading, or a heading whose first row is still to come."""
+    ends = head.lstrip(_LEAD).count(b"\n")
+    is_heading = ends == 1 and any(separator.encode() in head for separator in _SEPARATORS)
+    return len(head) < HEADING_BYTES and (ends == 0 or is_heading)
+
+
 def separator_of(head: bytes, name: str, is_mapped: bool) -> str:
     """What separates the cells of a table that begins with *head*; "": it is none.
 
@@ -72,7 +79,7 @@ def separator_of(head: bytes, name: str, is_mapped: bool) -> str:
             heading as many cells.
         is_mapped: Options say what the columns are: then the heading may have any names.
     """
-    if head.lstrip(_LEAD)[:1] in (b"", b"{", b"["):
+    if head.lstrip(_LEAD)[:1] in (b"", b"{", b"[", b",", b"\x1e"):
         return ""
     if _is_named_table(name):
         return heading_separator(head, is_tsv="tsv" in name.lower().rsplit(".", 2)[-2:])
