@@ -14,16 +14,18 @@ import click
 
 from forwarder.cli.command import Context, any_file, command, json_option, kind_option
 from forwarder.cli.feed import Feed, Interrupts
+from forwarder.cli.mapping import build_mapping, mapping_options
 from forwarder.cli.one_event import build_event
 from forwarder.cli.output import OutputError
 from forwarder.cli.progress import Progress, echo
 from forwarder.cli.refusals import Refusals, open_rejects
 from forwarder.errors import EventError, ForwarderError, UsageError
 from forwarder.records import EVENTS
-from forwarder.records.reading import StoppedError
+from forwarder.records.reading import FORMATS, TABLES, StoppedError
 from forwarder.spool import FateUnknownError, NoQueueError, runs_of, text_of
 
 if TYPE_CHECKING:
+    from forwarder.records.event.mapping import EventMapping
     from forwarder.records.kind import Kind
     from forwarder.spool import Producer, Run
 
@@ -33,7 +35,11 @@ LOCK_TIMEOUT_S = 10.0
 @command("enqueue", short_help="Put events into the queue.")
 @click.argument("files", metavar="[FILE]...", nargs=-1, shell_complete=any_file)
 @click.option(
-    "-e", "--event", "name", metavar="NAME", help="Enqueue one event of this name, instead of files."
+    "-e",
+    "--event",
+    "name",
+    metavar="NAME",
+    help="One event of this name; with a FILE or --format csv, ...: the name of each row's event.",
 )
 @click.option("-d", "--distinct-id", metavar="ID", help="The event's distinct_id.")
 @click.option(
@@ -60,6 +66,14 @@ LOCK_TIMEOUT_S = 10.0
     shell_complete=any_file,
     help="Append refused lines to FILE as JSON, one per line, with file, line, reason and event.",
 )
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    default="auto",
+    help="The format of the input [default: auto, by its content and name].",
+)
+@mapping_options
 @click.option("--wait", is_flag=True, help="Then wait until none of them waits in the queue any more.")
 @click.option(
     "--timeout",
@@ -82,19 +96,26 @@ def enqueue(
     no_check: bool,
     skip: int,
     rejects: str | None,
+    form: str,
     wait: bool,
     timeout_s: float | None,
     as_json: bool,
+    **columns: str | None,
 ) -> int:
     """Put events into the queue durably, and print how many.
 
-    Each FILE has one JSON event per line, JSON arrays of events, or events over several lines, or gzip of
-    these. "-" or no FILE means standard input, which may be a live stream. Options describe a single event:
+    Each FILE has one JSON event per line, JSON arrays of events, or events over several lines; or is a CSV,
+    TSV or Parquet table with an event a row. It may be compressed: gzip, bzip2, xz, zstd. "-" or no FILE
+    means standard input, which may be a live stream. Options describe a single event:
 
     \b
       forwarder enqueue events.ndjson more.json.gz
       tail -F app.log | forwarder enqueue
+      forwarder enqueue --event Order --time-column paid_at --time-zone UTC orders.csv
       forwarder enqueue -e "Signed Up" -d user-1 -p plan=pro -p seats:=3
+
+    The options for columns are for tables, and for JSON records without "properties", which are read by them
+    as rows. All other columns become properties. With --check the first three events are printed.
 
     A refused line is reported as FILE:LINE: reason and does not stop the others. After the first 20, refused
     lines are counted by reason; --rejects keeps them all, also with --check. In an array over several lines,
@@ -118,19 +139,27 @@ def enqueue(
     single = any(given is not None for given in (distinct_id, at, insert_id)) or bool(properties)
     if name is None and single:
         raise UsageError("-d, -p, --time and --insert-id describe one event", "Give its name with -e NAME")
-    if name is not None and (files or skip or rejects is not None):
+    is_mapped = form in TABLES or any(given is not None for given in columns.values())
+    is_one = name is not None and not (files or is_mapped)
+    if is_one and (skip or rejects is not None):
         raise UsageError(
-            "-e gives one event, so there is no FILE, no --skip and no --rejects",
+            "-e without a FILE gives one event, so there is no --skip and no --rejects",
             "Remove one or the other",
         )
+    if single and not is_one:
+        raise UsageError("-d, -p, --time and --insert-id describe one event", "Remove them, or the FILE")
     if wait:
         # Now, before anything is stored: who may hand events over may not be allowed to look.
         with suppress(NoQueueError), context.spool.view():
             pass
     kind = context.kind
-    if name is not None and kind is not EVENTS:
-        raise UsageError("-e gives an event, so there is no --kind", "Give updates as lines of JSON")
-    line = None if name is None else build_event(name, distinct_id, properties, at, insert_id)
+    if kind is not EVENTS and (name is not None or is_mapped):
+        raise UsageError("-e, tables and columns are for events, not --kind", "Give updates as lines of JSON")
+    line, mapping = None, None
+    if is_one and name is not None:
+        line = build_event(name, distinct_id, properties, at, insert_id)
+    elif kind is EVENTS:
+        mapping = build_mapping(name, columns)
     names = files or ("-",)
     with open_rejects(rejects, names) as keep, _store(context, check) as store:
         if line is not None:
@@ -138,7 +167,7 @@ def enqueue(
             if stored:
                 context.note_faultless()
         else:
-            code, stored = _take_files(names, kind, store, not no_check, skip, keep, as_json)
+            code, stored = _take_files(names, kind, store, not no_check, skip, keep, as_json, mapping, form)
     if not (wait and stored):
         return code
     from forwarder.cli.awaiting import await_delivery
@@ -187,6 +216,8 @@ def _take_files(
     skip: int,
     keep: FileIO | None,
     as_json: bool,
+    mapping: EventMapping | None,
+    form: str,
 ) -> tuple[int, list[Run]]:
     if "-" in names and sys.stdin is not None and sys.stdin.isatty():
         echo(f"Reading {kind.noun} from the terminal, one JSON object a line; Ctrl-D ends.", err=True)
@@ -194,7 +225,15 @@ def _take_files(
     refusals = Refusals(progress.say, keep)
     with Interrupts() as interrupts:
         feed = Feed(
-            kind, store, rules=rules, skip=skip, progress=progress, refusals=refusals, wake_fd=interrupts.fd
+            kind,
+            store,
+            rules=rules,
+            skip=skip,
+            progress=progress,
+            refusals=refusals,
+            wake_fd=interrupts.fd,
+            mapping=mapping,
+            form=form,
         )
         last_words, code = "", 0
         try:
@@ -213,6 +252,8 @@ def _take_files(
             progress.close()
         if last_words:
             echo(last_words, err=True)
+        if feed.mapped and store is None and not as_json:
+            echo(b"\n".join(feed.mapped).decode())
         print_counts(feed.accepted, feed.refused, feed.lines, store is None, as_json, feed.stored, kind)
     return (code, []) if last_words else (feed.exit_code, feed.stored)
 

@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import stat
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from forwarder.cli.progress import Progress
 from forwarder.cli.refusals import Refusals, Refused
-from forwarder.errors import InputError
+from forwarder.errors import InputError, UsageError
 from forwarder.records.reading import BrokenInputError, Chunk, Source, read_chunks, take_apart
 from forwarder.spool import extend_runs
 from forwarder.text import printable
 
 if TYPE_CHECKING:
+    from forwarder.records.event.mapping import EventMapping
     from forwarder.records.kind import Kind
+    from forwarder.records.reading.table import Record
     from forwarder.spool import Producer, Run
 
 STDIN = "<stdin>"
-_is_heading = re.compile(rb'[ "]*[A-Za-z_$][\w $.-]*[ "]*').fullmatch
-_SEPARATORS = (
-    (b"\t", "TSV", "--itsv"),
-    (b",", "CSV", "--icsv"),
-    (b";", "CSV", "--icsv --ifs semicolon"),
-)
+MOST_MAPPED = 3
 
 
 class UnreadableError(InputError):
@@ -49,12 +45,15 @@ class Feed:
         progress: Gets the position, and what can't be read.
         refusals: Gets what was refused.
         wake_fd: Becomes readable when it must stop.
+        mapping: Makes events of flat records and of a table's rows; None: of rows only, without options.
+        form: The input's format, one of `FORMATS`.
 
     Attributes:
         accepted: How many events were stored, or are valid.
         refused: How many events, or lines without an event, were refused.
         lines: How many lines are done, skipped ones included.
         stored: The ids of those that were stored.
+        mapped: The first `MOST_MAPPED` events that were made of rows or flat records.
         exit_code: 0, 65 if anything was refused, 66 if a file can't be read, 77 if that was a lack of
             permission: the highest that applies.
     """
@@ -69,9 +68,12 @@ class Feed:
         progress: Progress,
         refusals: Refusals,
         wake_fd: int = -1,
+        mapping: EventMapping | None = None,
+        form: str = "auto",
     ) -> None:
         self.accepted = self.refused = self.lines = self.exit_code = 0
         self.stored: list[Run] = []
+        self.mapped: list[bytes] = []
         self._kind = kind
         self._store = store
         self._rules = rules
@@ -79,6 +81,8 @@ class Feed:
         self._progress = progress
         self._refusals = refusals
         self._wake_fd = wake_fd
+        self._mapping = mapping
+        self._form = form
         self._read_bytes = 0  # of the files before the current one
         self._left_out: list[str] = []
         self._left_out_lines = 0
@@ -113,10 +117,12 @@ class Feed:
         try:
             with _opened(name) as fd:
                 source = Source(fd, self._wake_fd)
-                for chunk in read_chunks(source, self._kind.max_bytes):
+                for chunk in self._chunks(source, name):
                     self._take_chunk(shown, chunk)
                     self._progress.update(self._read_bytes + source.read_bytes, self.accepted)
                 self._read_bytes += source.read_bytes
+        except UsageError as error:
+            raise UsageError(f"{shown}: {error.what}", error.remedy) from None
         except InputError as error:
             done = self.lines - before
             if self._skip > self.lines:
@@ -125,37 +131,51 @@ class Feed:
             self.refused += isinstance(error, BrokenInputError)
             self._left_out.append(name)
             self._left_out_lines += done
-            text = f"{shown}: {error}"
+            text, line = f"{shown}: {error}", getattr(error, "line", 0)
             if done:
                 again = f"--skip {done}" if name == "-" else f"--skip {done} {shown}"
-                text = (
-                    f"{shown}:{done + 1}: {error}. The rest was not read; fix it, then continue with {again}"
-                )
+                text = f"{shown}:{line or done + 1}: {error}. The rest was not read; fix it, then continue"
+                text += f" with {again}"
             elif isinstance(error, BrokenInputError):
-                text = f"{shown}:1: {error}. Nothing of it was stored"
+                text = f"{shown}:{line or 1}: {error}. Nothing of it was stored"
             self._progress.say(text)
 
+    def _chunks(self, source: Source, name: str) -> Iterator[Chunk]:
+        tables = self._kind.name == "event"
+        return read_chunks(source, self._kind.max_bytes, tables, self._mapping, name, self._form)
+
     def _take_chunk(self, shown: str, chunk: Chunk) -> None:
-        lines, first_line = chunk.lines, chunk.first_line
+        lines, numbers = chunk.lines, chunk.numbers
         behind = min(self._skip - self.lines, len(lines))
         if behind > 0:
-            lines, first_line = lines[behind:], first_line + behind
+            lines, numbers = lines[behind:], numbers[behind:]
         now_ms = time.time_ns() // 1_000_000
-        records, found = self._kind.accept_many(lines, now_ms, self._rules)
-        refused: list[Refused] = [
-            (number, reason, None) for number, reason in chunk.refused if number >= first_line
-        ]
+        accept_many: Callable[..., tuple[list[bytes], list[tuple[int, str]]]] = self._kind.accept_many
+        mapping = self._mapping
+        if chunk.is_table and mapping is None:
+            from forwarder.records.event.mapping import EventMapping
+
+            mapping = EventMapping()
+        if mapping is not None:
+            accept_many = mapping.accept_many
+        records, found = accept_many(lines, now_ms, self._rules)
+        refused: list[Refused] = [one for one in chunk.refused if numbers and one[0] >= numbers[0]]
         for index, reason in found:
-            parts = take_apart(lines[index])
+            number, line = numbers[index], lines[index]
+            parts = take_apart(line) if isinstance(line, bytes) else None
             if parts is None:
-                refused.append((first_line + index, reason, lines[index]))
+                refused.append((number, reason, _text_of(line)))
                 continue
-            more, bad = self._kind.accept_many(parts, now_ms, self._rules)
+            more, bad = accept_many(parts, now_ms, self._rules)
             records += more
             which = f"event {{}} of {len(parts)}: " if len(parts) > 1 else ""
-            refused += [(first_line + index, which.format(k + 1) + why, parts[k]) for k, why in bad]
+            refused += [(number, which.format(k + 1) + why, parts[k]) for k, why in bad]
         refused.sort(key=lambda one: one[0])
-        if refused and refused[0][0] == 1 and (likeness := _likeness(shown, chunk.lines)):
+        words = Counter(self._kind.word_for(reason) for _, reason, _ in refused)
+        if mapping is not None:
+            self.mapped += records[: MOST_MAPPED - len(self.mapped)]
+            refused = [(number, mapping.in_columns(reason), line) for number, reason, line in refused]
+        elif refused and refused[0][0] == 1 and (likeness := _likeness(shown, lines)):
             refused[0] = (1, f"{refused[0][1]}. {likeness}", refused[0][2])
         self._refusals.keep(shown, refused)
         if records and self._store:
@@ -166,27 +186,51 @@ class Feed:
             self.refused += len(refused)
             self.exit_code = max(self.exit_code, 65)
             if self._store:
-                self._store.refuse(Counter(self._kind.word_for(reason) for _, reason, _ in refused))
+                self._store.refuse(words)
             self._refusals.tell(shown, refused)
 
 
-def _likeness(shown: str, lines: Sequence[bytes]) -> str:
+def _text_of(line: bytes | Record) -> bytes | None:
+    """What --rejects keeps of a line or row."""
+    if isinstance(line, bytes):
+        return line
+    from forwarder.records.event.mapping import text_of
+
+    return text_of(line)
+
+
+def _likeness(shown: str, lines: Sequence[bytes | Record]) -> str:
     """What a file with a refused first line looks like, and the command that converts it; or ""."""
     from shlex import quote
 
-    first, second = lines[0].strip(), lines[1] if len(lines) > 1 else b""
+    first, second = ([line for line in lines[:2] if isinstance(line, bytes)] + [b"", b""])[:2]
+    first = first.strip()
     file = "" if shown == STDIN or shown.endswith(".gz") else f" {quote(shown)}"
     if first == b"{":
         return f"One event per line is expected: jq -c .{file} | forwarder enqueue"
     if first.startswith(b'"{'):
         return f"It looks like JSON inside strings: jq -r .{file} | forwarder enqueue"
-    for separator, name, options in _SEPARATORS:
-        if separator in first and first.count(separator) == second.count(separator):
-            if not all(map(_is_heading, first.split(separator))):
-                return ""
-            convert = f"mlr {options} --ojsonl cat{file} | jq -c '{{event, properties: del(.event)}}'"
-            return f"It looks like {name}; if it has a column named event: {convert} | forwarder enqueue"
+    if first.startswith(b"{"):
+        return _flatness(first)
+    if b"," in first or b";" in first or b"\t" in first:
+        from forwarder.records.reading.table import is_like_a_table
+
+        if is_like_a_table(first + b"\n" + second):
+            return "It looks like a table: give --event NAME, or --event-column with the column that has it"
     return ""
+
+
+def _flatness(line: bytes) -> str:
+    """How to take a JSON record whose members are the properties; "": it is none."""
+    from forwarder.records.event.mapping import read_record
+
+    record = read_record(line) or {"properties": ""}
+    if "properties" in record or any(key.startswith("$") for key in record):
+        return ""
+    option = (
+        "--event-column event" if "event" in record else "--event NAME, or --event-column with its column"
+    )
+    return f"If its members are the properties: give {option}"
 
 
 def _lines(count: int) -> str:

@@ -272,19 +272,17 @@ def test_indented_object_that_is_broken_is_told_the_remedy(desk, name, remedy):
 @pytest.mark.parametrize(
     ("text", "hint"),
     [
-        (
-            b"event,time,distinct_id\nE,1700000000,u\n",
-            "looks like CSV; .* mlr --icsv --ojsonl cat input",
-        ),
-        (b"event\ttime\nE\t1700000000\n", "looks like TSV; .* mlr --itsv --ojsonl cat input"),
-        (b'"event";"time"\n"E";1700000000\n', "It looks like CSV; .* mlr --icsv --ifs semicolon --ojsonl"),
+        (b"name,time,user\nE,1700000000,u\n", "It looks like a table: give --event NAME"),
+        (b'"name";"time"\n"E";1700000000\n', "It looks like a table: give --event NAME"),
+        (b'{"event":"E","distinct_id":"u","a":1}', "the properties: give --event-column event"),
+        (b'{"type":"E","distinct_id":"u","a":1}', "give --event NAME, or --event-column with its column"),
         (
             b'{"events": [%s, %s]}' % (event(0), event(1)),
             r"one event per line with jq -c '\.events\[\]'",
         ),
         (b'{"type":"track","event":"E","userId":"u","properties":{}}', "looks like an event of Segment"),
     ],
-    ids=["csv", "tsv", "semicolons", "events", "segment"],
+    ids=["csv", "semicolons", "flat", "unnamed", "events", "segment"],
 )
 def test_other_forms_are_told_the_remedy_once(desk, text, hint):
     """What looks like another form is named as such, once, with the command that makes events of it."""
@@ -566,11 +564,14 @@ def test_trickle_commits(desk):
     assert desk.numbers() == list(range(len(desk.stored())))
 
 
-@pytest.mark.parametrize("form", ["lines", "array", "gzip"])
+@pytest.mark.parametrize("form", ["lines", "array", "gzip", "csv"])
 def test_interrupted_file_goes_on_with_skip(desk, form):
     """After SIGINT during a long file, --skip with the number it said loses nothing and doubles nothing."""
     padded = [event(n, pad="x" * 300) for n in range(100_000)]
     content = b"[" + b",".join(padded) + b"]" if form == "array" else b"\n".join(padded)
+    if form == "csv":
+        rows = (f'E,u{n},{n},"{"x" * 150}\n{"x" * 150}"\n' for n in range(100_000))
+        content = b"event,distinct_id,n,pad\n" + "".join(rows).encode()
     name = desk.file("input", gzip.compress(content, 1) if form == "gzip" else content)
     with desk.start(name) as process:
         desk.wait_for(1)
@@ -769,7 +770,7 @@ def test_forms_of_time(desk, given, stored):
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["-e", "E", "file"], "no FILE"),
+        (["-e", "E", "-d", "u", "file"], "describe one event"),
         (["-e", "E", "--skip", "1"], "no --skip"),
         (["-d", "u1"], "-e NAME"),
         (["-p", "a=b"], "-e NAME"),

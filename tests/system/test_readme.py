@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import gzip
 import json
 import os
 import re
@@ -16,7 +15,6 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
@@ -88,7 +86,8 @@ def _table(title: str) -> list[list[str]]:
 
 def _command_lines() -> list[str]:
     """Every line that calls the forwarder, in blocks and within text; no pattern of a usage."""
-    lines = [line for block in _blocks() for line in block.astext().splitlines()] + _literals()
+    text = [block.astext().replace("\\\n", " ") for block in _blocks()]
+    lines = [line for block in text for line in block.splitlines()] + _literals()
     calls = [call.strip() for line in lines for call in line.split("|")]
     calls = [re.sub(r"^[A-Z_]+=\S+ ", "", call) for call in calls]
     return [call for call in calls if call.startswith("forwarder ") and "[OPTIONS]" not in call]
@@ -293,79 +292,3 @@ def test_the_five_minutes_work_as_they_stand(account: Sandbox, tmp_path: Path) -
     number = sum(expected.values())
     assert f"accepted {number} = delivered {number} + dead-lettered 0 + deleted 0 + waiting 0" in output
     assert (tmp_path / "forwarder/secret").stat().st_mode & 0o777 == 0o600
-
-
-ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
-# What the other tools' documentation shows of a line, and the file it comes in.
-EXPORTS = {
-    "amplitude": (
-        "1_2024-01-02_3.json.gz",
-        {
-            "event_type": "Bought",
-            "user_id": None,
-            "device_id": "d-1",
-            "uuid": ID,
-            "event_time": "2024-01-02 03:04:05.678000",
-            "event_properties": {"price": 2},
-        },
-    ),
-    "posthog": (
-        "part.jsonl.gz",
-        {
-            "uuid": ID,
-            "event": "Bought",
-            "distinct_id": "d-1",
-            "timestamp": "2024-01-02T03:04:05.678000+00:00",
-            "properties": {"price": 2},
-        },
-    ),
-    "segment": (
-        "1704164645.gz",
-        {
-            "type": "track",
-            "event": "Bought",
-            "anonymousId": "d-1",
-            "messageId": f"ajs-next-{ID}",
-            "timestamp": "2024-01-02T03:04:05.678Z",
-            "properties": {"price": 2},
-        },
-    ),
-    "analytics": (
-        "events.json",
-        {
-            "event_name": "Bought",
-            "event_timestamp": "1704164645000000",
-            "user_pseudo_id": "d-1",
-            "event_params": [{"key": "price", "value": {"int_value": 2}}],
-        },
-    ),
-    "mixpanel": (
-        "export.ndjson",
-        {
-            "event": "Bought",
-            "properties": {"time": 1704164645, "distinct_id": "d-1", "$insert_id": ID, "price": 2},
-        },
-    ),
-}
-
-
-@pytest.mark.parametrize("tool", EXPORTS)
-def test_an_export_of_another_tool_becomes_events(forwarder: Any, tool: str, tmp_path: Path) -> None:
-    """The line that is given for it brings name, person, time, id and properties over."""
-    if not shutil.which("jq"):
-        pytest.skip("jq is not on this machine")
-    (block,) = (block for block in _blocks("docs/producers.rst") if tool in block["classes"])
-    name, line = EXPORTS[tool]
-    data = json.dumps(line).encode() + b"\n"
-    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
-    (tmp_path / "forwarder").write_text(f'#!/bin/sh\nexec {sys.executable} -m forwarder "$@"\n')
-    (tmp_path / "forwarder").chmod(0o755)
-    environ = forwarder.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    script = ["bash", "-euo", "pipefail", "-c", block.astext()]
-    done = subprocess.run(script, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout) == (0, "accepted 1 event\n"), done.stderr
-    event = json.loads(forwarder("peek", "--json").stdout)["event"]
-    properties = event["properties"]
-    assert (event["event"], properties["price"], properties["distinct_id"]) == ("Bought", 2, "d-1")
-    assert properties["time"] in (1704164645, 1704164645000)
-    assert tool == "analytics" or properties["$insert_id"] == ID

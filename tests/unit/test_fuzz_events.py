@@ -240,9 +240,9 @@ def read(data):
         file.seek(0)
         try:
             for chunk in read_chunks(Source(file.fileno()), MAX_EVENT_BYTES):
-                assert chunk.first_line == len(found) + 1
+                assert chunk.numbers == range(len(found) + 1, len(found) + len(chunk.lines) + 1)
                 found += chunk.lines
-                assert all(chunk.first_line <= number <= len(found) for number, _ in chunk.refused)
+                assert all(number in chunk.numbers for number, _, _ in chunk.refused)
         except InputError as error:
             return found, str(error)
     return found, ""

@@ -1,14 +1,18 @@
 """Input of any accepted form becomes numbered lines, whatever blocks it comes in."""
 
+import bz2
 import codecs
 import gzip
 import json
+import lzma
 import os
+import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,12 +24,13 @@ from forwarder.records.reading import (
     Source,
     StoppedError,
     array,
-    gunzip,
+    decompression,
     read_chunks,
     source,
     take_apart,
 )
 
+(GZIP,) = (codec for codec in decompression._CODECS if codec.name == "gzip")
 EVENTS = [b'{"event": "A", "properties": {"n": %d}}' % n for n in range(5)]
 NDJSON = b"".join(event + b"\n" for event in EVENTS)
 
@@ -41,10 +46,10 @@ class Got:
         self.error: InputError | None = None
         try:
             for chunk in read_chunks(Source(fd), MAX_EVENT_BYTES):
-                assert chunk.first_line == len(self.lines) + 1
+                assert chunk.numbers == range(len(self.lines) + 1, len(self.lines) + len(chunk.lines) + 1)
                 assert len(chunk.lines) <= CHUNK_LINES
                 self.lines += chunk.lines
-                self.refused += chunk.refused
+                self.refused += [(number, reason) for number, reason, _ in chunk.refused]
         except InputError as error:
             self.error = error
         finally:
@@ -55,7 +60,7 @@ class Got:
 def read(request, tmp_path, monkeypatch):
     """Reads bytes from a real file, in blocks of several sizes."""
     monkeypatch.setattr(source, "BLOCK_BYTES", request.param)
-    monkeypatch.setattr(gunzip, "BLOCK_BYTES", request.param)
+    monkeypatch.setattr(decompression, "BLOCK_BYTES", request.param)
     return lambda content: Got(tmp_path / "input", content)
 
 
@@ -109,12 +114,51 @@ def test_utf16_and_utf32_are_refused_with_the_remedy(read, encoding):
     assert "iconv" in got.error.remedy
 
 
-@pytest.mark.parametrize("magic", [b"PK\x03\x04", b"BZh91AY", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"])
-def test_other_compressions_are_refused_with_the_remedy(read, magic):
-    """Other kinds of compressed files are named as such instead of as thousands of bad lines."""
-    got = read(magic + b"\x01\n\x02\n\x03\n")
+def test_a_zip_archive_is_refused_with_the_remedy(read):
+    """A zip archive is named as such instead of as thousands of bad lines."""
+    got = read(b"PK\x03\x04\x01\n\x02\n\x03\n")
     assert got.lines == []
-    assert "Unpack it" in got.error.remedy
+    assert "Unpack it: unzip -p" in got.error.remedy
+
+
+@pytest.mark.parametrize("pack", [bz2.compress, lzma.compress, zstandard.compress])
+def test_other_compressions_are_read_as_gzip_is(read, pack, tmp_path):
+    """bzip2, xz and zstd are read in one stream or several, padded or packed twice; what is cut short hands
+    out what came before, and what follows is named."""
+    many = b"".join(pack(event + b"\n") for event in EVENTS)
+    for content in (pack(NDJSON), many, many + bytes(600), gzip.compress(many), pack(many)):
+        got = read(content)
+        assert (got.lines, got.error) == (EVENTS, None)
+    after = read(pack(NDJSON) + b"rest\n")
+    assert (after.lines, "is not" in str(after.error)) == (EVENTS, True)
+    lines = [os.urandom(40).hex().encode() for _ in range(2000)]
+    packed = b"".join(pack(b"\n".join(lines[at : at + 100]) + b"\n") for at in range(0, 2000, 100))
+    cut = Got(tmp_path / "cut", packed[:-300])
+    assert "cut short" in str(cut.error)
+    assert 1800 <= len(cut.lines) < 2000
+    assert cut.lines == lines[: len(cut.lines)]
+    broken = Got(tmp_path / "broken", packed[:9000] + bytes(range(1, 200)) + packed[9200:])
+    assert broken.error is not None
+    assert broken.lines[:200] == lines[:200]
+
+
+def test_compressed_data_may_be_many_times_larger(tmp_path):
+    """What decompresses to a hundred times its size, and begins with a frame to be skipped, is read."""
+    skipped = b"\x50\x2a\x4d\x18" + (3).to_bytes(4, "little") + b"abc"
+    got = Got(tmp_path / "input", skipped + zstandard.compress(NDJSON * 30_000))
+    assert got.error is None
+    assert got.lines == EVENTS * 30_000
+
+
+def test_compression_that_this_python_can_not_read_names_the_remedy(read, monkeypatch):
+    """Without a module for it, what to install and the command that does without are named."""
+    for name in ("compression.zstd", "zstandard"):
+        monkeypatch.setitem(sys.modules, name, None)
+    got = read(zstandard.compress(NDJSON))
+    assert got.lines == []
+    assert "zstd" in str(got.error)
+    assert "zstandard" in str(got.error)
+    assert "zstdcat FILE | forwarder enqueue" in got.error.remedy
 
 
 def test_gzip_is_unpacked(read):
@@ -134,10 +178,10 @@ def test_gzip_may_unpack_to_much_more(tmp_path):
 
 def test_gzip_hands_out_all_that_came(monkeypatch):
     """A live gzip stream that was flushed is unpacked up to there, though it unpacks to many blocks."""
-    monkeypatch.setattr(gunzip, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(decompression, "BLOCK_BYTES", 1000)
     packer = zlib.compressobj(wbits=31)
     packed = packer.compress(NDJSON * 1000) + packer.flush(zlib.Z_SYNC_FLUSH)
-    unpacked = gunzip.unzip([packed], lambda: None)
+    unpacked = decompression.decompress([packed], GZIP, lambda: None)
     assert b"".join(next(unpacked) for _ in range(len(NDJSON))) == NDJSON * 1000
 
 

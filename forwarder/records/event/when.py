@@ -71,6 +71,9 @@ def from_moment(moment: datetime) -> int:
     """An aware datetime, as `from_number` returns it."""
     from datetime import UTC, datetime, timedelta
 
-    since = moment - datetime(1970, 1, 1, tzinfo=UTC)
-    milliseconds = since // timedelta(milliseconds=1)
-    return milliseconds if milliseconds >= MILLISECONDS_FROM else since // timedelta(seconds=1)
+    return from_milliseconds((moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1))
+
+
+def from_milliseconds(since: int) -> int:
+    """Milliseconds since the epoch, as `from_number` returns them."""
+    return since if since >= MILLISECONDS_FROM else since // 1000

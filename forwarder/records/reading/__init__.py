@@ -1,4 +1,4 @@
-"""From input of any accepted form to numbered lines: NDJSON, JSON arrays or values, or gzip of these.
+"""From input of any accepted form to numbered lines: NDJSON, JSON arrays or values, tables, also compressed.
 
 Memory holds one block of the input and one unfinished line, whatever the input's size.
 """
@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import TYPE_CHECKING
 
 from forwarder.errors import InputError
 from forwarder.records.reading.array import (
@@ -20,71 +21,151 @@ from forwarder.records.reading.array import (
     split_values,
     too_long,
 )
-from forwarder.records.reading.form import ARRAY, LINES, form_of
-from forwarder.records.reading.gunzip import MAGIC, unzip
+from forwarder.records.reading.decompression import MAGIC_BYTES, codec_of, decompress
+from forwarder.records.reading.form import ARRAY, LINES, VALUES, form_of
 from forwarder.records.reading.pieces import take_apart
 from forwarder.records.reading.source import BrokenInputError, Source, StoppedError
 
-__all__ = ["BrokenInputError", "Chunk", "Source", "StoppedError", "read_chunks", "take_apart"]
+if TYPE_CHECKING:
+    from forwarder.records.event.mapping import EventMapping
+    from forwarder.records.reading.parquet import Parquet
+    from forwarder.records.reading.table import Record, Table
 
-_COMPRESSED = {
-    b"PK\x03\x04": "unzip -p",
-    b"BZh": "bzcat",
-    b"\xfd7zX": "xzcat",
-    b"\x28\xb5\x2f\xfd": "zstdcat",
-}
+__all__ = [
+    "FORMATS",
+    "TABLES",
+    "BrokenInputError",
+    "Chunk",
+    "Source",
+    "StoppedError",
+    "read_chunks",
+    "take_apart",
+]
+
+_ZIP = b"PK\x03\x04"
 # Where ASCII in UTF-16 and UTF-32 has NULs in its first four bytes; a crash leaves them elsewhere.
 _WIDE = [[0, 2], [1, 3], [0, 1, 2], [1, 2, 3]]
 # What may come before the [ of an array, and how much: white space, NULs, a byte order mark.
 _LEAD_BYTES = 64 << 10
 _LEAD = b" \t\r\n\0" + codecs.BOM_UTF8
+# What lines or values of JSON begin with, and what may be before one (see `take_apart`).
+_JSON_BEGINNINGS = (b"{", b"[", b",", b"\x1e")
 # The size limit of an array that shares a line with others.
 _MOST_ARRAY_BYTES = 16 << 20
 _nuls = re.compile(b"\0+").sub
+# What ``--format`` takes.
+TABLES = ("csv", "tsv", "parquet")
+FORMATS = ("auto", "ndjson", "json", *TABLES)
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Consecutive lines of NDJSON, or consecutive JSON values over several lines.
+    """Consecutive lines of NDJSON, JSON values over several lines, or rows of a table.
 
     Attributes:
-        first_line: The number of the first line, from 1.
-        lines: The lines as they came, at most `CHUNK_LINES`; blank ones are b"" or white space.
-        refused: (number, reason) of the lines that are refused unread; in *lines* they are b"".
+        numbers: The number of each line, or of the line on which the row begins, from 1.
+        lines: The lines as they came, at most `CHUNK_LINES`, or rows; blank ones are b"" or white space.
+        refused: (number, reason, text if it is there) of what is refused unread; in *lines* it is blank.
+        is_table: Whether they are rows.
     """
 
-    first_line: int
-    lines: list[bytes]
-    refused: list[tuple[int, str]]
+    numbers: Sequence[int]
+    lines: Sequence[bytes | Record]
+    refused: Sequence[tuple[int, str, bytes | None]]
+    is_table: bool = False
 
 
-def read_chunks(source: Source, max_bytes: int) -> Iterator[Chunk]:
+def read_chunks(
+    source: Source,
+    max_bytes: int,
+    tables: bool = False,
+    mapping: EventMapping | None = None,
+    name: str = "",
+    form: str = "auto",
+) -> Iterator[Chunk]:
     """Read *source* to its end. When a live stream pauses, all complete lines are yielded.
 
     A record of more than *max_bytes* is refused.
 
+    Args:
+        tables: Whether tables are read, too.
+        mapping: Chooses their columns; None: all, and those of the usual names are the time and so on.
+        name: The file's, which may tell the format.
+        form: One of `FORMATS`.
+
     Raises:
+        UsageError: the table has not the columns that the *mapping* names.
         InputError: it can't be read, or is not UTF-8 text.
         BrokenInputError: after the last good line; the rest can't be read.
         StoppedError: after the last complete line; *source* was asked to stop.
     """
+    blocks, head = _unpacked(source)
+    if tables and form not in ("ndjson", "json"):
+        head, table = _table(source, blocks, head, mapping is not None, max_bytes, name, form)
+        if table is not None:
+            from forwarder.records.event.mapping import EventMapping
+
+            mapping = mapping or EventMapping()
+            for rows in table.read(mapping.choose(table.names)):
+                yield Chunk(rows.numbers, rows.records, rows.refused, is_table=True)
+            return
     number = 1
-    for lines, refused in _split(source, max_bytes):
-        yield Chunk(number, lines, [(number + index, reason) for index, reason in refused])
+    for lines, refused in _split(blocks, head, max_bytes, form):
+        numbers = range(number, number + len(lines))
+        yield Chunk(numbers, lines, [(number + index, reason, None) for index, reason in refused])
         number += len(lines)
 
 
-def _split(source: Source, max_bytes: int) -> Iterator[Lines]:
+def _unpacked(source: Source) -> tuple[Iterator[bytes], bytes]:
+    """The blocks of the text, decompressed, and its first bytes, which come before them."""
     blocks = iter(source.read_block, b"")
-    head = _take(blocks, b"", 4)
-    while head.startswith(MAGIC):
-        blocks = unzip(chain((head,), blocks), source.raise_if_stopped)
-        head = _take(blocks, b"", 4)
+    head = _take(blocks, b"", MAGIC_BYTES)
+    while codec := codec_of(head):
+        blocks = decompress(chain((head,), blocks), codec, source.raise_if_stopped)
+        head = _take(blocks, b"", MAGIC_BYTES)
     _check_encoding(head)
+    return blocks, head
+
+
+def _table(
+    source: Source,
+    blocks: Iterator[bytes],
+    head: bytes,
+    is_mapped: bool,
+    max_bytes: int,
+    name: str,
+    form: str,
+) -> tuple[bytes, Table | Parquet | None]:
+    """What of the text has been read, and the table that begins with it; None: it is none."""
+
+    def is_json() -> bool:
+        return form == "auto" and head.lstrip(_LEAD)[:1] in _JSON_BEGINNINGS
+
+    if is_json():
+        return head, None
+    # Loaded only when needed.
+    from forwarder.records.reading import parquet, table
+
+    if form == "parquet" or (form == "auto" and head.startswith(parquet.MAGIC)):
+        return head, parquet.Parquet(source)
+    # A line of a live stream must not wait for the one behind it, unless it may be a heading.
+    while table.may_be_cut(head) and not is_json() and (more := next(blocks, b"")):
+        head += more
+    if form == "auto":
+        separator = table.separator_of(head, name, is_mapped)
+    else:
+        separator = table.heading_separator(head, is_tsv=form == "tsv")
+    if not separator:
+        return head, None
+    text = head.removeprefix(codecs.BOM_UTF8)
+    return head, table.Table(chain((text,), blocks), separator, max_bytes)
+
+
+def _split(blocks: Iterator[bytes], head: bytes, max_bytes: int, format_: str) -> Iterator[Lines]:
     while len(head) < _LEAD_BYTES and not head.strip(_LEAD) and (more := next(blocks, b"")):
         head += more
     offset = 0
-    while (form := form_of(head)) != LINES:
+    while (form := _json_form(head, format_)) != LINES:
         text = head.lstrip(_LEAD)
         offset += len(head) - len(text)
         rest = yield from split_values(chain((text,), blocks), max_bytes, offset, is_array=form == ARRAY)
@@ -97,6 +178,12 @@ def _split(source: Source, max_bytes: int) -> Iterator[Lines]:
                 return
         head, offset = text, offset + len(head) - len(text)
     yield from _split_lines(chain((head.removeprefix(codecs.BOM_UTF8),), blocks), max_bytes)
+
+
+def _json_form(head: bytes, form: str) -> str:
+    if form == "json":
+        return ARRAY if head.lstrip(_LEAD).startswith(b"[") else VALUES
+    return LINES if form == "ndjson" else form_of(head)
 
 
 def _take(blocks: Iterator[bytes], text: bytes, size: int) -> bytes:
@@ -113,11 +200,8 @@ def _check_encoding(head: bytes) -> None:
             "the text looks like UTF-16 or UTF-32, not UTF-8",
             "Convert it: iconv -f UTF-16 -t UTF-8 FILE | forwarder enqueue",
         )
-    for magic, tool in _COMPRESSED.items():
-        if head.startswith(magic):
-            raise InputError(
-                "it is compressed, but not with gzip", f"Unpack it: {tool} FILE | forwarder enqueue"
-            )
+    if head.startswith(_ZIP):
+        raise InputError("it is a zip archive", "Unpack it: unzip -p FILE | forwarder enqueue")
 
 
 def _split_lines(blocks: Iterator[bytes], max_bytes: int) -> Iterator[Lines]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import select
+import stat
 import time
+from typing import BinaryIO
 
 from forwarder.errors import InputError
 
@@ -19,28 +21,45 @@ class StoppedError(Exception):
 
 
 class BrokenInputError(InputError):
-    """From here on the input can't be read; what came before is good."""
+    """From here on the input can't be read; what came before is good.
+
+    Args:
+        line: The number of the line where that is; 0: the one after the last good one.
+    """
 
     exit_code = 65
+
+    def __init__(self, what: str, remedy: str = "", line: int = 0) -> None:
+        super().__init__(what, remedy)
+        self.line = line
 
 
 class Source:
     """The bytes of a file, pipe, FIFO, socket or terminal.
 
     Args:
-        fd: The descriptor to read; the caller closes it.
+        fd: The descriptor to read, also an attribute; the caller closes it.
         wake_fd: A descriptor that becomes readable to stop reading; -1 for none.
     """
 
     def __init__(self, fd: int, wake_fd: int = -1) -> None:
         self.read_bytes = 0
-        self._fd = fd
+        self.fd = fd
         self._wake_fd = wake_fd
         self._ended = self._woken = False
         self._poll = select.poll()
         self._poll.register(fd, select.POLLIN)
         if wake_fd >= 0:
             self._poll.register(wake_fd, select.POLLIN)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it can be read from any place."""
+        return stat.S_ISREG(os.fstat(self.fd).st_mode)
+
+    def open(self) -> BinaryIO:
+        """The same file, for who reads it from any place; closing it does not close the descriptor."""
+        return open(self.fd, "rb", closefd=False)
 
     def read_block(self) -> bytes:
         """The next bytes, up to `BLOCK_BYTES`, fewer when the input pauses; b"" at its end.
@@ -84,11 +103,11 @@ class Source:
         """Wait for input or until woken (-1: for ever). Returns whether there is input."""
         found = {fd for fd, _ in self._poll.poll(None if timeout_s < 0 else timeout_s * 1000)}
         self._woken = self._woken or self._wake_fd in found
-        return self._fd in found
+        return self.fd in found
 
     def _read(self, size: int) -> bytes | None:
         try:
-            return os.read(self._fd, size)
+            return os.read(self.fd, size)
         except BlockingIOError:
             return None
         except OSError as error:
