@@ -107,7 +107,7 @@ def enqueue(
     1-2000,2003 for `forwarder where`; null if nothing was stored.
 
     Exit code: 0 if all events were accepted; 65 if a line was refused; 66 or 77 if a file could not be read,
-    though the others were; 75 if the queue is full or locked; 130 or 143 if interrupted. With the last three
+    though the others were; 75 if the queue is full or locked; 129, 130 or 143 if interrupted. With the last four
     it says how to continue. With --wait: 0 if all were delivered, too; 65 if one is a dead letter or was
     deleted; 75 if one still waits at the timeout: it is stored, so do not enqueue it again.
     """

@@ -195,7 +195,7 @@ def _lines(count: int) -> str:
 
 
 class Interrupts:
-    """While entered, SIGINT and SIGTERM only make `fd` readable, so that nothing is cut off halfway.
+    """While entered, SIGINT, SIGTERM and SIGHUP only make `fd` readable, so that nothing is cut off halfway.
 
     A second signal changes nothing: wrappers often forward the terminal's Ctrl-C, so that it comes twice.
     """
@@ -204,8 +204,9 @@ class Interrupts:
         self.fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         # The interpreter writes the signal's number there at once: no gap between checking and waiting.
         self._wakeup_before = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
-        # A signal that is ignored, as in the background of a shell script, stays ignored.
-        heeded = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) is not signal.SIG_IGN]
+        # A signal that is ignored, as in the background of a shell script or by nohup, stays ignored.
+        ending = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+        heeded = [s for s in ending if signal.getsignal(s) is not signal.SIG_IGN]
         self._before = {signum: signal.signal(signum, lambda *_: None) for signum in heeded}
         return self
 
@@ -217,7 +218,7 @@ class Interrupts:
         os.close(self._write_fd)
 
     def exit_code(self) -> int:
-        """What a shell would show for the signal that came: 130 or 143."""
+        """What a shell would show for the signal that came: 129, 130 or 143."""
         return 128 + os.read(self.fd, 1)[0]
 
 
