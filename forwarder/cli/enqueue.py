@@ -14,6 +14,7 @@ import click
 
 from forwarder.cli.command import Context, any_file, command, json_option, kind_option
 from forwarder.cli.feed import Feed, Interrupts
+from forwarder.cli.insert_ids import InsertIds, chosen
 from forwarder.cli.one_event import build_event
 from forwarder.cli.output import OutputError
 from forwarder.cli.progress import Progress, echo
@@ -51,6 +52,13 @@ LOCK_TIMEOUT_S = 10.0
     help="The event's time: epoch seconds or ms, or ISO 8601 with Z or an offset [default: now].",
 )
 @click.option("--insert-id", metavar="ID", help="The event's $insert_id [default: a new one].")
+@click.option(
+    "--insert-ids",
+    metavar="random|content|FIELD,...",
+    default="random",
+    help="What a missing $insert_id is made of: at random, of the event's content, or of these properties"
+    " [default: random].",
+)
 @click.option("--check", is_flag=True, help="Only check; store nothing.")
 @click.option("--no-check", is_flag=True, help="Check the structure only; Mixpanel judges the rest.")
 @click.option("--skip", metavar="N", type=click.IntRange(min=0), default=0, help="Skip the first N lines.")
@@ -78,6 +86,7 @@ def enqueue(
     properties: tuple[str, ...],
     at: str | None,
     insert_id: str | None,
+    insert_ids: str,
     check: bool,
     no_check: bool,
     skip: int,
@@ -100,6 +109,10 @@ def enqueue(
     lines are counted by reason; --rejects keeps them all, also with --check. In an array over several lines,
     elements are counted instead of lines, also for --skip.
 
+    With --insert-ids content or FIELD,... a file that is enqueued again gives each event the same $insert_id,
+    so that Mixpanel drops the repeats; each event must have a time. With content, equal events of one run get
+    different ones. Skipped lines count.
+
     With --wait it returns when each event was delivered or deleted or is a dead letter, and says which are
     not delivered. What it prints without --wait comes before, when all are stored.
 
@@ -107,8 +120,8 @@ def enqueue(
     1-2000,2003 for `forwarder where`; null if nothing was stored.
 
     Exit code: 0 if all events were accepted; 65 if a line was refused; 66 or 77 if a file could not be read,
-    though the others were; 75 if the queue is full or locked; 129, 130 or 143 if interrupted. With the last four
-    it says how to continue. With --wait: 0 if all were delivered, too; 65 if one is a dead letter or was
+    though the others were; 75 if the queue is full or locked; 129, 130 or 143 if interrupted. With the last
+    four it says how to continue. With --wait: 0 if all were delivered, too; 65 if one is a dead letter or was
     deleted; 75 if one still waits at the timeout: it is stored, so do not enqueue it again.
     """
     if timeout_s is not None and not wait:
@@ -132,11 +145,15 @@ def enqueue(
         raise UsageError("-e gives an event, so there is no --kind", "Give updates as lines of JSON")
     line = None if name is None else build_event(name, distinct_id, properties, at, insert_id)
     names = files or ("-",)
-    with open_rejects(rejects, names) as keep, _store(context, check) as store:
+    with (
+        chosen(insert_ids, kind) as ids,
+        open_rejects(rejects, names) as keep,
+        _store(context, check) as store,
+    ):
         if line is not None:
-            code, stored = _take_one(line, store, not no_check, as_json)
+            code, stored = _take_one(line, ids or EVENTS, store, not no_check, as_json)
         else:
-            code, stored = _take_files(names, kind, store, not no_check, skip, keep, as_json)
+            code, stored = _take_files(names, kind, store, not no_check, skip, ids, keep, as_json)
     if not (wait and stored):
         return code
     from forwarder.cli.awaiting import await_delivery
@@ -163,9 +180,11 @@ def _store(context: Context, check: bool) -> Iterator[Producer | None]:
 # Each returns the exit code, and the ids of what is stored; none if it ended early.
 
 
-def _take_one(line: bytes, store: Producer | None, rules: bool, as_json: bool) -> tuple[int, list[Run]]:
+def _take_one(
+    line: bytes, kind: Kind | InsertIds, store: Producer | None, rules: bool, as_json: bool
+) -> tuple[int, list[Run]]:
     try:
-        record = EVENTS.accept(line, time.time_ns() // 1_000_000, rules)
+        record = kind.accept(line, time.time_ns() // 1_000_000, rules)
     except EventError as error:
         if store:
             store.refuse({EVENTS.word_for(str(error)): 1})
@@ -183,6 +202,7 @@ def _take_files(
     store: Producer | None,
     rules: bool,
     skip: int,
+    ids: InsertIds | None,
     keep: FileIO | None,
     as_json: bool,
 ) -> tuple[int, list[Run]]:
@@ -192,7 +212,14 @@ def _take_files(
     refusals = Refusals(progress.say, keep)
     with Interrupts() as interrupts:
         feed = Feed(
-            kind, store, rules=rules, skip=skip, progress=progress, refusals=refusals, wake_fd=interrupts.fd
+            kind,
+            store,
+            rules=rules,
+            skip=skip,
+            progress=progress,
+            refusals=refusals,
+            insert_ids=ids,
+            wake_fd=interrupts.fd,
         )
         last_words, code = "", 0
         try:

@@ -21,6 +21,7 @@ from forwarder.spool import extend_runs
 from forwarder.text import printable
 
 if TYPE_CHECKING:
+    from forwarder.cli.insert_ids import InsertIds
     from forwarder.records.kind import Kind
     from forwarder.spool import Producer, Run
 
@@ -48,6 +49,7 @@ class Feed:
         skip: How many lines to skip, from the start of the first file.
         progress: Gets the position, and what can't be read.
         refusals: Gets what was refused.
+        insert_ids: Accepts the events; None: as the kind does.
         wake_fd: Becomes readable when it must stop.
 
     Attributes:
@@ -68,6 +70,7 @@ class Feed:
         skip: int,
         progress: Progress,
         refusals: Refusals,
+        insert_ids: InsertIds | None = None,
         wake_fd: int = -1,
     ) -> None:
         self.accepted = self.refused = self.lines = self.exit_code = 0
@@ -78,6 +81,8 @@ class Feed:
         self._skip = skip
         self._progress = progress
         self._refusals = refusals
+        self._insert_ids = insert_ids
+        self._accept_many = (insert_ids or kind).accept_many
         self._wake_fd = wake_fd
         self._read_bytes = 0  # of the files before the current one
         self._left_out: list[str] = []
@@ -139,9 +144,11 @@ class Feed:
         lines, first_line = chunk.lines, chunk.first_line
         behind = min(self._skip - self.lines, len(lines))
         if behind > 0:
+            if self._insert_ids:
+                self._insert_ids.see(lines[:behind])
             lines, first_line = lines[behind:], first_line + behind
         now_ms = time.time_ns() // 1_000_000
-        records, found = self._kind.accept_many(lines, now_ms, self._rules)
+        records, found = self._accept_many(lines, now_ms, self._rules)
         refused: list[Refused] = [
             (number, reason, None) for number, reason in chunk.refused if number >= first_line
         ]
@@ -150,7 +157,7 @@ class Feed:
             if parts is None:
                 refused.append((first_line + index, reason, lines[index]))
                 continue
-            more, bad = self._kind.accept_many(parts, now_ms, self._rules)
+            more, bad = self._accept_many(parts, now_ms, self._rules)
             records += more
             which = f"event {{}} of {len(parts)}: " if len(parts) > 1 else ""
             refused += [(first_line + index, which.format(k + 1) + why, parts[k]) for k, why in bad]

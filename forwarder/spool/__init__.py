@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from forwarder.spool.place import at, each, handover, of, set_up, set_up_sql
     from forwarder.spool.queue import EventQueue, wait
     from forwarder.spool.sqlite.ackqueue import AckQueue
+    from forwarder.spool.sqlite.occurrences import Occurrences
     from forwarder.spool.values import (
         DUE,
         FAIL,
@@ -82,6 +83,7 @@ __all__ = [
     "Handover",
     "Holder",
     "NoQueueError",
+    "Occurrences",
     "Period",
     "Presence",
     "Producer",
@@ -127,6 +129,7 @@ __getattr__ = lazy.names(
         "forwarder.spool.place": "at each handover of set_up set_up_sql",
         "forwarder.spool.queue": "EventQueue wait",
         "forwarder.spool.sqlite.ackqueue": "AckQueue",
+        "forwarder.spool.sqlite.occurrences": "Occurrences",
         "forwarder.spool.values": (
             "DUE FAIL MOST_AHEAD OK WARNING Brief Claim Control Dead DeadLetter Figures Finding Group "
             "HandedOver Holder Receipt Selection Settlement Waiting"
