@@ -25,6 +25,7 @@ from forwarder.records.reading import StoppedError
 from forwarder.spool import FateUnknownError, NoQueueError, runs_of, text_of
 
 if TYPE_CHECKING:
+    from forwarder.cli.resume import Resumption
     from forwarder.records.kind import Kind
     from forwarder.spool import Producer, Run
 
@@ -63,6 +64,9 @@ LOCK_TIMEOUT_S = 10.0
 @click.option("--no-check", is_flag=True, help="Check the structure only; Mixpanel judges the rest.")
 @click.option("--skip", metavar="N", type=click.IntRange(min=0), default=0, help="Skip the first N lines.")
 @click.option(
+    "--resume", is_flag=True, help="Skip what an earlier run with --resume has stored of each FILE."
+)
+@click.option(
     "--rejects",
     metavar="FILE",
     shell_complete=any_file,
@@ -90,6 +94,7 @@ def enqueue(
     check: bool,
     no_check: bool,
     skip: int,
+    resume: bool,
     rejects: str | None,
     wait: bool,
     timeout_s: float | None,
@@ -112,6 +117,9 @@ def enqueue(
     With --insert-ids content or FIELD,... a file that is enqueued again gives each event the same $insert_id,
     so that Mixpanel drops the repeats; each event must have a time. With content, equal events of one run get
     different ones. Skipped lines count.
+
+    With --resume the queue remembers how far each FILE is in, in the commit that stores its events. However
+    it ended, the same command continues there: nothing twice, nothing left out, also if the file has grown.
 
     With --wait it returns when each event was delivered or deleted or is a dead letter, and says which are
     not delivered. What it prints without --wait comes before, when all are stored.
@@ -136,6 +144,10 @@ def enqueue(
             "-e gives one event, so there is no FILE, no --skip and no --rejects",
             "Remove one or the other",
         )
+    if resume and (name is not None or check or skip):
+        raise UsageError("--resume is for storing FILEs", "Leave out -e, --check and --skip")
+    if resume and "-" in (files or "-"):
+        raise UsageError("--resume can't know how far standard input is in", "Name the file")
     if wait:
         # Now, before anything is stored: who may hand events over may not be allowed to look.
         with suppress(NoQueueError), context.spool.view():
@@ -153,7 +165,7 @@ def enqueue(
         if line is not None:
             code, stored = _take_one(line, ids or EVENTS, store, not no_check, as_json)
         else:
-            code, stored = _take_files(names, kind, store, not no_check, skip, ids, keep, as_json)
+            code, stored = _take_files(names, kind, store, not no_check, skip, resume, ids, keep, as_json)
     if not (wait and stored):
         return code
     from forwarder.cli.awaiting import await_delivery
@@ -202,6 +214,7 @@ def _take_files(
     store: Producer | None,
     rules: bool,
     skip: int,
+    resume: bool,
     ids: InsertIds | None,
     keep: FileIO | None,
     as_json: bool,
@@ -219,6 +232,7 @@ def _take_files(
             progress=progress,
             refusals=refusals,
             insert_ids=ids,
+            resumption=_resumption(store, kind, progress) if store and resume else None,
             wake_fd=interrupts.fd,
         )
         last_words, code = "", 0
@@ -231,7 +245,7 @@ def _take_files(
             if feed.lines > skip:
                 # Its remedy is for the case that nothing was stored.
                 last_words = f"forwarder: {error.what}.\n{feed.how_to_go_on()}"
-                if isinstance(error, FateUnknownError):
+                if isinstance(error, FateUnknownError) and not resume:
                     last_words += f". Some lines after them may be stored, too. {error.remedy}"
         finally:
             refusals.tell_counts()
@@ -240,6 +254,12 @@ def _take_files(
             echo(last_words, err=True)
         print_counts(feed.accepted, feed.refused, feed.lines, store is None, as_json, feed.stored, kind)
     return (code, []) if last_words else (feed.exit_code, feed.stored)
+
+
+def _resumption(store: Producer, kind: Kind, progress: Progress) -> Resumption:
+    from forwarder.cli.resume import Resumption
+
+    return Resumption(store, kind.max_bytes, progress.say)
 
 
 def print_counts(

@@ -22,6 +22,7 @@ from forwarder.text import printable
 
 if TYPE_CHECKING:
     from forwarder.cli.insert_ids import InsertIds
+    from forwarder.cli.resume import Resumption
     from forwarder.records.kind import Kind
     from forwarder.spool import Producer, Run
 
@@ -50,6 +51,7 @@ class Feed:
         progress: Gets the position, and what can't be read.
         refusals: Gets what was refused.
         insert_ids: Accepts the events; None: as the kind does.
+        resumption: Knows how far each file is in, in place of *skip*; None: each is read from its start.
         wake_fd: Becomes readable when it must stop.
 
     Attributes:
@@ -71,6 +73,7 @@ class Feed:
         progress: Progress,
         refusals: Refusals,
         insert_ids: InsertIds | None = None,
+        resumption: Resumption | None = None,
         wake_fd: int = -1,
     ) -> None:
         self.accepted = self.refused = self.lines = self.exit_code = 0
@@ -82,6 +85,7 @@ class Feed:
         self._progress = progress
         self._refusals = refusals
         self._insert_ids = insert_ids
+        self._resumption = resumption
         self._accept_many = (insert_ids or kind).accept_many
         self._wake_fd = wake_fd
         self._read_bytes = 0  # of the files before the current one
@@ -107,6 +111,8 @@ class Feed:
         """What is stored, and how to store the rest, after an early end."""
         verb = "is" if self.lines == 1 else "are"
         remedy = f"{_lines(self.lines)} {verb} {'done' if self._store else 'checked'}"
+        if self._resumption:
+            return f"{remedy}; the same command continues"
         remedy += f"; continue with --skip {self.lines - self._left_out_lines}"
         if self._left_out:
             remedy += f", leaving out {' '.join(map(printable, self._left_out))}"
@@ -117,6 +123,8 @@ class Feed:
         before = self.lines
         try:
             with _opened(name) as fd:
+                if self._resumption:
+                    self._skip = before + self._resumption.begin(name, fd, self._wake_fd)
                 source = Source(fd, self._wake_fd)
                 for chunk in read_chunks(source, self._kind.max_bytes):
                     self._take_chunk(shown, chunk)
@@ -133,6 +141,8 @@ class Feed:
             text = f"{shown}: {error}"
             if done:
                 again = f"--skip {done}" if name == "-" else f"--skip {done} {shown}"
+                if self._resumption:
+                    again = "the same command"
                 text = (
                     f"{shown}:{done + 1}: {error}. The rest was not read; fix it, then continue with {again}"
                 )
@@ -165,8 +175,10 @@ class Feed:
         if refused and refused[0][0] == 1 and (likeness := _likeness(shown, chunk.lines)):
             refused[0] = (1, f"{refused[0][1]}. {likeness}", refused[0][2])
         self._refusals.keep(shown, refused)
-        if records and self._store:
-            extend_runs(self.stored, self._store.append(records))
+        is_open = chunk.is_cut and bool(refused) and not records
+        move = self._resumption.move(chunk, is_open=is_open) if self._resumption else None
+        if self._store and (records or move):
+            extend_runs(self.stored, self._store.append(records, move=move))
         self.lines += len(chunk.lines)
         self.accepted += len(records)
         if refused:

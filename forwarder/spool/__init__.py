@@ -22,6 +22,7 @@ from forwarder import lazy
 if TYPE_CHECKING:
     from forwarder.spool.engine import Consumer, Handover, Presence, Producer, Spool, View
     from forwarder.spool.errors import (
+        BookmarkMovedError,
         DamagedError,
         FateUnknownError,
         NoQueueError,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         MOST_AHEAD,
         OK,
         WARNING,
+        Bookmark,
         Brief,
         Claim,
         Control,
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
         Group,
         HandedOver,
         Holder,
+        Move,
         Receipt,
         Selection,
         Settlement,
@@ -66,6 +69,8 @@ __all__ = [
     "SLACK_S",
     "WARNING",
     "AckQueue",
+    "Bookmark",
+    "BookmarkMovedError",
     "Brief",
     "Claim",
     "Consumer",
@@ -82,6 +87,7 @@ __all__ = [
     "HandedOver",
     "Handover",
     "Holder",
+    "Move",
     "NoQueueError",
     "Occurrences",
     "Period",
@@ -121,8 +127,8 @@ __getattr__ = lazy.names(
     {
         "forwarder.spool.engine": "Consumer Handover Presence Producer Spool View",
         "forwarder.spool.errors": (
-            "DamagedError FateUnknownError NoQueueError QueueReplacedError SpoolFullError TakenError "
-            "UnusedQueueError"
+            "BookmarkMovedError DamagedError FateUnknownError NoQueueError QueueReplacedError SpoolFullError "
+            "TakenError UnusedQueueError"
         ),
         "forwarder.spool.history": "SLACK_S Gap Period binned gaps",
         "forwarder.spool.ids": "Run count_of extend_runs joined runs_in runs_of text_of",
@@ -131,8 +137,8 @@ __getattr__ = lazy.names(
         "forwarder.spool.sqlite.ackqueue": "AckQueue",
         "forwarder.spool.sqlite.occurrences": "Occurrences",
         "forwarder.spool.values": (
-            "DUE FAIL MOST_AHEAD OK WARNING Brief Claim Control Dead DeadLetter Figures Finding Group "
-            "HandedOver Holder Receipt Selection Settlement Waiting"
+            "DUE FAIL MOST_AHEAD OK WARNING Bookmark Brief Claim Control Dead DeadLetter Figures Finding "
+            "Group HandedOver Holder Move Receipt Selection Settlement Waiting"
         ),
     },
 )

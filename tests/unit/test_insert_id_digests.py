@@ -6,6 +6,7 @@ import random
 import pytest
 
 from forwarder.errors import EventError
+from forwarder.records.event import accept
 from forwarder.records.event.insert_ids import digest_of, insert_id_of
 from forwarder.records.event.rules import INSERT_ID
 
@@ -71,6 +72,20 @@ def test_what_needs_none():
         assert digest_of(other) is None
     with pytest.raises(EventError, match="can't be made"):
         digest_of(line().replace(b"1.5", b"9" * 5000))
+
+
+@pytest.mark.parametrize(
+    "value", [b"1e999", b'"\x7f"', b'"\\u00e9"', b'{"k":1,"k":2}', b"1E-400", b"-0", b'"\x01"', b"NaN"]
+)
+def test_what_is_accepted_has_one(value):
+    """An event that the product takes gets no random id by being read in another way."""
+    text = b' {"event":"E","properties":{"time":1700000000,"a":%s}}\x0b' % value
+    try:
+        accept(text, 1_800_000_000_000)
+    except EventError:
+        assert value in (b'"\x01"', b"NaN")
+    else:
+        assert digest_of(text)
 
 
 def test_occurrences_are_exact():

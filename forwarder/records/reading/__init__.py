@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
@@ -51,11 +51,13 @@ class Chunk:
         first_line: The number of the first line, from 1.
         lines: The lines as they came, at most `CHUNK_LINES`; blank ones are b"" or white space.
         refused: (number, reason) of the lines that are refused unread; in *lines* they are b"".
+        is_cut: The input ended without a line feed after it. Then it is one line.
     """
 
     first_line: int
     lines: list[bytes]
     refused: list[tuple[int, str]]
+    is_cut: bool = False
 
 
 def read_chunks(source: Source, max_bytes: int) -> Iterator[Chunk]:
@@ -68,13 +70,21 @@ def read_chunks(source: Source, max_bytes: int) -> Iterator[Chunk]:
         BrokenInputError: after the last good line; the rest can't be read.
         StoppedError: after the last complete line; *source* was asked to stop.
     """
-    number = 1
-    for lines, refused in _split(source, max_bytes):
+    number, rest = 1, b""
+
+    def ended() -> Iterator[Lines]:
+        nonlocal rest
+        rest = yield from _split(source, max_bytes)
+
+    for lines, refused in ended():
         yield Chunk(number, lines, [(number + index, reason) for index, reason in refused])
         number += len(lines)
+    if rest:
+        yield Chunk(number, [rest], [], is_cut=True)
 
 
-def _split(source: Source, max_bytes: int) -> Iterator[Lines]:
+def _split(source: Source, max_bytes: int) -> Generator[Lines, None, bytes]:
+    """All lines that have ended; returns the rest of the input."""
     blocks = iter(source.read_block, b"")
     head = _take(blocks, b"", 4)
     while head.startswith(MAGIC):
@@ -94,9 +104,9 @@ def _split(source: Source, max_bytes: int) -> Iterator[Lines]:
             offset += len(head)
             head = next(blocks, b"")
             if not head:
-                return
+                return b""
         head, offset = text, offset + len(head) - len(text)
-    yield from _split_lines(chain((head.removeprefix(codecs.BOM_UTF8),), blocks), max_bytes)
+    return (yield from _split_lines(chain((head.removeprefix(codecs.BOM_UTF8),), blocks), max_bytes))
 
 
 def _take(blocks: Iterator[bytes], text: bytes, size: int) -> bytes:
@@ -120,7 +130,7 @@ def _check_encoding(head: bytes) -> None:
             )
 
 
-def _split_lines(blocks: Iterator[bytes], max_bytes: int) -> Iterator[Lines]:
+def _split_lines(blocks: Iterator[bytes], max_bytes: int) -> Generator[Lines, None, bytes]:
     pending, why = b"", ""
     for block in blocks:
         refused: list[tuple[int, str]] = []
@@ -149,5 +159,4 @@ def _split_lines(blocks: Iterator[bytes], max_bytes: int) -> Iterator[Lines]:
         pending = text
     if why:
         yield [b""], [(0, why)]
-    elif pending:
-        yield [pending], []
+    return pending
