@@ -72,6 +72,11 @@ LOCK_TIMEOUT_S = 10.0
     shell_complete=any_file,
     help="Append refused lines to FILE as JSON, one per line, with file, line, reason and event.",
 )
+@click.option(
+    "--ack",
+    is_flag=True,
+    help="Answer each line of standard input when it is stored, with its id, or the reason.",
+)
 @click.option("--wait", is_flag=True, help="Then wait until none of them waits in the queue any more.")
 @click.option(
     "--timeout",
@@ -96,6 +101,7 @@ def enqueue(
     skip: int,
     resume: bool,
     rejects: str | None,
+    ack: bool,
     wait: bool,
     timeout_s: float | None,
     as_json: bool,
@@ -121,6 +127,10 @@ def enqueue(
     With --resume the queue remembers how far each FILE is in, in the commit that stores its events. However
     it ended, the same command continues there: nothing twice, nothing left out, also if the file has grown.
 
+    With --ack each line of standard input, one event, gets one line on standard output, in order and flushed,
+    once it is stored: its id; or "refused" and the reason; or "later" and the reason, if the queue is full or
+    locked: give it again. What has come together is stored together. It ends at the end of the input.
+
     With --wait it returns when each event was delivered or deleted or is a dead letter, and says which are
     not delivered. What it prints without --wait comes before, when all are stored.
 
@@ -144,6 +154,13 @@ def enqueue(
             "-e gives one event, so there is no FILE, no --skip and no --rejects",
             "Remove one or the other",
         )
+    if ack and (
+        files or name is not None or check or skip or resume or rejects is not None or wait or as_json
+    ):
+        raise UsageError(
+            "--ack only answers the lines of standard input",
+            "Leave out FILE, -e, --check, --skip, --resume, --rejects, --wait and --json",
+        )
     if resume and (name is not None or check or skip):
         raise UsageError("--resume is for storing FILEs", "Leave out -e, --check and --skip")
     if resume and "-" in (files or "-"):
@@ -157,6 +174,12 @@ def enqueue(
         raise UsageError("-e gives an event, so there is no --kind", "Give updates as lines of JSON")
     line = None if name is None else build_event(name, distinct_id, properties, at, insert_id)
     names = files or ("-",)
+    if ack:
+        from forwarder.cli.ack import answer
+
+        with chosen(insert_ids, kind) as ids, _store(context, check) as store:
+            assert store
+            return answer(kind, ids, store, not no_check)
     with (
         chosen(insert_ids, kind) as ids,
         open_rejects(rejects, names) as keep,
