@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING
 from forwarder.cli.feed import Interrupts
 from forwarder.errors import TryAgainError
 from forwarder.records.reading import Source, StoppedError
+from forwarder.records.reading.array import SPARE_BYTES
 from forwarder.text import printable
 
 if TYPE_CHECKING:
     from forwarder.cli.insert_ids import InsertIds
     from forwarder.records.kind import Kind
     from forwarder.spool import Producer
-
-# A line may be this much longer than the longest record, because of white space.
-SPARE_BYTES = 64 << 10
 
 
 def answer(kind: Kind, insert_ids: InsertIds | None, store: Producer, rules: bool) -> int:

@@ -163,7 +163,7 @@ def enqueue(
         )
     if resume and (name is not None or check or skip):
         raise UsageError("--resume is for storing FILEs", "Leave out -e, --check and --skip")
-    if resume and "-" in (files or "-"):
+    if resume and "-" in (files or ("-",)):
         raise UsageError("--resume can't know how far standard input is in", "Name the file")
     if wait:
         # Now, before anything is stored: who may hand events over may not be allowed to look.

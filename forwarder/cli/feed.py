@@ -175,8 +175,9 @@ class Feed:
         if refused and refused[0][0] == 1 and (likeness := _likeness(shown, chunk.lines)):
             refused[0] = (1, f"{refused[0][1]}. {likeness}", refused[0][2])
         self._refusals.keep(shown, refused)
-        is_open = chunk.is_cut and bool(refused) and not records
-        move = self._resumption.move(chunk, is_open=is_open) if self._resumption else None
+        move = (
+            self._resumption.move(chunk, is_open=chunk.is_cut and not records) if self._resumption else None
+        )
         if self._store and (records or move):
             extend_runs(self.stored, self._store.append(records, move=move))
         self.lines += len(chunk.lines)

@@ -74,12 +74,14 @@ def test_another_file_of_the_name_is_read_from_its_start(resume, tmp_path, numbe
 
 
 def test_line_that_is_being_written(resume, tmp_path, numbers):
-    """A last line without its end that is refused does not count as done; one that is good does."""
-    whole = lines(0, 1)
+    """A last line without its end does not count as done if it is refused or blank; one that is good does."""
+    whole = lines(0) + " \0" + lines(1)
     (tmp_path / "a").write_text(whole[:-10])
     code, count, err = resume("a")
     assert (code, count) == (65, 1)
     assert err.startswith("a:2: not JSON")
+    (tmp_path / "a").write_text(lines(0) + " \0")
+    assert resume("a")[:2] == (0, 0)
     (tmp_path / "a").write_text(whole[:-1])
     assert resume("a")[:2] == (0, 1)
     (tmp_path / "a").write_text(whole + lines(2))
