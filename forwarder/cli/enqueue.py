@@ -8,12 +8,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from io import FileIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from forwarder.cli.command import Context, any_file, command, json_option, kind_option
 from forwarder.cli.feed import Feed, Interrupts
+from forwarder.cli.insert_ids import InsertIds, chosen
 from forwarder.cli.mapping import build_mapping, mapping_options
 from forwarder.cli.one_event import build_event
 from forwarder.cli.output import OutputError
@@ -25,6 +26,7 @@ from forwarder.records.reading import FORMATS, TABLES, StoppedError
 from forwarder.spool import FateUnknownError, NoQueueError, runs_of, text_of
 
 if TYPE_CHECKING:
+    from forwarder.cli.resume import Resumption
     from forwarder.records.event.mapping import EventMapping
     from forwarder.records.kind import Kind
     from forwarder.spool import Producer, Run
@@ -57,9 +59,19 @@ LOCK_TIMEOUT_S = 10.0
     help="The event's time: epoch seconds or ms, or ISO 8601 with Z or an offset [default: now].",
 )
 @click.option("--insert-id", metavar="ID", help="The event's $insert_id [default: a new one].")
-@click.option("--check", is_flag=True, help="Only check; store nothing.")
+@click.option(
+    "--insert-ids",
+    metavar="random|content|FIELD,...",
+    default="random",
+    help="What a missing $insert_id is made of: at random, of the event's content, or of these properties"
+    " [default: random].",
+)
+@click.option("--check", "only_check", is_flag=True, help="Only check; store nothing.")
 @click.option("--no-check", is_flag=True, help="Check the structure only; Mixpanel judges the rest.")
 @click.option("--skip", metavar="N", type=click.IntRange(min=0), default=0, help="Skip the first N lines.")
+@click.option(
+    "--resume", is_flag=True, help="Skip what an earlier run with --resume has stored of each FILE."
+)
 @click.option(
     "--rejects",
     metavar="FILE",
@@ -74,6 +86,11 @@ LOCK_TIMEOUT_S = 10.0
     help="The format of the input [default: auto, by its content and name].",
 )
 @mapping_options
+@click.option(
+    "--ack",
+    is_flag=True,
+    help="Answer each line of standard input when it is stored, with its id, or the reason.",
+)
 @click.option("--wait", is_flag=True, help="Then wait until none of them waits in the queue any more.")
 @click.option(
     "--timeout",
@@ -84,24 +101,7 @@ LOCK_TIMEOUT_S = 10.0
 )
 @kind_option
 @json_option
-def enqueue(
-    context: Context,
-    files: tuple[str, ...],
-    name: str | None,
-    distinct_id: str | None,
-    properties: tuple[str, ...],
-    at: str | None,
-    insert_id: str | None,
-    check: bool,
-    no_check: bool,
-    skip: int,
-    rejects: str | None,
-    form: str,
-    wait: bool,
-    timeout_s: float | None,
-    as_json: bool,
-    **columns: str | None,
-) -> int:
+def enqueue(context: Context, **given: Any) -> int:
     """Put events into the queue durably, and print how many.
 
     Each FILE has one JSON event per line, JSON arrays of events, or events over several lines; or is a CSV,
@@ -121,6 +121,17 @@ def enqueue(
     lines are counted by reason; --rejects keeps them all, also with --check. In an array over several lines,
     elements are counted instead of lines, also for --skip.
 
+    With --insert-ids content or FIELD,... a file that is enqueued again gives each event the same $insert_id,
+    so that Mixpanel drops the repeats; each event must have a time. With content, equal events of one run get
+    different ones. Skipped lines count.
+
+    With --resume the queue remembers how far each FILE is in, in the commit that stores its events. However
+    it ended, the same command continues there: nothing twice, nothing left out, also if the file has grown.
+
+    With --ack each line of standard input, one event, gets one line on standard output, in order and flushed,
+    once it is stored: its id; or "refused" and the reason; or "later" and the reason, if the queue is full or
+    locked: give it again. What has come together is stored together. It ends at the end of the input.
+
     With --wait it returns when each event was delivered or deleted or is a dead letter, and says which are
     not delivered. What it prints without --wait comes before, when all are stored.
 
@@ -128,51 +139,144 @@ def enqueue(
     1-2000,2003 for `forwarder where`; null if nothing was stored.
 
     Exit code: 0 if all events were accepted; 65 if a line was refused; 66 or 77 if a file could not be read,
-    though the others were; 75 if the queue is full or locked; 130 or 143 if interrupted. With the last three
-    it says how to continue. With --wait: 0 if all were delivered, too; 65 if one is a dead letter or was
+    though the others were; 75 if the queue is full or locked; 129, 130 or 143 if interrupted. With the last
+    four it says how to continue. With --wait: 0 if all were delivered, too; 65 if one is a dead letter or was
     deleted; 75 if one still waits at the timeout: it is stored, so do not enqueue it again.
     """
-    if timeout_s is not None and not wait:
-        raise UsageError("--timeout is for --wait", "Give both")
-    if wait and check:
-        raise UsageError("--check stores nothing to --wait for", "Remove one or the other")
-    single = any(given is not None for given in (distinct_id, at, insert_id)) or bool(properties)
-    if name is None and single:
-        raise UsageError("-d, -p, --time and --insert-id describe one event", "Give its name with -e NAME")
-    is_mapped = form in TABLES or any(given is not None for given in columns.values())
-    is_one = name is not None and not (files or is_mapped)
-    if is_one and (skip or rejects is not None):
-        raise UsageError(
-            "-e without a FILE gives one event, so there is no --skip and no --rejects",
-            "Remove one or the other",
-        )
-    if single and not is_one:
-        raise UsageError("-d, -p, --time and --insert-id describe one event", "Remove them, or the FILE")
-    if wait:
+    options = Options(**given)
+    options.check(context.kind)
+    if options.wait:
         # Now, before anything is stored: who may hand events over may not be allowed to look.
         with suppress(NoQueueError), context.spool.view():
             pass
     kind = context.kind
-    if kind is not EVENTS and (name is not None or is_mapped):
-        raise UsageError("-e, tables and columns are for events, not --kind", "Give updates as lines of JSON")
     line, mapping = None, None
-    if is_one and name is not None:
-        line = build_event(name, distinct_id, properties, at, insert_id)
+    if options.is_one:
+        line = options.event()
     elif kind is EVENTS:
-        mapping = build_mapping(name, columns)
-    names = files or ("-",)
-    with open_rejects(rejects, names) as keep, _store(context, check) as store:
+        mapping = build_mapping(options.name, options.columns)
+    with (
+        chosen(options.insert_ids, kind) as ids,
+        open_rejects(options.rejects, options.names) as keep,
+        _store(context, options.only_check) as store,
+    ):
+        if options.ack:
+            from forwarder.cli.ack import answer
+
+            assert store
+            return answer(kind, ids, store, options.rules)
         if line is not None:
-            code, stored = _take_one(line, store, not no_check, as_json)
+            code, stored = _take_one(line, options, ids or EVENTS, store)
             if stored:
                 context.note_faultless()
         else:
-            code, stored = _take_files(names, kind, store, not no_check, skip, keep, as_json, mapping, form)
-    if not (wait and stored):
+            code, stored = _take_files(options, kind, mapping, ids, store, keep)
+    if not (options.wait and stored):
         return code
     from forwarder.cli.awaiting import await_delivery
 
-    return await_delivery(context, stored, timeout_s, as_json) or code
+    return await_delivery(context, stored, options.timeout_s, options.as_json) or code
+
+
+class Options:
+    """What the command line says.
+
+    Attributes:
+        rules: Whether Mixpanel's rules are checked.
+        is_one: It describes one event; else there are names of files, "-" for standard input.
+        columns: The options for columns, by their names.
+    """
+
+    def __init__(
+        self,
+        *,
+        files: tuple[str, ...],
+        name: str | None,
+        distinct_id: str | None,
+        properties: tuple[str, ...],
+        at: str | None,
+        insert_id: str | None,
+        insert_ids: str,
+        only_check: bool,
+        no_check: bool,
+        skip: int,
+        resume: bool,
+        rejects: str | None,
+        form: str,
+        ack: bool,
+        wait: bool,
+        timeout_s: float | None,
+        as_json: bool,
+        **columns: str | None,
+    ) -> None:
+        self.names = files or ("-",)
+        self.name, self.distinct_id, self.at, self.insert_id = name, distinct_id, at, insert_id
+        self.properties, self.insert_ids = properties, insert_ids
+        self.only_check, self.rules = only_check, not no_check
+        self.skip, self.resume, self.rejects = skip, resume, rejects
+        self.form, self.columns = form, columns
+        self.ack, self.wait, self.timeout_s, self.as_json = ack, wait, timeout_s, as_json
+        self._is_mapped = form in TABLES or any(given is not None for given in columns.values())
+        self.is_one = name is not None and not (files or self._is_mapped)
+        self._describes_one = any(given is not None for given in (distinct_id, at, insert_id)) or properties
+
+    def check(self, kind: Kind) -> None:
+        """Raise UsageError if some contradict each other, or can't be for *kind*."""
+        for is_wrong, what, remedy in (
+            (self.timeout_s is not None and not self.wait, "--timeout is for --wait", "Give both"),
+            (
+                self.wait and self.only_check,
+                "--check stores nothing to --wait for",
+                "Remove one or the other",
+            ),
+            (
+                self.name is None and self._describes_one,
+                "-d, -p, --time and --insert-id describe one event",
+                "Give its name with -e NAME",
+            ),
+            (
+                self.is_one and (self.skip or self.rejects is not None or self.resume),
+                "-e without a FILE gives one event, so there is no --skip, no --resume and no --rejects",
+                "Remove one or the other",
+            ),
+            (
+                self._describes_one and not self.is_one,
+                "-d, -p, --time and --insert-id describe one event",
+                "Remove them, or the FILE",
+            ),
+            (
+                self.ack and self._has_more_than_lines,
+                "--ack only answers the lines of standard input, an event each",
+                "Leave out FILE, columns and the other options but --kind, --insert-ids and --no-check",
+            ),
+            (
+                self.resume and (self.only_check or self.skip),
+                "--resume stores what is not in yet",
+                "Leave out --check and --skip",
+            ),
+            (
+                self.resume and "-" in self.names,
+                "--resume can't know how far standard input is in",
+                "Name the file",
+            ),
+            (
+                kind is not EVENTS and (self.name is not None or self._is_mapped),
+                "-e, tables and columns are for events, not --kind",
+                "Give updates as lines of JSON",
+            ),
+        ):
+            if is_wrong:
+                raise UsageError(what, remedy)
+
+    def event(self) -> bytes:
+        """The one event. Raises UsageError: an option is invalid."""
+        return build_event(self.name or "", self.distinct_id, self.properties, self.at, self.insert_id)
+
+    @property
+    def _has_more_than_lines(self) -> bool:
+        storing = self.only_check or self.skip or self.resume or self.rejects is not None
+        mapping = self.name is not None or self._is_mapped or self.form != "auto"
+        return bool(storing or mapping or self.names != ("-",) or self.wait or self.as_json)
 
 
 @contextmanager
@@ -194,31 +298,31 @@ def _store(context: Context, check: bool) -> Iterator[Producer | None]:
 # Each returns the exit code, and the ids of what is stored; none if it ended early.
 
 
-def _take_one(line: bytes, store: Producer | None, rules: bool, as_json: bool) -> tuple[int, list[Run]]:
+def _take_one(
+    line: bytes, options: Options, kind: Kind | InsertIds, store: Producer | None
+) -> tuple[int, list[Run]]:
     try:
-        record = EVENTS.accept(line, time.time_ns() // 1_000_000, rules)
+        record = kind.accept(line, time.time_ns() // 1_000_000, options.rules)
     except EventError as error:
         if store:
             store.refuse({EVENTS.word_for(str(error)): 1})
         echo(f"forwarder: the event is refused: {error}", err=True)
-        print_counts(0, 1, 1, store is None, as_json, [])
+        print_counts(0, 1, 1, store is None, options.as_json, [])
         return error.exit_code, []
     stored = runs_of(store.append([record])) if store else []
-    print_counts(1, 0, 1, store is None, as_json, stored)
+    print_counts(1, 0, 1, store is None, options.as_json, stored)
     return 0, stored
 
 
 def _take_files(
-    names: Sequence[str],
+    options: Options,
     kind: Kind,
-    store: Producer | None,
-    rules: bool,
-    skip: int,
-    keep: FileIO | None,
-    as_json: bool,
     mapping: EventMapping | None,
-    form: str,
+    ids: InsertIds | None,
+    store: Producer | None,
+    keep: FileIO | None,
 ) -> tuple[int, list[Run]]:
+    names, skip = options.names, options.skip
     if "-" in names and sys.stdin is not None and sys.stdin.isatty():
         echo(f"Reading {kind.noun} from the terminal, one JSON object a line; Ctrl-D ends.", err=True)
     progress = Progress(names)
@@ -227,13 +331,15 @@ def _take_files(
         feed = Feed(
             kind,
             store,
-            rules=rules,
+            rules=options.rules,
             skip=skip,
             progress=progress,
             refusals=refusals,
-            wake_fd=interrupts.fd,
             mapping=mapping,
-            form=form,
+            form=options.form,
+            insert_ids=ids,
+            resumption=_resumption(store, kind, progress) if store and options.resume else None,
+            wake_fd=interrupts.fd,
         )
         last_words, code = "", 0
         try:
@@ -245,17 +351,25 @@ def _take_files(
             if feed.lines > skip:
                 # Its remedy is for the case that nothing was stored.
                 last_words = f"forwarder: {error.what}.\n{feed.how_to_go_on()}"
-                if isinstance(error, FateUnknownError):
+                if isinstance(error, FateUnknownError) and not options.resume:
                     last_words += f". Some lines after them may be stored, too. {error.remedy}"
         finally:
             refusals.tell_counts()
             progress.close()
         if last_words:
             echo(last_words, err=True)
-        if feed.mapped and store is None and not as_json:
+        if feed.mapped and options.only_check and not options.as_json:
             echo(b"\n".join(feed.mapped).decode())
-        print_counts(feed.accepted, feed.refused, feed.lines, store is None, as_json, feed.stored, kind)
+        print_counts(
+            feed.accepted, feed.refused, feed.lines, options.only_check, options.as_json, feed.stored, kind
+        )
     return (code, []) if last_words else (feed.exit_code, feed.stored)
+
+
+def _resumption(store: Producer, kind: Kind, progress: Progress) -> Resumption:
+    from forwarder.cli.resume import Resumption
+
+    return Resumption(store, kind.max_bytes, progress.say)
 
 
 def print_counts(

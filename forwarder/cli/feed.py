@@ -8,9 +8,9 @@ import stat
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from forwarder.cli.progress import Progress
 from forwarder.cli.refusals import Refusals, Refused
@@ -20,6 +20,8 @@ from forwarder.spool import extend_runs
 from forwarder.text import printable
 
 if TYPE_CHECKING:
+    from forwarder.cli.insert_ids import InsertIds
+    from forwarder.cli.resume import Resumption
     from forwarder.records.event.mapping import EventMapping
     from forwarder.records.kind import Kind
     from forwarder.records.reading.table import Record
@@ -44,6 +46,8 @@ class Feed:
         skip: How many lines to skip, from the start of the first file.
         progress: Gets the position, and what can't be read.
         refusals: Gets what was refused.
+        insert_ids: Accepts the events; None: as the kind does.
+        resumption: Knows how far each file is in, in place of *skip*; None: each is read from its start.
         wake_fd: Becomes readable when it must stop.
         mapping: Makes events of flat records and of a table's rows; None: of rows only, without options.
         form: The input's format, one of `FORMATS`.
@@ -67,6 +71,8 @@ class Feed:
         skip: int,
         progress: Progress,
         refusals: Refusals,
+        insert_ids: InsertIds | None = None,
+        resumption: Resumption | None = None,
         wake_fd: int = -1,
         mapping: EventMapping | None = None,
         form: str = "auto",
@@ -80,6 +86,9 @@ class Feed:
         self._skip = skip
         self._progress = progress
         self._refusals = refusals
+        self._insert_ids = insert_ids
+        self._resumption = resumption
+        self._accept_many = (insert_ids or kind).accept_many
         self._wake_fd = wake_fd
         self._mapping = mapping
         self._form = form
@@ -106,6 +115,8 @@ class Feed:
         """What is stored, and how to store the rest, after an early end."""
         verb = "is" if self.lines == 1 else "are"
         remedy = f"{_lines(self.lines)} {verb} {'done' if self._store else 'checked'}"
+        if self._resumption:
+            return f"{remedy}; the same command continues"
         remedy += f"; continue with --skip {self.lines - self._left_out_lines}"
         if self._left_out:
             remedy += f", leaving out {' '.join(map(printable, self._left_out))}"
@@ -116,6 +127,10 @@ class Feed:
         before = self.lines
         try:
             with _opened(name) as fd:
+                if self._resumption:
+                    self._skip = before + self._resumption.begin(
+                        name, fd, self._chunks(Source(fd, self._wake_fd), name)
+                    )
                 source = Source(fd, self._wake_fd)
                 for chunk in self._chunks(source, name):
                     self._take_chunk(shown, chunk)
@@ -134,6 +149,8 @@ class Feed:
             text, line = f"{shown}: {error}", getattr(error, "line", 0)
             if done:
                 again = f"--skip {done}" if name == "-" else f"--skip {done} {shown}"
+                if self._resumption:
+                    again = "the same command"
                 text = f"{shown}:{line or done + 1}: {error}. The rest was not read; fix it, then continue"
                 text += f" with {again}"
             elif isinstance(error, BrokenInputError):
@@ -146,19 +163,18 @@ class Feed:
 
     def _take_chunk(self, shown: str, chunk: Chunk) -> None:
         lines, numbers = chunk.lines, chunk.numbers
-        behind = min(self._skip - self.lines, len(lines))
-        if behind > 0:
-            lines, numbers = lines[behind:], numbers[behind:]
-        now_ms = time.time_ns() // 1_000_000
-        accept_many: Callable[..., tuple[list[bytes], list[tuple[int, str]]]] = self._kind.accept_many
         mapping = self._mapping
         if chunk.is_table and mapping is None:
             from forwarder.records.event.mapping import EventMapping
 
             mapping = EventMapping()
-        if mapping is not None:
-            accept_many = mapping.accept_many
-        records, found = accept_many(lines, now_ms, self._rules)
+        behind = min(self._skip - self.lines, len(lines))
+        if behind > 0:
+            if self._insert_ids:
+                self._insert_ids.see(_events(mapping, lines[:behind])[0])
+            lines, numbers = lines[behind:], numbers[behind:]
+        now_ms = time.time_ns() // 1_000_000
+        records, found = self._accepted(mapping, lines, now_ms)
         refused: list[Refused] = [one for one in chunk.refused if numbers and one[0] >= numbers[0]]
         for index, reason in found:
             number, line = numbers[index], lines[index]
@@ -166,7 +182,7 @@ class Feed:
             if parts is None:
                 refused.append((number, reason, _text_of(line)))
                 continue
-            more, bad = accept_many(parts, now_ms, self._rules)
+            more, bad = self._accepted(mapping, parts, now_ms)
             records += more
             which = f"event {{}} of {len(parts)}: " if len(parts) > 1 else ""
             refused += [(number, which.format(k + 1) + why, parts[k]) for k, why in bad]
@@ -178,8 +194,11 @@ class Feed:
         elif refused and refused[0][0] == 1 and (likeness := _likeness(shown, lines)):
             refused[0] = (1, f"{refused[0][1]}. {likeness}", refused[0][2])
         self._refusals.keep(shown, refused)
-        if records and self._store:
-            extend_runs(self.stored, self._store.append(records))
+        move = (
+            self._resumption.move(chunk, is_open=chunk.is_cut and not records) if self._resumption else None
+        )
+        if self._store and (records or move):
+            extend_runs(self.stored, self._store.append(records, move=move))
         self.lines += len(chunk.lines)
         self.accepted += len(records)
         if refused:
@@ -188,6 +207,20 @@ class Feed:
             if self._store:
                 self._store.refuse(words)
             self._refusals.tell(shown, refused)
+
+    def _accepted(
+        self, mapping: EventMapping | None, lines: Sequence[bytes | Record], now_ms: int
+    ) -> tuple[list[bytes], list[tuple[int, str]]]:
+        """`Kind.accept_many` of what *mapping* makes of *lines*."""
+        events, unfit = _events(mapping, lines)
+        accepted, found = self._accept_many(events, now_ms, self._rules)
+        return accepted, sorted([*unfit, *found])
+
+
+def _events(
+    mapping: EventMapping | None, lines: Sequence[bytes | Record]
+) -> tuple[Sequence[bytes], Sequence[tuple[int, str]]]:
+    return mapping.events_of(lines) if mapping else (cast(Sequence[bytes], lines), ())
 
 
 def _text_of(line: bytes | Record) -> bytes | None:
@@ -239,7 +272,7 @@ def _lines(count: int) -> str:
 
 
 class Interrupts:
-    """While entered, SIGINT and SIGTERM only make `fd` readable, so that nothing is cut off halfway.
+    """While entered, SIGINT, SIGTERM and SIGHUP only make `fd` readable, so that nothing is cut off halfway.
 
     A second signal changes nothing: wrappers often forward the terminal's Ctrl-C, so that it comes twice.
     """
@@ -248,8 +281,9 @@ class Interrupts:
         self.fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         # The interpreter writes the signal's number there at once: no gap between checking and waiting.
         self._wakeup_before = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
-        # A signal that is ignored, as in the background of a shell script, stays ignored.
-        heeded = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) is not signal.SIG_IGN]
+        # A signal that is ignored, as in the background of a shell script or by nohup, stays ignored.
+        ending = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+        heeded = [s for s in ending if signal.getsignal(s) is not signal.SIG_IGN]
         self._before = {signum: signal.signal(signum, lambda *_: None) for signum in heeded}
         return self
 
@@ -261,7 +295,7 @@ class Interrupts:
         os.close(self._write_fd)
 
     def exit_code(self) -> int:
-        """What a shell would show for the signal that came: 130 or 143."""
+        """What a shell would show for the signal that came: 129, 130 or 143."""
         return 128 + os.read(self.fd, 1)[0]
 
 

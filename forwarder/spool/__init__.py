@@ -22,6 +22,7 @@ from forwarder import lazy
 if TYPE_CHECKING:
     from forwarder.spool.engine import Consumer, Handover, Presence, Producer, Spool, View
     from forwarder.spool.errors import (
+        BookmarkMovedError,
         DamagedError,
         FateUnknownError,
         NoQueueError,
@@ -35,12 +36,14 @@ if TYPE_CHECKING:
     from forwarder.spool.place import at, each, handover, of, set_up, set_up_sql
     from forwarder.spool.queue import EventQueue, wait
     from forwarder.spool.sqlite.ackqueue import AckQueue
+    from forwarder.spool.sqlite.occurrences import Occurrences
     from forwarder.spool.values import (
         DUE,
         FAIL,
         MOST_AHEAD,
         OK,
         WARNING,
+        Bookmark,
         Brief,
         Claim,
         Control,
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
         Group,
         HandedOver,
         Holder,
+        Move,
         Receipt,
         Selection,
         Settlement,
@@ -65,6 +69,8 @@ __all__ = [
     "SLACK_S",
     "WARNING",
     "AckQueue",
+    "Bookmark",
+    "BookmarkMovedError",
     "Brief",
     "Claim",
     "Consumer",
@@ -81,7 +87,9 @@ __all__ = [
     "HandedOver",
     "Handover",
     "Holder",
+    "Move",
     "NoQueueError",
+    "Occurrences",
     "Period",
     "Presence",
     "Producer",
@@ -119,17 +127,18 @@ __getattr__ = lazy.names(
     {
         "forwarder.spool.engine": "Consumer Handover Presence Producer Spool View",
         "forwarder.spool.errors": (
-            "DamagedError FateUnknownError NoQueueError QueueReplacedError SpoolFullError TakenError "
-            "UnusedQueueError"
+            "BookmarkMovedError DamagedError FateUnknownError NoQueueError QueueReplacedError SpoolFullError "
+            "TakenError UnusedQueueError"
         ),
         "forwarder.spool.history": "SLACK_S Gap Period binned gaps",
         "forwarder.spool.ids": "Run count_of extend_runs joined runs_in runs_of text_of",
         "forwarder.spool.place": "at each handover of set_up set_up_sql",
         "forwarder.spool.queue": "EventQueue wait",
         "forwarder.spool.sqlite.ackqueue": "AckQueue",
+        "forwarder.spool.sqlite.occurrences": "Occurrences",
         "forwarder.spool.values": (
-            "DUE FAIL MOST_AHEAD OK WARNING Brief Claim Control Dead DeadLetter Figures Finding Group "
-            "HandedOver Holder Receipt Selection Settlement Waiting"
+            "DUE FAIL MOST_AHEAD OK WARNING Bookmark Brief Claim Control Dead DeadLetter Figures Finding "
+            "Group HandedOver Holder Move Receipt Selection Settlement Waiting"
         ),
     },
 )

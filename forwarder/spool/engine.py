@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from forwarder.spool.history import Period
     from forwarder.spool.ids import Run
     from forwarder.spool.values import (
+        Bookmark,
         Brief,
         Claim,
         Control,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         Group,
         HandedOver,
         Holder,
+        Move,
         Receipt,
         Selection,
         Settlement,
@@ -29,23 +31,38 @@ if TYPE_CHECKING:
     )
 
 
+# A bookmark is some 200 bytes.
+KEPT_BOOKMARKS = 10_000
+
+
 class Producer(Protocol):
     """The way in. Usable by several threads and processes at once, and after a fork."""
 
-    def append(self, records: Sequence[bytes], dead: Sequence[tuple[bytes, str]] = ()) -> Sequence[int]:
+    def append(
+        self,
+        records: Sequence[bytes],
+        dead: Sequence[tuple[bytes, str]] = (),
+        move: Move | None = None,
+    ) -> Sequence[int]:
         """Store final bytes of records. On return all are durable; if it raises, none is stored.
 
         Args:
-            records: The final bytes; one or more, unless there are *dead* ones.
+            records: The final bytes; one or more, unless there are *dead* ones or a *move*.
             dead: What is not a record, each with the reason: a dead letter at once.
+            move: Of the bookmark of the file that they are from, in the same commit. The `KEPT_BOOKMARKS`
+                that were moved last are kept.
 
         Returns:
             their ids, ascending: those of the *records*, in their order, then those of the *dead* ones.
 
         Raises:
             SpoolFullError: there is no room.
+            BookmarkMovedError: an old one of the *move* is no longer there, or the new one already is.
             TryAgainError, StorageError, NotPermittedError: they can't be stored now, or here.
         """
+
+    def bookmarks(self, path: str, file: str) -> list[Bookmark]:
+        """The bookmarks of files with that *path*, or that are that *file*. Raises: as `append`."""
 
     def refuse(self, counts: Mapping[str, int]) -> None:
         """Count records that were refused, by a word for the reason; durable at some later time.

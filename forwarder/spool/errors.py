@@ -18,6 +18,16 @@ class FateUnknownError(TryAgainError):
     )
 
 
+class BookmarkMovedError(TryAgainError):
+    """A bookmark is not the one that was read."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"{path} is being stored by another process at the same time, or the queue was replaced",
+            "Nothing was stored twice; once the other one has ended, the same command continues",
+        )
+
+
 class DamagedError(StorageError):
     """The stored data is damaged: it can't be read, or is not a queue."""
 

@@ -91,6 +91,25 @@ class HandedOver:
         return self.digests.get(row_id) == digest(record)
 
 
+class Bookmark(NamedTuple):
+    """How far a file of records is in the queue: its first *done* lines or elements, and their *digest*.
+
+    A file may be found again by its *path*, or by *file*, what it is to the system.
+    """
+
+    path: str
+    file: str
+    done: int
+    digest: str
+
+
+class Move(NamedTuple):
+    """A bookmark that takes the place of *old* ones."""
+
+    old: tuple[Bookmark, ...]
+    new: Bookmark
+
+
 def digest(record: bytes) -> int:
     """Tells the contents of a row apart, in 64 bits of SHA-256."""
     return int.from_bytes(hashlib.sha256(record).digest()[:8], "big", signed=True)

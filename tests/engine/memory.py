@@ -14,6 +14,8 @@ from forwarder.spool import (
     DUE,
     FAIL,
     OK,
+    Bookmark,
+    BookmarkMovedError,
     Brief,
     Claim,
     Control,
@@ -65,6 +67,7 @@ class Store:
     hours: list[Period] = field(default_factory=list)
     summed: int = 0
     holder: Presence | None = None
+    bookmarks: list[Bookmark] = field(default_factory=list)
 
     def put(self, data):
         self.exists = True
@@ -90,9 +93,16 @@ class Producer:
         self._store, self._max_bytes = store, max_bytes
         store.exists = True
 
-    def append(self, records, dead=()):
+    def append(self, records, dead=(), move=None):
         if self._store.used_bytes >= self._max_bytes:
             raise SpoolFullError("it is full")
+        if move:
+            kept = [one for one in self._store.bookmarks if one not in move.old]
+            if len(kept) + len(move.old) != len(self._store.bookmarks) or any(
+                one[:2] == move.new[:2] for one in kept
+            ):
+                raise BookmarkMovedError(move.new.path)
+            self._store.bookmarks = [*kept, move.new][-verbs.KEPT_BOOKMARKS :]
         for data in records:
             self._store.put(data)
         for data, reason in dead:
@@ -100,6 +110,9 @@ class Producer:
             self._store.refuse(Dead(row_id, data, reason), time.time())
         last = self._store.accepted + 1
         return range(last - len(records) - len(dead), last)
+
+    def bookmarks(self, path, file):
+        return [one for one in self._store.bookmarks if one.path == path or one.file == file]
 
     def refuse(self, counts):
         self._store.refused.update(counts)

@@ -18,7 +18,10 @@ from forwarder import spool as spools
 from forwarder.errors import EventError
 from forwarder.records import KINDS
 from forwarder.spool import (
+    Bookmark,
+    BookmarkMovedError,
     Dead,
+    Move,
     NoQueueError,
     Period,
     QueueReplacedError,
@@ -200,6 +203,42 @@ def test_append_of_dead_ones_refuses_what_does_not_fit(spool, producer):
     with closing(spool.producer(**LIMITS | {"max_bytes": 10})) as full, pytest.raises(SpoolFullError):
         full.append([record(1)], [(b"x", "not JSON")])
     assert (figures(spool).accepted, figures(spool).dead_letters) == (1, 0)
+
+
+PLACE = ("/var/log/app.log", "8:1:77")
+
+
+def test_a_bookmark_moves_in_the_commit_of_its_records(spool, producer):
+    """With records, with none, from its old place and from others, whichever that file was found by."""
+    first = Bookmark(*PLACE, 2, "aa")
+    assert producer.bookmarks(*PLACE) == []
+    assert len(producer.append([record(0), record(1)], move=Move((), first))) == 2
+    second, moved = Bookmark(*PLACE, 3, "bb"), Bookmark("/moved", PLACE[1], 4, "cc")
+    assert len(producer.append([], move=Move((first,), second))) == 0
+    other = Bookmark(PLACE[0], "8:1:78", 1, "dd")
+    producer.append([record(2)], [(b"[", "not JSON")], move=Move((), other))
+    assert sorted(producer.bookmarks(*PLACE)) == [second, other]
+    producer.append([record(3)], move=Move((second, other), moved))
+    assert producer.bookmarks("/elsewhere", PLACE[1]) == producer.bookmarks("/moved", "") == [moved]
+    assert producer.bookmarks(PLACE[0], "") == []
+    assert figures(spool).accepted == 5
+
+
+def test_a_bookmark_that_was_moved_by_another_stops_the_append(spool, producer):
+    """Nothing is stored, whether the old one is gone or changed, or the new one is there already."""
+    first, second = (Bookmark(*PLACE, done, "aa") for done in (1, 2))
+    producer.append([record(0)], move=Move((), first))
+    with closing(spool.producer(**LIMITS)) as late:
+        for move in (
+            Move((), second),
+            Move((second,), first),
+            Move((first._replace(digest="bb"),), second),
+            Move((first, Bookmark("/gone", "", 1, "")), second),
+        ):
+            with pytest.raises(BookmarkMovedError):
+                late.append([record(1)], move=move)
+    assert producer.bookmarks(*PLACE) == [first]
+    assert figures(spool).accepted == 1
 
 
 # The way out

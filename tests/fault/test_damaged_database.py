@@ -90,7 +90,7 @@ DAMAGES = {
     "first page": (lambda file: damage(file, 0, b"\xff" * 4096), 600),
     "first pages": (lambda file: damage(file, 0, b"\0" * 8 * 4096), 520),
     "middle": (lambda file: damage(file, os.path.getsize(file) // 8192 * 4096, b"\xff" * 8192), 560),
-    "truncated": (lambda file: os.truncate(file, os.path.getsize(file) // 2), 100),
+    "truncated": (lambda file: os.truncate(file, os.path.getsize(file) // 2), 80),
     "emptied": (lambda file: os.truncate(file, 0), 0),
     "text": (lambda file: damage(file, 0, b"this is no database\n" * 5000), 100),
 }

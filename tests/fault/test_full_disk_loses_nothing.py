@@ -290,6 +290,7 @@ def test_delivery_goes_on_with_tables_of_before(disk, queue, queue_path, sql, fi
     queue.put_many([EVENT] * 11_900)
     queue.close()
     for suffix in ("", "_engage", "_groups"):
+        sql(queue_path, f"DROP TABLE bookmarks{suffix}")
         sql(queue_path, f"DROP TABLE history{suffix}")
         sql(queue_path, f"DROP INDEX dead_letters_event_id{suffix}")
         sql(queue_path, f"ALTER TABLE deliveries{suffix} DROP COLUMN dead_ids")

@@ -102,6 +102,9 @@ def handing_over(schema):
     yield f"SELECT {schema}.put_all(ARRAY[''::bytea])"
     yield f"SELECT {schema}.refuse_all(ARRAY[''::bytea], '{{a}}', '{{a}}', '{{a}}')"
     yield f"SELECT {schema}.count_refused('{{a}}', '{{1}}')"
+    yield f"SELECT {schema}.add_bookmark('a', 'a', 1, 'a')"
+    yield f"SELECT * FROM {schema}.bookmarks_of('a', 'a')"
+    yield f"SELECT {schema}.remove_bookmark('a', 'a', 1, 'a')"
 
 
 def test_a_producer_hands_over_and_nothing_else(remote, user):

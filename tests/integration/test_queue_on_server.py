@@ -203,6 +203,7 @@ def test_an_older_queue_is_brought_up_to_date(remote, postgres):
     remote("enqueue", "-e", "E")
     for kind in ("", "_engage", "_groups"):
         postgres.execute(f"ALTER TABLE {schema}.deliveries{kind} DROP COLUMN dead_ids")
+        postgres.execute(f"DROP TABLE {schema}.bookmarks{kind}")
         postgres.execute(f"DROP FUNCTION {schema}.put_all{kind}(bytea[])")
         postgres.execute(
             f"CREATE FUNCTION {schema}.put{kind}(records bytea[]) RETURNS bigint"

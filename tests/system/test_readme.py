@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -37,7 +38,13 @@ README = PAGES["README.rst"]
 OTHER_VARIABLES = {"FORWARDER_CONFIG", "FORWARDER_MIXPANEL_SECRET", "FORWARDER_MIXPANEL_TOKEN"}
 OTHER_VARIABLES |= {"FORWARDER_TEST_SEED", "FORWARDER_ALERT", "FORWARDER_ALERT_STATE"}
 # What runs the examples of other languages, in the second terminal.
-PROGRAMS = {"python": "python", "javascript": "node", "php": "php --", "ruby": "ruby"}
+PROGRAMS = {
+    "python": "python -",
+    "javascript": "node -",
+    "php": "php -- -",
+    "ruby": "ruby -",
+    "sql": "sqlite3 -bail $HOME/forwarder/queue/data.db",
+}
 # The events of the README, then those of the page of the producers; Renewed is plain persist-queue's.
 NAMES = (
     "Signed Up",
@@ -47,10 +54,12 @@ NAMES = (
     "Logged Out",
     "Invoice Paid",
     "Order Paid",
+    "Kept by Bash",
     "Job Started",
     "Renewed",
 )
 FROM = {"From Node": "node", "From PHP": "php", "From Ruby": "ruby"}
+FROM |= {"Kept by Node": "node", "Kept by PHP": "php", "Kept by Ruby": "ruby", "Inserted by SQL": "sqlite3"}
 SECRET = "the-secret-of-the-account"
 
 
@@ -232,7 +241,7 @@ def _session() -> str:
         text = block.astext()
         for language, program in PROGRAMS.items():
             if language in block["classes"]:
-                text = f"{program} - <<'PROGRAM'\n{text}\nPROGRAM"
+                text = f"{program} <<'PROGRAM'\n{text}\nPROGRAM"
                 # What this machine can't run is left out.
                 text = f"if command -v {program.split()[0]} >/dev/null; then {text}\nfi"
         parts.append(text)
@@ -292,3 +301,24 @@ def test_the_five_minutes_work_as_they_stand(account: Sandbox, tmp_path: Path) -
     number = sum(expected.values())
     assert f"accepted {number} = delivered {number} + dead-lettered 0 + deleted 0 + waiting 0" in output
     assert (tmp_path / "forwarder/secret").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_example_in_go_works(forwarder: Any, tmp_path: Path) -> None:
+    """It is compiled, so it is not part of the session."""
+    if not shutil.which("go"):
+        pytest.skip("go is not on this machine")
+    (block,) = (block for block in _blocks("docs/producers.rst") if "go" in block["classes"])
+    (tmp_path / "main.go").write_text(block.astext())
+    environ = forwarder.environ | {"PATH": f"{_only_forwarder(tmp_path)}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["go", "run", "main.go"], cwd=tmp_path, env=environ, capture_output=True, timeout=110
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(forwarder("peek", "--json").stdout)["event"]["event"] == "Kept by Go"
+
+
+def _only_forwarder(directory: Path) -> Path:
+    """*directory*, with a ``forwarder`` that is this one."""
+    (directory / "forwarder").write_text(f'#!/bin/sh\nexec {sys.executable} -m forwarder "$@"\n')
+    (directory / "forwarder").chmod(0o755)
+    return directory

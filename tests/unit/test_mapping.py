@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from forwarder.cli.mapping import build_mapping
 from forwarder.errors import EventError, UsageError
+from forwarder.records.event import accept_many
 from forwarder.records.event.mapping import EventMapping
 
 NOW_MS = 1_760_000_000_000
@@ -28,9 +29,16 @@ NOTHING = dict.fromkeys(
 )
 
 
+def accept(options: EventMapping, text: str) -> tuple[list[bytes], list[tuple[int, str]]]:
+    """What `enqueue` makes of a line."""
+    events, unfit = options.events_of([text.encode()])
+    accepted, refused = accept_many(events, NOW_MS)
+    return accepted, [*unfit, *refused]
+
+
 def mapped(text: str, **mapping: object) -> dict:
     """The event of a flat record, or of one in Mixpanel's form."""
-    accepted, refused = EventMapping(**mapping).accept_many([text.encode()], NOW_MS)
+    accepted, refused = accept(EventMapping(**mapping), text)
     assert refused == []
     return json.loads(accepted[0])
 
@@ -38,7 +46,7 @@ def mapped(text: str, **mapping: object) -> dict:
 def refusal(text: str, **mapping: object) -> str:
     """Why a record is refused, in the words of its columns."""
     options = EventMapping(**mapping)
-    accepted, refused = options.accept_many([text.encode()], NOW_MS)
+    accepted, refused = accept(options, text)
     assert accepted == []
     return options.in_columns(refused[0][1])
 
@@ -48,7 +56,7 @@ def test_columns_of_the_usual_names_are_taken_by_themselves():
     for name in ("$insert_id", "insert_id"):
         rest = f'"{name}":7,"a":1.50,"b":null,"c":{{"d":[1e2]}}'
         text = f'{{"event":"E","distinct_id":5,"time":1700000000,{rest}}}'
-        (stored,), refused = EventMapping(event="event").accept_many([text.encode()], NOW_MS)
+        (stored,), refused = accept(EventMapping(event="event"), text)
         assert refused == []
         assert stored == (
             b'{"event":"E","properties":{"time":1700000000,"distinct_id":"5","$insert_id":"7",'
@@ -155,9 +163,9 @@ def test_only_the_time_of_an_export_changes():
         b'"$insert_id":"k","mp_processing_time_ms":1652850348643}}'
     )
     zone = ZoneInfo("America/Los_Angeles")
-    (stored,), _ = EventMapping(zone=zone).accept_many([text], NOW_MS)
+    (stored,), _ = accept(EventMapping(zone=zone), text.decode())
     assert stored == text.replace(b", ", b",").replace(b": 1", b":1").replace(b"1652825148", b"1652850348000")
-    (stored,), _ = EventMapping(zone=zone).accept_many([text.replace(b"25148", b"25148123")], NOW_MS)
+    (stored,), _ = accept(EventMapping(zone=zone), text.decode().replace("25148", "25148123"))
     assert b'"time":1652850348123,' in stored
 
 

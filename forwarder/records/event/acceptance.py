@@ -8,6 +8,7 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 
 import msgspec
@@ -88,9 +89,12 @@ def _accept(line: bytes, now_ms: int, rules: bool, new_id: Callable[[], str]) ->
 
 
 def accept_many(
-    lines: Sequence[bytes], now_ms: int, rules: bool = True
+    lines: Sequence[bytes], now_ms: int, rules: bool = True, insert_ids: Sequence[str] = ()
 ) -> tuple[list[bytes], list[tuple[int, str]]]:
     """`accept` for many lines: good lines pass, whatever the bad ones are.
+
+    Args:
+        insert_ids: For each line what fills in a missing ``$insert_id``; random ones if empty.
 
     Returns:
         the accepted events' bytes in order, and (index into *lines*, reason) of each refused line.
@@ -103,7 +107,8 @@ def accept_many(
     for index, line in enumerate(lines):
         if line and not line.isspace():
             try:
-                accepted.append(_accept(line, now_ms, rules, new_id))
+                its_id = partial(insert_ids.__getitem__, index) if insert_ids else new_id
+                accepted.append(_accept(line, now_ms, rules, its_id))
             except EventError as error:
                 refused.append((index, str(error)))
     return accepted, refused

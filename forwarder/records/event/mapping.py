@@ -14,7 +14,6 @@ import msgspec
 from forwarder.errors import EventError, UsageError
 from forwarder.records import json_object
 from forwarder.records.event import when
-from forwarder.records.event.acceptance import accept_many
 from forwarder.records.reading.table import Chosen, Record
 
 _EPOCH = datetime(1970, 1, 1)
@@ -264,10 +263,12 @@ class EventMapping:
             reason = reason.replace(f"'{place}'", f"'{column}'") if column else reason
         return reason.replace("'properties.", "'")
 
-    def accept_many(
-        self, lines: Sequence[bytes | Record], now_ms: int, rules: bool = True
-    ) -> tuple[list[bytes], list[tuple[int, str]]]:
-        """`accept_many` of events, for rows of a table and lines of flat records."""
+    def events_of(self, lines: Sequence[bytes | Record]) -> tuple[list[bytes], list[tuple[int, str]]]:
+        """The events that rows of a table or lines of flat records are.
+
+        Returns:
+            one for each of *lines*, b"" for none, and (index, reason) of each that can't be one.
+        """
         events: list[bytes] = []
         refused: list[tuple[int, str]] = []
         for index, line in enumerate(lines):
@@ -276,8 +277,7 @@ class EventMapping:
             except EventError as error:
                 events.append(b"")
                 refused.append((index, str(error)))
-        accepted, found = accept_many(events, now_ms, rules)
-        return accepted, sorted(refused + found) if refused else found
+        return events, refused
 
     def _mapped(self, line: bytes | Record) -> bytes:
         if not isinstance(line, bytes):

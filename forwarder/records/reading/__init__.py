@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -67,12 +67,14 @@ class Chunk:
         lines: The lines as they came, at most `CHUNK_LINES`, or rows; blank ones are b"" or white space.
         refused: (number, reason, text if it is there) of what is refused unread; in *lines* it is blank.
         is_table: Whether they are rows.
+        is_cut: The input ended without a line feed after it. Then it is one line or row.
     """
 
     numbers: Sequence[int]
     lines: Sequence[bytes | Record]
     refused: Sequence[tuple[int, str, bytes | None]]
     is_table: bool = False
+    is_cut: bool = False
 
 
 def read_chunks(
@@ -107,13 +109,20 @@ def read_chunks(
 
             mapping = mapping or EventMapping()
             for rows in table.read(mapping.choose(table.names)):
-                yield Chunk(rows.numbers, rows.records, rows.refused, is_table=True)
+                yield Chunk(rows.numbers, rows.records, rows.refused, True, rows.is_cut)
             return
-    number = 1
-    for lines, refused in _split(blocks, head, max_bytes, form):
+    number, rest = 1, b""
+
+    def ended() -> Iterator[Lines]:
+        nonlocal rest
+        rest = yield from _split(blocks, head, max_bytes, form)
+
+    for lines, refused in ended():
         numbers = range(number, number + len(lines))
         yield Chunk(numbers, lines, [(number + index, reason, None) for index, reason in refused])
         number += len(lines)
+    if rest:
+        yield Chunk([number], [rest], [], is_cut=True)
 
 
 def _unpacked(source: Source) -> tuple[Iterator[bytes], bytes]:
@@ -161,7 +170,10 @@ def _table(
     return head, table.Table(chain((text,), blocks), separator, max_bytes)
 
 
-def _split(blocks: Iterator[bytes], head: bytes, max_bytes: int, format_: str) -> Iterator[Lines]:
+def _split(
+    blocks: Iterator[bytes], head: bytes, max_bytes: int, format_: str
+) -> Generator[Lines, None, bytes]:
+    """All lines that have ended; returns the rest of the input."""
     while len(head) < _LEAD_BYTES and not head.strip(_LEAD) and (more := next(blocks, b"")):
         head += more
     offset = 0
@@ -175,9 +187,9 @@ def _split(blocks: Iterator[bytes], head: bytes, max_bytes: int, format_: str) -
             offset += len(head)
             head = next(blocks, b"")
             if not head:
-                return
+                return b""
         head, offset = text, offset + len(head) - len(text)
-    yield from _split_lines(chain((head.removeprefix(codecs.BOM_UTF8),), blocks), max_bytes)
+    return (yield from _split_lines(chain((head.removeprefix(codecs.BOM_UTF8),), blocks), max_bytes))
 
 
 def _json_form(head: bytes, form: str) -> str:
@@ -204,7 +216,7 @@ def _check_encoding(head: bytes) -> None:
         raise InputError("it is a zip archive", "Unpack it: unzip -p FILE | forwarder enqueue")
 
 
-def _split_lines(blocks: Iterator[bytes], max_bytes: int) -> Iterator[Lines]:
+def _split_lines(blocks: Iterator[bytes], max_bytes: int) -> Generator[Lines, None, bytes]:
     pending, why = b"", ""
     for block in blocks:
         refused: list[tuple[int, str]] = []
@@ -233,5 +245,4 @@ def _split_lines(blocks: Iterator[bytes], max_bytes: int) -> Iterator[Lines]:
         pending = text
     if why:
         yield [b""], [(0, why)]
-    elif pending:
-        yield [pending], []
+    return pending

@@ -11,8 +11,7 @@ from typing import BinaryIO
 from forwarder.errors import InputError
 
 BLOCK_BYTES = 2 << 20
-# How long to wait for more after the first bytes of a block: a slow stream is committed 25 times a
-# second, and within 0.1 s of a pause.
+# A slow stream is committed 25 times a second, and within 0.1 s of a pause.
 GATHER_S = 0.04
 
 
@@ -40,12 +39,14 @@ class Source:
     Args:
         fd: The descriptor to read, also an attribute; the caller closes it.
         wake_fd: A descriptor that becomes readable to stop reading; -1 for none.
+        gather_s: How long to wait for more after the first bytes of a block.
     """
 
-    def __init__(self, fd: int, wake_fd: int = -1) -> None:
+    def __init__(self, fd: int, wake_fd: int = -1, gather_s: float = GATHER_S) -> None:
         self.read_bytes = 0
         self.fd = fd
         self._wake_fd = wake_fd
+        self._gather_s = gather_s
         self._ended = self._woken = False
         self._poll = select.poll()
         self._poll.register(fd, select.POLLIN)
@@ -82,7 +83,7 @@ class Source:
                 missing -= len(piece)
             elif pieces or self._woken:
                 break
-            deadline = deadline or time.monotonic() + GATHER_S
+            deadline = deadline or time.monotonic() + self._gather_s
             if pieces:
                 timeout_s = max(0.0, deadline - time.monotonic())
         block = b"".join(pieces)

@@ -6,7 +6,7 @@ import codecs
 import csv
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from itertools import compress, islice
 from json.encoder import encode_basestring as quoted
@@ -56,11 +56,13 @@ class Rows:
         numbers: The number of the line on which each begins, from 1.
         records: What they hold; b"" for a blank or refused one.
         refused: (number, reason, cells as JSON) of those that are not rows of the table.
+        is_cut: The input ended without a line feed after it. Then it is one row.
     """
 
     numbers: list[int]
     records: list[bytes | Record]
     refused: list[tuple[int, str, bytes | None]]
+    is_cut: bool = False
 
 
 def may_be_cut(head: bytes) -> bool:
@@ -130,6 +132,7 @@ class Table:
     def __init__(self, blocks: Iterable[bytes], separator: str, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._at_end = False  # of a block: what is there is all that has come
+        self._is_cut = False
         # Of the process; nothing else in it reads CSV.
         csv.field_size_limit(max_bytes)
         self._reader = csv.reader(self._lines(blocks), delimiter=separator, strict=True)
@@ -176,7 +179,7 @@ class Table:
                 yield rows
             raise
         if rows.numbers:
-            yield rows
+            yield replace(rows, is_cut=self._is_cut)
 
     def _rows(self) -> Iterator[tuple[int, list[str], str]]:
         """(line number, cells, why there are none); a blank line has neither."""
@@ -212,6 +215,7 @@ class Table:
                 yield last
             if len(pending) > self._max_bytes:
                 raise BrokenInputError(f"the line is longer than {self._max_bytes} bytes", line=number)
+        self._is_cut = bool(pending)
         yield from _split(pending)
 
 

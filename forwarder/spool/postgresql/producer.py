@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 
 from forwarder.spool import engine
-from forwarder.spool.errors import SpoolFullError
+from forwarder.spool.errors import BookmarkMovedError, SpoolFullError
 from forwarder.spool.postgresql.address import Address
 from forwarder.spool.postgresql.client import Client, Connection
 from forwarder.spool.postgresql.tables import Tables
 from forwarder.spool.postgresql.text import fit
 from forwarder.spool.refused import PATIENCE_S, Refused
+from forwarder.spool.values import Bookmark, Move
 
 SIZE_EACH_S = 1.0
 
@@ -36,7 +37,9 @@ class Producer(engine.Producer):
         self._refused = Refused(self._save_refused)
         self._sized_at = float("-inf")
 
-    def append(self, records: Sequence[bytes], dead: Sequence[tuple[bytes, str]] = ()) -> list[int]:
+    def append(
+        self, records: Sequence[bytes], dead: Sequence[tuple[bytes, str]] = (), move: Move | None = None
+    ) -> list[int]:
         its = self._tables
 
         def put(connection: Connection) -> list[int]:
@@ -44,12 +47,17 @@ class Producer(engine.Producer):
             ((ids,),) = connection.rows(f"SELECT {its.put}(%b::bytea[])", [[*records]])
             return list(ids)
 
-        def refuse(connection: Connection) -> list[int]:
+        def put_all(connection: Connection) -> list[int]:
+            if move:
+                self._move(connection, move)
             if records:
                 ids = put(connection)
             else:
                 self._check_room(connection)
                 ids = []
+            return ids + refuse(connection) if dead else ids
+
+        def refuse(connection: Connection) -> list[int]:
             names = [[fit(word) for word in its.kind.name_of(data)] for data, _ in dead]
             columns = [
                 [data for data, _ in dead],
@@ -59,9 +67,23 @@ class Producer(engine.Producer):
             ]
             query = f"SELECT {its.refuse}(%b::bytea[], %s::text[], %s::text[], %s::text[])"
             ((dead_ids,),) = connection.rows(query, columns)
-            return ids + list(dead_ids)
+            return list(dead_ids)
 
-        return self._client.write(refuse) if dead else self._client.run(put)
+        return self._client.write(put_all) if dead or move else self._client.run(put)
+
+    def bookmarks(self, path: str, file: str) -> list[Bookmark]:
+        found = self._client.rows(f"SELECT * FROM {self._tables.bookmarks_of}(%s, %s)", [path, file])
+        return [Bookmark(*row) for row in found]
+
+    def _move(self, connection: Connection, move: Move) -> None:
+        its = self._tables
+        for function, bookmark in [
+            *((its.remove_bookmark, one) for one in move.old),
+            (its.add_bookmark, move.new),
+        ]:
+            ((is_done,),) = connection.rows(f"SELECT {function}(%s, %s, %s::bigint, %s)", bookmark)
+            if not is_done:
+                raise BookmarkMovedError(move.new.path)
 
     def refuse(self, counts: Mapping[str, int]) -> None:
         self._refused.add(counts)

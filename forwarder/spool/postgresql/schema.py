@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from forwarder.spool.engine import KEPT_BOOKMARKS
 from forwarder.spool.postgresql.tables import Tables, each
 
-VERSION = 2
+VERSION = 3
 # Triggers, functions and identity columns as used here; it is what Debian 11 has.
 LEAST_SERVER = 130000
 
@@ -20,7 +21,7 @@ def statements(schema: str) -> str:
 
 
 def _names(its: Tables) -> dict[str, str]:
-    return {"schema": its.schema, "s": its.suffix, "kind": its.kind.noun}
+    return {"schema": its.schema, "s": its.suffix, "kind": its.kind.noun, "kept": str(KEPT_BOOKMARKS)}
 
 
 _SHARED = """
@@ -192,6 +193,16 @@ CREATE TABLE IF NOT EXISTS {schema}.sources{s} (
     at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
+-- How far files of records are in; the largest id is that of the one that was moved last.
+CREATE TABLE IF NOT EXISTS {schema}.bookmarks{s} (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    path text NOT NULL,
+    file text NOT NULL,
+    done bigint NOT NULL,
+    digest text NOT NULL,
+    UNIQUE (path, file)
+);
+
 CREATE OR REPLACE FUNCTION {schema}.count_inserted{s}() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 BEGIN
@@ -207,6 +218,9 @@ CREATE TRIGGER before_write BEFORE INSERT ON {schema}.intake{s}
     FOR EACH STATEMENT EXECUTE FUNCTION {schema}.before_write();
 DROP TRIGGER IF EXISTS before_write ON {schema}.sources{s};
 CREATE TRIGGER before_write BEFORE INSERT ON {schema}.sources{s}
+    FOR EACH STATEMENT EXECUTE FUNCTION {schema}.before_write();
+DROP TRIGGER IF EXISTS before_write ON {schema}.bookmarks{s};
+CREATE TRIGGER before_write BEFORE INSERT ON {schema}.bookmarks{s}
     FOR EACH STATEMENT EXECUTE FUNCTION {schema}.before_write();
 DROP TRIGGER IF EXISTS count_inserted ON {schema}.queue{s};
 CREATE TRIGGER count_inserted AFTER INSERT ON {schema}.queue{s}
@@ -263,9 +277,38 @@ BEGIN
     END IF;
     RETURN FOUND;
 END $$;
+
+-- The bookmarks of files with this path, or that are this file.
+CREATE OR REPLACE FUNCTION {schema}.bookmarks_of{s}(its_path text, its_file text)
+RETURNS TABLE (path text, file text, done bigint, digest text)
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
+    SELECT path, file, done, digest FROM {schema}.bookmarks{s} WHERE path = its_path OR file = its_file
+$$;
+
+-- Take a bookmark away, and add one; false: another process has moved it.
+CREATE OR REPLACE FUNCTION {schema}.remove_bookmark{s}(
+    its_path text, its_file text, its_done bigint, its_digest text
+) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+BEGIN
+    DELETE FROM {schema}.bookmarks{s}
+    WHERE path = its_path AND file = its_file AND done = its_done AND digest = its_digest;
+    RETURN FOUND;
+END $$;
+CREATE OR REPLACE FUNCTION {schema}.add_bookmark{s}(
+    its_path text, its_file text, its_done bigint, its_digest text
+) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+BEGIN
+    DELETE FROM {schema}.bookmarks{s}
+    WHERE id <= (SELECT id FROM {schema}.bookmarks{s} ORDER BY id DESC LIMIT 1 OFFSET {kept} - 1);
+    INSERT INTO {schema}.bookmarks{s} (path, file, done, digest)
+    VALUES (its_path, its_file, its_done, its_digest) ON CONFLICT DO NOTHING;
+    RETURN FOUND;
+END $$;
 REVOKE ALL ON FUNCTION {schema}.put_all{s}(bytea[]), {schema}.refuse_all{s}(bytea[], text[], text[], text[]),
     {schema}.count_refused{s}(text[], bigint[]), {schema}.handed_over{s}(text),
-    {schema}.hand_over{s}(text, bigint, bigint[], bigint[], bytea[]) FROM PUBLIC;
+    {schema}.hand_over{s}(text, bigint, bigint[], bigint[], bytea[]), {schema}.bookmarks_of{s}(text, text),
+    {schema}.remove_bookmark{s}(text, text, bigint, text), {schema}.add_bookmark{s}(text, text, bigint, text)
+    FROM PUBLIC;
 """
 
 _ROLES = """
@@ -286,8 +329,10 @@ GRANT INSERT (data) ON {schema}.queue{s} TO {schema}_producer;
 GRANT EXECUTE ON FUNCTION {schema}.put_all{s}(bytea[]),
     {schema}.refuse_all{s}(bytea[], text[], text[], text[]),
     {schema}.count_refused{s}(text[], bigint[]), {schema}.handed_over{s}(text),
-    {schema}.hand_over{s}(text, bigint, bigint[], bigint[], bytea[]) TO {schema}_producer;
+    {schema}.hand_over{s}(text, bigint, bigint[], bigint[], bytea[]), {schema}.bookmarks_of{s}(text, text),
+    {schema}.remove_bookmark{s}(text, text, bigint, text), {schema}.add_bookmark{s}(text, text, bigint, text)
+    TO {schema}_producer;
 GRANT SELECT ON {schema}.queue{s}, {schema}.queue{s}_id_seq, {schema}.intake{s}, {schema}.ledger{s},
     {schema}.held{s}, {schema}.dead_letters{s}, {schema}.deliveries{s}, {schema}.retries{s},
-    {schema}.refusals{s}, {schema}.history{s}, {schema}.sources{s} TO {schema}_viewer;
+    {schema}.refusals{s}, {schema}.history{s}, {schema}.sources{s}, {schema}.bookmarks{s} TO {schema}_viewer;
 """

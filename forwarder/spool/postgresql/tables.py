@@ -9,8 +9,8 @@ such as ``ledger_engage``:
   wait for each other. The daemon adds them up in the ledger;
 - ``ledger``: one row, the durable totals, the consumer that has started last, and ``low_id``, below which
   nothing waits;
-- ``held``, ``dead_letters``, ``deliveries``, ``retries``, ``refusals``, ``history``: as in the embedded
-  engine;
+- ``held``, ``dead_letters``, ``deliveries``, ``retries``, ``refusals``, ``history``, ``bookmarks``: as in the
+  embedded engine;
 - ``sources``: what each relay's queue has handed over last, see `handover`.
 
 Beside them ``control``, one row: what a person requests, and who delivers; and ``daemon``, unlogged: what the
@@ -37,7 +37,8 @@ class Tables:
 
     Attributes:
         row: Selects waiting records: id, data, put_at (seconds since the epoch), status.
-        put, refuse, count_refused, handed_over, hand_over: The functions of a producer.
+        put, refuse, count_refused, handed_over, hand_over, bookmarks_of, remove_bookmark, add_bookmark: The
+            functions of a producer.
         consumer: Selects the consumer that has started last, and when the server did: a standby that was
             promoted may give ids again that only the old primary had, which mean other records now.
         totals: Selects all records ever accepted (also what an intake row counts), and those of them that
@@ -63,6 +64,8 @@ class Tables:
         self.put, self.refuse = named("put_all"), named("refuse_all")
         self.count_refused = named("count_refused")
         self.handed_over, self.hand_over = named("handed_over"), named("hand_over")
+        self.bookmarks_of = named("bookmarks_of")
+        self.remove_bookmark, self.add_bookmark = named("remove_bookmark"), named("add_bookmark")
         self.row = f"SELECT id, data, {EPOCH.format('put_at')} AS put_at, status FROM {self.queue}"
         self.held_row = (
             f"SELECT id, data, {EPOCH.format('put_at')} AS put_at, 7::smallint AS status FROM {self.held}"

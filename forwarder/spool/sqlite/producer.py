@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from forwarder.spool import engine
 from forwarder.spool.errors import SpoolFullError
@@ -19,6 +20,9 @@ from forwarder.spool.sqlite.schema import MOST_ID, used_bytes
 from forwarder.spool.sqlite.tables import OF_EVENTS, SIZE_BITS, Tables
 from forwarder.spool.statuses import READY
 from forwarder.text import size
+
+if TYPE_CHECKING:
+    from forwarder.spool.values import Bookmark, Move
 
 PIECE_BYTES = 8 << 20
 
@@ -50,16 +54,23 @@ class Producer(engine.Producer):
         self._database = Database(path, timeout=lock_timeout_s)
         self._refused = Refused(partial(save_alone, self._database.path, tables))
 
-    def append(self, records: Sequence[bytes], dead: Sequence[tuple[bytes, str]] = ()) -> range:
+    def append(
+        self, records: Sequence[bytes], dead: Sequence[tuple[bytes, str]] = (), move: Move | None = None
+    ) -> range:
         refused = self._refused.take() if self._refused else {}
         try:
-            last_id = self._database.write(partial(self._insert, records, dead, refused))
+            last_id = self._database.write(partial(self._insert, records, dead, move, refused))
         except BaseException:
             if refused:
                 self._refused.add(refused)
             raise
         # Nobody else writes between the first and the last one.
         return range(last_id + 1 - len(records) - len(dead), last_id + 1)
+
+    def bookmarks(self, path: str, file: str) -> list[Bookmark]:
+        from forwarder.spool.sqlite import bookmarks
+
+        return self._database.write(lambda connection: bookmarks.read(connection, self._tables, path, file))
 
     def refuse(self, counts: Mapping[str, int]) -> None:
         self._refused.add(counts)
@@ -72,6 +83,7 @@ class Producer(engine.Producer):
         self,
         records: Sequence[bytes],
         dead: Sequence[tuple[bytes, str]],
+        move: Move | None,
         refused: Mapping[str, int],
         connection: sqlite3.Connection,
     ) -> int:
@@ -79,15 +91,19 @@ class Producer(engine.Producer):
         self._check_room(connection, sum(map(len, records)) + sum(len(data) for data, _ in dead))
         if refused:
             save(connection, tables, refused)
+        if move:
+            # Here, and below, because most producers don't need it.
+            from forwarder.spool.sqlite import bookmarks
+
+            bookmarks.save(connection, tables, move)
         now = time.time()
-        row_id: int | None = None
+        row_id: int | None = 0
         if len(records) == 1:
             row_id = connection.execute(tables.insert, (records[0], now, READY)).lastrowid
         else:
             for piece, places in _pieces(records):
                 row_id = connection.execute(tables.insert_set, (piece, places, now, READY)).lastrowid
         if dead:
-            # Here, because most producers don't need it.
             from forwarder.spool.sqlite.settling import refuse_rows
 
             row_id = refuse_rows(connection, tables, dead, now)

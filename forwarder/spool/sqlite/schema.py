@@ -16,8 +16,8 @@ from forwarder.spool.sqlite import errors, room, tables
 from forwarder.spool.sqlite.directory import DATABASE, refuse_links, sync_way
 
 APPLICATION_ID = 0x4D_50_46_51  # "MPFQ"
-# Version 2 had only the tables of events, and none before 4 a history and dead_ids.
-VERSION, OLDEST = 4, 2
+# Version 2 had only the tables of events, none before 4 a history and dead_ids, none before 5 bookmarks.
+VERSION, OLDEST = 5, 2
 JOURNAL_SIZE_LIMIT = 8 * 1024 * 1024
 
 # No queue reaches this id by itself: 2**53 events are 9,500 years of 30,000 a second, and the largest integer
@@ -85,7 +85,7 @@ def _make_tables(connection: sqlite3.Connection, path: str) -> None:
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     for one in tables.each():
         if one.are_made(connection):
-            one.renew(connection)
+            one.renew(connection, version)
         else:
             one.make(connection, queue_id)
     connection.execute(f"PRAGMA user_version = {VERSION}")

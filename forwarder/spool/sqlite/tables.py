@@ -14,7 +14,8 @@ events are bare; those of the others end in the name of their queue, such as ``l
 - ``retries``: the record that a retried dead letter, or with ``dead_letter_id`` 0 a released one, has become;
   the newest `KEPT_ENTRIES`;
 - ``refusals``: how many records of producers were refused, by reason;
-- ``history``: a row a minute, and one an hour, see `forwarder.spool.history`.
+- ``history``: a row a minute, and one an hour, see `forwarder.spool.history`;
+- ``bookmarks``: how far files of records are in, see `forwarder.spool.sqlite.bookmarks`.
 """
 
 from __future__ import annotations
@@ -68,10 +69,10 @@ class Tables:
         self.ledger, self.control, self.held = f"ledger{suffix}", f"control{suffix}", f"held{suffix}"
         self.dead_letters, self.deliveries = f"dead_letters{suffix}", f"deliveries{suffix}"
         self.retries, self.refusals = f"retries{suffix}", f"refusals{suffix}"
-        self.history = f"history{suffix}"
+        self.history, self.bookmarks = f"history{suffix}", f"bookmarks{suffix}"
         self.names = (
             self.queue, self.ledger, self.control, self.held, self.dead_letters, self.deliveries,
-            self.retries, self.refusals, self.history,
+            self.retries, self.refusals, self.history, self.bookmarks,
         )  # fmt: skip
         self.row, self.held_row = _ROW + self.queue, _ROW + self.held
         self.rows = f"{self.row} WHERE _id > ? AND _id <= ? ORDER BY _id LIMIT ?"
@@ -120,11 +121,13 @@ class Tables:
         """Whether there are such tables, of this version or an older one."""
         return bool(connection.execute(f"PRAGMA table_info({self.ledger})").fetchone())
 
-    def renew(self, connection: sqlite3.Connection) -> None:
-        """Add what tables of version 3 or older lack, inside a write transaction."""
-        connection.execute(f"CREATE TABLE {self.history} ({_CREATE['history']})")
-        connection.execute(f"ALTER TABLE {self.deliveries} ADD COLUMN dead_ids TEXT NOT NULL DEFAULT ''")
-        connection.execute(self._index)
+    def renew(self, connection: sqlite3.Connection, version: int) -> None:
+        """Add what tables of an older *version* lack, inside a write transaction."""
+        connection.execute(f"CREATE TABLE {self.bookmarks} ({_CREATE['bookmarks']})")
+        if version < 4:
+            connection.execute(f"CREATE TABLE {self.history} ({_CREATE['history']})")
+            connection.execute(f"ALTER TABLE {self.deliveries} ADD COLUMN dead_ids TEXT NOT NULL DEFAULT ''")
+            connection.execute(self._index)
 
 
 _made: dict[str, Tables] = {}
@@ -227,6 +230,15 @@ _CREATE = {
         disk_free_bytes INTEGER,
         states TEXT NOT NULL,
         reason TEXT NOT NULL
+    """,
+    # The largest id is that of the one that was moved last.
+    "bookmarks": """
+        id INTEGER PRIMARY KEY,
+        path TEXT NOT NULL,
+        file TEXT NOT NULL,
+        done INTEGER NOT NULL,
+        digest TEXT NOT NULL,
+        UNIQUE (path, file)
     """,
 }
 
