@@ -581,7 +581,7 @@ def test_a_running_daemon_is_restarted_by_an_upgrade_and_stopped_by_a_removal(
 
 
 @pytest.mark.skipif(
-    shutil.which("debootstrap") is not None, reason="test_debian13 goes this way, on a root of its own"
+    shutil.which("mmdebstrap") is not None, reason="test_debian13 goes this way, on a root of its own"
 )
 def test_the_way_of_an_operator(
     new_root: Callable[..., Root], package: Path, until: Callable[..., object]
