@@ -37,7 +37,7 @@ set -e
 mkdir "$1" "$1/upper" "$1/work" "$1/root"
 mount -t overlay -o "lowerdir=$2,upperdir=$1/upper,workdir=$1/work" box "$1/root"
 mount -t proc proc "$1/root/proc"
-mount --rbind /dev "$1/root/dev"
+mount --bind /dev "$1/root/dev"
 mount -t tmpfs -o mode=1777 tmpfs "$1/root/tmp"
 mount -t tmpfs tmpfs "$1/root$3"
 mkdir -p "$1/root/packages"
