@@ -37,9 +37,7 @@ def test_the_loop_goes_on_while_an_event_waits_for_its_turn(queue, queue_path, r
     async def handle():
         with held_up(queue):
             pending = asyncio.create_task(asyncio.to_thread(queue.put, event(0)))
-            for _ in range(50):
-                await asyncio.sleep(0.001)
-            assert not pending.done()
+            assert await asyncio.wait({pending}, timeout=0.05) == (set(), {pending})
         first = await pending
         with pytest.raises(EventError):
             await asyncio.to_thread(queue.put, {"event": ""})
@@ -61,8 +59,7 @@ def test_a_cancelled_await_does_not_take_the_event_back(queue, queue_path, rows)
                 return queue.put(event(0))
 
             pending = asyncio.create_task(asyncio.to_thread(put))
-            while not begun.is_set():
-                await asyncio.sleep(0.001)
+            assert await asyncio.to_thread(begun.wait, 10)
             pending.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await pending

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -154,3 +155,19 @@ def test_an_installed_wheel_works_away_from_the_checkout(
     assert run(command, "enqueue", input=event) == "accepted 1 event\n"
     run(command, "drain", "--timeout", "30")
     assert [json.loads(entry.data)["event"] for entry in server.ledger.events.values()] == ["Installed"]
+
+
+@pytest.mark.skipif(not os.environ.get("FORWARDER_RELEASE"), reason="takes minutes; make release has it")
+@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13", "3.14"])
+def test_on_each_python(version: str, wheel: Path, forwarder: Any, server: Any, tmp_path: Path) -> None:
+    """Installed with the libraries that the index has for it, it takes an event in and delivers it."""
+    ready = f"import sys, venv, ensurepip; assert sys.version.startswith('{version}.')"
+    if subprocess.run(["sh", "-c", f'python{version} -c "{ready}"'], capture_output=True).returncode:
+        pytest.skip(f"no Python {version} that makes environments is on this machine")
+    _run(f"python{version}", "-m", "venv", "venv", cwd=tmp_path)
+    _run("venv/bin/python", "-m", "pip", "install", "--quiet", "--only-binary", ":all:", wheel, cwd=tmp_path)
+    environ = {name: value for name, value in forwarder.environ.items() if name != "PYTHONPATH"}
+    command = tmp_path / "venv/bin/forwarder"
+    _run(command, "enqueue", "-e", "Installed", "-d", "u-1", cwd=tmp_path, env=environ)
+    _run(command, "drain", "--timeout", "30", cwd=tmp_path, env=environ)
+    assert len(server.ledger.events) == 1
