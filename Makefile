@@ -1,7 +1,8 @@
 # On a fresh clone, with Python 3.11 or newer and make:  make demo  and  make test
 
 PYTHON ?= python3
-# Test files run side by side, after the unit tests.
+# Test files run side by side, after the unit tests, in this order: by itself pytest-xdist begins with those of the
+# most tests, and waits at the end for one of few that boots a system.
 JOBS ?= 2
 
 CRASH := $(addprefix tests/fault/test_, crash_points.py random_kills.py relay_kills.py power_loss.py server_repertoire.py) \
@@ -32,7 +33,8 @@ demo: $(VENV)/runtime ## show the whole way of an event on this machine, in seco
 
 test: $(VENV)/dev ## run all tests
 	@$(BIN)/python -m pytest -q tests/unit
-	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile tests/engine tests/integration tests/fault tests/system
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder \
+	    tests/system tests/fault tests/engine tests/integration
 
 unit: $(VENV)/dev ## run the unit tests alone
 	@$(BIN)/python -m pytest -q tests/unit
@@ -61,6 +63,9 @@ bench: $(VENV)/runtime ## measure, side by side with a bare loop
 
 bench-full: $(VENV)/runtime ## the same with ten million events waiting; takes 5 GB of disk
 	@$(BIN)/python -m benchmarks --waiting 10000000
+
+bench-rivals: $(VENV)/runtime ## measure beside other importers, installed into build/rivals
+	@$(BIN)/python -m benchmarks.rivals build/rivals docs/pictures/rivals.json docs/pictures/rivals.svg
 
 man: $(VENV)/runtime ## write the manual pages into man/
 	@$(BIN)/python -m man man
