@@ -33,6 +33,13 @@ def component(library: Distribution, sha256: str) -> dict[str, Any]:
     }
 
 
+def hash_of(archive: dict[str, Any]) -> str:
+    """The SHA-256 that pip has noted; Debian 12's (23.0) does so in one text alone."""
+    return str(
+        archive["hashes"]["sha256"] if "hashes" in archive else archive["hash"].removeprefix("sha256=")
+    )
+
+
 def licence(library: Distribution) -> dict[str, Any]:
     """An SPDX expression where the library gives one, or else the name that it gives.
 
@@ -52,10 +59,7 @@ def licence(library: Distribution) -> dict[str, Any]:
 def main(version: str, libraries: Path, report: Path) -> None:
     """Write it to standard output."""
     installed = json.loads(report.read_text())["install"]
-    wheels = {
-        each["metadata"]["name"]: each["download_info"]["archive_info"]["hashes"]["sha256"]
-        for each in installed
-    }
+    wheels = {each["metadata"]["name"]: hash_of(each["download_info"]["archive_info"]) for each in installed}
     packed = distributions(path=[str(libraries)])
     found = [component(library, wheels[library.metadata["Name"]]) for library in packed]
     found.sort(key=lambda each: str(each["purl"]))
