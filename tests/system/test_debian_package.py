@@ -580,13 +580,10 @@ def test_a_running_daemon_is_restarted_by_an_upgrade_and_stopped_by_a_removal(
         assert box.run("pgrep", "-f", "forwarder run", check=False).stdout == ""
 
 
-@pytest.mark.skipif(
-    shutil.which("mmdebstrap") is not None, reason="test_debian13 goes this way, on a root of its own"
-)
 def test_the_way_of_an_operator(
     new_root: Callable[..., Root], package: Path, until: Callable[..., object]
 ) -> None:
-    """From the installation to the purge, by the page's own commands."""
+    """From the installation to the purge, by the page's commands; `make release` has it on clean systems."""
     new_root()  # skips where the package can't be installed at all
     with booted() as box:
         box.run("umount", "/usr/bin/forwarder")  # that of the checkout, which the box brings along
