@@ -1,7 +1,8 @@
 # On a fresh clone, with Python 3.11 or newer and make:  make demo  and  make test
 
 PYTHON ?= python3
-# Test files run side by side, after the unit tests.
+# Test files run side by side, after the unit tests, in this order: by itself pytest-xdist begins with those of the
+# most tests, and waits at the end for one of few that boots a system.
 JOBS ?= 2
 
 CRASH := $(addprefix tests/fault/test_, crash_points.py random_kills.py relay_kills.py power_loss.py server_repertoire.py) \
@@ -13,11 +14,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 MAKEFLAGS += --no-print-directory
 
+# A release is built once these pass.
+RELEASE_TESTS ?= tests/system/test_packaging.py tests/system/test_debian_package.py tests/system/test_debian13.py
+
 # What is built has the date of the source, so that it comes out the same each time.
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.rst)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit lint check soak crash simulate bench bench-full man docs pictures dist deb clean
+.PHONY: help demo test unit lint check soak crash simulate bench bench-full bench-rivals man docs pictures dist deb \
+    release clean
 
 help: ## list these targets
 	@echo "usage: make TARGET [PYTHON=python3.12]"
@@ -28,7 +33,8 @@ demo: $(VENV)/runtime ## show the whole way of an event on this machine, in seco
 
 test: $(VENV)/dev ## run all tests
 	@$(BIN)/python -m pytest -q tests/unit
-	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile tests/engine tests/integration tests/fault tests/system
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder \
+	    tests/system tests/fault tests/engine tests/integration
 
 unit: $(VENV)/dev ## run the unit tests alone
 	@$(BIN)/python -m pytest -q tests/unit
@@ -58,6 +64,9 @@ bench: $(VENV)/runtime ## measure, side by side with a bare loop
 bench-full: $(VENV)/runtime ## the same with ten million events waiting; takes 5 GB of disk
 	@$(BIN)/python -m benchmarks --waiting 10000000
 
+bench-rivals: $(VENV)/runtime ## measure beside other importers, installed into build/rivals
+	@$(BIN)/python -m benchmarks.rivals build/rivals docs/pictures/rivals.json docs/pictures/rivals.svg
+
 man: $(VENV)/runtime ## write the manual pages into man/
 	@$(BIN)/python -m man man
 
@@ -67,11 +76,20 @@ docs: $(VENV)/runtime ## write the pages of docs/ that are made from the code: c
 pictures: $(VENV)/runtime ## draw the pictures of docs/ from a recorded run; needs tmux and chromium
 	@$(BIN)/python -m man.pictures docs/pictures
 
+# Packed again without the moment, the user and the modes of this checkout, the sdist is the same each time.
 dist: $(VENV)/dev man ## build sdist and wheel into dist/
-	@$(BIN)/python -m build --no-isolation
+	@rm -rf build/sdist && mkdir -p dist
+	@$(BIN)/python -m build --no-isolation --sdist --outdir build/sdist
+	@umask 022 && cd build/sdist && tar -xzf *.tar.gz && rm *.tar.gz && chmod -R u+rwX,go+rX,go-w * && \
+	    tar -c --format=gnu --sort=name --owner=0 --group=0 --numeric-owner --mtime=@$$SOURCE_DATE_EPOCH * | \
+	    gzip -9n >$(CURDIR)/dist/$$(echo *).tar.gz
+	@umask 022 && $(BIN)/python -m build --no-isolation --wheel --outdir dist build/sdist/*
 
 deb: dist ## build a Debian package into dist/, for this machine's Python
 	@debian/build-deb $(BIN)/python
+
+release: $(VENV)/dev ## check, build and tag the version that CHANGELOG.rst describes; publishes nothing
+	@.ci/release $(BIN) $(RELEASE_TESTS)
 
 clean: ## remove what make and the tools have made, the environment too
 	rm -rf $(VENV) build dist man/*.[15] *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis bench.json

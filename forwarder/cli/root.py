@@ -96,7 +96,7 @@ def main(arguments: list[str]) -> NoReturn:
 
 
 def end(run: Callable[[], int]) -> NoReturn:
-    """Exit with the code that *run* returns, or with that of the error that it raises, which is told."""
+    """Exit with the code that *run* returns, or with that of the error that it raises, which is printed."""
     with guarded():
         try:
             code = _code(run)

@@ -3,17 +3,42 @@
 import os
 import resource
 import signal
+import sys
 import time
 from pathlib import Path
+
+import pytest
 
 from forwarder.sandbox import Fault
 from forwarder.service import alerts
 from forwarder.service.alerts import Alert, Command
 from forwarder.spool import EventQueue
-from tests.conftest import TOKEN, each_engine
+from tests.conftest import TOKEN, Daemon, each_engine
 
 EVENT = {"event": "A", "properties": {}}
+# It looks ten times as often as it would.
+RUN = """
+from forwarder.cli import main
+from forwarder.service import alerts
+alerts.LOOK_S = 0.5
+main(["run"])
+"""
 ALERT = Alert("blocked", "a wrong key")
+
+
+@pytest.fixture
+def run_daemon(forwarder):
+    """Start a daemon with *command* for alerts, and settings in its environment."""
+    started = []
+
+    def run(command, **environ):
+        given = {**forwarder.environ, "FORWARDER_ALERTS_COMMAND": command, **environ}
+        started.append(Daemon(given, (sys.executable, "-c", RUN)))
+        return started[-1]
+
+    yield run
+    for daemon in started:
+        daemon.close()
 
 
 def is_gone(pid):
@@ -25,14 +50,14 @@ def is_gone(pid):
 
 
 @each_engine
-def test_a_person_gets_what_is_wrong_and_that_it_is_over(forwarder, queue_path, server, tmp_path, until):
+def test_a_person_gets_what_is_wrong_and_that_it_is_over(run_daemon, queue_path, server, tmp_path, until):
     """With the name and the state in the environment, and without the key."""
     told = tmp_path / "told"
     server.inject(Fault.unauthorized())
     with EventQueue(queue_path, min_free_bytes=0) as queue:
         queue.put(EVENT)
-    daemon = forwarder.daemon(
-        FORWARDER_ALERTS_COMMAND=f"(echo $FORWARDER_ALERT $FORWARDER_ALERT_STATE; env; cat) >> {told}",
+    daemon = run_daemon(
+        f"(echo $FORWARDER_ALERT $FORWARDER_ALERT_STATE; env; cat) >> {told}",
         FORWARDER_DELIVERY_RETRY_INITIAL_S="2",
         FORWARDER_DELIVERY_RETRY_MAX_S="2",
     )
@@ -48,14 +73,12 @@ def test_a_person_gets_what_is_wrong_and_that_it_is_over(forwarder, queue_path, 
     assert told.read_text().startswith("blocked over\n")
 
 
-def test_a_command_that_hangs_holds_up_nothing(forwarder, queue_path, server, tmp_path, until, figures):
+def test_a_command_that_hangs_holds_up_nothing(run_daemon, queue_path, server, tmp_path, until, figures):
     """Delivery goes on, a reload works, and the end of the daemon is that of all that it has started."""
     pid = tmp_path / "pid"
     bad = b'{"event":"A","properties":{"time":1700000000,"$insert_id":"not an id!"}}'
     with EventQueue(queue_path, min_free_bytes=0) as queue:
-        daemon = forwarder.daemon(
-            FORWARDER_ALERTS_COMMAND=f"sleep 600 & echo $! > {pid}.new; mv {pid}.new {pid}; wait"
-        )
+        daemon = run_daemon(f"sleep 600 & echo $! > {pid}.new; mv {pid}.new {pid}; wait")
         # The first look counts what is dead already: more at a later one are news.
         until(lambda: queue.append([bad]) and pid.exists())
         queue.put_many([EVENT] * 3000)

@@ -16,14 +16,14 @@ from html import unescape
 import pytest
 
 from forwarder import config, spool
-from forwarder.sandbox import Fault
+from forwarder.sandbox import Fault, Sandbox
 from forwarder.service import page
 from forwarder.service.page import Shared
 from forwarder.service.run import running
 from forwarder.service.status import without_quotes
 from forwarder.service.timeline import RANGES
 from forwarder.spool import Dead, EventQueue, Period, Settlement
-from tests.conftest import each_engine
+from tests.conftest import TOKEN, Forwarder, each_engine
 from tests.integration.test_metrics import ANYWHERE, Answer, put, raw
 from tests.relays import Host
 
@@ -39,6 +39,16 @@ def serving(forwarder):
         return daemon.wait_for("metrics.listening")["url"]
 
     return start
+
+
+@pytest.fixture(scope="module")
+def idle(tmp_path_factory):
+    """The address of a daemon without events, for tests that leave it so."""
+    with Sandbox(token=TOKEN) as server:
+        forwarder = Forwarder(str(tmp_path_factory.mktemp("idle") / "queue"), server.url)
+        forwarder.environ |= {"FORWARDER_CONFIG": os.devnull, "FORWARDER_METRICS_LISTEN": ANYWHERE}
+        with closing(forwarder):
+            yield forwarder.daemon().wait_for("metrics.listening")["url"]
 
 
 def told(url, path):
@@ -192,9 +202,9 @@ def test_nothing_that_is_in_an_event_is_on_a_page(serving, server, queue_path, u
         assert "<img" not in text
 
 
-def test_the_document_has_all_that_it_needs_and_may_nothing_else(serving):
+def test_the_document_has_all_that_it_needs_and_may_nothing_else(idle):
     """Its style and its script have the hashes that the policy names, and no address leads elsewhere."""
-    answer = Answer(serving(), "/")
+    answer = Answer(idle, "/")
     policy = dict(
         part.strip().partition(" ")[::2] for part in answer.headers["Content-Security-Policy"].split(";")
     )
@@ -215,12 +225,11 @@ def test_the_document_has_all_that_it_needs_and_may_nothing_else(serving):
 
 
 @pytest.mark.parametrize("path", ["/", "/live", "/history"])
-def test_an_unknown_range_is_refused_in_words(serving, path):
+def test_an_unknown_range_is_refused_in_words(idle, path):
     """With 400 and the ranges that there are; what was asked for is not repeated."""
-    url = serving()
-    answer = Answer(url, f"{path}?range=<script>")
+    answer = Answer(idle, f"{path}?range=<script>")
     assert (answer.status, answer.text) == (400, "range is one of hour, day, week, month\n")
-    assert [Answer(url, f"{path}?range={name}").status for name in RANGES] == [200] * 4
+    assert [Answer(idle, f"{path}?range={name}").status for name in RANGES] == [200] * 4
 
 
 @pytest.mark.parametrize(
@@ -236,13 +245,12 @@ def test_an_unknown_range_is_refused_in_words(serving, path):
         (b"192.0.2.1", b"403"),
     ],
 )
-def test_another_site_can_not_lead_a_browser_here(serving, host, status):
+def test_another_site_can_not_lead_a_browser_here(idle, host, status):
     """At an address for this host alone, a page answers to no other name; /metrics does as ever."""
-    url = serving()
     for path in (b"/", b"/live", b"/status", b"/history"):
-        head = raw(url, b"GET " + path + b" HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")
+        head = raw(idle, b"GET " + path + b" HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")
         assert head.split()[1] == status
-    assert raw(url, b"GET /healthz HTTP/1.1\r\nHost: " + host + b"\r\n\r\n").split()[1] == b"200"
+    assert raw(idle, b"GET /healthz HTTP/1.1\r\nHost: " + host + b"\r\n\r\n").split()[1] == b"200"
 
 
 def test_an_address_of_the_network_answers_to_any_name(serving):

@@ -37,25 +37,20 @@ def test_it_shows_what_was_recorded(forwarder, queue_path, figures):
     assert forwarder.json("status", "--history", "--since", "1w") == {"hours": []}
 
 
-def test_of_a_week_the_newest_minutes_are_shown_too(forwarder, queue_path, figures):
-    """Beyond 48 hours hours are plotted, and of the last one what its minutes say."""
+def test_other_ranges_and_kinds(forwarder, queue_path, figures):
+    """Beyond 48 hours hours are plotted, and of the last one what its minutes say. --kind shows that of
+    updates, and a kind that has never come has none."""
     with EventQueue(queue_path, min_free_bytes=0) as queue:
         queue.put(EVENT)
+        queue.put_profile({"$token": TOKEN, "$distinct_id": "d", "$set": {"a": 1}})
         daemon = forwarder.daemon()
         until(lambda: figures(queue_path).waiting == 0)
         assert daemon.stop() == 0
     shown = forwarder("status", "--history", "--since", "1w").stdout
     assert "delivered/s: " in shown
     assert ", 1 in all" in shown
-
-
-def test_each_kind_has_its_own(forwarder, queue_path):
-    """--kind shows that of updates; and a kind that has never come has none."""
-    with EventQueue(queue_path, min_free_bytes=0) as queue:
-        queue.put_profile({"$token": TOKEN, "$distinct_id": "d", "$set": {"a": 1}})
-    assert forwarder.daemon().stop() == 0
-    shown = forwarder("status", "--history", "--kind", "profile")
-    assert "waiting: " in shown.stdout or "delivered/s: " in shown.stdout
+    shown = forwarder("status", "--history", "--kind", "profile").stdout
+    assert "waiting: " in shown or "delivered/s: " in shown
     assert forwarder("status", "--history", "--kind", "group").stdout == (
         "Nothing is recorded yet: the daemon does it each minute while it runs.\n"
     )

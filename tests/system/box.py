@@ -2,7 +2,7 @@
 or of another release of Debian's.
 
 It sees this machine's files, changes none of them, and has no network but loopback. Needs root and
-systemd-nspawn (Debian: systemd-container); for another release debootstrap, and what apt has for a mirror.
+systemd-nspawn (Debian: systemd-container); for another release mmdebstrap, and what apt has for a mirror.
 """
 
 from __future__ import annotations
@@ -133,21 +133,20 @@ def debian(release: str, *packages: str) -> Iterator[Path]:
     skipped."""
     if os.geteuid() != 0:
         pytest.skip("only root can make another system's root")
-    if not shutil.which("debootstrap"):
-        pytest.skip("debootstrap is not on this machine")
+    if not shutil.which("mmdebstrap"):
+        pytest.skip("mmdebstrap is not on this machine")
     indexes = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
     mirrors = subprocess.run(indexes, capture_output=True, text=True).stdout.split()
     mirror = next((each for each in mirrors if each.rstrip("/").endswith("/debian")), None)
     if mirror is None:
         pytest.skip("apt has no mirror of Debian's")
-    # What this machine's Python is linked to, too.
-    linked = "libsqlite3-0,libssl3t64,libffi8,libbz2-1.0,liblzma5,zlib1g,libreadline8t64"
     with tempfile.TemporaryDirectory(prefix="forwarder-debian-", dir="/var/tmp") as root:
         os.chmod(root, 0o755)
         command = [
-            "debootstrap",
+            "mmdebstrap",
+            "--quiet",
             "--variant=minbase",
-            f"--include={','.join(['systemd,dbus,libpam-systemd', linked, *packages])}",
+            f"--include={','.join(['systemd,dbus,libpam-systemd', *packages])}",
             release,
             root,
             mirror,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import fcntl
 import json
 import os
@@ -21,7 +20,7 @@ TIMEOUT_S = 40
 
 
 class Browser:
-    """One tab of a Chromium of its own.
+    """A Chromium of its own, and one tab of it.
 
     Args:
         profile: An empty directory.
@@ -50,12 +49,18 @@ class Browser:
             )
         for fd in (theirs_in, theirs_out, *ends):
             os.close(fd)
-        self._session = ""
+        self._tab = self._session = ""
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
-        (tab,) = (each for each in self.call("Target.getTargets")["targetInfos"] if each["type"] == "page")
-        attached = self.call("Target.attachToTarget", targetId=tab["targetId"], flatten=True)
-        self._session = attached["sessionId"]
+
+    def open_tab(self) -> None:
+        """Go on in a new tab, which has reported nothing; the one before is closed."""
+        before, self._session = self._tab, ""
+        self._tab = self.call("Target.createTarget", url="about:blank")["targetId"]
+        if before:
+            self.call("Target.closeTarget", targetId=before)
+        self.events.clear()
+        self._session = self.call("Target.attachToTarget", targetId=self._tab, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
@@ -68,7 +73,7 @@ class Browser:
                     for message in map(json.loads, messages):
                         if "id" in message:
                             self._answers[message["id"]] = message
-                        else:
+                        elif message.get("sessionId") == self._session:
                             self.events.append((message["method"], message["params"]))
                     self._news.notify_all()
 
@@ -111,19 +116,17 @@ class Browser:
                 "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, text=text
             )
 
-    def look(self, width: int, scheme: str = "light") -> None:
-        """Be a window of that width whose user prefers this colour scheme."""
+    def prefer(self, scheme: str) -> None:
+        """Be used by somebody who prefers this colour scheme."""
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.call("Emulation.setEmulatedMedia", features=features)
+
+    def look(self, width: int) -> None:
+        """Be a window of that width."""
         self.call("Emulation.setScrollbarsHidden", hidden=True)
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
         )
-
-    def screenshot(self, path: Path) -> None:
-        """Keep an image of the whole page."""
-        found = self.call("Page.captureScreenshot", captureBeyondViewport=True)
-        path.write_bytes(base64.b64decode(found["data"]))
 
     def close(self) -> None:
         """End it."""

@@ -1,7 +1,9 @@
-"""The service on the next Debian, whose systemd and Python are newer: by the documents' commands, too."""
+"""The service on the next Debian, whose systemd and Python are newer; for `make release`, the package on
+clean roots of both, by the documents' commands."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ from installed import PORT, Service, install
 from source_copy import make
 from walk import walk
 
-# The first one waits for debootstrap.
+# The first one waits for a root.
 pytestmark = pytest.mark.timeout(400)
 # Without an index, as what pip asks for has been fetched before.
 BUILD = """
@@ -27,10 +29,19 @@ debian/build-deb .venv/bin/python
 """
 
 
+RELEASE = bool(os.environ.get("FORWARDER_RELEASE"))
+# On a copy of this machine, test_debian_package goes the same way each time.
+release_only = pytest.mark.skipif(not RELEASE, reason="takes minutes; make release has it")
+# What the page says that the package is built with.
+TO_BUILD = ("python3-venv", "binutils", "ca-certificates", "libpq5")
+# What this machine's Python is linked to.
+LINKED = ("libsqlite3-0", "libssl3t64", "libffi8", "libbz2-1.0", "liblzma5", "zlib1g", "libreadline8t64")
+
+
 @pytest.fixture(scope="module")
 def root():
-    """The root of a Debian 13, with what the page says that the package is built with."""
-    with debian("trixie", "python3-venv", "binutils", "ca-certificates", "libpq5") as root:
+    """The root of a Debian 13."""
+    with debian("trixie", *LINKED, *(TO_BUILD if RELEASE else ())) as root:
         yield root
 
 
@@ -103,8 +114,21 @@ def test_without_a_key_it_fails_once(service):
     assert [entry for entry in service.journal("PRIORITY=3") if "there is no key" in entry["MESSAGE"]]
 
 
-def test_the_package_from_installation_to_purge(root, source, until):
-    """Built there, it does there what the page says, by the page's own commands."""
+def built_and_walked(root, source, until):
+    """Build the package in a system of that root, and do what the page says, by the page's own commands."""
     with booted(root) as box:
         box.run("umount", "/usr/bin/forwarder")  # that of the checkout, which the box brings along
         walk(box, build(box, source), until)
+
+
+@release_only
+def test_the_package_from_installation_to_purge(root, source, until):
+    """Built there, it does there what the page says."""
+    built_and_walked(root, source, until)
+
+
+@release_only
+def test_the_package_on_a_clean_debian_12(source, until):
+    """The same on the Debian before, with nothing else on it."""
+    with debian("bookworm", *TO_BUILD) as root:
+        built_and_walked(root, source, until)

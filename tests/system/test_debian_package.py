@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
 from docutils import nodes
 from docutils.core import publish_doctree
 
+import forwarder
+
 sys.path.insert(0, str(Path(__file__).parent))
 from box import booted
 from installed import Service
-from source_copy import make
+from source_copy import copy, made, run
 from walk import walk
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +37,7 @@ set -e
 mkdir "$1" "$1/upper" "$1/work" "$1/root"
 mount -t overlay -o "lowerdir=$2,upperdir=$1/upper,workdir=$1/work" box "$1/root"
 mount -t proc proc "$1/root/proc"
-mount --rbind /dev "$1/root/dev"
+mount --bind /dev "$1/root/dev"
 mount -t tmpfs -o mode=1777 tmpfs "$1/root/tmp"
 mount -t tmpfs tmpfs "$1/root$3"
 mkdir -p "$1/root/packages"
@@ -56,6 +61,7 @@ MADE_LATER = {
     "/var/lib/forwarder-shop",
     "/var/lib/forwarder/data.db",
 }
+VERSION, DATE = forwarder.__version__, "2026-12-01"
 EVENT = json.dumps({"event": "Installed", "properties": {"distinct_id": "u-1"}})
 
 
@@ -65,8 +71,17 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for needed in ("dpkg-deb", "strip"):
         if not shutil.which(needed):
             pytest.skip(f"{needed} is not on this machine")
-    (found,) = make("deb", tmp_path_factory.mktemp("source")).glob("*.deb")
+    (found,) = made("deb", _dated(tmp_path_factory.mktemp("source"))).glob("*.deb")
     return found
+
+
+def _dated(directory: Path) -> Path:
+    """A copy of the source in which the version has the date of a release."""
+    source = copy(directory)
+    changes = source / "CHANGELOG.rst"
+    version = rf"(?m)^({re.escape(VERSION)}) \(.*\)$"
+    changes.write_text(re.sub(version, rf"\1 ({DATE})", changes.read_text()))
+    return source
 
 
 class Root:
@@ -245,6 +260,52 @@ def test_the_documents_come_along(package: Path) -> None:
     assert '"/usr/share/doc/mixpanel-forwarder/docs/install.rst.gz."' in said
 
 
+def test_the_bill_of_materials_is_of_what_is_packed(package: Path, tmp_path: Path) -> None:
+    """Each library in the package and no other, with the version and licence of its own metadata, and the
+    hash that the package index has of its wheel."""
+    unpack = ["dpkg-deb", "--extract", package, tmp_path / "root"]
+    subprocess.run(unpack, check=True, timeout=60)
+    inside = tmp_path / f"root{DOC}/sbom.cdx.json"
+    assert inside.read_bytes() == package.with_suffix(".cdx.json").read_bytes()
+    bill = json.loads(inside.read_text())
+    product = bill["metadata"]["component"]
+    fields = subprocess.run(
+        ["dpkg-deb", "--show", package], capture_output=True, text=True, timeout=60
+    ).stdout
+    assert fields.split() == [product["name"], product["version"]]
+
+    libraries = tmp_path / "root/usr/lib/mixpanel-forwarder"
+    packed = list(distributions(path=[str(libraries)]))
+    product["version"] = VERSION
+    named = {each["name"]: each for each in (product, *bill["components"])}
+    assert {name: each["version"] for name, each in named.items()} == {
+        each.metadata["Name"]: each.version for each in packed
+    }
+    for each in packed:
+        (licence,) = named[each.metadata["Name"]]["licenses"]
+        name = licence.get("expression") or licence["license"]["name"]
+        assert f": {name}\n" in str(each.read_text("METADATA"))
+
+    fetch = [
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--dest",
+        tmp_path / "wheels",
+    ]
+    pinned = [f"{name}=={each['version']}" for name, each in named.items() if each is not product]
+    subprocess.run([sys.executable, "-m", *fetch, *pinned], check=True, timeout=100)
+    wheels = [*(tmp_path / "wheels").iterdir(), *package.parent.glob("*.whl")]
+    hashes = {hashlib.sha256(wheel.read_bytes()).hexdigest() for wheel in wheels}
+    assert {each["hashes"][0]["content"] for each in named.values()} == hashes
+    known = {name for wheel in wheels for name in zipfile.ZipFile(wheel).namelist()}
+    files = {str(path.relative_to(libraries)) for path in libraries.rglob("*") if not path.is_dir()}
+    assert files - known == set()
+
+
 def _named_paths(page: str) -> set[str]:
     """The paths that a page names or links to; those of the source as they are called there."""
     tree = publish_doctree((ROOT / page).read_text(), settings_overrides={"report_level": 5})
@@ -282,6 +343,80 @@ def test_what_the_documents_name_is_on_a_host_with_the_package(installed: Root) 
     # Links within the package lead to what is there.
     installed.run("find", "-L", DOC, "-type", "l", "-exec", "false", "{}", "+")
     assert "MIT" in installed.run("cat", f"{DOC}/LICENSE").stdout
+
+
+@pytest.fixture
+def git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Runs git in the source, which is all committed on branch main below *tmp_path*; returns the output."""
+    if not shutil.which("git"):
+        pytest.skip("git is not on this machine")
+    for person in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{person}_NAME", "Somebody")
+        monkeypatch.setenv(f"GIT_{person}_EMAIL", "somebody@example.invalid")
+    monkeypatch.setenv("RELEASE_TESTS", "tests/unit/test_text.py")
+    source = _dated(tmp_path)
+    (source / ".gitignore").write_text("__pycache__/\n.*_cache/\ndist/\n")
+
+    def run_git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        return subprocess.run(
+            command, cwd=source, capture_output=True, text=True, check=True, timeout=60
+        ).stdout
+
+    run_git("init", "--quiet", "--initial-branch=main")
+    run_git("add", ".")
+    run_git("commit", "--quiet", "--message", "All")
+    return run_git
+
+
+def test_what_is_not_ready_is_not_released(git: Callable[..., str], tmp_path: Path) -> None:
+    """What is not committed, another branch, a version without a date, one that is tagged, a failing test."""
+    source = tmp_path / "source"
+
+    def refused() -> str:
+        done = run("release", source)
+        assert done.returncode != 0
+        return done.stderr
+
+    (source / "README.rst").write_text("Other\n")
+    assert "there is what is not committed" in refused()
+    git("checkout", "--quiet", "README.rst")
+    git("switch", "--quiet", "--create", "other")
+    assert "this is not branch main" in refused()
+    git("branch", "--quiet", "--move", "--force", "main")
+    changes = source / "CHANGELOG.rst"
+    changes.write_text(changes.read_text().replace(DATE, "unreleased"))
+    git("commit", "--quiet", "--all", "--message", "No date")
+    assert f"CHANGELOG.rst has no section '{VERSION} (YYYY-MM-DD)'" in refused()
+    git("reset", "--quiet", "--hard", "HEAD~1")
+    git("rm", "--quiet", "tests/unit/test_text.py")
+    git("commit", "--quiet", "--message", "No test")
+    assert "tests of the packages fail" in refused()
+    assert git("tag") == ""
+    assert not (source / "dist").exists()
+    git("tag", f"v{VERSION}")
+    assert f"tag v{VERSION} exists" in refused()
+
+
+@pytest.mark.skipif(not os.environ.get("FORWARDER_RELEASE"), reason="builds all again; make release has it")
+def test_a_release_is_built_the_same_and_tagged(
+    package: Path, git: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the same source in another place, later and with other modes, it is the same byte for byte."""
+    # The date of the other one.
+    at = int((package.parents[1] / "CHANGELOG.rst").stat().st_mtime)
+    monkeypatch.setenv("GIT_COMMITTER_DATE", f"{at} +0000")
+    git("commit", "--quiet", "--amend", "--no-edit")
+    done = run("release", tmp_path / "source")
+    assert done.returncode == 0, done.stderr[-3000:]
+    built = {path.name: path.read_bytes() for path in (tmp_path / "source/dist").iterdir()}
+    sums = built.pop("SHA256SUMS").decode()
+    assert {path.suffix for path in map(Path, built)} == {".deb", ".gz", ".json", ".whl"}
+    for path in package.parent.iterdir():
+        assert built[path.name] == path.read_bytes(), path.name
+        assert f"{hashlib.sha256(built[path.name]).hexdigest()}  {path.name}\n" in sums
+    assert git("cat-file", "-t", f"v{VERSION}") == "tag\n"
+    assert git("rev-parse", f"v{VERSION}^{{commit}}") == git("rev-parse", "HEAD")
 
 
 def test_a_build_without_strip_says_how_to_get_it(tmp_path: Path) -> None:
@@ -445,13 +580,10 @@ def test_a_running_daemon_is_restarted_by_an_upgrade_and_stopped_by_a_removal(
         assert box.run("pgrep", "-f", "forwarder run", check=False).stdout == ""
 
 
-@pytest.mark.skipif(
-    shutil.which("debootstrap") is not None, reason="test_debian13 goes this way, on a root of its own"
-)
 def test_the_way_of_an_operator(
     new_root: Callable[..., Root], package: Path, until: Callable[..., object]
 ) -> None:
-    """From the installation to the purge, by the page's own commands."""
+    """From the installation to the purge, by the page's commands; `make release` has it on clean systems."""
     new_root()  # skips where the package can't be installed at all
     with booted() as box:
         box.run("umount", "/usr/bin/forwarder")  # that of the checkout, which the box brings along

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import forwarder as forwarder_package
 from forwarder.cli.root import COMMANDS
 
 sys.path.insert(0, str(Path(__file__).parent))
-from source_copy import make
+from source_copy import made, make
 
 ROOT = Path(__file__).parents[2]
 # No tests, no benchmarks: what this wheel has put there, and the test's own path to the dependencies.
@@ -76,17 +77,18 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert inside == modules | page | {"forwarder/py.typed"}
 
 
-def test_the_sdist_makes_the_same_wheel_as_the_source(built: Path, wheel: Path, tmp_path: Path) -> None:
-    """Nothing that the product needs stays behind, and nothing that is built depends on the moment."""
-    _run(sys.executable, "-m", "build", "--no-isolation", "--wheel", "-o", tmp_path, cwd=built.parent)
-    (direct,) = tmp_path.glob("*.whl")
-
-    def content(path: Path) -> dict[str, bytes]:
-        with zipfile.ZipFile(path) as archive:
-            return {name: archive.read(name) for name in archive.namelist()}
-
-    assert direct.name == wheel.name
-    assert content(direct) == content(wheel)
+def test_the_sdist_makes_the_same_again(built: Path, tmp_path: Path) -> None:
+    """In another place, later and for another user: nothing stays behind that the product or the sdist itself
+    needs, and nothing that is built depends on the moment."""
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (source,) = tmp_path.glob("mixpanel*")
+    _run("chmod", "-R", "go-rwx", source, cwd=tmp_path)
+    again = made("dist", source)
+    names = sorted(path.name for path in built.iterdir())
+    assert [path.name for path in sorted(again.iterdir())] == names
+    assert [name for name in names if (again / name).read_bytes() != (built / name).read_bytes()] == []
 
 
 def test_the_version_is_the_same_everywhere(built: Path, wheel: Path) -> None:
@@ -153,3 +155,19 @@ def test_an_installed_wheel_works_away_from_the_checkout(
     assert run(command, "enqueue", input=event) == "accepted 1 event\n"
     run(command, "drain", "--timeout", "30")
     assert [json.loads(entry.data)["event"] for entry in server.ledger.events.values()] == ["Installed"]
+
+
+@pytest.mark.skipif(not os.environ.get("FORWARDER_RELEASE"), reason="takes minutes; make release has it")
+@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13", "3.14"])
+def test_on_each_python(version: str, wheel: Path, forwarder: Any, server: Any, tmp_path: Path) -> None:
+    """Installed with the libraries that the index has for it, it takes an event in and delivers it."""
+    ready = f"import sys, venv, ensurepip; assert sys.version.startswith('{version}.')"
+    if subprocess.run(["sh", "-c", f'python{version} -c "{ready}"'], capture_output=True).returncode:
+        pytest.skip(f"no Python {version} that makes environments is on this machine")
+    _run(f"python{version}", "-m", "venv", "venv", cwd=tmp_path)
+    _run("venv/bin/python", "-m", "pip", "install", "--quiet", "--only-binary", ":all:", wheel, cwd=tmp_path)
+    environ = {name: value for name, value in forwarder.environ.items() if name != "PYTHONPATH"}
+    command = tmp_path / "venv/bin/forwarder"
+    _run(command, "enqueue", "-e", "Installed", "-d", "u-1", cwd=tmp_path, env=environ)
+    _run(command, "drain", "--timeout", "30", cwd=tmp_path, env=environ)
+    assert len(server.ledger.events) == 1

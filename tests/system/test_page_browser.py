@@ -1,21 +1,25 @@
 """The web page in a real Chromium: quiet, live, legible on any screen, for keyboards and screen readers."""
 
 import json
+import os
 import re
 import socket
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import pytest
 
 from forwarder import spool
-from forwarder.sandbox import Fault
+from forwarder.sandbox import Fault, Sandbox
 from forwarder.service.status import without_quotes
 from forwarder.spool import EventQueue, Period
+from tests.conftest import TOKEN, Forwarder
 from tests.system.devtools import Browser
 
 RANGES = ("Hour", "Day", "Week", "Month")
 PLOTS = 8
+# Timers of the page run ten times as fast.
+HASTE = "const wait = setInterval; setInterval = (what, ms) => wait(what, ms / 10)"
 # The text in the page whose contrast to what is behind it is below 4.5, or 3 if it is large.
 TOO_FAINT = """(() => {
   const light = ([r, g, b]) => [r, g, b].map((c) => c / 255)
@@ -54,38 +58,68 @@ OVERLAPS = """[...document.querySelectorAll("figure")].flatMap((figure) => {
 })"""
 
 
-@pytest.fixture
-def browser(tmp_path):
-    """A tab of a Chromium without a window."""
-    with closing(Browser(tmp_path / "profile")) as browser:
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    """A Chromium without a window."""
+    with closing(Browser(tmp_path_factory.mktemp("chromium") / "profile")) as browser:
         yield browser
 
 
 @pytest.fixture
-def listen():
-    """An address that is free."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as free:
-        return f"127.0.0.1:{free.getsockname()[1]}"
+def browser(chromium):
+    """A new tab of it."""
+    chromium.open_tab()
+    return chromium
 
 
-@pytest.fixture
-def start(forwarder, listen, queue_path):
-    """Start a daemon that serves there, on a queue with a past: an outage, and times without a daemon."""
-    record(queue_path)
+class Site:
+    """A daemon that serves the page, of a queue with a past: an outage, and times without a daemon."""
 
-    def started():
-        daemon = forwarder.daemon(FORWARDER_METRICS_LISTEN=listen)
+    def __init__(self, place, server):
+        with closing(socket.create_server(("127.0.0.1", 0))) as free:
+            listen = f"127.0.0.1:{free.getsockname()[1]}"
+        self.url = f"http://{listen}/"
+        self.queue_path = str(place / "queue")
+        self.server = server
+        self.forwarder = Forwarder(self.queue_path, server.url)
+        self.forwarder.environ |= {"FORWARDER_CONFIG": os.devnull, "FORWARDER_METRICS_LISTEN": listen}
+        record(self.queue_path)
+
+    def start(self):
+        """Start the daemon; returns it once it serves."""
+        daemon = self.forwarder.daemon()
         daemon.wait_for("metrics.listening")
         return daemon
 
-    return started
+
+@contextmanager
+def made(place):
+    """One that does not run yet."""
+    with Sandbox(token=TOKEN) as server:
+        site = Site(place, server)
+        with closing(site.forwarder):
+            yield site
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """One that runs, for tests that leave it as it is."""
+    with made(tmp_path_factory.mktemp("site")) as site:
+        site.start()
+        yield site
 
 
 @pytest.fixture
-def url(start, listen):
-    """The address of such a daemon."""
-    start()
-    return f"http://{listen}/"
+def url(site):
+    """Its address."""
+    return site.url
+
+
+@pytest.fixture
+def own_site(tmp_path):
+    """One for one test, which starts it."""
+    with made(tmp_path) as site:
+        yield site
 
 
 def record(queue_path):
@@ -127,6 +161,7 @@ def complaints(browser):
 
 def test_it_is_quiet_and_asks_nobody_else(browser, url, until):
     """No error and no message, nothing that its policy forbids, and requests to the daemon alone."""
+    browser.call("Page.addScriptToEvaluateOnNewDocument", source=HASTE)
     for name in RANGES:
         browser.open(f"{url}?range={name.lower()}")
     until(
@@ -144,10 +179,10 @@ def test_it_is_quiet_and_asks_nobody_else(browser, url, until):
     until(lambda: len([each for each in complaints(browser) if "Content Security" in str(each)]) >= 2)
 
 
-def test_its_figures_are_those_of_status(browser, url, forwarder, until):
+def test_its_figures_are_those_of_status(browser, site, until):
     """Each of them, as the table in the page has them."""
+    forwarder = site.forwarder
     until(lambda: forwarder.json("status")["waiting"] == 0)
-    assert forwarder("pause").returncode == 0
     script = """Object.fromEntries([...document.querySelectorAll("#figures tbody tr")]
         .map((row) => [...row.children].map((cell) => cell.textContent)))"""
 
@@ -164,7 +199,7 @@ def test_its_figures_are_those_of_status(browser, url, forwarder, until):
     moving = re.compile(r"(.*\.)?(rate_1m|accepted_1m|wal_bytes|.*_in_s|disk_free_bytes|(db|used)_bytes)$")
 
     def compared():
-        browser.open(url)
+        browser.open(site.url)
         found = browser.value(script)
         expected = dict(flat(without_quotes(forwarder.json("status"))))
         assert list(found) == list(expected)
@@ -172,15 +207,16 @@ def test_its_figures_are_those_of_status(browser, url, forwarder, until):
         return {key: found[key] for key in still} == {key: expected[key] for key in still}
 
     until(compared)
-    assert browser.value("document.querySelector('#state').textContent").startswith("Paused: nothing waits.")
+    assert browser.value("document.querySelector('#state').textContent").startswith("Running: nothing waits.")
 
 
-def test_it_is_live_and_keeps_what_the_reader_does(browser, start, listen, server, queue_path, until):
+def test_it_is_live_and_keeps_what_the_reader_does(browser, own_site, until):
     """An outage of Mixpanel and of the daemon itself, and the end of each, show by themselves. What is
     open, focused and scrolled stays so, and a screen reader hears of changes only."""
-    daemon = start()
+    daemon = own_site.start()
+    browser.call("Page.addScriptToEvaluateOnNewDocument", source=HASTE)
     browser.look(1400)
-    browser.open(f"http://{listen}/")
+    browser.open(own_site.url)
     state = "document.querySelector('.state strong').textContent"
     at = "document.querySelector('#at').textContent"
     browser.value("""window.heard = []; new MutationObserver(() => heard.push(said.textContent))
@@ -202,13 +238,13 @@ def test_it_is_live_and_keeps_what_the_reader_does(browser, start, listen, serve
     until(lambda: browser.value(at) != first)
     assert (is_kept(), browser.value("heard")) == (True, [])
 
-    server.inject(Fault.server_error(503))
-    with EventQueue(queue_path, min_free_bytes=0) as queue:
+    own_site.server.inject(Fault.server_error(503))
+    with EventQueue(own_site.queue_path, min_free_bytes=0) as queue:
         queue.put({"event": "e", "properties": {}})
     until(lambda: browser.value(state) == "Backing off:")
     assert browser.value("document.title") == "Backing off – forwarder"  # noqa: RUF001
     assert is_kept()
-    server.clear()
+    own_site.server.clear()
     until(lambda: browser.value(state) == "Running:")
     told = browser.value("heard")
     assert [text.partition(":")[0] for text in told] == ["Backing off", "Running"]
@@ -218,28 +254,29 @@ def test_it_is_live_and_keeps_what_the_reader_does(browser, start, listen, serve
     lost = "lost.hidden ? '' : lost.textContent"
     until(lambda: re.fullmatch(r"Not reached since \d\d:\d\d UTC", browser.value(lost)))
     assert is_kept()
-    start()
+    own_site.start()
     until(lambda: browser.value(lost) == "")
     assert is_kept()
     heard = browser.value("heard")[2:]
     assert [text.partition(" ")[0] for text in heard] == ["Not", "Running:"]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 768, 1400, 2560])
-def test_it_is_legible_on_any_screen(browser, url, tmp_path, until, width, scheme):
-    """Nothing is wider than the screen, no words overlap, and all text has the contrast to be read."""
-    browser.look(width, scheme)
+def test_it_is_legible_on_any_screen(browser, url, width):
+    """Nothing is wider than the screen, no words overlap, and all text has the contrast to be read, in light
+    and in dark."""
+    browser.look(width)
     for name in RANGES:
         browser.open(f"{url}?range={name.lower()}")
         browser.value("document.querySelector('section > details').open = true")
         assert browser.value("document.documentElement.scrollWidth") == width
         assert browser.value(OVERLAPS) == []
-        assert browser.value(TOO_FAINT) == []
         assert browser.value("document.querySelectorAll('.plot path').length") >= PLOTS
-        browser.screenshot(tmp_path / f"{width}-{scheme}-{name}.png")
-    dark = browser.value("getComputedStyle(document.body).backgroundColor")
-    assert (dark == "rgb(18, 20, 23)") == (scheme == "dark")
+        for scheme in ("light", "dark"):
+            browser.prefer(scheme)
+            assert browser.value(TOO_FAINT) == []
+            dark = browser.value("getComputedStyle(document.body).backgroundColor")
+            assert (dark == "rgb(18, 20, 23)") == (scheme == "dark")
 
 
 def test_a_keyboard_reaches_everything_in_order(browser, url):
@@ -288,7 +325,7 @@ def test_a_screen_reader_finds_its_way(browser, url):
     assert live == 1
 
 
-def test_it_works_without_javascript(browser, url, until):
+def test_it_works_without_javascript(browser, url):
     """It has everything, links to the ranges, and loads itself again."""
     browser.call("Emulation.setScriptExecutionDisabled", value=True)
     browser.open(url)
@@ -297,5 +334,5 @@ def test_it_works_without_javascript(browser, url, until):
     assert found.count('<svg class="plot"') == PLOTS
     assert '<meta http-equiv="refresh"' in found
     assert re.findall(r'href="\?range=(\w+)"', found) == [name.lower() for name in RANGES]
-    loads = len(browser.reported("Page.loadEventFired"))
-    until(lambda: len(browser.reported("Page.loadEventFired")) > loads)
+    (planned,) = browser.reported("Page.frameScheduledNavigation")
+    assert (planned["reason"], planned["delay"], planned["url"]) == ("metaTagRefresh", 10, url)
