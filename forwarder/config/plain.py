@@ -71,8 +71,6 @@ def read(environ: Mapping[str, str]) -> Plain | None:
     """
     import zlib
 
-    from forwarder import __version__
-
     file = environ.get("FORWARDER_CONFIG") or DEFAULT_FILE
     try:
         with open(file, encoding="utf-8") as stream:
@@ -89,7 +87,7 @@ def read(environ: Mapping[str, str]) -> Plain | None:
             queue[name.removeprefix(_OF_QUEUE).lower()] = value
     if queue is None or not queue.keys() <= {"path", "max_bytes", "min_free_bytes"}:
         return None
-    given = repr((__version__, text, ours)).encode(errors="surrogateescape")
+    given = repr((text, ours)).encode(errors="surrogateescape")
     found = Plain(queue, f"{zlib.crc32(given):08x}")
     return found if found.path.startswith("/") and found.path.isprintable() else None
 

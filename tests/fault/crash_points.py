@@ -70,7 +70,7 @@ SALVAGED = "INSERT OR REPLACE INTO salvages"
 POINTS = {
     # Any statement at all: for a new queue, statement by statement.
     "statement": Point(BEFORE, ""),
-    "make-directory-made": Point(AFTER, "forwarder.spool.sqlite.directory:tempfile.mkdtemp"),
+    "make-directory-made": Point(AFTER, "forwarder.spool.sqlite.directory:os.mkdir"),
     "make-file-made": Point(BEFORE, "forwarder.spool.sqlite.database:sync_directory"),
     "make-file-opened": Point(BEFORE, "forwarder.spool.sqlite.lock:os.fchmod"),
     "make-reserve": Point(BEFORE, "forwarder.spool.sqlite.room:fill_reserve"),

@@ -122,7 +122,7 @@ def read_chunks(
         yield Chunk(numbers, lines, [(number + index, reason, None) for index, reason in refused])
         number += len(lines)
     if rest:
-        yield Chunk([number], [rest], [], is_cut=True)
+        yield Chunk(range(number, number + 1), [rest], [], is_cut=True)
 
 
 def _unpacked(source: Source) -> tuple[Iterator[bytes], bytes]:
