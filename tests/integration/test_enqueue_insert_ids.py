@@ -86,3 +86,12 @@ def test_what_can_not_be_is_exit_64(forwarder, arguments, why):
     done = forwarder("enqueue", "--insert-ids", *arguments)
     assert done.returncode == 64
     assert why in done.stderr
+
+
+def test_rows_of_a_table_have_them_too(ids):
+    """Two equal rows get two ids, the same ones each time; also those that --skip leaves out count."""
+    text = "event,time,n\nE,1700000000,1\nE,1700000000,1\nE,1700000000,2\n"
+    first = ids("--insert-ids", "content", text=text, code=0)
+    assert len(set(first)) == 3
+    assert ids("--insert-ids", "content", text=text, code=0) == first
+    assert ids("--insert-ids", "content", "--skip", "1", text=text, code=0) == first[1:]

@@ -55,6 +55,35 @@ def test_moved_and_copied_files_are_known(resume, tmp_path, numbers):
     assert numbers() == [0, 1, 2]
 
 
+HEAD = "event,time,n,note\n"
+
+
+def test_a_table_goes_on_at_its_row(resume, tmp_path, numbers):
+    """Rows of a table count as lines do, wherever they begin; a last one that was cut off comes again whole."""
+    (tmp_path / "a.csv").write_text(f'{HEAD}E,1700000000,0,"two\nlines"\nE,1700000000,1,x\nE,17000')
+    code, count, err = resume("a.csv")
+    assert (code, count) == (65, 2)
+    assert "a.csv:5: 2 cells in the row" in err
+    with (tmp_path / "a.csv").open("a") as file:
+        file.write("00000,2,x\nE,1700000000,3,x")
+    assert resume("a.csv") == (0, 2, "a.csv: 2 lines are in already, going on with line 3\n")
+    with (tmp_path / "a.csv").open("a") as file:
+        file.write("\nE,1700000000,4,x\n")
+    assert resume("a.csv", "--insert-ids", "content")[:2] == (0, 1)
+    assert numbers() == [0, 1, 2, 3, 4]
+
+
+def test_a_parquet_file_is_known_by_its_rows(resume, tmp_path, numbers):
+    """What is in is not stored again."""
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = pyarrow.table({"event": ["E", "E"], "time": [1_700_000_000] * 2, "n": [0, 1]})
+    parquet.write_table(rows, tmp_path / "a.parquet")
+    assert resume("a.parquet")[:2] == (0, 2)
+    assert resume("a.parquet") == (0, 0, "a.parquet: 2 lines are in already, going on with line 3\n")
+    assert numbers() == [0, 1]
+
+
 def test_another_file_of_the_name_is_read_from_its_start(resume, tmp_path, numbers):
     """A new one, one that was written over, and one that is shorter; the one before stays known."""
     said = "a: not the file of this name that is in; read from its start\n"
@@ -158,7 +187,7 @@ def test_what_can_not_be_resumed(run, arguments):
     """Standard input, one event, and what stores nothing or from elsewhere: exit 64, and what to do."""
     code, out, err = run("enqueue", "--resume", *arguments)
     assert (code, out) == (64, "")
-    assert "Name the file" in err or "Leave out" in err
+    assert "Name the file" in err or "Leave out" in err or "no --resume" in err
 
 
 def test_fifo_can_not_be_resumed(resume, tmp_path):
