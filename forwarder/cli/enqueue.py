@@ -339,7 +339,7 @@ def _take_files(
             form=options.form,
             insert_ids=ids,
             resumption=_resumption(store, kind, progress) if store and options.resume else None,
-            wake_fd=interrupts.fd,
+            interrupts=interrupts,
         )
         last_words, code = "", 0
         try:

@@ -10,8 +10,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
+from forwarder.cli.ahead import ahead
 from forwarder.cli.progress import Progress
 from forwarder.cli.refusals import Refusals, Refused
 from forwarder.errors import InputError, UsageError
@@ -37,6 +38,16 @@ class UnreadableError(InputError):
     exit_code = 77
 
 
+class _Judged(NamedTuple):
+    """A chunk: its accepted records, what is refused, and how often by which word."""
+
+    chunk: Chunk
+    records: list[bytes]
+    refused: list[Refused]
+    words: Counter[str]
+    is_mapped: bool
+
+
 class Feed:
     """Reads records of a *kind*, stores them and counts.
 
@@ -48,7 +59,7 @@ class Feed:
         refusals: Gets what was refused.
         insert_ids: Accepts the events; None: as the kind does.
         resumption: Knows how far each file is in, in place of *skip*; None: each is read from its start.
-        wake_fd: Becomes readable when it must stop.
+        interrupts: Say when it must stop.
         mapping: Makes events of flat records and of a table's rows; None: of rows only, without options.
         form: The input's format, one of `FORMATS`.
 
@@ -73,7 +84,7 @@ class Feed:
         refusals: Refusals,
         insert_ids: InsertIds | None = None,
         resumption: Resumption | None = None,
-        wake_fd: int = -1,
+        interrupts: Interrupts,
         mapping: EventMapping | None = None,
         form: str = "auto",
     ) -> None:
@@ -89,9 +100,10 @@ class Feed:
         self._insert_ids = insert_ids
         self._resumption = resumption
         self._accept_many = (insert_ids or kind).accept_many
-        self._wake_fd = wake_fd
+        self._interrupts = interrupts
         self._mapping = mapping
         self._form = form
+        self._seen = 0  # lines that were read, stored or not
         self._read_bytes = 0  # of the files before the current one
         self._left_out: list[str] = []
         self._left_out_lines = 0
@@ -128,12 +140,12 @@ class Feed:
         try:
             with _opened(name) as fd:
                 if self._resumption:
-                    self._skip = before + self._resumption.begin(
-                        name, fd, self._chunks(Source(fd, self._wake_fd), name)
-                    )
-                source = Source(fd, self._wake_fd)
-                for chunk in self._chunks(source, name):
-                    self._take_chunk(shown, chunk)
+                    known = self._chunks(Source(fd, self._interrupts.fd), name)
+                    self._skip = before + self._resumption.begin(name, fd, known)
+                source = Source(fd, self._interrupts.fd)
+                self._seen = self.lines
+                for judged in ahead(map(self._judge, self._chunks(source, name)), self._interrupts.stop):
+                    self._take(shown, judged)
                     self._progress.update(self._read_bytes + source.read_bytes, self.accepted)
                 self._read_bytes += source.read_bytes
         except UsageError as error:
@@ -161,14 +173,16 @@ class Feed:
         tables = self._kind.name == "event"
         return read_chunks(source, self._kind.max_bytes, tables, self._mapping, name, self._form)
 
-    def _take_chunk(self, shown: str, chunk: Chunk) -> None:
+    def _judge(self, chunk: Chunk) -> _Judged:
+        """What of *chunk* is a record. In a thread of its own, chunk after chunk."""
         lines, numbers = chunk.lines, chunk.numbers
         mapping = self._mapping
         if chunk.is_table and mapping is None:
             from forwarder.records.event.mapping import EventMapping
 
             mapping = EventMapping()
-        behind = min(self._skip - self.lines, len(lines))
+        behind = min(self._skip - self._seen, len(lines))
+        self._seen += len(lines)
         if behind > 0:
             if self._insert_ids:
                 self._insert_ids.see(_events(mapping, lines[:behind])[0])
@@ -189,9 +203,15 @@ class Feed:
         refused.sort(key=lambda one: one[0])
         words = Counter(self._kind.word_for(reason) for _, reason, _ in refused)
         if mapping is not None:
-            self.mapped += records[: MOST_MAPPED - len(self.mapped)]
             refused = [(number, mapping.in_columns(reason), line) for number, reason, line in refused]
-        elif refused and refused[0][0] == 1 and (likeness := _likeness(shown, lines)):
+        return _Judged(chunk, records, refused, words, mapping is not None)
+
+    def _take(self, shown: str, judged: _Judged) -> None:
+        """Store what was accepted, and tell what was refused."""
+        chunk, records, refused, words, is_mapped = judged
+        if is_mapped:
+            self.mapped += records[: MOST_MAPPED - len(self.mapped)]
+        elif refused and refused[0][0] == 1 and (likeness := _likeness(shown, chunk.lines)):
             refused[0] = (1, f"{refused[0][1]}. {likeness}", refused[0][2])
         self._refusals.keep(shown, refused)
         move = (
@@ -293,6 +313,10 @@ class Interrupts:
         signal.set_wakeup_fd(self._wakeup_before)
         os.close(self.fd)
         os.close(self._write_fd)
+
+    def stop(self) -> None:
+        """Make it readable without a signal."""
+        os.write(self._write_fd, b"\0")
 
     def exit_code(self) -> int:
         """What a shell would show for the signal that came: 129, 130 or 143."""

@@ -93,18 +93,21 @@ def _understood(arguments: Sequence[str]) -> _Given | None:
 
 def _sent(line: bytes, settings: Plain) -> bool:
     """Whether the intake has stored it. Refused, or without an answer in time: the whole command will say."""
-    import socket
+    # Not socket, which makes enums of all its constants first: a tenth of the whole time.
+    import _socket
 
-    with socket.socket(socket.AF_UNIX) as intake:
-        intake.settimeout(_ANSWER_S)
-        try:
-            intake.connect(os.path.join(settings.path, plain.SOCKET))
-            intake.sendall(line + b"\n")
-            answer = b""
-            while not answer.endswith(b"\n") and (more := intake.recv(4096)):
-                answer += more
-        except OSError:
-            return False
+    intake = _socket.socket(_socket.AF_UNIX)
+    intake.settimeout(_ANSWER_S)
+    answer = b""
+    try:
+        intake.connect(os.path.join(settings.path, plain.SOCKET))
+        intake.sendall(line + b"\n")
+        while not answer.endswith(b"\n") and (more := intake.recv(4096)):
+            answer += more
+    except OSError:
+        return False
+    finally:
+        intake.close()
     return answer.strip().isdigit()
 
 

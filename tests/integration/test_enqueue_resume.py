@@ -59,7 +59,7 @@ HEAD = "event,time,n,note\n"
 
 
 def test_a_table_goes_on_at_its_row(resume, tmp_path, numbers):
-    """Rows of a table count as lines do, wherever they begin; a last one that was cut off comes again whole."""
+    """Rows count as lines do, wherever they begin; a last one that was cut off comes again whole."""
     (tmp_path / "a.csv").write_text(f'{HEAD}E,1700000000,0,"two\nlines"\nE,1700000000,1,x\nE,17000')
     code, count, err = resume("a.csv")
     assert (code, count) == (65, 2)

@@ -14,12 +14,14 @@ _CACHE_KIB = 24 << 10
 class Occurrences:
     """How often each digest has come; those whose first 64 bits are equal count as equal.
 
+    For one thread at a time.
+
     The file is in ``$SQLITE_TMPDIR``, ``$TMPDIR`` or /var/tmp, and gone when the process ends. It takes 17
     bytes for each different digest.
     """
 
     def __init__(self) -> None:
-        self._connection = sqlite3.connect("", isolation_level=None)
+        self._connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         # One transaction without end, and no journal: nothing of it is ever undone or read by others.
         for statement in (
             f"PRAGMA cache_size = -{_CACHE_KIB}",

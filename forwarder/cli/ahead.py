@@ -1,0 +1,41 @@
+"""Making the next of some items while the last one is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from queue import Queue
+from threading import Thread
+from typing import TypeVar
+
+_Item = TypeVar("_Item")
+
+
+def ahead(items: Iterator[_Item], stop: Callable[[], None]) -> Iterator[_Item]:
+    """*items*, each made in a thread while the one before is used; at most two are there unused.
+
+    Args:
+        stop: Makes *items* end soon; called if not all of them are used.
+    """
+    ready: Queue[_Item | BaseException] = Queue(1)
+
+    def make() -> None:
+        try:
+            for item in items:
+                ready.put(item)
+            ready.put(StopIteration())
+        except BaseException as error:  # for the thread that uses them
+            ready.put(error)
+
+    # A daemon: what reads a stream without end must not keep the process.
+    Thread(target=make, daemon=True).start()
+    try:
+        while True:
+            item = ready.get()
+            if isinstance(item, StopIteration):
+                return
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    except GeneratorExit:
+        stop()
+        raise
