@@ -128,7 +128,7 @@ class Server:
     async def start(self, early: Early) -> None:
         """Open the queues and accept connections. Raises: as `run`."""
         self._writer.start(list(KINDS))
-        await self._listen_in_directory()
+        trouble = await self._listen_in_directory()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop)
         self._loop.add_signal_handler(signal.SIGHUP, self._reload)
@@ -136,6 +136,8 @@ class Server:
         self._accept(True)
         places = [one.place for one in self._listening]
         self._intake_log.started(self._settings, places, sorted(self._door.rules.tokens))
+        if trouble:
+            self._intake_log.not_listening(trouble)
         notify(f"READY=1\nSTATUS=Listening on {', '.join(places)}")
 
     def _open_queue(self, kind: str) -> Producer:
@@ -144,17 +146,17 @@ class Server:
             max_bytes=said.max_bytes, min_free_bytes=said.min_free_bytes, lock_timeout_s=LOCK_TIMEOUT_S
         )
 
-    async def _listen_in_directory(self) -> None:
-        """Listen for ``forwarder enqueue``, which has the queue itself where this does not work."""
+    async def _listen_in_directory(self) -> ForwarderError | None:
+        """Listen for ``forwarder enqueue``. Returns why that is not possible; it has the queue itself then."""
         if self._settings.door.url:
-            return
+            return None
         try:
             listening = sockets.unix(os.path.join(self._settings.door.path, SOCKET))
         except ForwarderError as error:
-            self._intake_log.not_listening(error)
-            return
+            return error
         self._in_directory = listening
         await self._loop.create_unix_server(self._new_lines, sock=listening.socket)
+        return None
 
     def _new_lines(self) -> Lines:
         lines = Lines(self._writer, self._lost_lines)

@@ -168,6 +168,17 @@ def test_lines_are_answered_in_their_order(used, intake):
     assert len(found) == 1 + 2700
 
 
+def test_in_a_place_without_room_for_a_socket_the_queue_is_used(used, tmp_path):
+    """Where the path is too long for a socket the intake says so, and all the same both take events."""
+    place = tmp_path / ("long" * 25)
+    used.environ["FORWARDER_QUEUE_PATH"] = str(place)
+    with contextlib.closing(Intake(str(place))) as intake:
+        intake.start().wait_for("intake.no_socket")
+        assert used("enqueue", "-e", "B").returncode == 0
+        assert "sqlite3" in loaded(used, "enqueue", "-e", "C")
+    assert [event["event"] for event in stored(place)] == ["B", "C"]
+
+
 def test_a_line_without_end_is_cut_off(used, intake):
     """Of what is longer than an event may be no more is kept, and others are answered."""
     with (
