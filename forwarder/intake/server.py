@@ -22,7 +22,7 @@ from forwarder.intake.connection import Connection, House
 from forwarder.intake.counters import Counters
 from forwarder.intake.door import Door, Rules
 from forwarder.intake.intake_log import IntakeLog
-from forwarder.intake.lines import Lines
+from forwarder.intake.line import Line
 from forwarder.intake.room import Room
 from forwarder.intake.writer import LOCK_TIMEOUT_S, Writer
 from forwarder.records import KINDS
@@ -120,7 +120,7 @@ class Server:
         self._listening = sockets.opened(settings.intake, os.environ)
         self._own_hosts = tuple(filter(None, (one.host for one in self._listening)))
         rules = Rules.by(settings, tokens, self._own_hosts)
-        self._lines: set[Lines] = set()
+        self._lines: set[Line] = set()
         self._in_directory: sockets.Listening | None = None
         self._door = Door(rules, self._writer, counters, self._intake_log, lambda: len(self._connections))
         self._house = House(self._door, Room(), lambda: self._is_stopping, self._lost)
@@ -155,16 +155,16 @@ class Server:
         except ForwarderError as error:
             return error
         self._in_directory = listening
-        await self._loop.create_unix_server(self._new_lines, sock=listening.socket)
+        await self._loop.create_unix_server(self._new_line, sock=listening.socket)
         return None
 
-    def _new_lines(self) -> Lines:
-        lines = Lines(self._writer, self._lost_lines)
-        self._lines.add(lines)
-        return lines
+    def _new_line(self) -> Line:
+        line = Line(self._writer, self._lost_line)
+        self._lines.add(line)
+        return line
 
-    def _lost_lines(self, lines: Lines) -> None:
-        self._lines.discard(lines)
+    def _lost_line(self, line: Line) -> None:
+        self._lines.discard(line)
         self._note_empty()
 
     def _note_empty(self) -> None:
@@ -231,9 +231,7 @@ class Server:
     def _lost(self, connection: Connection) -> None:
         self._connections.discard(connection)
         self._note_empty()
-        if self._is_stopping:
-            return
-        if not self._is_accepting and len(self._connections) < MOST_CONNECTIONS:
+        if not self._is_stopping and not self._is_accepting and len(self._connections) < MOST_CONNECTIONS:
             self._accept(True)
 
     def _sweep(self) -> None:
@@ -279,8 +277,8 @@ class Server:
         if self._in_directory:
             self._in_directory.close()
         await asyncio.gather(*self._accepting)
-        for lines in list(self._lines):
-            lines.end()
+        for line in list(self._lines):
+            line.end()
         if not self._connections and not self._lines:
             return
         with contextlib.suppress(TimeoutError):
@@ -297,7 +295,7 @@ class Server:
             one.close()
         for connection in list(self._connections):
             connection.abort()
-        for lines in list(self._lines):
-            lines.abort()
+        for line in list(self._lines):
+            line.abort()
         self._writer.close()
         self._intake_log.stopped()

@@ -44,7 +44,7 @@ class Batch:
     records: Sequence[bytes]
     dead: Sequence[tuple[bytes, str]]
     refused: Mapping[str, int]
-    done: Done = lambda _: None
+    done: Done
     size_bytes: int = 0
     came_at: float = field(default_factory=time.monotonic)
     ids: Sequence[int] = ()

@@ -104,28 +104,28 @@ def test_what_is_missing_is_filled_in(used):
     assert len(found["$insert_id"]) == 32
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "said"),
-    [
-        (["-e", ""], 65, "'event' must not be missing"),
-        (["-e", "A", "-d", "null"], 65, "'properties.distinct_id' is invalid"),
-        (["-e", "A", "--time", "2099-01-01T00:00:00Z"], 65, "must not be in the future"),
-        (["-e", "A", "-p", "a:={"], 64, "what follows := is not JSON"),
-        (["-e", "A", "-p", "time:=1", "--time", "2"], 64, "given twice"),
-        (["-e", "A", "--tim", "2"], 64, "No such option"),
-        (["-e"], 64, "requires an argument"),
-        (["-d", "u"], 64, "Give its name with -e NAME"),
-    ],
-)
+MISTAKES = [
+    (["-e", ""], 65, "'event' must not be missing"),
+    (["-e", "A", "-d", "null"], 65, "'properties.distinct_id' is invalid"),
+    (["-e", "A", "--time", "2099-01-01T00:00:00Z"], 65, "must not be in the future"),
+    (["-e", "A", "-p", "a:={"], 64, "what follows := is not JSON"),
+    (["-e", "A", "-p", "time:=1", "--time", "2"], 64, "given twice"),
+    (["-e", "A", "--tim", "2"], 64, "No such option"),
+    (["-e"], 64, "requires an argument"),
+    (["-d", "u"], 64, "Give its name with -e NAME"),
+]
+
+
 @pytest.mark.parametrize("way", ["queue", "intake"])
-def test_mistakes_are_told_as_ever(request, used, way, arguments, code, said):
+def test_mistakes_are_told_as_ever(request, used, way):
     """What is refused or not understood gets the whole command's words and exit code, and is counted once."""
     if way == "intake":
         request.getfixturevalue("intake")
-    done = used("enqueue", *arguments)
-    assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+    for arguments, code, said in MISTAKES:
+        done = used("enqueue", *arguments)
+        assert (done.returncode, said in done.stderr) == (code, True), done.stderr
     assert len(stored(used.queue_path)) == 1
-    assert used.json("status")["refused"] == (code == 65)
+    assert used.json("status")["refused"] == [code for _, code, _ in MISTAKES].count(65)
 
 
 def test_the_intake_takes_it_without_sqlite(used, intake):
@@ -145,27 +145,21 @@ def stat_mode(path):
     return os.stat(path).st_mode & 0o777
 
 
-def test_lines_are_answered_in_their_order(used, intake):
-    """Each line gets its id or why not, after the commit, however they come, also behind its end."""
-    lines = [b'{"event":"%d","properties":{}}' % n if n % 10 else b"?" for n in range(3000)]
-    with contextlib.closing(door(used.queue_path)) as client:
-        text = b"\n".join(lines) + b"\n"
-        sender = threading.Thread(
-            target=lambda: (client.socket.sendall(text), client.socket.shutdown(socket.SHUT_WR))
-        )
-        sender.start()
-        answers = b"".join(iter(lambda: client.socket.recv(1 << 16), b"")).decode().splitlines()
-        sender.join()
-    assert len(answers) == 3000
-    found = {}
+def test_each_of_many_gets_its_own_answer(used, intake):
+    """Of events that share commits, each gets its own id, and one that is refused the reason."""
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(contextlib.closing(door(used.queue_path))) for _ in range(60)]
+        for n, client in enumerate(clients):
+            client.send(b'{"event":"%d","properties":{}}\n' % n if n % 10 else b"?\n")
+        answers = [client.socket.recv(1000).decode() for client in clients]
     with spool.at(used.queue_path).view() as view:
-        found = {row.id: json.loads(row.data)["event"] for row in view.peek(5000)}
+        found = {row.id: json.loads(row.data)["event"] for row in view.peek(1000)}
     for number, answer in enumerate(answers):
         if number % 10:
             assert found[int(answer)] == str(number)
         else:
             assert answer.startswith("refused not JSON")
-    assert len(found) == 1 + 2700
+    assert len(found) == 1 + 54
 
 
 def test_in_a_place_without_room_for_a_socket_the_queue_is_used(used, tmp_path):
@@ -223,15 +217,17 @@ def test_a_file_left_by_a_killed_intake_is_in_nobodys_way(used, intake):
 
 
 def test_a_stop_answers_what_has_come(used, intake):
-    """SIGTERM while lines come: each answered one is stored, and the connection ends."""
-    with contextlib.closing(door(used.queue_path)) as client:
-        client.socket.sendall(b'{"event":"B","properties":{}}\n')
-        assert client.socket.recv(100).strip().isdigit()
-        client.socket.sendall(b'{"event":"C","properties":{}}\n' * 100)
+    """SIGTERM while events come: each answered one is stored, and connections without one end."""
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(contextlib.closing(door(used.queue_path))) for _ in range(60)]
+        for client in clients[1:]:
+            client.send(b'{"event":"B","properties":{}}\n')
+        assert clients[1].socket.recv(100).strip().isdigit()
         intake.process.process.send_signal(signal.SIGTERM)
-        answers = b"".join(iter(lambda: client.socket.recv(1 << 16), b"")).split()
+        answers = [client.socket.recv(100) for client in (clients[0], *clients[2:])]
         assert intake.process.process.wait(20) == 0
-    assert len(stored(used.queue_path)) == 2 + len(answers)
+    assert answers[0] == b""
+    assert len(stored(used.queue_path)) == 2 + len([answer for answer in answers if answer])
 
 
 def test_output_that_can_not_be_written_is_told(used):
