@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from forwarder.cli.resume import Resumption
     from forwarder.records.event.mapping import EventMapping
     from forwarder.records.kind import Kind
-    from forwarder.records.reading.table import Record
+    from forwarder.records.reading.chunk import Record
     from forwarder.spool import Producer, Run
 
 STDIN = "<stdin>"
@@ -45,7 +45,6 @@ class _Judged(NamedTuple):
     records: list[bytes]
     refused: list[Refused]
     words: Counter[str]
-    is_mapped: bool
 
 
 class Feed:
@@ -175,12 +174,7 @@ class Feed:
 
     def _judge(self, chunk: Chunk) -> _Judged:
         """What of *chunk* is a record. In a thread of its own, chunk after chunk."""
-        lines, numbers = chunk.lines, chunk.numbers
-        mapping = self._mapping
-        if chunk.is_table and mapping is None:
-            from forwarder.records.event.mapping import EventMapping
-
-            mapping = EventMapping()
+        lines, numbers, mapping = chunk.lines, chunk.numbers, chunk.mapping
         behind = min(self._skip - self._seen, len(lines))
         self._seen += len(lines)
         if behind > 0:
@@ -204,12 +198,12 @@ class Feed:
         words = Counter(self._kind.word_for(reason) for _, reason, _ in refused)
         if mapping is not None:
             refused = [(number, mapping.in_columns(reason), line) for number, reason, line in refused]
-        return _Judged(chunk, records, refused, words, mapping is not None)
+        return _Judged(chunk, records, refused, words)
 
     def _take(self, shown: str, judged: _Judged) -> None:
         """Store what was accepted, and tell what was refused."""
-        chunk, records, refused, words, is_mapped = judged
-        if is_mapped:
+        chunk, records, refused, words = judged
+        if chunk.mapping is not None:
             self.mapped += records[: MOST_MAPPED - len(self.mapped)]
         elif refused and refused[0][0] == 1 and (likeness := _likeness(shown, chunk.lines)):
             refused[0] = (1, f"{refused[0][1]}. {likeness}", refused[0][2])

@@ -15,7 +15,7 @@ from forwarder.text import counted, printable
 
 if TYPE_CHECKING:
     from forwarder.records.reading import Chunk
-    from forwarder.records.reading.table import Record
+    from forwarder.records.reading.chunk import Record
     from forwarder.spool import Producer
 
 

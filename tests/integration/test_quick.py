@@ -220,6 +220,7 @@ def test_a_stop_answers_what_has_come(used, intake):
     """SIGTERM while events come: each answered one is stored, and connections without one end."""
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(contextlib.closing(door(used.queue_path))) for _ in range(60)]
+        clients[0].socket.settimeout(5)  # less than the intake waits for requests
         for client in clients[1:]:
             client.send(b'{"event":"B","properties":{}}\n')
         assert clients[1].socket.recv(100).strip().isdigit()

@@ -38,14 +38,12 @@ class Got:
         self.rows: list[tuple[int, dict]] = []
         self.refused: list[tuple[int, str, bytes | None]] = []
         self.count = 0
-        self.is_table = False
         self.error: InputError | None = None
         with path.open("rb") as file:
             self.source = Source(file.fileno())
             try:
                 for chunk in read_chunks(self.source, MAX_EVENT_BYTES, True, mapping, name, form):
                     assert len(chunk.numbers) == len(chunk.lines)
-                    self.is_table = chunk.is_table
                     self.count += len(chunk.lines)
                     self.refused += chunk.refused
                     for number, row in zip(chunk.numbers, chunk.lines, strict=True):
@@ -205,7 +203,7 @@ def test_a_format_that_is_given_is_believed(read):
     """--format decides where content and name say something else, or nothing."""
     assert read("a b\n1\n", EventMapping(name="E"), form="csv").rows == [(2, {"a b": 1})]
     assert read("a,b\tc\n1\t2\n", EventMapping(name="E"), form="tsv").rows == [(2, {"a,b": 1, "c": 2})]
-    assert not read("event,a\nE,1\n", name="a.csv", form="ndjson").is_table
+    assert read("event,a\nE,1\n", name="a.csv", form="ndjson").rows == []
     assert read('\n[{"a":1}]', name="a.csv", form="json").count == 1
     assert "not a Parquet file" in str(read("event,a\n", form="parquet").error)
 

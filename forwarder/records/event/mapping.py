@@ -14,7 +14,8 @@ import msgspec
 from forwarder.errors import EventError, UsageError
 from forwarder.records import json_object
 from forwarder.records.event import when
-from forwarder.records.reading.table import Chosen, Record
+from forwarder.records.reading.chunk import Record
+from forwarder.records.reading.table import Chosen
 
 _EPOCH = datetime(1970, 1, 1)
 _MILLISECOND = timedelta(milliseconds=1)

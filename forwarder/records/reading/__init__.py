@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from forwarder.records.reading.array import (
     split_values,
     too_long,
 )
+from forwarder.records.reading.chunk import Chunk
 from forwarder.records.reading.decompression import MAGIC_BYTES, codec_of, decompress
 from forwarder.records.reading.form import ARRAY, LINES, VALUES, form_of
 from forwarder.records.reading.pieces import take_apart
@@ -29,7 +29,7 @@ from forwarder.records.reading.source import BrokenInputError, Source, StoppedEr
 if TYPE_CHECKING:
     from forwarder.records.event.mapping import EventMapping
     from forwarder.records.reading.parquet import Parquet
-    from forwarder.records.reading.table import Record, Table
+    from forwarder.records.reading.table import Table
 
 __all__ = [
     "FORMATS",
@@ -58,25 +58,6 @@ TABLES = ("csv", "tsv", "parquet")
 FORMATS = ("auto", "ndjson", "json", *TABLES)
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Consecutive lines of NDJSON, JSON values over several lines, or rows of a table.
-
-    Attributes:
-        numbers: The number of each line, or of the line on which the row begins, from 1.
-        lines: The lines as they came, at most `CHUNK_LINES`, or rows; blank ones are b"" or white space.
-        refused: (number, reason, text if it is there) of what is refused unread; in *lines* it is blank.
-        is_table: Whether they are rows.
-        is_cut: The input ended without a line feed after it. Then it is one line or row.
-    """
-
-    numbers: Sequence[int]
-    lines: Sequence[bytes | Record]
-    refused: Sequence[tuple[int, str, bytes | None]]
-    is_table: bool = False
-    is_cut: bool = False
-
-
 def read_chunks(
     source: Source,
     max_bytes: int,
@@ -91,7 +72,7 @@ def read_chunks(
 
     Args:
         tables: Whether tables are read, too.
-        mapping: Chooses their columns; None: all, and those of the usual names are the time and so on.
+        mapping: Makes events of flat records and of rows; None: of rows only, by the usual names.
         name: The file's, which may tell the format.
         form: One of `FORMATS`.
 
@@ -107,9 +88,7 @@ def read_chunks(
         if table is not None:
             from forwarder.records.event.mapping import EventMapping
 
-            mapping = mapping or EventMapping()
-            for rows in table.read(mapping.choose(table.names)):
-                yield Chunk(rows.numbers, rows.records, rows.refused, True, rows.is_cut)
+            yield from table.read(mapping or EventMapping())
             return
     number, rest = 1, b""
 
@@ -119,10 +98,10 @@ def read_chunks(
 
     for lines, refused in ended():
         numbers = range(number, number + len(lines))
-        yield Chunk(numbers, lines, [(number + index, reason, None) for index, reason in refused])
+        yield Chunk(numbers, lines, [(number + index, reason, None) for index, reason in refused], mapping)
         number += len(lines)
     if rest:
-        yield Chunk(range(number, number + 1), [rest], [], is_cut=True)
+        yield Chunk(range(number, number + 1), [rest], [], mapping, is_cut=True)
 
 
 def _unpacked(source: Source) -> tuple[Iterator[bytes], bytes]:

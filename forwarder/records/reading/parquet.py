@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, time
 from functools import partial
 from json.encoder import encode_basestring as quoted
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from forwarder.errors import EventError, InputError
 from forwarder.records.event.from_python import encode_value
 from forwarder.records.json_object import path_to
 from forwarder.records.reading.array import CHUNK_LINES
+from forwarder.records.reading.chunk import Chunk, Record
 from forwarder.records.reading.source import BrokenInputError, Source
-from forwarder.records.reading.table import Chosen, Record, Rows
+
+if TYPE_CHECKING:
+    from forwarder.records.event.mapping import EventMapping
+    from forwarder.records.reading.table import Chosen
 
 MAGIC = b"PAR1"
 _PACKAGE = "pip install 'mixpanel-forwarder[parquet]'"
@@ -37,7 +42,7 @@ class Parquet:
             import pyarrow.parquet
         except ImportError:
             raise InputError("it is Parquet, which needs pyarrow", f"Install it: {_PACKAGE}") from None
-        if not source.is_file:
+        if not stat.S_ISREG(os.fstat(source.fd).st_mode):
             raise InputError(
                 "it is Parquet, which can't be read from a pipe", "Write it to a file, and name that"
             )
@@ -52,19 +57,23 @@ class Parquet:
         try:
             # Not ahead of what is needed, and with a buffer, or memory grows with the row groups.
             self._file = pyarrow.parquet.ParquetFile(
-                source.open(), pre_buffer=False, buffer_size=1 << 20, coerce_int96_timestamp_unit="us"
+                os.fdopen(source.fd, "rb", closefd=False),
+                pre_buffer=False,
+                buffer_size=1 << 20,
+                coerce_int96_timestamp_unit="us",
             )
         except self._damaged as error:
             raise BrokenInputError(f"the Parquet data is damaged ({error})") from None
         self.names: list[str] = self._file.schema_arrow.names
 
-    def read(self, chosen: Chosen) -> Iterator[Rows]:
+    def read(self, mapping: EventMapping) -> Iterator[Chunk]:
         """The rows, up to `CHUNK_LINES` at a time.
 
         Raises:
+            UsageError: as `EventMapping.choose`.
             BrokenInputError: after the last good row.
         """
-        first = 1
+        chosen, first = mapping.choose(self.names), 1
         for batch in self._batches([self.names[index] for index in chosen.indexes]):
             self._source.raise_if_stopped()
             refused: dict[int, str] = {}
@@ -78,7 +87,7 @@ class Parquet:
             found: list[tuple[int, str, bytes | None]] = [
                 (first + index, reason, None) for index, reason in sorted(refused.items())
             ]
-            yield Rows(list(range(first, first + batch.num_rows)), records, found)
+            yield Chunk(range(first, first + batch.num_rows), records, found, mapping)
             first += batch.num_rows
 
     def _batches(self, names: list[str]) -> Iterator[Any]:

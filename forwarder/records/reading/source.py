@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import select
-import stat
 import time
-from typing import BinaryIO
 
 from forwarder.errors import InputError
 
@@ -52,15 +50,6 @@ class Source:
         self._poll.register(fd, select.POLLIN)
         if wake_fd >= 0:
             self._poll.register(wake_fd, select.POLLIN)
-
-    @property
-    def is_file(self) -> bool:
-        """Whether it can be read from any place."""
-        return stat.S_ISREG(os.fstat(self.fd).st_mode)
-
-    def open(self) -> BinaryIO:
-        """The same file, for who reads it from any place; closing it does not close the descriptor."""
-        return open(self.fd, "rb", closefd=False)
 
     def read_block(self) -> bytes:
         """The next bytes, up to `BLOCK_BYTES`, fewer when the input pauses; b"" at its end.

@@ -5,20 +5,22 @@ from __future__ import annotations
 import codecs
 import csv
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from io import StringIO
 from itertools import compress, islice
 from json.encoder import encode_basestring as quoted
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from forwarder.errors import InputError
 from forwarder.records.reading.array import CHUNK_LINES
+from forwarder.records.reading.chunk import Chunk, Record
 from forwarder.records.reading.source import BrokenInputError, StoppedError
 
-# A row: JSON text of what its cells hold, by column; cells without a value are left out.
-Record = Mapping[str, str]
+if TYPE_CHECKING:
+    from forwarder.records.event.mapping import EventMapping
 
 _SEPARATORS = ",;\t"
 _LEAD = b" \t\r\n\0" + codecs.BOM_UTF8
@@ -46,23 +48,6 @@ class Chosen:
     indexes: Sequence[int]
     texts: frozenset[str]
     time: str
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Consecutive rows of a table.
-
-    Attributes:
-        numbers: The number of the line on which each begins, from 1.
-        records: What they hold; b"" for a blank or refused one.
-        refused: (number, reason, cells as JSON) of those that are not rows of the table.
-        is_cut: The input ended without a line feed after it. Then it is one row.
-    """
-
-    numbers: list[int]
-    records: list[bytes | Record]
-    refused: list[tuple[int, str, bytes | None]]
-    is_cut: bool = False
 
 
 def may_be_cut(head: bytes) -> bool:
@@ -143,16 +128,21 @@ class Table:
                 "the heading is not UTF-8", "Convert it: iconv -f LATIN1 -t UTF-8 FILE | forwarder enqueue"
             )
 
-    def read(self, chosen: Chosen) -> Iterator[Rows]:
+    def read(self, mapping: EventMapping) -> Iterator[Chunk]:
         """The rows, up to `CHUNK_LINES` at a time; when a live stream pauses, all that have come.
 
         Raises:
+            UsageError: as `EventMapping.choose`.
             BrokenInputError: after the last good row; a quote is never closed, or a line is too long.
         """
+        chosen = mapping.choose(self.names)
         keep = [index in chosen.indexes for index in range(len(self.names))]
         names = list(compress(self.names, keep))
         tokens: list[Callable[[str], str]] = [quoted if name in chosen.texts else token_of for name in names]
-        width, rows, is_all = len(self.names), Rows([], [], []), all(keep)
+        width, is_all = len(self.names), all(keep)
+        numbers: list[int] = []
+        records: list[bytes | Record] = []
+        refused: list[tuple[int, str, bytes | None]] = []
         try:
             for number, cells, reason in self._rows():
                 record: bytes | Record = b""
@@ -167,19 +157,19 @@ class Table:
                         record = b""
                 elif cells or reason:
                     reason = reason or f"{len(cells)} cells in the row, where the heading has {width}"
-                    rows.refused.append((number, reason, _as_json(cells)))
-                rows.numbers.append(number)
-                rows.records.append(record)
-                if self._at_end or len(rows.numbers) == CHUNK_LINES:
+                    refused.append((number, reason, _as_json(cells)))
+                numbers.append(number)
+                records.append(record)
+                if self._at_end or len(numbers) == CHUNK_LINES:
                     self._at_end = False
-                    yield rows
-                    rows = Rows([], [], [])
+                    yield Chunk(numbers, records, refused, mapping)
+                    numbers, records, refused = [], [], []
         except (InputError, StoppedError):
-            if rows.numbers:
-                yield rows
+            if numbers:
+                yield Chunk(numbers, records, refused, mapping)
             raise
-        if rows.numbers:
-            yield replace(rows, is_cut=self._is_cut)
+        if numbers:
+            yield Chunk(numbers, records, refused, mapping, self._is_cut)
 
     def _rows(self) -> Iterator[tuple[int, list[str], str]]:
         """(line number, cells, why there are none); a blank line has neither."""
