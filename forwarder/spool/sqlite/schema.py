@@ -75,11 +75,13 @@ def _make_tables(connection: sqlite3.Connection, path: str) -> None:
     version = version_of(connection)
     if version == VERSION:
         return
-    random = os.urandom(16).hex()
-    queue_id = "-".join((random[:8], random[8:12], random[12:16], random[16:20], random[20:]))  # a UUID
     if version:
         (queue_id,) = connection.execute(f"SELECT queue_id FROM {tables.of(EVENTS).ledger}").fetchone()
     else:
+        # Loaded only for a new queue.
+        import uuid
+
+        queue_id = str(uuid.uuid4())
         refuse_others(connection, path)
         connection.execute("CREATE TABLE salvages (source TEXT PRIMARY KEY, position INTEGER NOT NULL)")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
