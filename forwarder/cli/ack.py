@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING
 
-from forwarder.cli.feed import Interrupts
+from forwarder.cli.interrupts import Interrupts
 from forwarder.errors import TryAgainError
 from forwarder.records.reading import Source, StoppedError
 from forwarder.records.reading.array import SPARE_BYTES

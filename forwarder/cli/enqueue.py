@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from forwarder.cli.command import Context, any_file, command, json_option, kind_option
-from forwarder.cli.feed import Feed, Interrupts
+from forwarder.cli.feed import Feed
 from forwarder.cli.insert_ids import InsertIds, chosen
+from forwarder.cli.interrupts import Interrupts
 from forwarder.cli.mapping import build_mapping, mapping_options
 from forwarder.cli.one_event import build_event
 from forwarder.cli.output import OutputError

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import stat
 import sys
 import time
@@ -22,6 +21,7 @@ from forwarder.text import printable
 
 if TYPE_CHECKING:
     from forwarder.cli.insert_ids import InsertIds
+    from forwarder.cli.interrupts import Interrupts
     from forwarder.cli.resume import Resumption
     from forwarder.records.event.mapping import EventMapping
     from forwarder.records.kind import Kind
@@ -208,9 +208,8 @@ class Feed:
         elif refused and refused[0][0] == 1 and (likeness := _likeness(shown, chunk.lines)):
             refused[0] = (1, f"{refused[0][1]}. {likeness}", refused[0][2])
         self._refusals.keep(shown, refused)
-        move = (
-            self._resumption.move(chunk, is_open=chunk.is_cut and not records) if self._resumption else None
-        )
+        is_open = chunk.is_cut and not records
+        move = self._resumption.move(chunk, is_open=is_open) if self._resumption else None
         if self._store and (records or move):
             extend_runs(self.stored, self._store.append(records, move=move))
         self.lines += len(chunk.lines)
@@ -283,38 +282,6 @@ def _flatness(line: bytes) -> str:
 def _lines(count: int) -> str:
     # In the form that --skip takes.
     return "1 line" if count == 1 else f"{count} lines"
-
-
-class Interrupts:
-    """While entered, SIGINT, SIGTERM and SIGHUP only make `fd` readable, so that nothing is cut off halfway.
-
-    A second signal changes nothing: wrappers often forward the terminal's Ctrl-C, so that it comes twice.
-    """
-
-    def __enter__(self) -> Interrupts:
-        self.fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        # The interpreter writes the signal's number there at once: no gap between checking and waiting.
-        self._wakeup_before = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
-        # A signal that is ignored, as in the background of a shell script or by nohup, stays ignored.
-        ending = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
-        heeded = [s for s in ending if signal.getsignal(s) is not signal.SIG_IGN]
-        self._before = {signum: signal.signal(signum, lambda *_: None) for signum in heeded}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for signum, handler in self._before.items():
-            signal.signal(signum, handler)
-        signal.set_wakeup_fd(self._wakeup_before)
-        os.close(self.fd)
-        os.close(self._write_fd)
-
-    def stop(self) -> None:
-        """Make it readable without a signal."""
-        os.write(self._write_fd, b"\0")
-
-    def exit_code(self) -> int:
-        """What a shell would show for the signal that came: 129, 130 or 143."""
-        return 128 + os.read(self.fd, 1)[0]
 
 
 @contextmanager
