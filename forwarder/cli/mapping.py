@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from forwarder.errors import UsageError
+from forwarder.records.json_object import is_whole
 
 if TYPE_CHECKING:
     from forwarder.records.event.mapping import EventMapping
@@ -46,7 +47,7 @@ def build_mapping(name: str | None, given: dict[str, str | None]) -> EventMappin
     from forwarder.records.event.mapping import UNITS, EventMapping
 
     for option, text in {"event": name, **given}.items():
-        if text is not None and not _is_utf8(text):
+        if text is not None and not is_whole(text):
             raise UsageError(f"--{option.replace('_', '-')} {text!r} is not UTF-8")
     if name is not None and given["event_column"] is not None:
         raise UsageError("--event and --event-column both give the event's name", "Remove one or the other")
@@ -69,10 +70,6 @@ def build_mapping(name: str | None, given: dict[str, str | None]) -> EventMappin
         dropped=frozenset(_listed(given["drop_columns"])),
         texts=frozenset(_listed(given["text_columns"])),
     )
-
-
-def _is_utf8(text: str) -> bool:
-    return text.isascii() or not re.search("[\ud800-\udfff]", text)
 
 
 def _listed(text: str | None) -> list[str]:

@@ -22,7 +22,7 @@ from forwarder.records.reading.array import (
 )
 from forwarder.records.reading.chunk import Chunk
 from forwarder.records.reading.decompression import MAGIC_BYTES, codec_of, decompress
-from forwarder.records.reading.form import ARRAY, LINES, VALUES, form_of
+from forwarder.records.reading.form import ARRAY, LEAD, LINES, VALUES, begins_json, form_of
 from forwarder.records.reading.pieces import take_apart
 from forwarder.records.reading.source import BrokenInputError, Source, StoppedError
 
@@ -45,11 +45,8 @@ __all__ = [
 _ZIP = b"PK\x03\x04"
 # Where ASCII in UTF-16 and UTF-32 has NULs in its first four bytes; a crash leaves them elsewhere.
 _WIDE = [[0, 2], [1, 3], [0, 1, 2], [1, 2, 3]]
-# What may come before the [ of an array, and how much: white space, NULs, a byte order mark.
+# How much of `LEAD` there may be.
 _LEAD_BYTES = 64 << 10
-_LEAD = b" \t\r\n\0" + codecs.BOM_UTF8
-# What lines or values of JSON begin with, and what may be before one (see `take_apart`).
-_JSON_BEGINNINGS = (b"{", b"[", b",", b"\x1e")
 # The size limit of an array that shares a line with others.
 _MOST_ARRAY_BYTES = 16 << 20
 _nuls = re.compile(b"\0+").sub
@@ -127,7 +124,7 @@ def _table(
     """What of the text has been read, and the table that begins with it; None: it is none."""
 
     def is_json() -> bool:
-        return form == "auto" and head.lstrip(_LEAD)[:1] in _JSON_BEGINNINGS
+        return form == "auto" and begins_json(head)
 
     if is_json():
         return head, None
@@ -153,16 +150,16 @@ def _split(
     blocks: Iterator[bytes], head: bytes, max_bytes: int, format_: str
 ) -> Generator[Lines, None, bytes]:
     """All lines that have ended; returns the rest of the input."""
-    while len(head) < _LEAD_BYTES and not head.strip(_LEAD) and (more := next(blocks, b"")):
+    while len(head) < _LEAD_BYTES and not head.strip(LEAD) and (more := next(blocks, b"")):
         head += more
     offset = 0
     while (form := _json_form(head, format_)) != LINES:
-        text = head.lstrip(_LEAD)
+        text = head.lstrip(LEAD)
         offset += len(head) - len(text)
         rest = yield from split_values(chain((text,), blocks), max_bytes, offset, is_array=form == ARRAY)
         # What follows an array may have another form.
         head, offset = rest
-        while not (text := head.lstrip(_LEAD)):
+        while not (text := head.lstrip(LEAD)):
             offset += len(head)
             head = next(blocks, b"")
             if not head:
@@ -173,7 +170,7 @@ def _split(
 
 def _json_form(head: bytes, form: str) -> str:
     if form == "json":
-        return ARRAY if head.lstrip(_LEAD).startswith(b"[") else VALUES
+        return ARRAY if head.lstrip(LEAD).startswith(b"[") else VALUES
     return LINES if form == "ndjson" else form_of(head)
 
 

@@ -11,6 +11,10 @@ import msgspec
 from forwarder.records.reading.array import Values
 from forwarder.records.reading.source import BrokenInputError
 
+# What may come before the [ of an array: white space, NULs, a byte order mark.
+LEAD = b" \t\r\n\0" + codecs.BOM_UTF8
+# What lines or values of JSON begin with, and what may be before one (see `take_apart`).
+_JSON_BEGINNINGS = (b"{", b"[", b",", b"\x1e")
 LINES, ARRAY, VALUES = "one event per line", "an array", "JSON over several lines"
 
 _FAULTS = (msgspec.DecodeError, ValueError, RecursionError)
@@ -20,9 +24,14 @@ _between = re.compile(r"[ \t\r\n,]*").match
 _decoder = json.JSONDecoder(parse_int=str, parse_float=str)
 
 
+def begins_json(text: bytes) -> bool:
+    """Whether the *text* begins as lines or values of JSON do."""
+    return text.lstrip(LEAD)[:1] in _JSON_BEGINNINGS
+
+
 def form_of(text: bytes) -> str:
     """The form that the *text* certainly has. If unsure: `LINES`, where a bad line stops nothing."""
-    text = text.lstrip(b" \t\r\n\0" + codecs.BOM_UTF8)
+    text = text.lstrip(LEAD)
     first, line_end, rest = text.partition(b"\n")
     if text.startswith(b"["):
         if not line_end:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,15 +14,16 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from forwarder.errors import InputError
+from forwarder.records.json_object import is_whole
 from forwarder.records.reading.array import CHUNK_LINES
 from forwarder.records.reading.chunk import Chunk, Record
+from forwarder.records.reading.form import LEAD, begins_json
 from forwarder.records.reading.source import BrokenInputError, StoppedError
 
 if TYPE_CHECKING:
     from forwarder.records.event.mapping import EventMapping
 
 _SEPARATORS = ",;\t"
-_LEAD = b" \t\r\n\0" + codecs.BOM_UTF8
 # How much is read at most to find a heading.
 HEADING_BYTES = 64 << 10
 # 15 digits are exact in a double (IEEE 754).
@@ -52,7 +52,7 @@ class Chosen:
 
 def may_be_cut(head: bytes) -> bool:
     """Whether *head* may be the beginning of a heading, or a heading whose first row is still to come."""
-    ends = head.lstrip(_LEAD).count(b"\n")
+    ends = head.lstrip(LEAD).count(b"\n")
     is_heading = ends == 1 and any(separator.encode() in head for separator in _SEPARATORS)
     return len(head) < HEADING_BYTES and (ends == 0 or is_heading)
 
@@ -66,7 +66,7 @@ def separator_of(head: bytes, name: str, is_mapped: bool) -> str:
             heading as many cells.
         is_mapped: Options say what the columns are: then the heading may have any names.
     """
-    if head.lstrip(_LEAD)[:1] in (b"", b"{", b"[", b",", b"\x1e"):
+    if not head.strip(LEAD) or begins_json(head):
         return ""
     if _is_named_table(name):
         return heading_separator(head, is_tsv="tsv" in name.lower().rsplit(".", 2)[-2:])
@@ -123,7 +123,7 @@ class Table:
         self._reader = csv.reader(self._lines(blocks), delimiter=separator, strict=True)
         heading = next((cells for _, cells, _ in self._rows() if cells), [])
         self.names = [name.strip() for name in heading]
-        if not all(map(_is_utf8, self.names)):
+        if not all(map(is_whole, self.names)):
             raise InputError(
                 "the heading is not UTF-8", "Convert it: iconv -f LATIN1 -t UTF-8 FILE | forwarder enqueue"
             )
@@ -222,9 +222,5 @@ def token_of(cell: str) -> str:
     return _BOOLEANS.get(cell) or quoted(cell)
 
 
-def _is_utf8(text: str) -> bool:
-    return not re.search("[\udc80-\udcff]", text)
-
-
 def _as_json(cells: list[str]) -> bytes | None:
-    return msgspec.json.encode(cells) if cells and all(map(_is_utf8, cells)) else None
+    return msgspec.json.encode(cells) if cells and all(map(is_whole, cells)) else None
