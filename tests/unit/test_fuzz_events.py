@@ -151,47 +151,11 @@ ORDINARY = [
     % (b"[" * 97, b"]" * 97, b",".join([b"1"] * 255)),
 ]
 PIECES = [
-    *[
-        b'"',
-        b"\\",
-        b"{",
-        b"}",
-        b"[",
-        b"]",
-        b":",
-        b",",
-        b" ",
-        b"\t",
-        b"\r",
-        b"\0",
-        b"\xff",
-        b"\xed\xa0\x80",
-        b"-",
-        b".",
-    ],
-    *[
-        b"0",
-        b"1e999",
-        b"9" * 20,
-        b"null",
-        b"NaN",
-        b'""',
-        b'"\\ud800"',
-        b"\\u007",
-        b"[1,",
-        b"]]",
-        b'"event":"B",',
-        b'"time":1,',
-    ],
-    *[
-        b'"properties":{},',
-        b'"$insert_id":"b",',
-        b'"distinct_id":"0",',
-        b'"ti\\u006de":2,',
-        b'"a":1,"a":2,',
-        b'"time"',
-    ],
-]
+    *(bytes([byte]) for byte in b'"\\{}[]:, \t\r\0\xff-.0'),
+    b"\xed\xa0\x80", b"1e999", b"9" * 20, b"null", b"NaN", b'""', b'"\\ud800"', b"\\u007", b"[1,", b"]]",
+    b'"event":"B",', b'"time":1,', b'"properties":{},', b'"$insert_id":"b",', b'"distinct_id":"0",',
+    b'"ti\\u006de":2,', b'"a":1,"a":2,', b'"time"',
+]  # fmt: skip
 
 
 def test_the_fast_reading_takes_nothing_that_the_careful_one_would_not():
