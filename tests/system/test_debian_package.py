@@ -538,7 +538,8 @@ def test_after_a_purge_an_installation_takes_up_what_was_left(installed: Root, p
 
 def test_a_purge_without_events_leaves_nothing(installed: Root, server) -> None:
     """A queue in which nothing waits, and nothing is dead, goes with the package."""
-    _enqueue(installed)
+    installed.run("forwarder", "enqueue", "-e", "Installed", user="producer")
+    assert installed.has(f"{QUEUE}/settings.faultless")
     reach = {"FORWARDER_MIXPANEL_URL": server.url, "FORWARDER_MIXPANEL_TOKEN": "sandbox-token"}
     installed.run("forwarder", "drain", "--timeout", "30", user="forwarder", **reach)
     installed.run("dpkg", "--purge", "mixpanel-forwarder")
