@@ -29,7 +29,7 @@ class Producer:
         if self.faults and (fault := self.faults.pop(0)):
             raise fault
         self.commits.append((list(records), list(dead)))
-        return len(self.commits)
+        return range(1, len(records) + len(dead) + 1)
 
     def refuse(self, counts):
         self.refused.append(dict(counts))
