@@ -147,7 +147,7 @@ class Server:
         )
 
     async def _listen_in_directory(self) -> ForwarderError | None:
-        """Listen for ``forwarder enqueue``. Returns why that is not possible; it has the queue itself then."""
+        """Listen for ``forwarder enqueue``. Returns why that can't be; it has the queue itself then."""
         if self._settings.door.url:
             return None
         try:
