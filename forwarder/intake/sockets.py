@@ -12,7 +12,13 @@ from dataclasses import dataclass
 
 from forwarder.config.addresses import host_and_port
 from forwarder.config.settings import Intake
-from forwarder.errors import CannotCreateError, ConfigError, NotPermittedError, UnavailableError
+from forwarder.errors import (
+    CannotCreateError,
+    ConfigError,
+    ForwarderError,
+    NotPermittedError,
+    UnavailableError,
+)
 
 _FIRST_FD = 3  # sd_listen_fds(3)
 _BACKLOG = 1024
@@ -60,7 +66,10 @@ def opened(intake: Intake, environ: Mapping[str, str]) -> list[Listening]:
     found = _passed(environ)
     try:
         if intake.socket and not found:
-            found.append(unix(intake.socket))
+            try:
+                found.append(unix(intake.socket))
+            except ForwarderError as error:
+                raise type(error)(f"intake.socket: {error.what}", error.remedy) from error
         if intake.listen and intake.listen not in [one.place.removeprefix("http://") for one in found]:
             found.append(_tcp(intake.listen))
     except BaseException:
