@@ -155,7 +155,7 @@ class Server:
         except ForwarderError as error:
             return error
         self._in_directory = listening
-        await self._loop.create_unix_server(self._new_line, sock=listening.socket)
+        await self._loop.create_unix_server(self._new_line, sock=listening.socket, backlog=sockets.BACKLOG)
         return None
 
     def _new_line(self) -> Line:

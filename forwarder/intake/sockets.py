@@ -21,7 +21,7 @@ from forwarder.errors import (
 )
 
 _FIRST_FD = 3  # sd_listen_fds(3)
-_BACKLOG = 1024
+BACKLOG = 1024
 _MODE = 0o660
 
 
@@ -113,7 +113,7 @@ def unix(path: str) -> Listening:
             ours.bind(path)
         finally:
             os.umask(before)
-        ours.listen(_BACKLOG)
+        ours.listen(BACKLOG)
         return Listening(ours, _place(ours), path=path, inode=os.stat(path).st_ino)
     except OSError as error:
         ours.close()
@@ -155,7 +155,7 @@ def _tcp(address: str) -> Listening:
         ours.setblocking(False)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         ours.bind((host, int(port)))
-        ours.listen(_BACKLOG)
+        ours.listen(BACKLOG)
     except OSError as error:
         ours.close()
         what = f"intake.listen: can't listen on {address}: {error.strerror}"
