@@ -10,7 +10,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING
 
 from forwarder.cli.interrupts import Interrupts
-from forwarder.errors import TryAgainError
+from forwarder.errors import InputError, StorageError, TryAgainError
 from forwarder.records.reading import Source, StoppedError
 from forwarder.records.reading.array import SPARE_BYTES
 from forwarder.text import printable
@@ -35,15 +35,20 @@ def answer(kind: Kind, insert_ids: InsertIds | None, store: Producer, rules: boo
         the exit code.
 
     Raises:
-        BrokenPipeError: nobody reads the answers.
+        InputError, StorageError: standard input or output is closed or can't be used; also `BrokenPipeError`.
         ForwarderError: the queue can't be used; the lines without an answer are not stored.
     """
+    if sys.stdin is None:
+        raise InputError("standard input is closed", "Give it the lines")
+    if sys.stdout is None:
+        raise StorageError("standard output is closed", "Open it for the answers")
     with Interrupts() as interrupts:
         try:
             for lines in _lines(Source(0, interrupts.fd, gather_s=0.0), kind.max_bytes + SPARE_BYTES):
                 answers = _answers(lines, kind, insert_ids, store, rules)
-                sys.stdout.write("".join(f"{each}\n" for each in answers))
-                sys.stdout.flush()
+                # UTF-8, as the lines: what is stored must get its answer, whatever the locale can't write.
+                sys.stdout.buffer.write("".join(f"{each}\n" for each in answers).encode(errors="replace"))
+                sys.stdout.buffer.flush()
         except StoppedError:
             return interrupts.exit_code()
     return 0

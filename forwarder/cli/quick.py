@@ -17,6 +17,7 @@ from forwarder.errors import ForwarderError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import NoReturn
 
     from forwarder.config.plain import Plain
 
@@ -57,7 +58,11 @@ def enqueue(arguments: Sequence[str]) -> list[str]:
     except ForwarderError:
         return arguments
     is_plain = len(line) <= _MOST_BYTES and b"\n" not in line and b"\r" not in line
-    if is_plain and (_sent(line, settings) or _stored(line, settings)):
+    try:
+        is_stored = is_plain and (_sent(line, settings) or _stored(line, settings))
+    except KeyboardInterrupt as interrupt:
+        _end_interrupted(interrupt)
+    if is_stored:
         _say_accepted()
         sys.exit(0)
     return arguments
@@ -133,6 +138,15 @@ def _stored(line: bytes, settings: Plain) -> bool:
     except (ForwarderError, UnfitError):
         return False
     return True
+
+
+def _end_interrupted(interrupt: KeyboardInterrupt) -> NoReturn:
+    from forwarder.cli.root import end
+
+    def again() -> int:
+        raise interrupt
+
+    end(again)
 
 
 def _say_accepted() -> None:

@@ -51,15 +51,16 @@ class Resumption:
         self._path = os.fsencode(os.path.realpath(name)).decode(errors="backslashreplace")
         self._file = f"{found.st_dev}:{found.st_ino}"
         known = self._store.bookmarks(self._path, self._file)
-        bookmark = self._matching(known, chunks)
+        bookmark, self._in = self._matching(known, chunks)
         os.lseek(fd, 0, os.SEEK_SET)
         here = self._path, self._file
         self._old = tuple(one for one in known if one is bookmark or (one.path, one.file) == here)
         self._digest = _Digest(self._max_bytes)
-        self._in = bookmark.done if bookmark else 0
         if bookmark:
             verb = "is" if self._in == 1 else "are"
             text = f"{counted(self._in, 'line')} {verb} in already, going on with line {self._in + 1:,}"
+            if self._in < bookmark.done:
+                text += ", which has changed since it was stored"
             self._say(f"{printable(name)}: {text}")
         elif any(one.path == self._path for one in known):
             self._say(f"{printable(name)}: not the file of this name that is in; read from its start")
@@ -72,28 +73,40 @@ class Resumption:
             is_open: The last line does not count yet, because its writer may not have finished it.
         """
         lines = chunk.lines[:-1] if is_open else chunk.lines
+        before = self._digest.text()
         self._digest.add(lines)
         if not lines or self._digest.count <= self._in:
             return None
-        new = Bookmark(self._path, self._file, self._digest.count, self._digest.text())
+        digest = self._digest.text()
+        if chunk.is_cut:
+            # Its line may still grow: then the lines before it are known, and it alone is taken again.
+            digest += f" {before}"
+        new = Bookmark(self._path, self._file, self._digest.count, digest)
         move, self._old = Move(self._old, new), (new,)
         return move
 
-    def _matching(self, known: Sequence[Bookmark], chunks: Iterable[Chunk]) -> Bookmark | None:
-        """The one that is furthest of those whose lines are the first of *chunks*."""
-        ahead = sorted(known, key=lambda one: one.done, reverse=True)
-        digest, found = _Digest(self._max_bytes), None
+    def _matching(self, known: Sequence[Bookmark], chunks: Iterable[Chunk]) -> tuple[Bookmark | None, int]:
+        """The one that is furthest of those whose lines are the first of *chunks*, and how many lines."""
+        ahead = [
+            (one.done - back, text, one)
+            for one in known
+            for back, text in enumerate(one.digest.split())
+            if one.done > back
+        ]
+        ahead.sort(reverse=True)
+        digest = _Digest(self._max_bytes)
+        found: tuple[Bookmark | None, int] = None, 0
         # What can't be read up to there is another file.
         with suppress(InputError):
             for chunk in chunks if ahead else ():
                 lines = chunk.lines
-                while ahead and ahead[-1].done <= digest.count + len(lines):
-                    one = ahead.pop()
-                    cut = one.done - digest.count
+                while ahead and ahead[-1][0] <= digest.count + len(lines):
+                    done, text, one = ahead.pop()
+                    cut = done - digest.count
                     digest.add(lines[:cut])
                     lines = lines[cut:]
-                    if digest.text() == one.digest:
-                        found = one
+                    if digest.text() == text:
+                        found = one, done
                 if not ahead:
                     break
                 digest.add(lines)

@@ -94,7 +94,8 @@ class HandedOver:
 class Bookmark(NamedTuple):
     """How far a file of records is in the queue: its first *done* lines or elements, and their *digest*.
 
-    A file may be found again by its *path*, or by *file*, what it is to the system.
+    Where the last of them had no line feed yet, the digest of the others follows, after a space. A file may
+    be found again by its *path*, or by *file*, what it is to the system.
     """
 
     path: str

@@ -121,3 +121,25 @@ def test_only_answers_lines(run, argument):
     code, out, err = run("enqueue", "--ack", argument)
     assert (code, out) == (64, "")
     assert "--ack only answers the lines of standard input" in err
+
+
+def test_locale_that_can_not_write_a_reason(start):
+    """The answers are UTF-8, as the lines are: what is stored beside that line gets its answer."""
+    process = start(PYTHONIOENCODING="ascii")
+    refused = '{"event": "E", "properties": {"distinct_id": "日本", "time": "ü"}}\n'.encode()
+    answers = ask(process, line(1), refused)
+    assert answers[0] == "1"
+    assert "'ü'" in answers[1]
+
+
+@pytest.mark.parametrize(("closed", "code"), [("0<&-", 66), ("1>&-", 74)])
+def test_closed_pipe_is_an_error(forwarder, rows, queue_path, closed, code):
+    """Before anything is read: no other file that has its number is taken for it, and nothing is stored."""
+    command = f'exec "{sys.executable}" -m forwarder enqueue --ack {closed}'
+    done = subprocess.run(
+        ["sh", "-c", command], input=line(1), env=forwarder.environ, capture_output=True, timeout=30
+    )
+    assert done.returncode == code
+    assert b"is closed" in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert rows(queue_path) == []

@@ -118,6 +118,26 @@ def test_line_that_is_being_written(resume, tmp_path, numbers):
     assert numbers() == [0, 1, 2]
 
 
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [
+        ("event,time,n\nE,1700000000,0\nE,1700000000,1", "1\nE,1700000000,2\n"),
+        (lines(0) + event(1), event(11) + "\n" + lines(2)),
+    ],
+    ids=["cell", "second"],
+)
+def test_good_line_that_grows(resume, tmp_path, numbers, begin, end):
+    """A cell that was cut, or an event that was not the only one: that line is stored again, and no other."""
+    (tmp_path / "a").write_text(begin)
+    assert resume("a")[:2] == (0, 2)
+    assert resume("a")[:2] == (0, 0)
+    (tmp_path / "a").write_text(begin + end)
+    said = "a: 1 line is in already, going on with line 2, which has changed since it was stored\n"
+    assert resume("a")[::2] == (0, said)
+    assert resume("a") == (0, 0, "a: 3 lines are in already, going on with line 4\n")
+    assert numbers().count(0) == numbers().count(11) == numbers().count(2) == 1
+
+
 @pytest.mark.parametrize("form", ["array", "gzip"])
 def test_other_forms(resume, tmp_path, form):
     """Elements of an array and lines of gzip are counted, blank and refused ones too."""

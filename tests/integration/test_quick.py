@@ -202,6 +202,21 @@ def test_without_a_yes_the_event_is_stored_by_the_whole_command(used, answer):
     assert stored(used.queue_path)[1:] == [json.loads(seen[0])]
 
 
+def test_an_interrupt_is_told_as_ever(used):
+    """Ctrl-C while an intake that hangs has the event."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(os.path.join(used.queue_path, plain.SOCKET))
+        listening.listen()
+        command = [sys.executable, "-m", "forwarder", "enqueue", "-e", "E"]
+        process = subprocess.Popen(command, env=used.environ, stderr=subprocess.PIPE, text=True)
+        connection, _ = listening.accept()
+        with connection:
+            assert connection.recv(1)
+            process.send_signal(signal.SIGINT)
+            assert process.communicate(timeout=30) == (None, "Interrupted.\n")
+    assert process.returncode == 130
+
+
 def test_a_file_left_by_a_killed_intake_is_in_nobodys_way(used, intake):
     """After SIGKILL the socket's file is still there: a producer goes on without, the next intake with it."""
     intake.process.process.kill()
