@@ -76,6 +76,8 @@ def read(environ: Mapping[str, str]) -> Plain | None:
         with open(file, encoding="utf-8") as stream:
             text = stream.read()
     except FileNotFoundError:
+        if environ.get("FORWARDER_CONFIG"):
+            return None
         text = ""
     except (OSError, ValueError):
         return None

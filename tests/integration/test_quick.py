@@ -268,6 +268,8 @@ def test_settings_are_looked_at_again_once_they_change(used, tmp_path):
     for _ in range(2):
         assert "connections" in used("enqueue", "-e", "D").stderr, "the next event tells of it"
     used.environ["FORWARDER_QUEUE_MAX_BYTES"] = "1MiB"
+    file.unlink()
+    assert "does not exist" in used("enqueue", "-e", "D").stderr
     file.write_text("")
     assert used("enqueue", "-e", "E").returncode == 0
     used.environ["FORWARDER_QUEUE_MIN_FREE_BYTES"] = "1000TiB"

@@ -64,6 +64,13 @@ def read(tmp_path):
     return read
 
 
+@pytest.mark.parametrize("separator", ",;\t")
+def test_a_first_line_for_excel_is_passed_over(read, separator):
+    """Which says what separates the cells; lines count on."""
+    text = "sep=,\nevent,n\nE,1\n".replace(",", separator)
+    assert read(text, name="a.csv").rows == [(3, {"event": "E", "n": 1})]
+
+
 @pytest.mark.parametrize("size", [1, 7, 1 << 20])
 def test_rows_are_numbered_by_lines_of_the_file(read, monkeypatch, size):
     """Line breaks in cells, CRLF, blank lines, rows of commas and a byte order mark do not shift a number."""

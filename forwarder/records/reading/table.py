@@ -121,7 +121,8 @@ class Table:
         # Of the process; nothing else in it reads CSV.
         csv.field_size_limit(max_bytes)
         self._reader = csv.reader(self._lines(blocks), delimiter=separator, strict=True)
-        heading = next((cells for _, cells, _ in self._rows() if cells), [])
+        # "sep=;" is there for Excel.
+        heading = next((cells for _, cells, _ in self._rows() if cells and cells[0][:4] != "sep="), [])
         self.names = [name.strip() for name in heading]
         if not all(map(is_whole, self.names)):
             raise InputError(
