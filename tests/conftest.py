@@ -23,6 +23,9 @@ from forwarder.sandbox import Sandbox
 from forwarder.spool import EventQueue, Figures
 from forwarder.spool.sqlite.consumer import Consumer
 
+# Programs that are started below nohup ignore it, and so would those that are tested.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
 if TYPE_CHECKING:
     from tests.postgres import Server
     from tests.postgres_cluster import Cluster

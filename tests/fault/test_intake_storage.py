@@ -143,7 +143,7 @@ def exchanged(path):
 
 
 def copied_over(path):
-    shutil.copytree(path, f"{path}-moved", ignore=shutil.ignore_patterns("*-shm"))
+    shutil.copytree(path, f"{path}-moved", ignore=shutil.ignore_patterns("*-shm", "*.sock"))
     swap(path, f"{path}-moved")
 
 

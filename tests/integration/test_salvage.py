@@ -434,8 +434,10 @@ def test_command_without_rights(fill, queue_path):
     code = """
 import os, sys
 # The interpreter's own files may be out of this user's reach.
-from forwarder.cli import main, salvage
-import forwarder.config
+from forwarder import config, lazy, spool
+from forwarder.cli import main, root, salvage
+for package in ("forwarder.config", "forwarder.records", "forwarder.records.event", "forwarder.spool"):
+    lazy.load(package)
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 main(sys.argv[1:])
 """
