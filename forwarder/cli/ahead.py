@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from queue import Queue
 from threading import Thread
 from typing import TypeVar
@@ -10,11 +10,13 @@ from typing import TypeVar
 _Item = TypeVar("_Item")
 
 
-def ahead(items: Iterator[_Item], stop: Callable[[], None]) -> Iterator[_Item]:
+def ahead(items: Iterator[_Item], stop: Callable[[], None]) -> Generator[_Item, None, None]:
     """*items*, each made in a thread while the one before is used; at most two are there unused.
 
+    Closed before its end, it returns once the thread uses nothing any more.
+
     Args:
-        stop: Makes *items* end soon; called if not all of them are used.
+        stop: Makes *items* end soon, or fail; called if not all of them are used.
     """
     ready: Queue[_Item | BaseException] = Queue(1)
 
@@ -26,8 +28,7 @@ def ahead(items: Iterator[_Item], stop: Callable[[], None]) -> Iterator[_Item]:
         except BaseException as error:  # for the thread that uses them
             ready.put(error)
 
-    # A daemon: what reads a stream without end must not keep the process.
-    Thread(target=make, daemon=True).start()
+    Thread(target=make).start()
     try:
         while True:
             item = ready.get()
@@ -38,4 +39,6 @@ def ahead(items: Iterator[_Item], stop: Callable[[], None]) -> Iterator[_Item]:
             yield item
     except GeneratorExit:
         stop()
+        while not isinstance(ready.get(), BaseException):
+            pass
         raise

@@ -8,7 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from forwarder.cli.ahead import ahead
@@ -143,9 +143,12 @@ class Feed:
                     self._skip = before + self._resumption.begin(name, fd, known)
                 source = Source(fd, self._interrupts.fd)
                 self._seen = self.lines
-                for judged in ahead(map(self._judge, self._chunks(source, name)), self._interrupts.stop):
-                    self._take(shown, judged)
-                    self._progress.update(self._read_bytes + source.read_bytes, self.accepted)
+                judging = map(self._judge, self._chunks(source, name))
+                # Closed before the file and the pipe are, whose numbers others may get.
+                with closing(ahead(judging, self._interrupts.stop)) as all_judged:
+                    for judged in all_judged:
+                        self._take(shown, judged)
+                        self._progress.update(self._read_bytes + source.read_bytes, self.accepted)
                 self._read_bytes += source.read_bytes
         except UsageError as error:
             raise UsageError(f"{shown}: {error.what}", error.remedy) from None

@@ -32,7 +32,6 @@ _OPTIONS = {
 _ANSWER_S = 7.0
 # The whole command waits longer.
 _LOCK_S = 1.0
-_MOST_BYTES = 1_000_000
 
 
 def enqueue(arguments: Sequence[str]) -> list[str]:
@@ -57,9 +56,9 @@ def enqueue(arguments: Sequence[str]) -> list[str]:
         line = build_event(properties=given.properties, **given.one, **fixed)
     except ForwarderError:
         return arguments
-    is_plain = len(line) <= _MOST_BYTES and b"\n" not in line and b"\r" not in line
+    is_one_line = b"\n" not in line and b"\r" not in line
     try:
-        is_stored = is_plain and (_sent(line, settings) or _stored(line, settings))
+        is_stored = is_one_line and (_sent(line, settings) or _stored(line, settings))
     except KeyboardInterrupt as interrupt:
         _end_interrupted(interrupt)
     if is_stored:
@@ -125,6 +124,8 @@ def _stored(line: bytes, settings: Plain) -> bool:
     try:
         given = settings.limits
         limits = {key: kind.check(given.get(key, usual)) for key, (usual, kind) in plain.limits().items()}
+        if len(line) > rules.MAX_EVENT_BYTES:
+            return False
         event = rules.parse(line)
         now_ms = time.time_ns() // 1_000_000
         if rules.whole_time(event["properties"]["time"], now_ms) is not None:

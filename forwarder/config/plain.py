@@ -82,12 +82,14 @@ def read(environ: Mapping[str, str]) -> Plain | None:
     except (OSError, ValueError):
         return None
     queue = _read(text)
+    if queue is None:
+        return None
     names = sorted(name for name in environ if name.startswith(_PREFIX) and name not in SECRET_VARIABLES)
     ours = [(name, environ[name]) for name in names]
     for name, value in ours:
-        if queue is not None and value and name.startswith(_OF_QUEUE):
+        if value and name.startswith(_OF_QUEUE):
             queue[name.removeprefix(_OF_QUEUE).lower()] = value
-    if queue is None or not queue.keys() <= {"path", "max_bytes", "min_free_bytes"}:
+    if not queue.keys() <= {"path", "max_bytes", "min_free_bytes"}:
         return None
     given = repr((text, ours)).encode(errors="surrogateescape")
     found = Plain(queue, f"{zlib.crc32(given):08x}")
