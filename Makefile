@@ -107,11 +107,11 @@ $(VENV)/dev: $(VENV)/runtime
 	@$(call install,.[dev])
 	@touch $@
 
-# pip is only heard when it fails.
+# pip is only heard when it fails. In another mode each start of Python takes twice as long.
 define install
 echo "Installing '$(1)' into $(VENV) ..."; \
-$(BIN)/python -m pip install --disable-pip-version-check --no-input --use-pep517 -e '$(1)' \
-    >$(VENV)/pip.log 2>&1 || { cat $(VENV)/pip.log >&2; exit 1; }
+$(BIN)/python -m pip install --disable-pip-version-check --no-input --use-pep517 \
+    --config-settings editable_mode=compat -e '$(1)' >$(VENV)/pip.log 2>&1 || { cat $(VENV)/pip.log >&2; exit 1; }
 endef
 
 define need_python

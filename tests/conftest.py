@@ -7,11 +7,11 @@ import os
 import signal
 import sqlite3
 import subprocess
-import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from forwarder.cli import main
 from forwarder.sandbox import Sandbox
 from forwarder.spool import EventQueue, Figures
 from forwarder.spool.sqlite.consumer import Consumer
+from tests import processes
 
 # Programs that are started below nohup ignore it, and so would those that are tested.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -175,22 +176,32 @@ class Forwarder:
             "FORWARDER_QUEUE_MIN_FREE_BYTES": "0",
             "FORWARDER_LOG_FORMAT": "json",
         }
+        #: Each process is an interpreter of its own from its start on, for tests of what that takes.
+        self.is_fresh = False
         self._daemons: list[Daemon] = []
 
     def __call__(
         self, *arguments: str, stdin: str | bytes = b"", timeout_s: float = 60
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
-        done = subprocess.run(
-            [sys.executable, "-m", "forwarder", *arguments],
-            env=self.environ,
-            input=stdin.encode() if isinstance(stdin, str) else stdin,
-            capture_output=True,
-            timeout=timeout_s,
-        )
-        return subprocess.CompletedProcess(
-            done.args, done.returncode, done.stdout.decode(), done.stderr.decode()
-        )
+        given = stdin.encode() if isinstance(stdin, str) else stdin
+        read_from, write_to = os.pipe()
+        with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+            process = processes.start(
+                arguments, self.environ, (read_from, output.fileno(), errors.fileno()), is_fresh=self.is_fresh
+            )
+            os.close(read_from)
+            with suppress(BrokenPipeError), open(write_to, "wb") as pipe:
+                pipe.write(given)
+            try:
+                code = process.wait(timeout_s)
+            finally:
+                process.kill()
+            output.seek(0)
+            errors.seek(0)
+            return subprocess.CompletedProcess(
+                arguments, code, output.read().decode(), errors.read().decode()
+            )
 
     def json(self, *arguments: str) -> dict[str, Any]:
         """Run a command that prints one JSON object, and return that."""
@@ -200,10 +211,15 @@ class Forwarder:
 
     def daemon(self, *, wait: bool = True, **environ: str) -> Daemon:
         """Start the daemon; with *wait*, return once it has said that it is ready."""
-        started = Daemon({**self.environ, **environ})
-        self._daemons.append(started)
+        started = self.start("run", **environ)
         if wait:
             started.wait_for("daemon.started")
+        return started
+
+    def start(self, *arguments: str, **environ: str) -> Daemon:
+        """Start a command that goes on and logs."""
+        started = Daemon({**self.environ, **environ}, arguments, is_fresh=self.is_fresh)
+        self._daemons.append(started)
         return started
 
     def close(self) -> None:
@@ -213,17 +229,32 @@ class Forwarder:
 
 
 class Daemon:
-    """A running daemon, or what else *command* starts, and what it has logged."""
+    """A running daemon, or what else goes on and logs, and what it has logged.
+
+    Args:
+        command: What to start in its place.
+    """
 
     def __init__(
         self,
         environ: Mapping[str, str],
-        command: Sequence[str] = (sys.executable, "-m", "forwarder", "run"),
+        arguments: Sequence[str] = (),
+        command: Sequence[str] = (),
         pass_fds: Sequence[int] = (),
+        *,
+        is_fresh: bool = False,
     ) -> None:
-        self.process = subprocess.Popen(
-            command, env=environ, stderr=subprocess.PIPE, text=True, pass_fds=pass_fds
-        )
+        read_from, write_to = os.pipe()
+        self.process: Any
+        if command:
+            self.process = subprocess.Popen(command, env=environ, stderr=write_to, pass_fds=pass_fds)
+        else:
+            with open(os.devnull) as nothing:
+                self.process = processes.start(
+                    arguments, environ, (nothing.fileno(), 1, write_to), is_fresh=is_fresh
+                )
+        os.close(write_to)
+        self._stderr = os.fdopen(read_from, encoding="utf-8")
         self.log: list[dict[str, Any]] = []
         self.other_output: list[str] = []
         self._news = threading.Condition()
@@ -231,8 +262,7 @@ class Daemon:
         self._reader.start()
 
     def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
+        for line in self._stderr:
             with self._news:
                 try:
                     self.log.append(json.loads(line))
@@ -274,8 +304,7 @@ class Daemon:
             self.process.kill()
             self.process.wait(20)
         self._reader.join(20)
-        assert self.process.stderr is not None
-        self.process.stderr.close()
+        self._stderr.close()
 
 
 @pytest.fixture

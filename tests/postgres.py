@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from tests.conftest import until
+from tests.processes import state_of
 
 DEBIAN = Path("/usr/lib/postgresql")
 SUPERUSER = "postgres"
@@ -104,14 +105,6 @@ def _free_port() -> int:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((HOST, port))
             return port
-
-
-def _state(pid: int) -> str:
-    """A process's state as the kernel calls it: T for stopped; Z, too, if there is none any more."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return "Z"
 
 
 def _signal(pid: int, number: int) -> None:
@@ -251,7 +244,7 @@ class Server:
         for pid in processes:
             _signal(pid, signal.SIGKILL)
         self._process.wait(60)
-        until(lambda: all(_state(pid) in "ZX" for pid in processes), f"all of {self.name} is gone")
+        until(lambda: all(state_of(pid) in "ZX" for pid in processes), f"all of {self.name} is gone")
         # The kernel keeps its memory until it starts again here, or for ever.
         with suppress(FileNotFoundError, IndexError):
             segment = (self.data / "postmaster.pid").read_text().splitlines()[6].split()[1]
@@ -262,10 +255,10 @@ class Server:
         """SIGSTOP all its processes: it takes connections, as the kernel does that, and answers nothing."""
         assert self._process is not None, f"{self.name} is not running"
         _signal(self._process.pid, signal.SIGSTOP)
-        until(lambda: _state(self._process.pid) == "T", f"{self.name} is halted")
+        until(lambda: state_of(self._process.pid) == "T", f"{self.name} is halted")
         for pid in (children := self._children()):
             _signal(pid, signal.SIGSTOP)
-        until(lambda: all(_state(pid) in "TZX" for pid in children), f"{self.name} is halted")
+        until(lambda: all(state_of(pid) in "TZX" for pid in children), f"{self.name} is halted")
 
     def go_on(self) -> None:
         """Let a halted one go on."""

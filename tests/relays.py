@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
 from forwarder import spool
@@ -39,8 +38,7 @@ class Host(Forwarder):
 
     def relay(self, *, wait: bool = True) -> Daemon:
         """Start the relay; with *wait*, return once it has said that it is ready."""
-        started = Daemon(self.environ, (sys.executable, "-m", "forwarder", "relay"))
-        self._daemons.append(started)
+        started = self.start("relay")
         if wait:
             started.wait_for("daemon.started")
         return started

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import json
 import os
 import runpy
 import signal
@@ -27,13 +26,6 @@ from typing import Any
 
 BEFORE, AFTER = "before", "after"
 MOST_S = 30
-PRELOADED = """
-    structlog requests forwarder.cli.enqueue forwarder.cli.run forwarder.cli.drain forwarder.cli.dead_letters
-    forwarder.cli.check forwarder.cli.salvage forwarder.service.run forwarder.delivery.wire.client
-    forwarder.delivery.dispatcher forwarder.spool.sqlite.consumer forwarder.spool.sqlite.view
-    forwarder.spool.sqlite.presence forwarder.spool.sqlite.dead_letters forwarder.spool.sqlite.findings
-    forwarder.delivery.ordered forwarder.cli.intake forwarder.intake.server
-"""
 
 
 @dataclass(frozen=True)
@@ -264,50 +256,20 @@ def run(arguments: list[str]) -> None:
     main(arguments)
 
 
-def serve() -> None:
-    """For each order, a JSON object a line, fork a process that carries it out; answer how it ended.
-
-    All that has to be imported is imported once: a process takes 10 ms to start, not 400.
-    """
-    for module in PRELOADED.split():
-        importlib.import_module(module)
-    for line in sys.stdin:
-        order = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            _carry_out(order)
-        _, status = os.waitpid(child, 0)
-        print(json.dumps({"code": os.waitstatus_to_exitcode(status)}), flush=True)
-
-
-def _carry_out(order: dict[str, Any]) -> None:
-    code = 70
-    try:
-        # Whatever goes wrong, nobody is left behind: SIGALRM ends the process.
-        signal.alarm(MOST_S)
-        os.umask(order["umask"])
-        for fd, name in enumerate((os.devnull, order["stdout"], order["stderr"])):
-            os.dup2(os.open(name, os.O_RDWR | os.O_CREAT, 0o600), fd)
-        os.environ.clear()
-        os.environ.update(order["environ"])
-        if order["point"]:
-            arm(order["point"], order["nth"])
-        run(order["arguments"])
-        code = 0
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else int(error.code is not None)
-    except BaseException:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+def prepare(name: str, nth: str, umask: str) -> None:
+    """What a process that is to die does before its command."""
+    # Whatever goes wrong, nobody is left behind: SIGALRM ends the process.
+    signal.alarm(MOST_S)
+    os.umask(int(umask))
+    if name:
+        arm(name, int(nth))
+    if sys.argv[1].endswith(".py"):
+        run(sys.argv[1:])
+        sys.exit()
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--serve"]:
-        serve()
-    elif len(sys.argv) > 4 and sys.argv[3] == "--":
+    if len(sys.argv) > 4 and sys.argv[3] == "--":
         arm(sys.argv[1], int(sys.argv[2]))
         run(sys.argv[4:])
     else:

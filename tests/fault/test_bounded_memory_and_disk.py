@@ -79,6 +79,7 @@ def size(path):
 def test_large_events_take_little_memory(forwarder, server, figures, queue_path, until):
     """400 events of 900 kB each waiting, and all connections busy with them: less than 100 MiB."""
     server.latency_s = 0.4
+    forwarder.is_fresh = True
     daemon = forwarder.daemon()
     until(lambda: server.ledger.in_progress == CONNECTIONS, "all are busy", timeout_s=60)
     delivered = server.ledger.accepted

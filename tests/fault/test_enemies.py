@@ -203,6 +203,7 @@ def enemy(server, forwarder):
     """A server that can play tricks, and has the sandbox behind it."""
     made = FarEnd(int(server.url.rpartition(":")[2]))
     forwarder.environ["FORWARDER_MIXPANEL_URL"] = f"http://127.0.0.1:{made.port}"
+    forwarder.is_fresh = True
     yield made
     forwarder.close()
     made.close()

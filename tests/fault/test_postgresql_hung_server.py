@@ -58,7 +58,8 @@ def test_a_put_returns_in_time(remote, server, gone, is_connected):
 
 
 def test_threads_share_the_time(remote, server, gone):
-    """Those that wait for the one that uses the connection wait no longer, either."""
+    """Those that wait for the one that uses the connection wait no longer, either, though they come later and
+    have only a moment left to connect."""
     address = gone.address
     with EventQueue(address.url, schema=address.schema, lock_timeout_s=PATIENCE_S) as queue:
         queue.put(event(0))
@@ -69,6 +70,7 @@ def test_threads_share_the_time(remote, server, gone):
         ]
         for thread in threads:
             thread.start()
+            thread.join(PATIENCE_S / 16)
         for thread in threads:
             thread.join(20)
         gone.come_back()

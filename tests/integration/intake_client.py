@@ -136,13 +136,13 @@ class Intake:
         }
         self.processes = []
 
-    def start(self, listening=None, times=None, command=(sys.executable, "-m", "forwarder", "intake")):
+    def start(self, listening=None, times=None, command=()):
         """Start it; returns the process once it is ready.
 
         Args:
             listening: A socket to pass as systemd does.
             times: What replaces constants of its modules, such as ``{"connection.IDLE_S": 1}``.
-            command: How to start it.
+            command: How to start it in another way.
         """
         if times:
             command = [sys.executable, "-c", _IN_A_HURRY, json.dumps(times), "intake"]
@@ -150,8 +150,14 @@ class Intake:
         if listening:
             fds = (listening.fileno(),)
             environ["LISTEN_FDS"] = "1"
-            command = [sys.executable, "-c", _AS_SYSTEMD, str(fds[0]), *command]
-        process = Daemon(environ, command, fds)
+            command = [
+                sys.executable,
+                "-c",
+                _AS_SYSTEMD,
+                str(fds[0]),
+                *(command or (sys.executable, "-m", "forwarder", "intake")),
+            ]
+        process = Daemon(environ, ["intake"], command, fds)
         self.processes.append(process)
         self.places = process.wait_for("intake.started")["places"]
         return process

@@ -5,7 +5,6 @@ import resource
 import signal
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -14,6 +13,7 @@ from forwarder.service import alerts
 from forwarder.service.alerts import Alert, Command
 from forwarder.spool import EventQueue
 from tests.conftest import TOKEN, Daemon, each_engine
+from tests.processes import state_of
 
 EVENT = {"event": "A", "properties": {}}
 # It looks ten times as often as it would.
@@ -33,7 +33,7 @@ def run_daemon(forwarder):
 
     def run(command, **environ):
         given = {**forwarder.environ, "FORWARDER_ALERTS_COMMAND": command, **environ}
-        started.append(Daemon(given, (sys.executable, "-c", RUN)))
+        started.append(Daemon(given, command=(sys.executable, "-c", RUN)))
         return started[-1]
 
     yield run
@@ -43,10 +43,7 @@ def run_daemon(forwarder):
 
 def is_gone(pid):
     """Whether there is no such process, or only what its parent has not read yet."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
+    return state_of(pid) == "Z"
 
 
 @each_engine

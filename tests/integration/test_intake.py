@@ -12,6 +12,7 @@ import signal
 import socket
 import statistics
 import subprocess
+import sys
 import threading
 import time
 from urllib.parse import quote
@@ -552,7 +553,11 @@ def test_the_socket_of_one_that_was_killed_is_replaced_and_no_other(intake, make
     assert os.stat(intake.socket).st_mode & 0o777 == 0o660
     second = make(INTAKE_SOCKET=intake.socket, INTAKE_LISTEN="")
     done = subprocess.run(
-        [*intake.process.process.args], env=second.environ, capture_output=True, text=True, timeout=20
+        [sys.executable, "-m", "forwarder", "intake"],
+        env=second.environ,
+        capture_output=True,
+        text=True,
+        timeout=20,
     )
     assert (done.returncode, "another process listens" in done.stderr) == (69, True)
     assert intake.ask("GET", "/healthz").status == 200

@@ -29,6 +29,7 @@ from forwarder.service.status import CHOICES, KEYS, NOTHING, gather, nothing, se
 from forwarder.spool import Dead, EventQueue, Settlement
 from forwarder.spool.sqlite import control
 from forwarder.spool.sqlite.consumer import Consumer
+from tests.processes import state_of
 
 # The contract: others read these names.
 CONTRACT = [
@@ -587,7 +588,7 @@ def test_a_halted_daemon_is_not_said_to_deliver(forwarder, server, queue, until)
     pid = daemon.process.pid
     daemon.wait_for("delivery.backing_off")
     daemon.process.send_signal(signal.SIGSTOP)
-    os.waitid(os.P_PID, pid, os.WSTOPPED)
+    until(lambda: state_of(pid) == "T", "it is halted")
     found = forwarder.json("status")
     assert (found["state"], found["waiting"]) == ("blocked", 1)
     assert f"`kill -CONT {pid}`" in found["state_reason"]

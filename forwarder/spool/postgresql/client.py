@@ -17,7 +17,7 @@ from psycopg.pq import ConnStatus, TransactionStatus
 
 from forwarder.errors import TryAgainError
 from forwarder.spool.errors import FateUnknownError
-from forwarder.spool.postgresql.address import Address
+from forwarder.spool.postgresql.address import LEAST_CONNECT_S, Address
 from forwarder.spool.postgresql.errors import is_passing, translated, unreachable
 
 # Between two tries to connect.
@@ -179,7 +179,7 @@ class Client:
                 _of_parents.append(self._connection)
             self._connection = None
             self._renew()
-        # Whoever gets it at the last moment would begin to connect, and that takes seconds.
+        # Whoever gets it at the last moment would end a good connection: its answer comes too late.
         if not self._lock.acquire(timeout=max(deadline - time.monotonic() - AGAIN_S, 0.0)):
             raise TryAgainError(f"other threads use the queue {self.place}", "Nothing was stored; try again")
         try:
@@ -204,6 +204,11 @@ class Client:
         return self._connection
 
     def _connect(self, deadline: float) -> Connection:
+        # That nobody answers shows after two seconds: too long for who has waited for others so far.
+        if deadline - time.monotonic() < min(self.timeout_s, LEAST_CONNECT_S) / 2:
+            raise TryAgainError(
+                f"no time is left to connect to the queue {self.place}", "Nothing was stored; try again"
+            )
         while True:
             started_at = time.monotonic()
             try:
