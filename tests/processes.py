@@ -1,5 +1,5 @@
 """Processes of the forwarder's command that start in 10 ms, not 400: each is forked from one that has
-imported all, and from there on lives and ends like any other.
+imported all, and from there on lives like any other.
 
 Who asks for memory, imports or variables of the interpreter itself takes a fresh one, by `subprocess`.
 """
@@ -198,7 +198,16 @@ def _main() -> None:
     if order["before"]:
         module, _, name = order["before"][0].partition(":")
         getattr(importlib.import_module(module), name)(*order["before"][1:])
-    importlib.import_module("forwarder.cli").main()
+    code: Any = 0
+    try:
+        importlib.import_module("forwarder.cli").main()
+    except SystemExit as ended:
+        code = ended.code
+    # As at the end of any, but for taking down all that was imported: that takes 70 ms.
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
