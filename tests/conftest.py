@@ -178,6 +178,8 @@ class Forwarder:
         }
         #: Each process is an interpreter of its own from its start on, for tests of what that takes.
         self.is_fresh = False
+        #: What each process calls first, as `processes.Process` takes it.
+        self.before: Sequence[str] = ()
         self._daemons: list[Daemon] = []
 
     def __call__(
@@ -187,9 +189,8 @@ class Forwarder:
         given = stdin.encode() if isinstance(stdin, str) else stdin
         read_from, write_to = os.pipe()
         with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
-            process = processes.start(
-                arguments, self.environ, (read_from, output.fileno(), errors.fileno()), is_fresh=self.is_fresh
-            )
+            files = (read_from, output.fileno(), errors.fileno())
+            process = processes.start(arguments, self.environ, files, self.before, is_fresh=self.is_fresh)
             os.close(read_from)
             with suppress(BrokenPipeError), open(write_to, "wb") as pipe:
                 pipe.write(given)
@@ -218,7 +219,7 @@ class Forwarder:
 
     def start(self, *arguments: str, **environ: str) -> Daemon:
         """Start a command that goes on and logs."""
-        started = Daemon({**self.environ, **environ}, arguments, is_fresh=self.is_fresh)
+        started = Daemon({**self.environ, **environ}, arguments, before=self.before, is_fresh=self.is_fresh)
         self._daemons.append(started)
         return started
 
@@ -242,6 +243,7 @@ class Daemon:
         command: Sequence[str] = (),
         pass_fds: Sequence[int] = (),
         *,
+        before: Sequence[str] = (),
         is_fresh: bool = False,
     ) -> None:
         read_from, write_to = os.pipe()
@@ -250,9 +252,8 @@ class Daemon:
             self.process = subprocess.Popen(command, env=environ, stderr=write_to, pass_fds=pass_fds)
         else:
             with open(os.devnull) as nothing:
-                self.process = processes.start(
-                    arguments, environ, (nothing.fileno(), 1, write_to), is_fresh=is_fresh
-                )
+                files = (nothing.fileno(), 1, write_to)
+                self.process = processes.start(arguments, environ, files, before, is_fresh=is_fresh)
         os.close(write_to)
         self._stderr = os.fdopen(read_from, encoding="utf-8")
         self.log: list[dict[str, Any]] = []

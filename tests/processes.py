@@ -94,12 +94,17 @@ class Process:
 
 
 def start(
-    arguments: Sequence[str], environ: Mapping[str, str], files: Sequence[int], *, is_fresh: bool = False
+    arguments: Sequence[str],
+    environ: Mapping[str, str],
+    files: Sequence[int],
+    before: Sequence[str] = (),
+    *,
+    is_fresh: bool = False,
 ) -> Process | subprocess.Popen[bytes]:
     """Start ``forwarder ARGUMENTS``; in a fresh interpreter also if other variables than the forwarder's have
     changed, as only that heeds all of them."""
     if not is_fresh and _others(environ) == _others(_AT_START):
-        return Process(arguments, environ, files)
+        return Process(arguments, environ, files, before)
     stdin, stdout, stderr = files
     command = [sys.executable, "-m", "forwarder", *arguments]
     return subprocess.Popen(command, env=environ, stdin=stdin, stdout=stdout, stderr=stderr)

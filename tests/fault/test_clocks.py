@@ -27,27 +27,13 @@ pytestmark = each_engine
 DAY_S, YEAR_S = 86400.0, 365 * 86400.0
 MOST_CPU_SHARE = 0.3
 
-SITE = """
-import os, time
-_real, _real_ns, _file = time.time, time.time_ns, os.environ["TEST_CLOCK"]
-def _ahead():
-    with open(_file) as file:
-        return float(file.read())
-time.time = lambda: _real() + _ahead()
-time.time_ns = lambda: _real_ns() + int(_ahead() * 1e9)
-"""
-
 
 class Clock:
     """The wall clock of the processes under test."""
 
-    def __init__(self, scratch, environ):
+    def __init__(self, scratch):
         self._file = scratch / "ahead"
-        site = scratch / "site"
-        site.mkdir()
-        (site / "sitecustomize.py").write_text(SITE)
-        environ["PYTHONPATH"] = str(site)
-        environ["TEST_CLOCK"] = str(self._file)
+        self.before = ("tests.fault.clock:run_ahead", str(self._file))
         self.set(0.0)
 
     def set(self, ahead_s):
@@ -63,7 +49,9 @@ class Clock:
 
 @pytest.fixture
 def clock(tmp_path, forwarder):
-    return Clock(tmp_path, forwarder.environ)
+    made = Clock(tmp_path)
+    forwarder.before = made.before
+    return made
 
 
 @pytest.fixture
