@@ -26,6 +26,7 @@ import forwarder
 
 # A message: an order and the descriptors that go with it.
 MOST_BYTES = 100_000
+MOST_FILES = 1000
 
 
 class Process:
@@ -161,28 +162,28 @@ class _Server:
 
 
 def _next_order(orders: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """Fork for each order; returns it, and the descriptors, in the process that is to carry it out."""
+    """Fork for each order, and tell how each ends; returns an order and the descriptors that come with it, in
+    the process that is to carry it out."""
+    children: dict[int, tuple[int, int]] = {}
     while True:
-        message, fds, _, _ = socket.recv_fds(orders, MOST_BYTES, 4)
-        if not message:
-            sys.exit()
-        if os.fork() == 0:
-            break
-        for fd in fds:
-            os.close(fd)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    *files, told = fds
-    if child := os.fork():
-        # This one waits for it, and tells.
-        for fd in files:
-            os.close(fd)
-        os.write(told, child.to_bytes(4, "big"))
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        os.write(told, code.to_bytes(4, "big", signed=True))
-        os._exit(0)
-    os.close(told)
-    orders.close()
-    return json.loads(message), files
+        for ready in select.select([orders, *children], [], [])[0]:
+            if ready is not orders:
+                pid, told = children.pop(ready)
+                code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                os.write(told, code.to_bytes(4, "big", signed=True))
+                os.close(told)
+                os.close(ready)
+                continue
+            message, fds, _, _ = socket.recv_fds(orders, MOST_BYTES, 4)
+            if not message:
+                sys.exit()
+            *files, told = fds
+            if not (pid := os.fork()):
+                return json.loads(message), files
+            children[os.pidfd_open(pid)] = pid, told
+            os.write(told, pid.to_bytes(4, "big"))
+            for fd in files:
+                os.close(fd)
 
 
 def _main() -> None:
@@ -190,12 +191,11 @@ def _main() -> None:
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
     gc.freeze()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     order, files = _next_order(socket.socket(fileno=int(sys.argv[1])))
     for number, fd in enumerate(files):
         os.dup2(fd, number)
-        os.close(fd)
+    os.closerange(len(files), MOST_FILES)
     os.environ.clear()
     os.environ.update(order["environ"])
     os.chdir(order["cwd"])

@@ -22,8 +22,6 @@ from tests.conftest import each_engine
 sys.path.insert(0, str(Path(__file__).parent))
 from cpu import Share
 
-pytestmark = each_engine
-
 DAY_S, YEAR_S = 86400.0, 365 * 86400.0
 MOST_CPU_SHARE = 0.3
 
@@ -128,6 +126,7 @@ def test_jumps_while_sending(forwarder, server, clock, offer, queue_path, oracle
     daemon.wait_for("clock.wrong")
 
 
+@each_engine
 def test_jumps_while_idle(forwarder, server, clock, offer, queue_path, rows, until, figures):
     """An idle daemon stays idle when the clock jumps, and notices the next event at once."""
     daemon = forwarder.daemon(FORWARDER_DELIVERY_LINGER_S="0.3")
@@ -144,6 +143,7 @@ def test_jumps_while_idle(forwarder, server, clock, offer, queue_path, rows, unt
     assert figures(queue_path).delivered == 3
 
 
+@each_engine
 def test_clock_a_year_ahead_blocks(forwarder, server, clock, offer, queue_path, oracle, rows, until, figures):
     """With the clock a year ahead events are given its time, and Mixpanel refuses them for it: delivery
     blocks, and nothing becomes a dead letter. When the clock is right again, events of the right time are
@@ -210,6 +210,7 @@ def test_retry_after_a_date(forwarder, clock, offer, queue_path, until, ahead_s,
 # What is told
 
 
+@each_engine
 def test_status_after_jumps(forwarder, server, clock, offer, queue_path, rows, until, figures):
     """Ages, rates and remaining times are never negative, and a jump makes no rate of what was delivered long
     ago."""
@@ -232,6 +233,7 @@ def test_status_after_jumps(forwarder, server, clock, offer, queue_path, rows, u
     assert figures(queue_path).waiting == 5
 
 
+@each_engine
 def test_rate_after_a_jump_back(forwarder, server, clock, offer, queue_path, rows, until, figures):
     """What was delivered an hour ago is no part of the last minute's rate because the clock was set back."""
     forwarder.daemon()
@@ -258,6 +260,7 @@ def dead_letter(forwarder, server, offer, rows, queue_path, until):
     return found
 
 
+@each_engine
 def test_retention_does_not_trust_a_wrong_clock(
     forwarder, server, clock, offer, queue_path, rows, until, figures
 ):

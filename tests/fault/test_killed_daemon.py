@@ -8,14 +8,14 @@ from forwarder.sandbox import Fault
 from forwarder.spool import EventQueue
 from tests.conftest import each_engine
 
-EVENTS = 100_000
+EVENTS = 50_000
 # On a server each start waits for the lease of the one before.
-KILLS = {"directory": 20, "server": 4}
+KILLS = {"directory": 10, "server": 4}
 
 
 @each_engine
 def test_killed_again_and_again(request, forwarder, server, queue_path, oracle, figures, rows, until):
-    """Daemons killed during one delivery of 100 000 events: none is lost, none is changed."""
+    """Daemons killed during one delivery of 50 000 events: none is lost, none is changed."""
     kills = KILLS[request.node.callspec.params["queue_path"]]
     lines = [
         b'{"event":"e%d","properties":{"distinct_id":"user-%d","n":%d}}' % (n % 7, n % 1000, n)

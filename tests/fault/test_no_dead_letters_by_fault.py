@@ -12,8 +12,6 @@ from forwarder.service import state as state_file
 from forwarder.spool import EventQueue
 from tests.conftest import each_engine
 
-pytestmark = each_engine
-
 # So that many tries take little time.
 EAGER = {
     "FORWARDER_DELIVERY_RETRY_INITIAL_S": "0.01",
@@ -140,6 +138,7 @@ def test_events_that_trickle_in_while_everything_is_refused(
     oracle(queue_path, server, offered)
 
 
+@each_engine
 def test_outage(forwarder, server, queue_path, offer, oracle, rows, until):
     """Nobody listens: nothing is lost, and everything is delivered when somebody does again."""
     events = offer()
@@ -165,6 +164,7 @@ def test_host_that_does_not_exist(forwarder, queue_path, offer, rows, until, fig
     assert figures(queue_path).waiting == len(events)
 
 
+@each_engine
 def test_wrong_clock(forwarder, server, queue_path, offer, oracle, rows, until):
     """This host's clock hours ahead: "must not be in the future" blocks, and condemns nothing."""
     injection = server.inject(Fault.clock(skew_s=-3 * 3600))
@@ -179,6 +179,7 @@ def test_wrong_clock(forwarder, server, queue_path, offer, oracle, rows, until):
     oracle(queue_path, server, events)
 
 
+@each_engine
 def test_one_fault_after_another(forwarder, server, queue_path, offer, oracle, rows, until):
     """All of them in turn, each for two requests, some of them at once: every event is delivered."""
     daemon = forwarder.daemon(**EAGER, FORWARDER_DELIVERY_BATCH_EVENTS="10")

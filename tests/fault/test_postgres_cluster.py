@@ -117,7 +117,7 @@ def test_a_killed_run_leaves_nothing(postgres: Server) -> None:
         directory, pid = run.stdout.readline().split()
         assert Path(directory, "data").is_dir()
         run.kill()
-    until(lambda: harness._state(int(pid)) in "ZX", "the server is gone")
+    until(lambda: harness.state_of(int(pid)) in "ZX", "the server is gone")
     until(lambda: not os.path.exists(directory), "its directory is gone")
 
 
