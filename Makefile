@@ -56,7 +56,8 @@ crash: $(VENV)/dev ## kills, power cuts and faults, for FORWARDER_CRASH_S=180 ea
 	@FORWARDER_CRASH_S=$${FORWARDER_CRASH_S:-180} $(BIN)/python -m pytest -q -s $(CRASH)
 
 simulate: $(VENV)/dev ## days of delivery in a made-up world for an hour, or FORWARDER_SIMULATE_S=60
-	@FORWARDER_SIMULATE_S=$${FORWARDER_SIMULATE_S:-3600} $(BIN)/python -m pytest -q -s tests/integration/test_simulation.py
+	@FORWARDER_SIMULATE_S=$${FORWARDER_SIMULATE_S:-3600} $(BIN)/python -m pytest -q -s tests/integration/test_simulation.py \
+	    tests/integration/test_simulation_updates.py
 
 bench: $(VENV)/runtime ## measure, side by side with a bare loop
 	@$(BIN)/python -m benchmarks

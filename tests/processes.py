@@ -20,7 +20,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import forwarder
 
@@ -72,6 +72,12 @@ class Process:
         code = self.poll()
         assert code is not None
         return code
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wait()
 
     def __del__(self) -> None:
         self._told.close()

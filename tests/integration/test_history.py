@@ -65,7 +65,7 @@ def test_an_outage_stands_in_it_with_its_reason(forwarder, queue_path, server):
     with EventQueue(queue_path, min_free_bytes=0) as queue:
         queue.put(EVENT)
     daemon = forwarder.daemon()
-    until(lambda: forwarder.json("status")["state"] == "backing_off")
+    until(lambda: server.ledger.request_count > 4 and forwarder.json("status")["state"] == "backing_off")
     assert daemon.stop() == 0
     (period,) = history(queue_path)
     assert period.states["backing_off"] > 0

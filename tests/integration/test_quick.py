@@ -134,7 +134,7 @@ def test_the_intake_takes_it_without_sqlite(used, intake):
     assert [event["event"] for event in stored(used.queue_path)] == ["first", "B"]
     assert os.stat(os.path.join(used.queue_path, plain.SOCKET)).st_mode & 0o777 == 0o660
 
-    intake.process.process.terminate()
+    intake.process.process.send_signal(signal.SIGTERM)
     assert intake.process.process.wait(20) == 0
     assert not os.path.exists(os.path.join(used.queue_path, plain.SOCKET))
     assert "sqlite3" in loaded(used, "enqueue", "-e", "C")

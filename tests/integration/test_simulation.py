@@ -1,7 +1,7 @@
 """P2, P4 and P5 in simulated days: real dispatchers, with a queue, a server and a clock that are made up.
 
-A minute of them begins with the same seed each time. ``FORWARDER_SIMULATE_S=3600`` goes on for so many s,
-with new ones; ``FORWARDER_TEST_SEED=7`` begins with that seed.
+Some seconds of them begin with the same seed each time. ``FORWARDER_SIMULATE_S=3600`` goes on for so many s,
+with new ones, and finds faults that few days show; ``FORWARDER_TEST_SEED=7`` begins with that seed.
 """
 
 import os
@@ -19,7 +19,7 @@ from simulation.world import World
 
 # Read before the tests take this host's settings away.
 SIMULATE_S = float(os.environ.get("FORWARDER_SIMULATE_S") or 0)
-LONG_S = SIMULATE_S or 60
+LONG_S = SIMULATE_S or 15
 SEED = int(
     os.environ.get("FORWARDER_TEST_SEED") or (random.SystemRandom().randrange(2**32) if SIMULATE_S else 1)
 )
@@ -35,8 +35,12 @@ def test_days_of_all_troubles():
     print(f"{count} days from seed {SEED}")
 
 
+# A minute each, on a slow machine.
+SELDOM = {"a turn that never ends", "a breaker that never opens"}
+
+
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", [name for name in FAULTS if SIMULATE_S or name not in SELDOM])
 def test_a_deliberate_fault_is_found(name):
     """The days find each of these faults in the product's code."""
     assert days_to_find(name) is not None
