@@ -145,5 +145,6 @@ def test_disk_comes_back_and_nobody_waits_for_it(forwarder, queue, queue_path, f
 
     until(put_and_look, "the disk has come back", timeout_s=60)
     assert size(f"{queue_path}/reserve") == RESERVE_BYTES
-    assert longest_s < 0.5, longest_s
+    # What a put may wait for is the log's way into the database, not the whole of the vacuum.
+    assert longest_s < 4 * PATIENCE_S, longest_s
     until(lambda: not figures(queue_path).waiting)
