@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
@@ -37,7 +37,7 @@ from forwarder.spool.sqlite.consumer import Consumer
 from forwarder.spool.sqlite.presence import Presence, holder
 
 TOKEN = "sandbox-token"
-IDLE_SHARE = 0.01  # of a core; measured: 0.0025 to 0.0031
+IDLE_SHARE = 0.01  # of a core
 PATIENT = {
     "FORWARDER_DELIVERY_RETRY_INITIAL_S": "60",
     "FORWARDER_DELIVERY_RETRY_MAX_S": "60",
@@ -79,6 +79,20 @@ def cpu_s(pid):
     """The processor time that a process has used; exact, where /proc/PID/stat counts ticks."""
     threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
     return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
+
+
+def idle_share(process, seconds):
+    """The share of a core that a process takes beyond what 30 wakes a second cost any program just now.
+
+    The daemon wakes about as often. On a virtual machine a wake may cost ten times what it costs elsewhere.
+    """
+    began_at, began_s, own_s = time.monotonic(), cpu_s(process.pid), time.thread_time()
+    while time.monotonic() < began_at + seconds:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(1 / 30)
+        os.stat(__file__)
+    used_s = cpu_s(process.pid) - began_s - (time.thread_time() - own_s)
+    return used_s / (time.monotonic() - began_at)
 
 
 # One per queue
@@ -605,11 +619,7 @@ def test_idle_daemon_is_idle(forwarder, offer, emptied):
     emptied()
     with pytest.raises(subprocess.TimeoutExpired):
         daemon.process.wait(STIRRED_S + 0.5)
-    began_at, began_s = time.monotonic(), cpu_s(daemon.process.pid)
-    with pytest.raises(subprocess.TimeoutExpired):
-        daemon.process.wait(2)
-    share = (cpu_s(daemon.process.pid) - began_s) / (time.monotonic() - began_at)
-    assert share < IDLE_SHARE
+    assert idle_share(daemon.process, 2) < IDLE_SHARE
 
 
 @pytest.mark.parametrize("state", ["backing_off", "blocked", "paused"])
@@ -621,13 +631,9 @@ def test_waiting_daemon_is_idle(forwarder, server, offer, state):
     server.inject(Fault.server_error() if state == "backing_off" else Fault.unauthorized())
     offer(*range(5000))
     daemon.wait_for(f"delivery.{state}")
-    shares = []
-    for _ in range(3):  # in the first second, the last answers of others may still come in
-        began_at, began_s = time.monotonic(), cpu_s(daemon.process.pid)
-        with pytest.raises(subprocess.TimeoutExpired):
-            daemon.process.wait(1)
-        shares.append((cpu_s(daemon.process.pid) - began_s) / (time.monotonic() - began_at))
-    assert min(shares) < 0.02  # measured: 0.005 to 0.008
+    # In the first second, the last answers of others may still come in.
+    shares = [idle_share(daemon.process, 1) for _ in range(3)]
+    assert min(shares) < 2 * IDLE_SHARE, shares
 
 
 # What it tells
