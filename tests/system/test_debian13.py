@@ -4,6 +4,7 @@ clean roots of both, by the documents' commands."""
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,7 @@ def build(box, source):
         pytest.skip(f"the libraries for Python {version} can't be had: {done.stderr[-300:]}")
     (source / "wheels" / wheel.name).unlink()
     subprocess.run(["cp", "-r", source, box.root / "srv/source"], check=True, timeout=60)
+    shutil.rmtree(source / "wheels")  # the next root may have another Python
     box.run("sh", "-c", BUILD, timeout_s=200)
     (found,) = (box.root / "srv/source/dist").glob("*.deb")
     return found
